@@ -1,0 +1,24 @@
+"""The errors that a user sees: what can be mended by other input, and what ended a training."""
+import re
+
+
+class InputError(ValueError):
+    """Something given cannot be used; its text is one sentence: what, where, and what to do instead."""
+
+
+class TrialError(RuntimeError):
+    """A training ended on its own; its text is one sentence, with what Caffe said last."""
+
+
+def last_words(log):
+    """What Caffe said in its last fatal log line, with the lines that go on from it, or None."""
+    lines = log.splitlines()
+    fatal = [i for i, line in enumerate(lines) if re.match(r"F\d{4} [^\]]*\] ", line)]
+    if not fatal:
+        return None
+    message = [lines[fatal[-1]].split("] ", 1)[1]]
+    for line in lines[fatal[-1] + 1:]:
+        if line.startswith("***"):
+            break
+        message.append(line)
+    return " ".join(" ".join(message).split())[:500]
