@@ -1,0 +1,154 @@
+"""The values everyone passes around: a trial, its rows and what it was measured on.
+
+A trial is one training of one network on one dataset under one learning rate policy with one seed.  Everything here is an
+immutable value that knows neither Caffe nor PostgreSQL; :func:`to_dict` and :func:`from_dict` turn a value into what JSON can
+hold and back, which is how trials cross processes and files.
+"""
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Dict, Optional, Tuple
+
+RUNNING, FINISHED, DIVERGED, INTERRUPTED, FAILED = STATES = "running", "finished", "diverged", "interrupted", "failed"
+
+
+@dataclass(frozen=True)
+class Framework:
+    """The deep learning framework that trained, e.g. ``Framework("Caffe", "1.0.0")``."""
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network: its name, its canonical prototxt (no data layers, no comments) and the SHA-256 of that text in hex."""
+    name: str
+    hash: str
+    prototxt: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: its name, the shape (channels, height, width) of a sample as stored, and its sample counts.
+
+    What a data layer does not tell without reading all of its data (LevelDB, Python layers) is None.
+    """
+    name: str
+    shape: Optional[Tuple[int, ...]]
+    train_samples: Optional[int]
+    test_samples: Optional[int]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a trial is run with beside its policy: one line of the paper's database, section IV.
+
+    classes is the learning task (the number of classes, None where the net does not say); solver holds the SolverParameter's fields by Caffe's names, with
+    ``batch_size`` and ``test_batch_size`` beside them; seed is Caffe's random_seed.
+    """
+    framework: Framework
+    network: Network
+    dataset: Dataset
+    classes: Optional[int]
+    solver: Dict[str, object] = field(hash=False)
+    seed: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One row: the whole test set evaluated once (section III).
+
+    iteration counts the finished iterations; lr is the rate of the iteration about to be run; train_loss is the mean of the
+    mini-batch losses since the last evaluation (None before the first); accuracies are shares of 1.  ac, cd and cdac are None
+    when no sample is classified correctly, ld when there is no train_loss.
+    """
+    iteration: int
+    lr: float
+    train_loss: Optional[float]
+    test_loss: float
+    top1: float
+    top5: float
+    ac: Optional[float]
+    cd: Optional[float]
+    cdac: Optional[float]
+    ld: Optional[float]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: what it ran with, its rows in the order of their iterations, and how it ended.
+
+    id is a UUID in text; policy is the canonical text of the policy, function, parameters and n_params its parts; started and
+    ended are seconds since the epoch; error says in one sentence why a failed or diverged trial ended.
+    """
+    id: str
+    policy: str
+    function: str
+    parameters: Dict[str, object] = field(hash=False)
+    n_params: int
+    setup: Setup
+    host: str
+    started: float
+    state: str = RUNNING
+    ended: Optional[float] = None
+    error: Optional[str] = None
+    rows: Tuple[Evaluation, ...] = ()
+
+    @property
+    def best(self) -> Optional[Evaluation]:
+        """The row with the highest Top-1, the earliest one on a tie: the trial's summary (None without rows)."""
+        return max(self.rows, key=lambda row: (row.top1, -row.iteration), default=None)
+
+    def with_row(self, row: Evaluation) -> "Trial":
+        """The trial with one more row at its end."""
+        return dataclasses.replace(self, rows=self.rows + (row,))
+
+    def ended_as(self, state: str, ended: float, error: Optional[str] = None) -> "Trial":
+        """The trial at its end."""
+        return dataclasses.replace(self, state=state, ended=ended, error=error)
+
+
+def to_dict(value) -> dict:
+    """A value of this module as nested dicts and lists that JSON can hold."""
+    return dataclasses.asdict(value)
+
+
+def from_dict(cls, content: dict):
+    """The value of type cls that :func:`to_dict` made content from, also after a way through JSON."""
+    types = typing.get_type_hints(cls)
+    return cls(**{name: _restore(types[name], value) for name, value in content.items()})
+
+
+def _restore(kind, value):
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, value)
+    if isinstance(value, (list, tuple)):
+        inner = kind.__args__[0] if kind != Optional[Tuple[int, ...]] else int
+        return tuple(from_dict(inner, v) if dataclasses.is_dataclass(inner) else v for v in value)
+    return value
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train: a solver prototxt and what changes of it for this trial.
+
+    policy is a policy's text (None: the prototxt's own lr_policy); seed is Caffe's random_seed (None: the prototxt's, or a new
+    one); data is the folder that relative paths are looked up in first; gpu is a device index (None: as the prototxt says);
+    resume is a .solverstate, weights a .caffemodel to start from; until_top1 ends the trial at the first evaluation that reaches
+    it; snapshot_prefix replaces the solver's, and asks for a snapshot after training; stages and level are those of
+    ``caffe train``.
+    """
+    solver: str
+    policy: Optional[str] = None
+    seed: Optional[int] = None
+    data: Optional[str] = None
+    gpu: Optional[int] = None
+    max_iter: Optional[int] = None
+    resume: Optional[str] = None
+    weights: Optional[str] = None
+    until_top1: Optional[float] = None
+    snapshot_prefix: Optional[str] = None
+    stages: Tuple[str, ...] = ()
+    level: int = 0

@@ -1,0 +1,91 @@
+"""The metrics of section III against cases small enough for a pencil, and their two ways against each other."""
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrbench_caffe.metrics import Accumulator, Metrics, from_arrays, loss_difference
+
+# Four samples, three classes.  Samples 0, 1 and 3 are right with confidence 0.8, 0.6 and 0.5, of the classes 0, 0 and 2.
+PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5]])
+LABELS = np.array([0, 0, 1, 2])
+
+
+def accumulated(probabilities, labels, batch):
+    accumulator = Accumulator()
+    for start in range(0, len(labels), batch):
+        accumulator.add(probabilities[start:start + batch], labels[start:start + batch])
+    return accumulator.metrics()
+
+
+@pytest.mark.parametrize("measure", [from_arrays, lambda p, y: accumulated(p, y, 1), lambda p, y: accumulated(p, y, 3)])
+def test_by_hand(measure):
+    metrics = measure(PROBABILITIES, LABELS)
+    mean = (0.8 + 0.6 + 0.5) / 3
+    assert metrics.samples == 4 and metrics.top1 == 0.75 and metrics.top5 == 1.0
+    assert metrics.ac == pytest.approx(mean, rel=1e-15)
+    assert metrics.cd == pytest.approx(math.sqrt(((0.8 - mean) ** 2 + (0.6 - mean) ** 2 + (0.5 - mean) ** 2) / 3), rel=1e-14)
+    assert metrics.cdac == pytest.approx((0.7 - 0.5) / 2, rel=1e-14)  # class 1 has no correct sample and is left out
+    assert metrics.log_loss == pytest.approx(-math.log(0.8 * 0.6 * 0.4 * 0.5) / 4, rel=1e-14)
+
+
+@pytest.mark.parametrize("measure", [from_arrays, lambda p, y: accumulated(p, y, 2)])
+def test_no_correct_sample_leaves_the_confidences_open(measure):
+    metrics = measure(PROBABILITIES, np.array([1, 2, 2, 0]))
+    assert metrics.top1 == 0 and (metrics.ac, metrics.cd, metrics.cdac) == (None, None, None)
+
+
+def test_top_5_takes_all_classes_where_there_are_fewer_and_ranks_where_there_are_more():
+    six = np.array([[0.3, 0.25, 0.2, 0.15, 0.07, 0.03]] * 6)
+    assert from_arrays(six, np.arange(6)).top5 == pytest.approx(5 / 6)
+    assert from_arrays(six[:, :2], np.zeros(6)).top5 == 1.0
+
+
+def test_among_equals_the_first_class_is_the_prediction_as_arg_max_has_it():
+    tied = np.full((2, 2), 0.5)
+    assert from_arrays(tied, np.array([0, 1])).top1 == 0.5
+
+
+def test_a_diverged_net_is_never_right():
+    metrics = from_arrays(np.full((3, 4), np.nan, np.float32), np.array([0, 1, 2]))
+    assert metrics.top1 == 0 and metrics.ac is None
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2 ** 32 - 1), st.integers(1, 300), st.integers(1, 12), st.integers(1, 50), st.floats(0, 40))
+def test_one_pass_agrees_with_all_at_once_to_1e_12(seed, samples, classes, batch, sharpness):
+    """Also where nearly all confidences are 1 (a large sharpness), which is where sums of squares lose their digits."""
+    random = np.random.RandomState(seed)
+    scores = random.randn(samples, classes) * sharpness
+    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities = (probabilities / probabilities.sum(axis=1, keepdims=True)).astype(np.float32)
+    labels = np.where(random.rand(samples) < 0.8, probabilities.argmax(axis=1), random.randint(classes, size=samples))
+    whole, passed = from_arrays(probabilities, labels), accumulated(probabilities, labels, batch)
+    for name in Metrics._fields:
+        a, b = getattr(whole, name), getattr(passed, name)
+        assert (a is None) == (b is None)
+        assert a is None or abs(a - b) <= 1e-12 * max(1, abs(a)), name
+
+
+def test_the_pass_remembers_classes_and_not_samples():
+    accumulator = Accumulator()
+    accumulator.add(PROBABILITIES, LABELS)
+    size = {name: getattr(value, "nbytes", 0) for name, value in vars(accumulator).items()}
+    for _ in range(100):
+        accumulator.add(PROBABILITIES, LABELS)
+    assert {name: getattr(value, "nbytes", 0) for name, value in vars(accumulator).items()} == size
+
+
+def test_loss_difference():
+    assert loss_difference(0.5, 0.75) == 0.25 and loss_difference(0.75, 0.5) == 0.25 and loss_difference(0.5, None) is None
+
+
+@pytest.mark.parametrize("probabilities, labels, words", [
+    (PROBABILITIES, LABELS[:3], "shape"), (PROBABILITIES[0], LABELS, "shape"), (PROBABILITIES, [0, 0, 1, 3], "label 3"),
+    (PROBABILITIES, [0, 0, -1, 2], "label -1"), (PROBABILITIES, [0, 0.5, 1, 2], "label 0.5"), (PROBABILITIES[:0], [], "no samples"),
+])
+def test_what_does_not_fit_is_refused(probabilities, labels, words):
+    with pytest.raises(ValueError, match=words):
+        from_arrays(probabilities, labels)
