@@ -1,0 +1,170 @@
+"""One trial, one process: starts the training loop beside this process, listens to it, and records what it measures.
+
+Caffe aborts its process on a failed CHECK; here that ends the trial and nothing else.
+"""
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from lrbench_caffe import database
+from lrbench_caffe.errors import InputError, TrialError, last_words
+from lrbench_caffe.trial import FAILED, Evaluation, Job, Trial, from_dict, to_dict
+
+
+def train(solver, policy=None, dsn=None, listen=lambda kind, content: None, threads=None, **options):
+    """Train a solver prototxt under a policy and return the Trial: its rows, its summary (``trial.best``), its state.
+
+    policy is a Policy or its text; None is the prototxt's own.  options are the other fields of
+    :class:`lrbench_caffe.trial.Job`, e.g. ``seed=1, data="..."``.  Rows go to the database as they are measured: dsn's, else
+    ``LRBENCH_DSN``'s, else the private one.  listen and threads are those of :func:`run`, and so are the errors; Ctrl-C ends the
+    trial as interrupted, which is recorded, and raises KeyboardInterrupt.
+    """
+    job = Job(solver=str(solver), policy=None if policy is None else str(policy), **options)
+    with database.Recorder(dsn) as record, interruptible() as stop:
+        trial = run(job, record, stop, listen, threads)
+    if stop.requests:
+        raise KeyboardInterrupt
+    return trial
+
+
+def run(job, record, stop, listen, threads=None):
+    """Train one Job in a process of its own and return the Trial as it ended.
+
+    record is a :class:`lrbench_caffe.database.Recorder`, stop a :class:`Stop`.  listen is called with each event: "note" (a
+    sentence), "begin" (a Trial), "progress" (a dict), "row" (an Evaluation), "end" (the Trial).  threads: how many threads BLAS
+    uses (None: as the environment says).
+
+    Raises InputError for what cannot be trained, TrialError when the training fails on its way; a trial that had begun is then
+    recorded as failed.
+    """
+    trial = problem = None
+    with _child(job, threads, stop) as child:
+        for kind, content in child.events():
+            if kind == "begin":
+                trial = content = from_dict(Trial, content)
+                record.begin(trial)
+            elif kind == "row":
+                content = from_dict(Evaluation, content)
+                trial = trial.with_row(content)
+                record.add(trial.id, content)
+            elif kind == "end":
+                trial = content = trial.ended_as(**content)
+                record.end(trial)
+            elif kind in ("input error", "failure"):
+                problem = InputError(content) if kind == "input error" else TrialError(content)
+                continue
+            listen(kind, content)
+        if problem is None and (trial is None or trial.ended is None):
+            problem = child.death()
+    if problem is None:
+        return trial
+    if trial is not None:
+        trial = trial.ended_as(FAILED, time.time(), str(problem))
+        record.end(trial)
+        listen("end", trial)
+    raise problem
+
+
+class Stop:
+    """Ends trainings from outside: the first request politely, after which they say how they ended, the second at once."""
+
+    def __init__(self):
+        self.requests = 0
+        self._children = set()
+
+    def __call__(self, *_):
+        """Request an end; usable as a signal handler."""
+        self.requests += 1
+        for child in list(self._children):
+            child.signal(signal.SIGINT if self.requests == 1 else signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def reaching(self, child):
+        """Requests within the block reach this child; so does one that came before."""
+        self._children.add(child)
+        if self.requests:
+            child.signal(signal.SIGINT)
+        try:
+            yield child
+        finally:
+            self._children.discard(child)
+
+
+@contextlib.contextmanager
+def interruptible():
+    """A Stop that SIGINT and SIGTERM of this process call within the block (in the main thread; elsewhere nothing calls it)."""
+    stop = Stop()
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _child(job, threads, stop):
+    """A _Child that does not outlive the block."""
+    with tempfile.TemporaryFile() as log:
+        child = _Child(job, threads, log)
+        try:
+            with stop.reaching(child):
+                yield child
+        finally:
+            child.end()
+
+
+class _Child:
+    """The process of one trial, and its log."""
+
+    def __init__(self, job, threads, log):
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])))
+        if threads is not None:
+            environment.update(OPENBLAS_NUM_THREADS=str(threads), OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+        self._log, self._silent = log, False
+        # A session of its own, so that Ctrl-C reaches it once and only through Stop.
+        self._process = subprocess.Popen([sys.executable, "-m", "lrbench_caffe.solver"], stdin=subprocess.PIPE, stderr=log,
+                                         stdout=subprocess.PIPE, env=environment, start_new_session=True, universal_newlines=True)
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            json.dump(to_dict(job), stdin)
+
+    def events(self):
+        """The events of the training as it emits them, (kind, content), until it ends."""
+        for line in self._process.stdout:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                break  # a line cut off by the end of the process
+        self._silent = True
+
+    def death(self):
+        """The TrialError of a process that ended without saying how."""
+        status = self._process.wait()
+        self._log.seek(0)
+        log = self._log.read().decode(errors="replace")
+        if status < 0 and -status != signal.SIGABRT:
+            return TrialError("the training was ended by the signal %s%s" % (
+                signal.Signals(-status).name, ", as the system does when memory is short" if -status == signal.SIGKILL else ""))
+        return TrialError("Caffe ended the training: %s" % (last_words(log) or "it left with status %d and no message" % status))
+
+    def signal(self, number):
+        """Send a signal to the process if it is still there."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def end(self):
+        """Leave no process behind: give one that has said its last word the time to go, and kill what is left."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5 if self._silent else 0)
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+        self._process.stdout.close()

@@ -1,0 +1,269 @@
+"""Solver and net files as protobuf messages: read, resolve to one message that stands alone, and add the test layer.
+
+Nothing is done on text and the user's files are only read.  What is known to make Caffe abort is refused here with a sentence.
+"""
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from typing import NamedTuple
+
+import caffe
+import numpy as np
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+from google.protobuf.descriptor import FieldDescriptor
+
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.policies import closest
+
+METRICS_MODULE, METRICS_LAYER = "lrbench_caffe.layers", "MetricsLayer"
+DATA_LAYERS = ("Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "DummyData", "Input", "AnnotatedData")
+SCHEDULE = ("base_lr", "lr_policy", "gamma", "power", "stepsize", "stepvalue")
+NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
+
+
+def read_solver(path):
+    """The SolverParameter in the file at path."""
+    return _read(path, caffe_pb2.SolverParameter(), "solver prototxt")
+
+
+def resolve(solver, path, data=None):
+    """A SolverParameter that stands alone: train_net_param, one test_net_param for each test net, and absolute paths.
+
+    path is the solver's file; relative paths are looked up below data (a folder), then beside the file that names them, then in
+    the current directory.  A snapshot_prefix is left relative to the current directory, as Caffe has it; where there is none it
+    is the solver's path without its ending, as Caffe has it too.  Raises InputError for what cannot be found or trained.
+    """
+    folders = [data, os.path.dirname(path) or ".", "."]
+    whole = caffe_pb2.SolverParameter()
+    whole.CopyFrom(solver)
+    for name in NET_FIELDS + ("test_net", "test_net_param"):
+        whole.ClearField(name)
+    given = [name for name in NET_FIELDS if solver.HasField(name)]
+    if len(given) != 1:
+        raise InputError("%s names %s: a solver needs exactly one of net, net_param, train_net, train_net_param"
+                         % (path, " and ".join(given) or "no net"))
+    train = _net(getattr(solver, given[0]), path, folders)
+    whole.train_net_param.CopyFrom(train)
+    tests = [_net(net, path, folders) for net in list(solver.test_net_param) + list(solver.test_net)]
+    if given[0] in ("net", "net_param"):  # Caffe tests the same net for every test_iter that is left
+        tests += [train] * (len(solver.test_iter) - len(tests))
+    if not solver.test_iter or not tests:
+        raise InputError("%s has no test net: LRBench measures on the test set, so give test_iter, test_interval and a net with "
+                         "a TEST phase" % path)
+    if len(tests) != len(solver.test_iter):
+        raise InputError("%s has %d test nets and %d test_iter: give one test_iter for each" % (path, len(tests), len(solver.test_iter)))
+    if solver.test_state and len(solver.test_state) != len(tests):
+        raise InputError("%s has %d test nets and %d test_state: give one for each or none" % (path, len(tests), len(solver.test_state)))
+    if solver.test_interval <= 0 or min(solver.test_iter) <= 0:
+        raise InputError("%s needs test_interval and test_iter above 0" % path)
+    for test in tests:
+        whole.test_net_param.add().CopyFrom(test)
+    whole.weights[:] = [find(weights, folders, "the weights named in %s" % path) for weights in solver.weights]
+    if not solver.snapshot_prefix:
+        whole.snapshot_prefix = os.path.splitext(path)[0]
+    elif os.path.isdir(solver.snapshot_prefix):
+        whole.snapshot_prefix = os.path.join(solver.snapshot_prefix, os.path.splitext(os.path.basename(path))[0])
+    _check_types(whole)
+    return whole
+
+
+def find(name, folders, what, hint="name the folder it is in with --data"):
+    """The absolute path of a file or folder that a prototxt names; raises InputError with every place that was looked in."""
+    places = [name] if os.path.isabs(name) else [os.path.join(folder, name) for folder in folders if folder is not None]
+    for place in places:
+        if os.path.exists(place):
+            return os.path.abspath(place)
+    looked = list(dict.fromkeys(os.path.abspath(place) for place in places))
+    raise InputError("%s, %s, was not found; looked for %s: %s" % (what, name, ", ".join(looked), hint))
+
+
+def layers(net, phase, state=None):
+    """The layers of a NetParameter that are in a net of this phase (Caffe's include and exclude rules); state: a NetState."""
+    merged = caffe_pb2.NetState(phase=phase)
+    merged.MergeFrom(net.state)
+    if state is not None:
+        merged.MergeFrom(state)
+    return [layer for layer in net.layer
+            if (any(_meets(merged, rule) for rule in layer.include) if layer.include
+                else not any(_meets(merged, rule) for rule in layer.exclude))]
+
+
+def _meets(state, rule):
+    return not ((rule.HasField("phase") and rule.phase != state.phase)
+                or (rule.HasField("min_level") and state.level < rule.min_level)
+                or (rule.HasField("max_level") and state.level > rule.max_level)
+                or not set(rule.stage) <= set(state.stage)
+                or set(rule.not_stage) & set(state.stage))
+
+
+class Head(NamedTuple):
+    """Where a test net classifies: the blob of class probabilities and the blob of labels."""
+    probabilities: str
+    labels: str
+
+
+def add_metrics_layer(solver):
+    """Add the test layer to the first test net of a resolved solver, unless it has one; returns its Head.
+
+    Where the net has only SoftmaxWithLoss, a Softmax on the same scores comes before it.  Raises InputError for a net without
+    labels or without softmax.
+    """
+    net = solver.test_net_param[0]
+    state = solver.test_state[0] if solver.test_state else None
+    present = layers(net, caffe_pb2.TEST, state)
+    for layer in present:
+        if (layer.python_param.module, layer.python_param.layer) == (METRICS_MODULE, METRICS_LAYER):
+            if len(layer.bottom) != 2:
+                raise InputError("the layer %r has %d bottoms: give it the softmax outputs and the labels" % (layer.name, len(layer.bottom)))
+            return Head(*layer.bottom)
+    losses = [layer for layer in present if layer.type == "SoftmaxWithLoss" and len(layer.bottom) == 2]
+    softmaxes = {layer.bottom[0]: layer.top[0] for layer in present if layer.type == "Softmax"}
+    if losses:  # of several, the main one: GoogLeNet's others weigh less
+        loss = max(reversed(losses), key=lambda layer: layer.loss_weight[0] if layer.loss_weight else 1.0)
+        scores, labels = loss.bottom
+        top = softmaxes.get(scores) or _add_softmax(net, loss)
+    else:
+        top, labels, loss = list(softmaxes.values())[-1] if softmaxes else None, _labels(present), None
+    if not top:
+        raise InputError("the test net %r has neither a Softmax nor a SoftmaxWithLoss layer: LRBench compares classifiers by their "
+                         "class probabilities" % net.name)
+    if not labels:
+        raise InputError("the test net %r has no labels: its Softmax needs an Accuracy layer, or a data layer with a second top, "
+                         "in the TEST phase" % net.name)
+    added = net.layer.add(name=_unused(net, "lrbench_metrics"), type="Python", bottom=[top, labels])
+    added.python_param.module, added.python_param.layer = METRICS_MODULE, METRICS_LAYER
+    if loss is not None and loss.loss_param.HasField("ignore_label"):
+        added.python_param.param_str = json.dumps({"ignore_label": loss.loss_param.ignore_label})
+    return Head(top, labels)
+
+
+def classes(net, head):
+    """How many classes a net tells apart, from the num_output that its probabilities come from; None where no layer says so."""
+    blob = head.probabilities
+    for layer in reversed(net.layer):
+        if blob in layer.top:
+            for name in ("inner_product_param", "convolution_param"):
+                if layer.HasField(name):
+                    return getattr(layer, name).num_output
+            blob = layer.bottom[0] if layer.bottom else None
+    return None
+
+
+def _add_softmax(net, loss):
+    softmax = net.layer.add(name=_unused(net, "lrbench_prob"), type="Softmax", bottom=[loss.bottom[0]])
+    softmax.top.append(softmax.name)
+    softmax.softmax_param.CopyFrom(loss.softmax_param)
+    return softmax.name
+
+
+def _labels(present):
+    """The label blob of a net without a loss: what its last Accuracy compares with, or a data layer's second top."""
+    for layer in reversed(present):
+        if layer.type == "Accuracy" and len(layer.bottom) == 2:
+            return layer.bottom[1]
+    return next((layer.top[1] for layer in present if layer.type in DATA_LAYERS and len(layer.top) == 2), None)
+
+
+def _unused(net, name):
+    taken = {layer.name for layer in net.layer} | {top for layer in net.layer for top in layer.top}
+    return name if name not in taken else _unused(net, name + "_")
+
+
+def canonical_network(net):
+    """The text that a network is known by: its layers without those that read data, without comments, paths and our own.
+
+    The same network trained from other folders or with another batch size has the same text.
+    """
+    bare = caffe_pb2.NetParameter()
+    bare.layer.extend(layer for layer in net.layer if layer.type not in DATA_LAYERS and layer.python_param.module != METRICS_MODULE
+                      and not layer.name.startswith("lrbench_"))
+    return text_format.MessageToString(bare)
+
+
+def network_hash(text):
+    """The SHA-256 of a canonical network, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def solver_settings(solver):
+    """The settings of a SolverParameter for the record, by Caffe's names: no nets, no paths, nothing of its schedule."""
+    left_out = NET_FIELDS + SCHEDULE + ("test_net", "test_net_param", "weights", "snapshot_prefix", "random_seed", "train_state",
+                                        "test_state")
+    return {field.name: _plain(field, value) for field, value in solver.ListFields() if field.name not in left_out}
+
+
+def _plain(field, value):
+    """A field's value as JSON holds it: enums by name, floats as the shortest decimal number that is the same float32."""
+    if field.label == FieldDescriptor.LABEL_REPEATED:
+        return list(value)
+    if field.enum_type:
+        return field.enum_type.values_by_number[value].name
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def write(solver, path):
+    """Write a resolved solver where caffe.get_solver can read it."""
+    with open(path, "w") as file:
+        file.write(text_format.MessageToString(solver))
+
+
+def _read(path, message, what):
+    try:
+        with open(path) as file:
+            return text_format.Merge(file.read(), message)
+    except OSError as error:
+        raise InputError("cannot read the %s %s: %s" % (what, path, error.strerror)) from None
+    except UnicodeDecodeError:
+        raise InputError("%s is not a %s: it holds bytes that are no text" % (path, what)) from None
+    except text_format.ParseError as error:
+        raise InputError("%s is not a valid %s: %s" % (path, what, error)) from None
+
+
+def _net(given, solver_path, folders):
+    """A net with absolute paths, from a message in the solver or the name of a file."""
+    net = caffe_pb2.NetParameter()
+    if isinstance(given, str):
+        path = find(given, folders, "the net named in %s" % solver_path)
+        folders = [folders[0], os.path.dirname(path), "."]
+        _read(path, net, "net prototxt")
+        if net.layers:
+            net = _upgraded(path)
+    else:
+        net.CopyFrom(given)
+    for layer in net.layer:
+        _resolve_paths(layer, folders, layer.name)
+    return net
+
+
+def _upgraded(path):
+    """A net in Caffe's format of 2014 (`layers { type: CONVOLUTION }`), by Caffe's own upgrade tool."""
+    with tempfile.TemporaryDirectory() as folder:
+        new = os.path.join(folder, "net.prototxt")
+        try:
+            subprocess.run(["upgrade_net_proto_text", path, new], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError):
+            raise InputError("%s is in Caffe's old format and upgrade_net_proto_text, which comes with Caffe, could not bring it up "
+                             "to date: run it yourself and use its output" % path) from None
+        return _read(new, caffe_pb2.NetParameter(), "net prototxt")
+
+
+def _resolve_paths(message, folders, layer):
+    """Make every path in a layer absolute: the fields named source, mean_file and root_folder, in whatever parameter they are."""
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE and field.label != FieldDescriptor.LABEL_REPEATED:
+            _resolve_paths(value, folders, layer)
+        elif field.name in ("source", "mean_file", "root_folder") and value:
+            found = find(value, folders, "the %s of layer %r" % (field.name, layer))
+            setattr(message, field.name, os.path.join(found, "") if field.name == "root_folder" else found)
+
+
+def _check_types(solver):
+    known = list(caffe.layer_type_list())
+    for net in [solver.train_net_param] + list(solver.test_net_param):
+        for layer in net.layer:
+            if layer.type not in known:
+                raise InputError("layer %r of the net %r has the unknown type %r%s"
+                                 % (layer.name, net.name, layer.type, closest(layer.type, known)))

@@ -1,0 +1,236 @@
+"""The training loop: a solver prototxt and a policy become a trial, on the Caffe in this process.
+
+Caffe ends its process when a CHECK fails, so this module is run in a process of its own (``python -m lrbench_caffe.solver``, a
+job on standard input, events on standard output, one JSON object a line); :mod:`lrbench_caffe.process` starts it and listens.
+"""
+import json
+import math
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+
+import caffe
+from caffe.proto import caffe_pb2
+
+from lrbench_caffe import metrics, monitor, prototxt, sources
+from lrbench_caffe.errors import InputError, last_words
+from lrbench_caffe.layers import MetricsLayer
+from lrbench_caffe.policies import Policy
+from lrbench_caffe.trial import (DIVERGED, FINISHED, INTERRUPTED, Evaluation, Framework, Job, Network, Setup, Trial, from_dict,
+                                 to_dict)
+
+CHUNK_SECONDS = 0.25  # how long training goes on between two looks at the clock, the losses and a request to stop
+
+
+def run(job, emit, stop):
+    """Train one job: emit(kind, content) for "note", "begin", "progress", "row" and "end"; stop: an Event that interrupts.
+
+    Raises InputError for what cannot be trained.
+    """
+    param, policy = prepare(job)
+    gpu = choose_device(param, job.gpu, emit)
+    native = monitor.install(policy, param)
+    head = prototxt.add_metrics_layer(param)
+    emit("begin", to_dict(describe(param, policy, head, emit)))
+    solver = create_solver(param)
+    if job.resume:
+        solver.restore(job.resume)
+    watch = monitor.Monitor(solver, policy, native, param.iter_size, gpu)
+    state, error = train(solver, watch, Plan(param, job.until_top1), emit, stop)
+    if param.snapshot_after_train and not (param.snapshot and solver.iter % param.snapshot == 0):
+        solver.snapshot()
+    emit("end", {"state": state, "ended": time.time(), "error": error})
+
+
+class Plan:
+    """When to evaluate and when to end, from a resolved SolverParameter."""
+
+    def __init__(self, param, until_top1=None):
+        self.max_iter, self.test_interval = param.max_iter, param.test_interval
+        self.test_iter, self.at_start = param.test_iter[0], param.test_initialization
+        self.until_top1 = math.inf if until_top1 is None else until_top1
+
+    def evaluates(self, iteration):
+        """Whether the test set is evaluated when so many iterations are finished: as Caffe does, and at the end."""
+        return iteration >= self.max_iter or (iteration % self.test_interval == 0 and (iteration > 0 or self.at_start))
+
+    def next_evaluation(self, iteration):
+        """The next iteration after this one at which the test set is evaluated."""
+        return min(iteration - iteration % self.test_interval + self.test_interval, self.max_iter)
+
+
+def train(solver, watch, plan, emit, stop):
+    """The main loop, Caffe's Solver::Step with the monitor and the test layer: returns the state it ended in, and why."""
+    chunk = 1
+    try:
+        while True:
+            iteration = solver.iter
+            if plan.evaluates(iteration):
+                row = evaluate(solver, watch, plan.test_iter, stop)
+                if not math.isfinite(row.test_loss):
+                    return DIVERGED, "the test loss became %g at iteration %d" % (row.test_loss, iteration)
+                emit("row", to_dict(row))
+                if row.top1 >= plan.until_top1:
+                    return FINISHED, None
+            if iteration >= plan.max_iter:
+                return FINISHED, None
+            started, first = time.monotonic(), len(watch.losses)
+            watch.step(min(chunk, plan.next_evaluation(iteration) - iteration))
+            seconds = time.monotonic() - started
+            for mini_batch, loss in enumerate(watch.losses[first:]):
+                if not math.isfinite(loss):
+                    at = iteration + mini_batch * (solver.iter - iteration) // (len(watch.losses) - first)
+                    return DIVERGED, "the train loss became %g at iteration %d" % (loss, at)
+            chunk = max(1, int((solver.iter - iteration) * CHUNK_SECONDS / max(seconds, 1e-6)))
+            emit("progress", {"iteration": solver.iter, "max_iter": plan.max_iter, "lr": watch.lr, "loss": watch.losses[-1]})
+            if stop.is_set():
+                return INTERRUPTED, None
+    except KeyboardInterrupt:
+        return INTERRUPTED, None
+
+
+def evaluate(solver, watch, test_iter, stop):
+    """One Evaluation: the whole test set once, with the weights as they are.  Clears the monitor's losses."""
+    net = solver.test_nets[0]
+    net.share_with(solver.net)
+    layer = next(layer for layer in net.layers if isinstance(layer, MetricsLayer))
+    last, loss = len(net.layers) - 1, 0.0
+    for _ in range(test_iter):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        try:
+            loss += net._forward(0, last)  # the bound method gives Caffe's weighted sum of the losses; forward() does not
+        except ValueError as error:  # the metrics layer's
+            raise InputError(str(error)) from None
+    seen = layer.take()
+    test_loss = loss / test_iter if any(net.blob_loss_weights.values()) else seen.log_loss
+    train_loss = math.fsum(watch.losses) / len(watch.losses) if watch.losses else None
+    watch.losses.clear()
+    return Evaluation(solver.iter, watch.lr, train_loss, test_loss, seen.top1, seen.top5, seen.ac, seen.cd, seen.cdac,
+                      metrics.loss_difference(test_loss, train_loss))
+
+
+def prepare(job):
+    """The resolved SolverParameter and the policy of a job, as far as they can be had without building a net."""
+    given = prototxt.read_solver(job.solver)
+    if job.max_iter is not None:
+        given.max_iter = job.max_iter
+    if job.weights is not None:
+        given.weights[:] = [job.weights]
+    if job.resume is not None:
+        given.ClearField("weights")
+        prototxt.find(job.resume, ["."], "the solver state to resume from", "give the path of a .solverstate that a snapshot wrote")
+    if job.snapshot_prefix is not None:
+        given.snapshot_prefix, given.snapshot_after_train = job.snapshot_prefix, True
+    given.train_state.level = job.level or given.train_state.level
+    given.train_state.stage.extend(job.stages)
+    policy = Policy.parse(job.policy) if job.policy else monitor.policy_of(given)
+    param = prototxt.resolve(given, job.solver, job.data)
+    if param.max_iter < 1:
+        raise InputError("%s trains for %d iterations: give a max_iter above 0" % (job.solver, param.max_iter))
+    if isinstance(policy, Policy) and policy.function == "POLY" and policy.parameters["l"] < param.max_iter:
+        raise InputError("%s has no rate after iteration %d, but the training has %d: give l=%d"
+                         % (policy, policy.parameters["l"], param.max_iter, param.max_iter))
+    if job.seed is not None:
+        param.random_seed = job.seed
+    elif param.random_seed < 0:
+        param.random_seed = random.SystemRandom().randrange(2 ** 31)
+    if param.snapshot or param.snapshot_after_train:
+        folder = os.path.dirname(param.snapshot_prefix) or "."
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError("snapshots cannot be written to %s_iter_*: make the folder %s, or name another place with "
+                             "--snapshot-prefix" % (param.snapshot_prefix, os.path.abspath(folder)))
+    return param, policy
+
+
+def choose_device(param, gpu, emit):
+    """Set Caffe's mode: the GPU that was asked for, else what the prototxt says where this Caffe can; True for a GPU."""
+    wanted = gpu if gpu is not None else param.device_id
+    if gpu is not None or (param.HasField("solver_mode") and param.solver_mode == caffe_pb2.SolverParameter.GPU):
+        problem = _gpu_problem(wanted)
+        if problem is None:
+            caffe.set_device(wanted)
+            caffe.set_mode_gpu()
+            param.solver_mode, param.device_id = caffe_pb2.SolverParameter.GPU, wanted
+            return True
+        if gpu is not None:
+            raise InputError("GPU %d cannot be used (%s): leave --gpu out to train on the CPU" % (gpu, problem))
+        emit("note", "the prototxt asks for a GPU, which cannot be used (%s): training on the CPU" % problem)
+    caffe.set_mode_cpu()
+    param.solver_mode = caffe_pb2.SolverParameter.CPU
+    return False
+
+
+def _gpu_problem(index):
+    """What Caffe says when it takes this GPU, or None when it works: asked in a process that may be aborted."""
+    command = "import caffe; caffe.set_mode_gpu(); caffe.set_device(%d)" % index
+    probe = subprocess.run([sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    if probe.returncode == 0:
+        return None
+    return last_words(probe.stderr) or "Caffe ended with status %d" % probe.returncode
+
+
+def create_solver(param):
+    """A Caffe solver for a resolved SolverParameter; Caffe's own tests are put off for ever, as :func:`train` does them."""
+    own = caffe_pb2.SolverParameter()
+    own.CopyFrom(param)
+    own.test_interval, own.test_initialization = 2 ** 31 - 1, False
+    with tempfile.TemporaryDirectory(prefix="lrbench-") as folder:
+        path = os.path.join(folder, "solver.prototxt")
+        prototxt.write(own, path)
+        return caffe.get_solver(path)
+
+
+def describe(param, policy, head, emit):
+    """The Trial that is about to run, with no rows yet.  Raises InputError where the labels do not fit the net."""
+    state = param.test_state[0] if param.test_state else None
+    train_source = sources.source(param.train_net_param, caffe_pb2.TRAIN, param.train_state)
+    test_source = sources.source(param.test_net_param[0], caffe_pb2.TEST, state)
+    net = param.test_net_param[0]
+    classes = prototxt.classes(net, head)
+    for found in (train_source, test_source):
+        sources.check_labels(found, classes, net.name)
+    text = prototxt.canonical_network(param.train_net_param)
+    settings = prototxt.solver_settings(param)
+    settings.update(batch_size=train_source and train_source.batch_size, test_batch_size=test_source and test_source.batch_size)
+    for note in (sources.coverage(test_source, param.test_iter[0]), len(param.test_net_param) > 1 and
+                 "the solver has %d test nets: the first one is measured" % len(param.test_net_param)):
+        if note:
+            emit("note", note)
+    setup = Setup(Framework("Caffe", caffe.__version__), Network(net.name or "unnamed", prototxt.network_hash(text), text),
+                  sources.dataset(train_source, test_source), classes, settings, param.random_seed)
+    return Trial(str(uuid.uuid4()), str(policy), policy.function, policy.parameters, policy.n_params, setup,
+                 socket.gethostname(), time.time())
+
+
+def main():
+    """Read a job from standard input, train it, and write events to what was standard output."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what Caffe and Python layers print goes to the log
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+
+    def emit(kind, content):
+        out.write(json.dumps([kind, content]) + "\n")
+
+    try:
+        run(from_dict(Job, json.load(sys.stdin)), emit, stop)
+    except InputError as error:
+        emit("input error", str(error))
+    except BrokenPipeError:
+        os._exit(1)  # nobody listens any more
+    except Exception as error:  # a Python layer's, most likely: its traceback goes to the log
+        traceback.print_exc()
+        emit("failure", "%s: %s" % (type(error).__name__, error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What the data layers of a net read: which dataset it is, whether the labels fit the net, whether the test set is covered."""
+import os
+import re
+from typing import NamedTuple, Optional, Tuple
+
+from caffe.proto import caffe_pb2
+
+from lrbench_caffe import datasets, prototxt
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.trial import Dataset
+
+_WORDS_OF_A_FILE = re.compile(r"(^|[-_.])(train|training|test|testing|val|validation|lmdb|leveldb|db|list|txt|h5|hdf5)(?=$|[-_.])", re.I)
+
+
+class Source(NamedTuple):
+    """A data layer: its name, path, batch size, and the samples and shape that it holds (None where only reading all tells)."""
+    layer: str
+    path: str
+    batch_size: int
+    samples: Optional[int]
+    shape: Optional[Tuple[int, ...]]
+    has_labels: bool
+
+
+def source(net, phase, state=None):
+    """The Source of a net in a phase, or None when its data comes from a layer without a file.  Raises InputError as opened."""
+    for layer in prototxt.layers(net, phase, state):
+        if layer.type == "Data":
+            return _database(layer)
+        if layer.type == "ImageData":
+            param = layer.image_data_param
+            with open(param.source, errors="replace") as lines:
+                samples = sum(1 for line in lines if line.strip())
+            return Source(layer.name, param.source, param.batch_size, samples, None, len(layer.top) > 1)
+        if layer.type == "HDF5Data":
+            return Source(layer.name, layer.hdf5_data_param.source, layer.hdf5_data_param.batch_size, None, None, len(layer.top) > 1)
+    return None
+
+
+def _database(layer):
+    param = layer.data_param
+    is_lmdb = os.path.exists(os.path.join(param.source, "data.mdb"))
+    if is_lmdb != (param.backend == caffe_pb2.DataParameter.LMDB):
+        raise InputError("layer %r reads %s as %s, but it is %s: set its backend, or make it with `lrbench data`"
+                         % (layer.name, param.source, caffe_pb2.DataParameter.DB.Name(param.backend),
+                            "an LMDB" if is_lmdb else "no LMDB"))
+    samples, shape = datasets.describe(param.source) if is_lmdb else (None, None)
+    if param.batch_size < 1 or samples == 0:
+        raise InputError("layer %r reads batches of %d from the %s samples of %s: there is nothing to train on"
+                         % (layer.name, param.batch_size, samples, param.source))
+    return Source(layer.name, param.source, param.batch_size, samples, shape, len(layer.top) > 1)
+
+
+def check_labels(found, classes, network):
+    """Raise InputError when labels in a Source are no classes of the network (seen in its first 10,000 samples)."""
+    if None in (found, classes) or not found.has_labels or found.shape is None:
+        return
+    low, high = datasets.label_range(found.path)
+    if low < 0 or high >= classes:
+        raise InputError("the labels in %s go from %d to %d, but the net %r tells %d classes apart: give its last layer a num_output "
+                         "of %d or more, with labels that start at 0" % (found.path, low, high, network, classes, high + 1))
+
+
+def coverage(found, test_iter):
+    """A sentence when test_iter * batch does not cover a test set exactly, with what would; None when it does."""
+    if found is None or found.samples is None or test_iter * found.batch_size == found.samples:
+        return None
+    seen = "test_iter %d * batch_size %d = %d samples are tested of the %d in %s" % (
+        test_iter, found.batch_size, test_iter * found.batch_size, found.samples, found.path)
+    if found.samples % found.batch_size == 0:
+        return "%s: test_iter %d covers them exactly" % (seen, found.samples // found.batch_size)
+    batch = max(size for size in range(1, found.batch_size + 1) if found.samples % size == 0)
+    return "%s: batch_size %d and test_iter %d cover them exactly" % (seen, batch, found.samples // batch)
+
+
+def dataset(train, test):
+    """The Dataset of a train and a test Source; its name is what their paths have beside words like train and lmdb."""
+    known = next((s for s in (train, test) if s is not None), None)
+    if known is None:
+        return Dataset("unknown", None, None, None)
+    return Dataset(_name(known.path), known.shape, train and train.samples, test and test.samples)
+
+
+def _name(path):
+    folder, last = os.path.split(path.rstrip(os.sep))
+    name = _WORDS_OF_A_FILE.sub("", last).strip("-_.")
+    return name or (_name(folder) if folder.strip(os.sep) else "unknown")
