@@ -137,12 +137,13 @@ class Policy:
             parameters = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
             if call.args or None in names or not isinstance(call.func, ast.Name):
                 raise ValueError
-        except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError):
+            if len(set(names)) < len(names):  # Python 3.9 on lets this pass
+                raise SyntaxError("keyword argument repeated")
+        except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError) as error:
+            if "repeated" in str(error):
+                raise InputError("a parameter is given twice in the policy %s: give each once" % _short(text)) from None
             raise InputError("cannot read the policy %s: write it as FUNCTION(name=number, ...), for instance "
                              "SIN2(k0=0.01, k1=0.06, l=2000)" % _short(text)) from None
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise InputError("parameter %s is given twice in the policy %s: give it once" % (twice[0], _short(text)))
         return cls(call.func.id, **parameters)
 
     @property

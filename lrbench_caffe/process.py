@@ -3,6 +3,7 @@
 Caffe aborts its process on a failed CHECK; here that ends the trial and nothing else.
 """
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -43,6 +44,9 @@ def run(job, record, stop, listen, threads=None):
     Raises InputError for what cannot be trained, TrialError when the training fails on its way; a trial that had begun is then
     recorded as failed.
     """
+    if importlib.util.find_spec("caffe") is None:
+        raise InputError("this Python (%s) cannot import caffe: start lrbench with docker/run, or with the Python that Caffe is "
+                         "installed for" % sys.executable)
     trial = problem = None
     with _child(job, threads, stop) as child:
         for kind, content in child.events():

@@ -54,9 +54,11 @@ def resolve(solver, path, data=None):
         raise InputError("%s has no test net: LRBench measures on the test set, so give test_iter, test_interval and a net with "
                          "a TEST phase" % path)
     if len(tests) != len(solver.test_iter):
-        raise InputError("%s has %d test nets and %d test_iter: give one test_iter for each" % (path, len(tests), len(solver.test_iter)))
+        raise InputError("%s has %d test nets and %d test_iter: give one test_iter for each"
+                         % (path, len(tests), len(solver.test_iter)))
     if solver.test_state and len(solver.test_state) != len(tests):
-        raise InputError("%s has %d test nets and %d test_state: give one for each or none" % (path, len(tests), len(solver.test_state)))
+        raise InputError("%s has %d test nets and %d test_state: give one for each or none"
+                         % (path, len(tests), len(solver.test_state)))
     if solver.test_interval <= 0 or min(solver.test_iter) <= 0:
         raise InputError("%s needs test_interval and test_iter above 0" % path)
     for test in tests:
@@ -117,7 +119,8 @@ def add_metrics_layer(solver):
     for layer in present:
         if (layer.python_param.module, layer.python_param.layer) == (METRICS_MODULE, METRICS_LAYER):
             if len(layer.bottom) != 2:
-                raise InputError("the layer %r has %d bottoms: give it the softmax outputs and the labels" % (layer.name, len(layer.bottom)))
+                raise InputError("the layer %r has %d bottoms: give it the softmax outputs and the labels"
+                                 % (layer.name, len(layer.bottom)))
             return Head(*layer.bottom)
     losses = [layer for layer in present if layer.type == "SoftmaxWithLoss" and len(layer.bottom) == 2]
     softmaxes = {layer.bottom[0]: layer.top[0] for layer in present if layer.type == "Softmax"}
@@ -205,9 +208,19 @@ def _plain(field, value):
 
 
 def write(solver, path):
-    """Write a resolved solver where caffe.get_solver can read it."""
-    with open(path, "w") as file:
-        file.write(text_format.MessageToString(solver))
+    """Write a resolved solver where caffe.get_solver can read it; its nets go into files beside it.
+
+    Only what Caffe reads from a file of its own does it bring up to date, a BatchNorm from before 2017 for one.
+    """
+    whole = caffe_pb2.SolverParameter()
+    whole.CopyFrom(solver)
+    whole.ClearField("train_net_param")
+    whole.ClearField("test_net_param")
+    whole.train_net = path + ".train"
+    whole.test_net[:] = [path + ".test%d" % n for n in range(len(solver.test_net_param))]
+    for name, message in zip([whole.train_net, *whole.test_net, path], [solver.train_net_param, *solver.test_net_param, whole]):
+        with open(name, "w") as file:
+            file.write(text_format.MessageToString(message))
 
 
 def _read(path, message, what):
@@ -243,10 +256,10 @@ def _upgraded(path):
     with tempfile.TemporaryDirectory() as folder:
         new = os.path.join(folder, "net.prototxt")
         try:
-            subprocess.run(["upgrade_net_proto_text", path, new], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(["upgrade_net_proto_text", path, new], check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except (OSError, subprocess.CalledProcessError):
-            raise InputError("%s is in Caffe's old format and upgrade_net_proto_text, which comes with Caffe, could not bring it up "
-                             "to date: run it yourself and use its output" % path) from None
+            raise InputError("%s is in Caffe's old format and upgrade_net_proto_text, which comes with Caffe, could not bring it "
+                             "up to date: run it yourself and use its output" % path) from None
         return _read(new, caffe_pb2.NetParameter(), "net prototxt")
 
 

@@ -9,7 +9,8 @@ from lrbench_caffe import datasets, prototxt
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.trial import Dataset
 
-_WORDS_OF_A_FILE = re.compile(r"(^|[-_.])(train|training|test|testing|val|validation|lmdb|leveldb|db|list|txt|h5|hdf5)(?=$|[-_.])", re.I)
+_WORDS_OF_A_FILE = re.compile(
+    r"(^|[-_.])(train|training|test|testing|val|validation|lmdb|leveldb|db|list|txt|h5|hdf5)(?=$|[-_.])", re.I)
 
 
 class Source(NamedTuple):
@@ -33,7 +34,8 @@ def source(net, phase, state=None):
                 samples = sum(1 for line in lines if line.strip())
             return Source(layer.name, param.source, param.batch_size, samples, None, len(layer.top) > 1)
         if layer.type == "HDF5Data":
-            return Source(layer.name, layer.hdf5_data_param.source, layer.hdf5_data_param.batch_size, None, None, len(layer.top) > 1)
+            param = layer.hdf5_data_param
+            return Source(layer.name, param.source, param.batch_size, None, None, len(layer.top) > 1)
     return None
 
 
@@ -57,8 +59,9 @@ def check_labels(found, classes, network):
         return
     low, high = datasets.label_range(found.path)
     if low < 0 or high >= classes:
-        raise InputError("the labels in %s go from %d to %d, but the net %r tells %d classes apart: give its last layer a num_output "
-                         "of %d or more, with labels that start at 0" % (found.path, low, high, network, classes, high + 1))
+        raise InputError("the labels in %s go from %d to %d, but the net %r tells %d classes apart: give its last layer a "
+                         "num_output of %d or more, with labels that start at 0"
+                         % (found.path, low, high, network, classes, high + 1))
 
 
 def coverage(found, test_iter):

@@ -7,7 +7,7 @@ hold and back, which is how trials cross processes and files.
 import dataclasses
 import typing
 from dataclasses import dataclass, field
-from typing import Dict, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 RUNNING, FINISHED, DIVERGED, INTERRUPTED, FAILED = STATES = "running", "finished", "diverged", "interrupted", "failed"
 
@@ -41,10 +41,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a trial is run with beside its policy: one line of the paper's database, section IV.
+    """What a trial is run with beside its policy: what the paper's database is organised by (section IV).
 
-    classes is the learning task (the number of classes, None where the net does not say); solver holds the SolverParameter's fields by Caffe's names, with
-    ``batch_size`` and ``test_batch_size`` beside them; seed is Caffe's random_seed.
+    classes is the learning task (the number of classes, None where the net does not say); solver holds the SolverParameter's
+    fields by Caffe's names, with ``batch_size`` and ``test_batch_size`` beside them; seed is Caffe's random_seed.
     """
     framework: Framework
     network: Network
@@ -74,6 +74,18 @@ class Evaluation:
     ld: Optional[float]
 
 
+class Summary(NamedTuple):
+    """The paper's eight metrics of a trial (section III): iterations is #Iterations, n_params is #Param."""
+    top1: float
+    top5: float
+    ac: Optional[float]
+    cd: Optional[float]
+    cdac: Optional[float]
+    ld: Optional[float]
+    iterations: int
+    n_params: int
+
+
 @dataclass(frozen=True)
 class Trial:
     """One training: what it ran with, its rows in the order of their iterations, and how it ended.
@@ -96,8 +108,14 @@ class Trial:
 
     @property
     def best(self) -> Optional[Evaluation]:
-        """The row with the highest Top-1, the earliest one on a tie: the trial's summary (None without rows)."""
+        """The row with the highest Top-1, the earliest one on a tie (None without rows)."""
         return max(self.rows, key=lambda row: (row.top1, -row.iteration), default=None)
+
+    @property
+    def summary(self) -> Optional[Summary]:
+        """The eight metrics at the best row (None without rows)."""
+        best = self.best
+        return best and Summary(best.top1, best.top5, best.ac, best.cd, best.cdac, best.ld, best.iteration, self.n_params)
 
     def with_row(self, row: Evaluation) -> "Trial":
         """The trial with one more row at its end."""
@@ -106,28 +124,6 @@ class Trial:
     def ended_as(self, state: str, ended: float, error: Optional[str] = None) -> "Trial":
         """The trial at its end."""
         return dataclasses.replace(self, state=state, ended=ended, error=error)
-
-
-def to_dict(value) -> dict:
-    """A value of this module as nested dicts and lists that JSON can hold."""
-    return dataclasses.asdict(value)
-
-
-def from_dict(cls, content: dict):
-    """The value of type cls that :func:`to_dict` made content from, also after a way through JSON."""
-    types = typing.get_type_hints(cls)
-    return cls(**{name: _restore(types[name], value) for name, value in content.items()})
-
-
-def _restore(kind, value):
-    if value is None:
-        return None
-    if dataclasses.is_dataclass(kind):
-        return from_dict(kind, value)
-    if isinstance(value, (list, tuple)):
-        inner = kind.__args__[0] if kind != Optional[Tuple[int, ...]] else int
-        return tuple(from_dict(inner, v) if dataclasses.is_dataclass(inner) else v for v in value)
-    return value
 
 
 @dataclass(frozen=True)
@@ -152,3 +148,22 @@ class Job:
     snapshot_prefix: Optional[str] = None
     stages: Tuple[str, ...] = ()
     level: int = 0
+
+
+def to_dict(value) -> dict:
+    """A value of this module as nested dicts and lists that JSON can hold."""
+    return dataclasses.asdict(value)
+
+
+def from_dict(cls, content: dict):
+    """The value of type cls that :func:`to_dict` made content from, also after a way through JSON."""
+    kinds = typing.get_type_hints(cls)
+    return cls(**{name: _restored(kinds[name], value) for name, value in content.items()})
+
+
+def _restored(kind, value):
+    if dataclasses.is_dataclass(kind) and value is not None:
+        return from_dict(kind, value)
+    if isinstance(value, (list, tuple)):  # JSON has no tuples
+        return tuple(_restored(kind.__args__[0], item) for item in value)
+    return value

@@ -161,7 +161,7 @@ def test_a_policy_cannot_be_changed():
     ("NSTEP(k0=1, gamma=.5, l=[5, 5])", ["l=[5, 5]", "increasing"]),
     ("NSTEP(k0=1, gamma=.5, l=[])", ["l=[]", "list"]),
     ("NSTEP(k0=1, gamma=.5, l=5)", ["l=5", "list"]),
-    ("STEP(k0=1, k0=2, gamma=.5, l=3)", ["k0", "twice"]),
+    ("STEP(k0=1, k0=2, gamma=.5, l=3)", ["k0=2", "twice"]),
     ("FIX", ["FUNCTION(name=number"]), ("", ["FUNCTION(name=number"]), ("FIX(0.1)", ["FUNCTION(name=number"]),
     ("FIX(**x)", ["FUNCTION(name=number"]), ("FIX(k0=f())", ["FUNCTION(name=number"]), ("(" * 5000, ["FUNCTION(name=number"]),
     ("FIX(k0=%s)" % ("9" * 1000), ["k0=", "FIX"]), ("X" * 10 ** 6 + "(k0=1)", ["unknown"]),

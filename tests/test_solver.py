@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import nets
-from conftest import needs_caffe
-from lrbench_caffe import Policy, TrialError, metrics, train
 
-pytestmark = needs_caffe
+caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
+from lrbench_caffe import Policy, TrialError, metrics, train  # noqa: E402
 
 CAFFES_SEVEN = {
     "fixed": "", "step": "gamma: 0.9 stepsize: 7", "exp": "gamma: 0.99", "inv": "gamma: 0.01 power: 0.75",
@@ -56,7 +55,6 @@ def test_caffes_own_policies_give_the_weights_of_caffe_train_number_for_number(l
     ("POLY(k0=0.013, p=1.2, l=600)", 'lr_policy: "poly" base_lr: 0.013 power: 1.2'),
 ])
 def test_our_notation_agrees_with_caffes_rate_at_every_iteration(text, schedule, tmp_path):
-    import caffe
     from caffe.proto import caffe_pb2
     from google.protobuf import text_format
     from lrbench_caffe import monitor, prototxt
@@ -87,7 +85,6 @@ def test_our_notation_agrees_with_caffes_rate_at_every_iteration(text, schedule,
                                   "COS(k0=0.001, k1=0.02, l=15)", "INV(k0=0.02, k1=0.001, gamma=0.1, p=1)"])
 def test_functions_that_caffe_lacks_set_the_rate_before_every_iteration(text, tmp_path, digits, dsn):
     """Plain SGD on two nets, one trained here and one by a loop of Caffe's own step(1) with the rate set by hand."""
-    import caffe
     path = nets.write(tmp_path, nets.solver(more='lr_policy: "%s"' % text, schedule="", max_iter=40),
                       nets.net(train=digits + "/digits_train_lmdb", test=digits + "/digits_test_lmdb"))
     trial = train(path, snapshot_prefix=str(tmp_path / "ours"), max_iter=40)
@@ -104,7 +101,6 @@ def test_functions_that_caffe_lacks_set_the_rate_before_every_iteration(text, tm
 
 def test_the_rows_hold_what_caffes_outputs_give(tmp_path, digits, dsn):
     """The metrics of the last row against the probabilities of the saved net, computed all at once."""
-    import caffe
     head = nets.LOSS + 'layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" include { phase: TEST } }'
     path = nets.write(tmp_path, net_text=nets.net(train=digits + "/digits_train_lmdb", test=digits + "/digits_test_lmdb", head=head))
     trial = train(path, "FIX(k0=0.02)", snapshot_prefix=str(tmp_path / "ours"))
@@ -131,24 +127,30 @@ def test_one_row_every_test_interval_at_the_start_and_at_the_end(tmp_path, digit
     assert all(row.train_loss > 0 for row in rows)
 
 
-def test_the_train_loss_is_the_mean_of_the_mini_batch_losses_with_iter_size_and_several_losses(tmp_path, digits, dsn):
-    """With a rate of next to nothing the losses of all mini-batches are those of the initial weights."""
+def last_row_untrained(folder, data, iterations, iter_size=1, head=nets.LOSS):
+    """The last row of a training with a rate of next to nothing: all losses are those of the initial weights."""
+    text = nets.solver(base_lr=1e-12, max_iter=iterations, test_interval=iterations, more="iter_size: %d" % iter_size)
+    return train(nets.write(folder, text, nets.net(head=head)), data=data).rows[-1]
+
+
+def test_the_train_loss_is_the_mean_of_all_mini_batch_losses_also_with_iter_size(tmp_path, digits, dsn):
+    one, two, half = (last_row_untrained(tmp_path, digits, *sizes) for sizes in ((20, 1), (10, 2), (10, 1)))
+    assert two.train_loss == pytest.approx(one.train_loss, rel=1e-6)
+    assert half.train_loss != pytest.approx(one.train_loss, rel=1e-6)
+
+
+def test_several_losses_are_summed_with_their_loss_weight_as_caffe_does(tmp_path, digits, dsn):
     second = 'layer { name: "second" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "second" loss_weight: 0.5 }'
-    path = nets.write(tmp_path, nets.solver(base_lr=1e-12, max_iter=28, test_interval=28, more="iter_size: 2"),
-                      nets.net(head=nets.LOSS + second))
-    first, last = train(path, data=digits).rows
-    assert last.test_loss == pytest.approx(first.test_loss, rel=1e-6)
-    path = nets.write(tmp_path, nets.solver(base_lr=1e-12, max_iter=28, test_interval=28, more="iter_size: 2"))
-    plain = train(path, data=digits).rows[-1]
-    assert last.train_loss == pytest.approx(1.5 * plain.train_loss, rel=1e-5)
-    assert last.test_loss == pytest.approx(1.5 * plain.test_loss, rel=1e-5)
+    one, both = (last_row_untrained(tmp_path, digits, 10, head=head) for head in (nets.LOSS, nets.LOSS + second))
+    assert (both.train_loss, both.test_loss) == pytest.approx((1.5 * one.train_loss, 1.5 * one.test_loss), rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"])
 def test_all_of_caffes_optimizers_train(kind, tmp_path, digits, dsn):
-    more = 'type: "%s" %s' % (kind, "delta: 1e-6" if kind != "SGD" else "")
-    path = nets.write(tmp_path, nets.solver(max_iter=20, more=more).replace("momentum: 0.9", "" if kind in ("AdaGrad", "RMSProp") else
-                                                                           "momentum: 0.9"))
+    text = nets.solver(max_iter=20, more='type: "%s" delta: 1e-6' % kind)
+    if kind in ("AdaGrad", "RMSProp"):  # which have no momentum, and abort where they are given one
+        text = text.replace("momentum: 0.9", "")
+    path = nets.write(tmp_path, text)
     trial = train(path, "TRI(k0=0.001, k1=0.01, l=10)", data=digits)
     assert trial.state == "finished" and trial.setup.solver.get("type", "SGD") == kind
 
