@@ -58,8 +58,9 @@ def run(job, record, stop, listen, threads=None):
                 trial = trial.with_row(content)
                 record.add(trial.id, content)
             elif kind == "end":
-                trial = content = trial.ended_as(**content)
-                record.end(trial)
+                trial = trial.ended_as(**content)
+                _end(trial, record, listen)
+                continue
             elif kind in ("input error", "failure"):
                 problem = InputError(content) if kind == "input error" else TrialError(content)
                 continue
@@ -69,10 +70,15 @@ def run(job, record, stop, listen, threads=None):
     if problem is None:
         return trial
     if trial is not None:
-        trial = trial.ended_as(FAILED, time.time(), str(problem))
-        record.end(trial)
-        listen("end", trial)
+        _end(trial.ended_as(FAILED, time.time(), str(problem)), record, listen)
     raise problem
+
+
+def _end(trial, record, listen):
+    waiting = record.end(trial)
+    listen("end", trial)
+    if waiting:
+        listen("note", waiting)
 
 
 class Stop:

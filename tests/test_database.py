@@ -1,0 +1,429 @@
+"""The policy database, in a real PostgreSQL: the private server in a folder of the tests' own."""
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.trial import (DIVERGED, FAILED, FINISHED, Dataset, Evaluation, Framework, Network, Setup, Trial, from_dict,
+                                 to_dict)
+
+psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
+from lrbench_caffe import database  # noqa: E402
+from lrbench_caffe.database import DatabaseUnavailable, Store, schema, server  # noqa: E402
+from test_server import private_home  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def private_server():
+    """The DSN of a private server that these tests may kill; LRBENCH_HOME is its own."""
+    with private_home():
+        yield server.start()
+
+
+@pytest.fixture
+def new_database(private_server):
+    """The DSN of a new, empty database."""
+    name = "test_" + uuid.uuid4().hex
+    admin = psycopg2.connect(private_server)
+    admin.autocommit = True
+    admin.cursor().execute("CREATE DATABASE " + name)
+    yield private_server + " dbname=" + name
+    admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    admin.cursor().execute("DROP DATABASE " + name)
+    admin.close()
+
+
+@pytest.fixture
+def store(new_database):
+    with Store(new_database) as store:
+        yield store
+
+
+NET = 'name: "LeNet"\nlayer { name: "ip" }\n'
+LENET = Network("LeNet", hashlib.sha256(NET.encode()).hexdigest(), NET)
+MNIST = Dataset("mnist", (1, 28, 28), 60000, 10000)
+SETUP = Setup(Framework("Caffe", "1.0.0"), LENET, MNIST, 10, {"base_lr": 0.01, "type": "SGD", "stepvalue": [5, 7]}, 1)
+STARTED = 1700000000.25
+
+
+def new_trial(setup=SETUP, policy="SIN2(k0=0.01, k1=0.06, l=2000)", started=STARTED, **changes):
+    function = policy.split("(")[0]
+    parameters = {"k0": 0.01, "k1": 0.06, "l": 2000}
+    return Trial(str(uuid.uuid4()), policy, function, parameters, 3, setup, "host", started, **changes)
+
+
+def row(iteration, top1, **changes):
+    return dataclasses.replace(Evaluation(iteration, 0.01, 0.2, 0.1, top1, 0.99, 0.9, 0.05, 0.002, 0.1), **changes)
+
+
+FIRST = row(0, 0.1, train_loss=None, ac=None, cd=None, cdac=None, ld=None)
+
+
+def record(store, trial):
+    store.begin(trial)
+    for evaluation in trial.rows:
+        store.add(trial.id, evaluation)
+    if trial.ended is not None:
+        store.end(trial.id, trial.state, trial.ended, trial.error)
+    return trial
+
+
+def query(dsn, text, *values):
+    connection = psycopg2.connect(dsn)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(text, values)
+            return cursor.fetchall() if cursor.description else None
+    finally:
+        connection.close()
+
+
+def test_a_trial_comes_back_as_it_went(store):
+    trial = new_trial(rows=(FIRST, row(500, 0.9), row(1000, 0.95))).ended_as(FINISHED, STARTED + 60)
+    record(store, trial)
+    assert store.trial(trial.id) == trial
+    assert from_dict(Trial, json.loads(json.dumps(to_dict(trial)))) == trial
+
+
+def test_what_is_unknown_comes_back_as_unknown(store):
+    setup = dataclasses.replace(SETUP, dataset=Dataset("unknown", None, None, None), classes=None)
+    trials = [record(store, new_trial(setup)) for _ in range(2)]
+    assert [store.trial(trial.id) for trial in trials] == trials
+    assert store.trials(dataset="unknown") == sorted(trials, key=lambda trial: trial.id)
+
+
+def test_a_running_trial_can_be_watched_with_sql(store, new_database):
+    trial = new_trial()
+    store.begin(trial)
+    assert query(new_database, "SELECT state, top1 FROM result") == [("running", None)]
+    for iteration, top1 in ((0, 0.1), (500, 0.9), (1000, 0.8)):
+        store.add(trial.id, row(iteration, top1))
+        assert query(new_database, "SELECT max(iteration) FROM evaluation WHERE trial_id = %s", trial.id) == [(iteration,)]
+    assert query(new_database, "SELECT state, iterations, top1 FROM result") == [("running", 500, 0.9)]
+
+
+def test_the_result_is_the_earliest_row_with_the_highest_top1(store, new_database):
+    rows = row(0, 0.1), row(500, 0.9), row(1000, 0.95, ld=0.25), row(1500, 0.95), row(2000, 0.5)
+    trial = record(store, new_trial(rows=rows))
+    store.end(trial.id, FINISHED, STARTED + 1)
+    assert query(new_database, "SELECT best_iteration, best_top1 FROM trial") == [(1000, 0.95)]
+    columns = "policy, network, dataset, ld, iterations, top1, top5, ac, cd, cdac, n_params"
+    assert query(new_database, "SELECT %s FROM result" % columns) == [
+        ("SIN2(k0=0.01, k1=0.06, l=2000)", "LeNet", "mnist", 0.25, 1000, 0.95, 0.99, 0.9, 0.05, 0.002, 3)]
+    assert store.trials(best_only=True)[0].rows == (trial.rows[2],)
+
+
+def test_everything_can_be_recorded_twice(store, new_database):
+    trial = new_trial(rows=(FIRST, row(500, 0.9))).ended_as(DIVERGED, STARTED + 2, "the loss became infinite")
+    record(store, trial)
+    record(store, trial)
+    store.add(trial.id, row(500, 0.1))
+    assert store.trial(trial.id) == trial
+    assert query(new_database, "SELECT count(*) FROM evaluation") == [(2,)]
+
+
+def test_shared_rows_are_stored_once_and_use_up_no_ids(store, new_database):
+    for _ in range(5):
+        record(store, new_trial())
+    record(store, new_trial(policy="FIX(k0=0.01)"))
+    tables = "framework", "network", "dataset", "task", "policy"
+    assert [query(new_database, "SELECT max(id) FROM " + table)[0][0] for table in tables] == [1, 1, 1, 1, 2]
+
+
+def test_trials_are_found_by_what_they_are(store):
+    cifar = dataclasses.replace(SETUP, dataset=dataclasses.replace(MNIST, name="cifar10"))
+    first = record(store, new_trial(rows=(row(0, 0.5), row(10, 0.6))))
+    second = record(store, new_trial(cifar, "FIX(k0=0.1)", STARTED + 1).ended_as(FAILED, STARTED + 9, "out of memory"))
+    assert store.trials() == [first, second]
+    assert store.trials(dataset="mnist") == [first]
+    assert store.trials(network="LeNet", dataset="cifar10") == [second]
+    assert store.trials(network=LENET.hash) == [first, second]
+    assert store.trials(function="FIX") == store.trials(policy="FIX(k0=0.1)") == store.trials(state=FAILED) == [second]
+    assert store.trials(function="FIX", state="running") == []
+
+
+def test_policies_of_any_length(store):
+    steps = list(range(1, 3000))
+    text = "NSTEP(k0=0.01, gamma=0.9, l=%s)" % steps
+    trials = [record(store, dataclasses.replace(new_trial(policy=text), parameters={"l": steps})) for _ in range(2)]
+    assert {trial.id for trial in store.trials(policy=text)} == {trial.id for trial in trials}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_stored_as_none(store, value):
+    trial = new_trial()
+    store.begin(trial)
+    store.add(trial.id, row(0, 0.5, lr=value, train_loss=value, test_loss=value, ac=value, cd=value, cdac=value, ld=value))
+    assert store.trial(trial.id).rows == (Evaluation(0, None, None, None, 0.5, 0.99, None, None, None, None),)
+
+
+def test_huge_and_tiny_losses_are_kept(store):
+    trial = record(store, new_trial(rows=(row(0, 0.5, train_loss=1.7e308, test_loss=5e-324, ld=1.7e308),)))
+    assert store.trial(trial.id) == trial
+
+
+@pytest.mark.parametrize("changes", [{"top1": 1.5}, {"top5": -0.1}, {"ac": 2.0}, {"ld": -1.0}, {"iteration": -1},
+                                     {"top1": math.nan}])
+def test_senseless_metrics_are_refused(store, changes):
+    trial = record(store, new_trial())
+    with pytest.raises(InputError, match="refuses a value"):
+        store.add(trial.id, dataclasses.replace(row(0, 0.5), **changes))
+    assert store.trial(trial.id).rows == ()
+
+
+@pytest.mark.parametrize("statement", [
+    "INSERT INTO evaluation (trial_id, iteration, top1, top5, train_loss) SELECT id, 1, 0.5, 0.5, 'NaN' FROM trial",
+    "UPDATE trial SET state = 'lost'",
+    "UPDATE trial SET state = 'finished'",
+    "UPDATE trial SET best_iteration = 7, best_top1 = 0.5",
+    "UPDATE network SET hash = 'abc'",
+    "UPDATE dataset SET shape = '{1,0}'",
+    "INSERT INTO policy (text, function, parameters, n_params) SELECT text, function, '{}', 1 FROM policy",
+    "DELETE FROM policy",
+])
+def test_the_schema_itself_keeps_the_data_whole(store, new_database, statement):
+    record(store, new_trial())
+    with pytest.raises(psycopg2.IntegrityError):
+        query(new_database, statement)
+
+
+def test_rows_and_ends_of_unknown_trials_are_refused(store):
+    unknown = str(uuid.uuid4())
+    with pytest.raises(InputError, match=unknown):
+        store.add(unknown, row(0, 0.5))
+    with pytest.raises(InputError, match="there is no trial " + unknown):
+        store.end(unknown, FINISHED, STARTED)
+    with pytest.raises(InputError, match="there is no trial " + unknown):
+        store.trial(unknown)
+    with pytest.raises(InputError, match="uuid"):
+        store.trial("'; DROP TABLE trial; --")
+    assert store.trials() == []
+
+
+ANY_TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1, max_size=20)
+HOSTILE = ANY_TEXT | st.sampled_from([
+    "'; DROP TABLE trial; --", "<script>alert(1)</script>", '"\\"', "%s %(id)s", "{0}", "$1", "\u202e\U0001f4a3", "NULL"])
+
+
+def test_any_text_is_only_text(store):
+    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.data_too_large])
+    @given(HOSTILE, HOSTILE, HOSTILE)
+    def comes_back(name, policy, words):
+        network = Network(name, hashlib.sha256(words.encode()).hexdigest(), words)
+        dataset = dataclasses.replace(MNIST, name=name)
+        setup = dataclasses.replace(SETUP, network=network, dataset=dataset, solver={name: words})
+        trial = dataclasses.replace(new_trial(setup, policy), function="FIX", parameters={policy: policy}, host=words)
+        trial = record(store, trial.ended_as(FAILED, STARTED, words))
+        assert trial in store.trials(network=name, dataset=name, policy=policy)
+
+    comes_back()
+    assert store.trials() != []
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "x" * 501])
+def test_names_that_cannot_be_stored_are_refused_in_a_sentence(store, name):
+    with pytest.raises(InputError, match="the database .* value"):
+        store.begin(new_trial(dataclasses.replace(SETUP, dataset=dataclasses.replace(MNIST, name=name))))
+    assert store.trials() == []
+
+
+def test_an_error_from_a_log_is_stored_whatever_it_holds(store):
+    trial = record(store, new_trial())
+    store.end(trial.id, FAILED, STARTED, "a\0b \udcff")
+    assert store.trial(trial.id).error == "ab ?"
+
+
+def _write_trials(dsn, start, number):
+    with Store(dsn) as store:
+        start.wait(60)
+        for step in range(10):
+            network = dataclasses.replace(LENET, name="net %d" % step)
+            setup = dataclasses.replace(SETUP, network=network, dataset=dataclasses.replace(MNIST, name="data %d" % step),
+                                        classes=step + 2)
+            record(store, new_trial(setup, "FIX(k0=%d)" % step, rows=(row(number, 0.5),)).ended_as(FINISHED, STARTED + 1))
+
+
+def test_eight_writers_of_the_same_new_things_share_them(new_database):
+    """They also lay out the schema, all at once."""
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(8)
+    writers = [context.Process(target=_write_trials, args=(new_database, start, number)) for number in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    counts = [query(new_database, "SELECT count(*) FROM " + table)[0][0]
+              for table in ("framework", "network", "dataset", "task", "policy", "trial", "evaluation", "schema_version")]
+    assert counts == [1, 10, 10, 10, 10, 80, 80, 1]
+
+
+def test_a_connection_cut_off_costs_nothing(store, new_database, private_server):
+    trial = new_trial()
+    store.begin(trial)
+    query(private_server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lrbench'")
+    store.add(trial.id, FIRST)
+    assert store.trial(trial.id).rows == (FIRST,)
+
+
+def test_a_database_that_is_gone_is_told_from_bad_input_and_may_come_back(store, new_database, private_server):
+    trial = record(store, new_trial())
+    name = new_database.split("dbname=")[-1]
+    admin = psycopg2.connect(private_server)
+    admin.autocommit = True
+    admin.cursor().execute("ALTER DATABASE %s ALLOW_CONNECTIONS false" % name)
+    admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable, match=name):
+            store.add(trial.id, FIRST)
+    admin.cursor().execute("ALTER DATABASE %s ALLOW_CONNECTIONS true" % name)
+    admin.close()
+    store.add(trial.id, FIRST)
+    assert store.trial(trial.id).rows == (FIRST,)
+
+
+def test_the_private_server_is_started_on_demand_and_after_it_was_killed(private_server, monkeypatch):
+    monkeypatch.delenv("LRBENCH_DSN", raising=False)
+    with database.connect() as store:
+        trial = record(store, new_trial())
+        pid_file = Path(server.status().folder, "data", "postmaster.pid")
+        os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+        store.add(trial.id, FIRST)
+        assert store.trial(trial.id).rows == (FIRST,)
+    server.stop()
+    with database.connect() as store:
+        assert store.trials() == [store.trial(trial.id)]
+
+
+def test_lrbench_dsn_names_the_database_and_an_argument_overrides_it(new_database, monkeypatch):
+    monkeypatch.setenv("LRBENCH_DSN", new_database)
+    with database.connect() as store:
+        trial = record(store, new_trial())
+    assert query(new_database, "SELECT id::text FROM trial") == [(trial.id,)]
+    monkeypatch.setenv("LRBENCH_DSN", "host=nowhere.invalid")
+    with database.connect(new_database) as store:
+        assert store.trials() == [trial]
+    assert database.shell_command(new_database)[1:] == [new_database]
+
+
+def _listener(answer):
+    """A server that is no PostgreSQL: its port."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(8)
+
+    def serve():
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            client.recv(1000)
+            client.sendall(answer)
+            client.close()
+    threading.Thread(target=serve, daemon=True).start()
+    return listener
+
+
+@pytest.mark.parametrize("dsn, reason", [
+    ("postgresql://me:secret@127.0.0.1:1/trials", "trials at 127.0.0.1, port 1: .*refused"),
+    ("host=nowhere.invalid user=me password=secret dbname=trials", "trials at nowhere.invalid, port 5432: .*translate"),
+    ("host=/nowhere dbname=trials password=secret", "trials at /nowhere, port 5432: .*No such file"),
+    ("not a dsn secret", "no connection string: write postgresql://"),
+    ("host=localhost secret=1", "no connection string"),
+    ("postgresql://me:secret@127.0.0.1:1/trials?connect_timeout=soon", "connect_timeout"),
+])
+def test_a_database_that_cannot_be_reached_is_named_without_its_password(dsn, reason):
+    with pytest.raises(InputError, match=reason) as caught:
+        Store(dsn)
+    assert "secret" not in str(caught.value).replace("invalid dsn", "") and "\n" not in str(caught.value)
+
+
+def test_a_server_that_is_no_postgresql_is_named():
+    listener = _listener(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(InputError, match="cannot use the database .* at 127.0.0.1"):
+        Store("host=127.0.0.1 port=%d dbname=trials" % listener.getsockname()[1])
+    listener.close()
+
+
+def test_a_database_that_does_not_exist_is_named(private_server):
+    with pytest.raises(InputError, match='database "nothing" does not exist'):
+        Store(private_server + " dbname=nothing")
+
+
+def test_someone_elses_tables_are_left_alone(new_database):
+    query(new_database, "CREATE TABLE trial (lawyer text)")
+    with pytest.raises(InputError, match='cannot lay out the schema .*"trial" already exists'):
+        Store(new_database)
+    assert query(new_database, "SELECT to_regclass('policy')") == [(None,)]
+
+
+def test_a_database_newer_than_the_program_is_refused(new_database):
+    Store(new_database).close()
+    query(new_database, "INSERT INTO schema_version VALUES (1000)")
+    with pytest.raises(InputError, match="schema version 1000 .* update lrbench_caffe"):
+        Store(new_database)
+
+
+@pytest.fixture
+def later_program(tmp_path):
+    """The schema of a later program, with two migrations more."""
+    shutil.copy(os.path.join(schema.FOLDER, "schema.sql"), str(tmp_path))
+    migrations = tmp_path / "migrations"
+    migrations.mkdir()
+    newest = len(list(Path(schema.FOLDER).glob("migrations/*.sql"))) + 1
+    for path in Path(schema.FOLDER).glob("migrations/*.sql"):
+        shutil.copy(str(path), str(migrations))
+    (migrations / ("%04d.sql" % (newest + 1))).write_text("CREATE TABLE study (name text);")
+    (migrations / ("%04d.sql" % (newest + 2))).write_text("ALTER TABLE study ADD COLUMN stopped boolean;")
+    return tmp_path, newest
+
+
+def _upgrade(dsn, folder):
+    connection = psycopg2.connect(dsn)
+    try:
+        schema.upgrade(connection, str(folder))
+    finally:
+        connection.close()
+
+
+def test_an_older_database_is_brought_to_the_newest_version_with_its_trials(store, new_database, later_program):
+    folder, newest = later_program
+    trial = record(store, new_trial())
+    context = multiprocessing.get_context("fork")
+    upgrades = [context.Process(target=_upgrade, args=(new_database, folder)) for _ in range(4)]
+    for upgrade in upgrades:
+        upgrade.start()
+    for upgrade in upgrades:
+        upgrade.join(60)
+    assert [upgrade.exitcode for upgrade in upgrades] == [0] * 4
+    assert query(new_database, "SELECT max(version) FROM schema_version") == [(newest + 2,)]
+    assert query(new_database, "SELECT stopped FROM study") == []
+    assert store.trial(trial.id) == trial
+
+
+def test_a_migration_that_fails_changes_nothing(store, new_database, later_program):
+    folder, newest = later_program
+    (folder / "migrations" / ("%04d.sql" % (newest + 2))).write_text("ALTER TABLE study ADD COLUMN name text;")
+    with pytest.raises(psycopg2.Error):
+        _upgrade(new_database, folder)
+    assert query(new_database, "SELECT max(version), to_regclass('study') FROM schema_version") == [(newest, None)]
+
+
+def test_every_table_says_what_it_holds(store, new_database):
+    assert query(new_database, """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+                                  AND relkind IN ('r', 'v') AND obj_description(oid) IS NULL""") == []

@@ -1,0 +1,240 @@
+"""The private PostgreSQL server, started and stopped for real in folders of its own."""
+import contextlib
+import multiprocessing
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+import lrbench_caffe
+from lrbench_caffe.errors import InputError
+
+psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
+from lrbench_caffe.database import server  # noqa: E402
+
+try:
+    server._program("initdb")
+except InputError:
+    pytest.skip("the private server's tests need PostgreSQL's programs", allow_module_level=True)
+
+PACKAGE = Path(lrbench_caffe.__file__).parent
+
+
+@contextlib.contextmanager
+def private_home():
+    """A folder that is LRBENCH_HOME within the block; a server that is left running in it is stopped."""
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 ** 30 else None
+    folder = tempfile.mkdtemp(prefix="lrbench-", dir=memory)  # where no busy disk makes the tests slow
+    before = os.environ.get("LRBENCH_HOME")
+    os.environ["LRBENCH_HOME"] = folder
+    try:
+        yield Path(folder)
+    finally:
+        os.environ["LRBENCH_HOME"] = folder
+        server.stop()
+        shutil.rmtree(folder)
+        os.environ.pop("LRBENCH_HOME")
+        if before is not None:
+            os.environ["LRBENCH_HOME"] = before
+
+
+@pytest.fixture
+def home():
+    """An LRBENCH_HOME with nothing in it."""
+    with private_home() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def used_home():
+    """The LRBENCH_HOME of the tests that do not need a new one; a server may be running there."""
+    with private_home() as folder:
+        yield folder
+
+
+def ask(dsn, question):
+    connection = psycopg2.connect(dsn)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(question)
+            return cursor.fetchone()[0]
+    finally:
+        connection.close()
+
+
+def postmaster(home):
+    return int((home / "postgresql/data/postmaster.pid").read_text().split()[0])
+
+
+def test_status_starts_nothing(home):
+    assert not server.status().running
+    assert server.status().version is None
+    assert not server.stop()
+    assert list(home.iterdir()) == []
+
+
+def test_one_server_is_started_reached_by_its_socket_only_and_stopped(used_home):
+    dsn = server.start()
+    assert ask(dsn, "SHOW listen_addresses") == ""
+    assert ask(dsn, "SHOW max_connections") == "200"
+    assert ask(dsn, "SELECT inet_server_addr() IS NULL")
+    assert (used_home / "postgresql").stat().st_mode & 0o777 == 0o700
+    running = postmaster(used_home)
+    assert server.start() == dsn and postmaster(used_home) == running
+    assert server.status().running and server.status().dsn == dsn and Path(server.status().log).is_file()
+    assert server.stop() and not server.status().running and not server.stop()
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect(dsn)
+    assert ask(server.start(), "SELECT 1") == 1
+
+
+def _start_and_say_which(_):
+    return ask(server.start(), "SELECT pg_postmaster_start_time()::text")
+
+
+def test_eight_processes_at_once_start_one_server(home):
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        assert len(set(pool.map(_start_and_say_which, range(8), chunksize=1))) == 1
+
+
+def test_a_killed_server_starts_again_with_what_was_committed(used_home):
+    dsn = server.start()
+    connection = psycopg2.connect(dsn)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE kept AS SELECT 42 AS number")
+    os.kill(postmaster(used_home), signal.SIGKILL)
+    assert ask(server.start(), "SELECT number FROM kept") == 42
+
+
+def test_stopping_a_server_that_was_just_killed_is_no_error(used_home):
+    for _ in range(3):
+        connection = psycopg2.connect(server.start())  # its process takes a moment to notice
+        os.kill(postmaster(used_home), signal.SIGKILL)
+        server.stop()
+        assert not server.status().running
+        connection.close()
+
+
+def test_process_ids_left_by_a_reboot_do_not_matter(used_home):
+    """After a reboot, the id in a left postmaster.pid may be that of any process, here of one that lives."""
+    server.start()
+    pid_file = used_home / "postgresql/data/postmaster.pid"
+    left = pid_file.read_text()
+    server.stop()
+    pid_file.write_text(left.replace(left.split()[0], str(os.getpid()), 1))
+    (used_home / "postgresql/.s.PGSQL.5432.lock").write_text("%d\n" % os.getpid())
+    assert not server.status().running
+    assert ask(server.start(), "SELECT 1") == 1
+
+
+def test_an_interrupted_first_start_is_begun_anew(home):
+    unfinished = home / "postgresql/unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "PG_VERSION").write_text("13\n")
+    code = "from lrbench_caffe.database import server; server.start()"
+    for seconds in (0.1, 0.3, 0.6):  # what the killed process has started may go on for a while
+        starter = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(PACKAGE.parent)))
+        time.sleep(seconds)
+        starter.kill()
+        starter.wait()
+    assert ask(server.start(), "SELECT 1") == 1
+    assert not unfinished.exists()
+
+
+def test_the_server_outlives_its_starter_and_keeps_none_of_its_pipes(used_home):
+    code = "from lrbench_caffe.database import server; print(server.start())"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(PACKAGE.parent)), timeout=60,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    assert time.monotonic() - began < 30
+    assert ask(done.stdout.strip(), "SELECT 1") == 1
+    assert os.getsid(postmaster(used_home)) != os.getsid(0)
+
+
+def test_a_folder_with_any_name(used_home, monkeypatch):
+    folder = used_home / "a 'b' \"c\" $(d) \\e \u00e4"
+    folder.mkdir()
+    server.start()
+    server.stop()
+    (used_home / "postgresql").rename(folder / "postgresql")
+    monkeypatch.setenv("LRBENCH_HOME", str(folder))
+    assert ask(server.start(), "SELECT 1") == 1
+    assert server.stop()
+    (folder / "postgresql").rename(used_home / "postgresql")
+
+
+@pytest.mark.parametrize("name", ["x" * 100, "a,b"])
+def test_a_folder_that_cannot_hold_a_socket_is_named(home, monkeypatch, name):
+    monkeypatch.setenv("LRBENCH_HOME", str(home / name))
+    with pytest.raises(InputError, match="set LRBENCH_HOME to another folder"):
+        server.start()
+
+
+def test_a_folder_that_is_a_file_is_named(home):
+    (home / "postgresql").write_text("")
+    with pytest.raises(InputError, match="postgresql cannot be used"):
+        server.start()
+    (home / "postgresql").unlink()
+
+
+def test_data_of_another_postgresql_is_named_and_left_alone(home):
+    data = home / "postgresql/data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("9\n")
+    with pytest.raises(InputError, match="was made by PostgreSQL 9, and here is only .*install postgresql-9"):
+        server.start()
+    assert [path.name for path in data.iterdir()] == ["PG_VERSION"]
+    shutil.rmtree(str(data))
+
+
+def test_a_server_that_cannot_start_says_why(used_home):
+    server.start()
+    server.stop()
+    settings = used_home / "postgresql/data/postgresql.conf"
+    good = settings.read_text()
+    settings.write_text(good + "shared_bufers = 1GB\n")
+    with pytest.raises(InputError, match="pg_ctl failed: .*shared_bufers.*LRBENCH_DSN"):
+        server.start()
+    settings.write_text(good)
+    assert ask(server.start(), "SELECT 1") == 1
+
+
+def test_the_folder_is_where_xdg_wants_data(monkeypatch):
+    monkeypatch.delenv("LRBENCH_HOME", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
+    assert server.status().folder == "/somewhere/lrbench/postgresql"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert server.status().folder == "/home/someone/.local/share/lrbench/postgresql"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
+def test_an_ordinary_user_has_a_server_of_their_own_which_root_can_use_too(home, monkeypatch):
+    someone = pwd.getpwnam("nobody")
+    shutil.copytree(str(PACKAGE), str(home / "program/lrbench_caffe"))  # the project may lie where only root can read
+    (home / "own").mkdir()
+    os.chown(str(home / "own"), someone.pw_uid, someone.pw_gid)
+    home.chmod(0o755)
+    monkeypatch.setenv("LRBENCH_HOME", str(home / "own"))
+    environment = dict(os.environ, PYTHONPATH=str(home / "program"))
+    become = ["setpriv", "--reuid=%d" % someone.pw_uid, "--regid=%d" % someone.pw_gid, "--clear-groups"]
+
+    def call(code):
+        command = become + [sys.executable, "-c", "from lrbench_caffe.database import server; " + code]
+        return subprocess.run(command, check=True, env=environment, cwd="/", stdout=subprocess.PIPE,
+                              universal_newlines=True).stdout.strip()
+
+    dsn = call("print(server.start())")
+    assert os.stat("/proc/%d" % postmaster(home / "own")).st_uid == someone.pw_uid
+    assert dsn == server.start() and ask(dsn, "SELECT 1") == 1
+    assert server.stop()
+    assert ask(server.start(), "SELECT 1") == 1
+    assert os.stat("/proc/%d" % postmaster(home / "own")).st_uid == someone.pw_uid
+    assert call("print(server.stop())") == "True"
