@@ -1,0 +1,133 @@
+"""The command line: words to calls.  Nothing is computed here; what a command needs is imported when it runs."""
+import sys
+
+import click
+
+from lrbench_caffe import __version__
+from lrbench_caffe.errors import InputError, TrialError
+
+
+class _Commands(click.Group):
+    """Turns the errors a user can cause into one sentence and an exit status: 2 for input, 1 for a failed training."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except InputError as error:
+            status = _complain(error, 2)
+        except TrialError as error:
+            status = _complain(error, 1)
+        except KeyboardInterrupt:
+            status = _complain("interrupted", 130)
+        except BrokenPipeError:  # the reader of a pipe has seen enough
+            sys.stderr.close()
+            status = 1
+        sys.exit(status)
+
+
+def _complain(message, status):
+    click.echo("lrbench: %s" % message, err=True)
+    return status
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="lrbench")
+def main():
+    """Find good learning rate policies, and train Caffe solver prototxts under them."""
+
+
+def _database_option(command):
+    return click.option("--dsn", metavar="DSN", help="PostgreSQL to record in, e.g. postgresql://user@host/lrbench "
+                        "[default: $LRBENCH_DSN, else a private server]")(command)
+
+
+@main.command()
+@click.argument("solver", metavar="SOLVER.prototxt")
+@click.option("--policy", metavar="P", help='Learning rate policy, e.g. "SIN2(k0=0.01, k1=0.06, l=2000)" [default: the '
+              'lr_policy in the prototxt]')
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Caffe's random_seed [default: the prototxt's, else a new one]")
+@click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
+@click.option("--gpu", type=click.IntRange(0), metavar="N", help="Train on this GPU [default: as the prototxt says]")
+@click.option("--max-iter", type=click.IntRange(1), metavar="N", help="Train for N iterations")
+@click.option("--resume", metavar="FILE.solverstate", help="Go on from a snapshot")
+@click.option("--weights", metavar="FILE.caffemodel", help="Start from these weights")
+@click.option("--until-top1", type=click.FloatRange(0, 1), metavar="X", help="End at the first evaluation with this Top-1, "
+              "e.g. 0.99")
+@click.option("--snapshot-prefix", metavar="PREFIX", help="Where snapshots go; takes one after training")
+@click.option("--stage", "stages", multiple=True, metavar="NAME", help="A stage of the train net, as in caffe train")
+@click.option("--level", type=int, default=0, metavar="N", help="The level of the train net, as in caffe train")
+@click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON, for programs")
+@_database_option
+def train(solver, as_json, dsn, stages, **options):
+    """Train a Caffe solver prototxt, measure it, and record every evaluation in PostgreSQL."""
+    from lrbench_caffe import console, process
+    if as_json:
+        process.train(solver, dsn=dsn, listen=console.print_json, stages=stages, **options)
+        return
+    with console.TrainingDisplay() as display:
+        trial = process.train(solver, dsn=dsn, listen=display.listen, stages=stages, **options)
+    console.show(console.results_table([trial]))
+    if trial.error:
+        raise TrialError("%s; its rows up to there are in the database" % trial.error)
+
+
+@main.command()
+@click.option("--out", default="lrbench-demo.png", metavar="FILE.png", show_default=True, help="Where the picture goes")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Trainings at the same time [default: the usable cores]")
+@_database_option
+def demo(out, jobs, dsn):
+    """Compare all 13 learning rate functions on scikit-learn's handwritten digits."""
+    from lrbench_caffe import demo as demonstration
+    demonstration.run(out, jobs, dsn)
+
+
+@main.group()
+def db():
+    """The policy database: the private PostgreSQL server, or the one that --dsn or $LRBENCH_DSN names."""
+
+
+@db.command()
+def status():
+    """Say whether the private server runs, and where its data is."""
+    from lrbench_caffe.database import server
+    found = server.status()
+    click.echo("%s\nfolder  %s\nversion %s\nlog     %s\nDSN     %s" % (
+        "running" if found.running else "not running", found.folder, found.version or "- (no data yet)", found.log, found.dsn))
+
+
+@db.command()
+def start():
+    """Start the private server, if it does not run, and print its DSN."""
+    from lrbench_caffe.database import server
+    click.echo(server.start())
+
+
+@db.command()
+def stop():
+    """Stop the private server."""
+    from lrbench_caffe.database import server
+    click.echo("stopped" if server.stop() else "was not running")
+
+
+@db.command()
+@_database_option
+def shell(dsn):
+    """Open psql on the database; `SELECT * FROM result` shows a line for each trial."""
+    import os
+    from lrbench_caffe import database
+    command = database.shell_command(dsn)
+    os.execv(command[0], command)
+
+
+@main.command()
+@click.argument("name", type=click.Choice(["digits", "mnist", "cifar10"]))
+@click.option("--to", required=True, metavar="DIR", help="Folder for the LMDBs and the mean file")
+@click.option("--from", "source", metavar="DIR", help="The dataset's official files [default: download them from its home]")
+@click.option("--pad", type=click.IntRange(0, 16), default=0, metavar="N", help="Pixels of zeros around each image of cifar10 "
+              "(4 for ResNet)")
+def data(name, to, source, pad):
+    """Write a dataset as LMDBs and a mean file that Caffe reads."""
+    from lrbench_caffe import console, datasets
+    with console.Bar() as bar:
+        files = datasets.convert(name, to, source=source, pad=pad, progress=bar)
+    console.say("%s %s, %s and %s" % ("wrote" if files.written else "already there:", files.train, files.test, files.mean))

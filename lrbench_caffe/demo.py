@@ -1,0 +1,39 @@
+"""The demonstration: all 13 functions on scikit-learn's handwritten digits, from nothing to a ranking in about a minute."""
+import os
+import sys
+
+from lrbench_caffe import console, datasets, home, ranking, study
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.trial import Job
+
+# Ranges as the paper finds them (section V): k0 from the best constant rates, cycles of a few epochs; 22 iterations are an epoch.
+POLICIES = (
+    "FIX(k0=0.01)", "STEP(k0=0.05, gamma=0.7, l=100)", "NSTEP(k0=0.05, gamma=0.3, l=[300, 400, 500])", "EXP(k0=0.05, gamma=0.995)",
+    "INV(k0=0.05, gamma=0.01, p=0.75)", "POLY(k0=0.05, p=1.2, l=600)", "TRI(k0=0.005, k1=0.08, l=100)",
+    "TRI2(k0=0.005, k1=0.08, l=100)", "TRIEXP(k0=0.005, k1=0.08, gamma=0.997, l=100)", "SIN(k0=0.005, k1=0.08, l=100)",
+    "SIN2(k0=0.005, k1=0.08, l=100)", "SINEXP(k0=0.005, k1=0.08, gamma=0.997, l=100)", "COS(k0=0.005, k1=0.08, l=100)",
+)
+
+
+def shipped(path):
+    """The path of a file that comes with the program, e.g. "solvers/digits_solver.prototxt": in a clone, or where pip put it."""
+    clone = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for folder in (clone, os.path.join(sys.prefix, "share", "lrbench_caffe")):
+        if os.path.exists(os.path.join(folder, path)):
+            return os.path.join(folder, path)
+    raise InputError("%s, which comes with lrbench_caffe, is missing: install it again" % path)
+
+
+def run(out, parallel, dsn):
+    """Train the digits under each of POLICIES, show the ranking, and write the picture of the curves to out."""
+    data = os.path.join(home.home(), "data")
+    datasets.convert("digits", data)
+    jobs = [Job(solver=shipped("solvers/digits_solver.prototxt"), policy=policy, seed=1, data=data) for policy in POLICIES]
+    with console.StudyDisplay(jobs) as display:
+        trials = study.run(jobs, dsn, display.listen, parallel)
+    ranked = ranking.by_top1(trials)
+    console.show(console.results_table(ranked, title="13 learning rate policies on scikit-learn's handwritten digits"))
+    from lrbench_caffe.report import plots
+    plots.curves(trials, out, "Learning rate policies on handwritten digits")
+    console.say("curves: %s" % os.path.abspath(out))
+    console.say("rows: lrbench db shell, then SELECT * FROM result")

@@ -1,0 +1,54 @@
+"""Pictures of trials with matplotlib: learning rate and accuracy against the iteration."""
+import matplotlib
+import numpy as np
+
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.policies import Policy
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402  (the backend is chosen first: a server has no window)
+
+FAMILIES = (  # the classes of section II, the cyclic ones in two so that no panel has too many lines
+    ("constant and decaying", ("FIX", "STEP", "NSTEP", "EXP", "INV", "POLY")),
+    ("triangular cycles", ("TRI", "TRI2", "TRIEXP")),
+    ("sine and cosine cycles", ("SIN", "SIN2", "SINEXP", "COS")),
+)
+
+
+def curves(trials, path, title):
+    """Write a picture of trials: a row of panels for each family of functions, learning rate left and Top-1 right."""
+    families = [(name, [t for t in trials if t.function in functions]) for name, functions in FAMILIES]
+    families = [(name, members) for name, members in families if members]
+    figure, panels = pyplot.subplots(len(families), 2, figsize=(13, 3.4 * len(families)), sharex=True, squeeze=False)
+    best = max(row.top1 for trial in trials for row in trial.rows)
+    for (name, members), (rates, accuracy) in zip(families, panels):
+        colors = pyplot.get_cmap("tab10")
+        for n, trial in enumerate(members):
+            _draw(trial, rates, accuracy, colors(n))
+        rates.set_ylabel("%s\nlearning rate" % name)
+        accuracy.set_ylabel("Top-1 (%)")
+        accuracy.set_ylim(100 * best - 12, 100 * best + 0.6)  # where policies differ; what is below is no contest
+        accuracy.axhline(100 * best, color="gray", linewidth=0.8, linestyle=":")
+        accuracy.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+        for panel in (rates, accuracy):
+            panel.grid(alpha=0.25)
+            panel.spines["top"].set_visible(False)
+            panel.spines["right"].set_visible(False)
+    for panel in panels[-1]:
+        panel.set_xlabel("iteration")
+    figure.suptitle(title)
+    figure.tight_layout(rect=(0, 0, 1, 0.98))
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:
+        raise InputError("the picture cannot be written to %s: %s" % (path, getattr(error, "strerror", None) or error)) from None
+    finally:
+        pyplot.close(figure)
+
+
+def _draw(trial, rates, accuracy, color):
+    iterations = np.arange(trial.rows[-1].iteration)
+    rates.plot(iterations, Policy.parse(trial.policy)(iterations), color=color, linewidth=1.3)
+    accuracy.plot([row.iteration for row in trial.rows], [100 * row.top1 for row in trial.rows], color=color, linewidth=1.3,
+                  label="%s  (%.2f)" % (trial.policy, 100 * trial.best.top1))
+    accuracy.plot([trial.best.iteration], [100 * trial.best.top1], "o", color=color, markersize=4)

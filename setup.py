@@ -1,0 +1,32 @@
+"""LRBench for Caffe.  `pip install .` beside a working `import caffe`; without Caffe, Policy and the metrics work all the same."""
+import os
+import re
+from glob import glob
+
+from setuptools import find_packages, setup
+
+ROOT = os.path.dirname(os.path.abspath(__file__))
+
+
+def read(*path):
+    """The text of a file of the project."""
+    with open(os.path.join(ROOT, *path), encoding="utf-8") as file:
+        return file.read()
+
+
+setup(
+    name="lrbench-caffe",
+    version=re.search('__version__ = "(.*)"', read("lrbench_caffe", "__init__.py")).group(1),
+    description="Find good learning rate policies, and train Caffe solver prototxts under them",
+    long_description=read("README.md"),
+    long_description_content_type="text/markdown",
+    license="BSD-2-Clause",
+    python_requires=">=3.7",
+    packages=find_packages(include=["lrbench_caffe", "lrbench_caffe.*"]),
+    package_data={"lrbench_caffe": ["database/*.sql", "database/migrations/*.sql"]},
+    data_files=[("share/lrbench_caffe/" + folder, sorted(glob(folder + "/*.prototxt"))) for folder in ("prototxt", "solvers")],
+    install_requires=["click>=8", "lmdb", "matplotlib", "numpy", "protobuf", "psycopg2-binary", "rich>=12", "scikit-learn"],
+    extras_require={"test": ["hypothesis", "pytest"]},
+    entry_points={"console_scripts": ["lrbench = lrbench_caffe.cli:main"]},
+    classifiers=["License :: OSI Approved :: BSD License", "Programming Language :: Python :: 3"],
+)

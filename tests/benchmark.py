@@ -1,0 +1,214 @@
+"""What LRBench costs beside Caffe itself: `make bench`, or `docker/run python3 tests/benchmark.py [NAME ...]`.
+
+Every figure is the ratio or difference of pairs of runs in this one call, as its median with the smallest and the largest, so
+that it holds on a machine whose speed drifts.  LeNet runs on random images of MNIST's shape: its speed does not depend on them.
+"""
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import timeit
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("GLOG_minloglevel", "2")
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+PAIRS = 7
+
+
+def report(name, values, unit, limit, worse=max):
+    """One line: the median of the pairs, their spread, and whether it keeps to its limit."""
+    median = statistics.median(values)
+    kept = "kept" if worse(median, limit) == limit else "NOT KEPT"
+    print("%-52s %8.3f %-10s [%.3f to %.3f, %d pairs]  limit %g: %s"
+          % (name, median, unit, min(values), max(values), len(values), limit, kept), flush=True)
+
+
+def paired(one, other, pairs=PAIRS):
+    """Pairs of measurements, the two in turn, after one of each that is not counted."""
+    one(), other()
+    return [(one(), other()) for _ in range(pairs)]
+
+
+def random_lmdb(path, samples):
+    """Images of MNIST's shape with random pixels and labels."""
+    import lmdb
+    import numpy as np
+    from caffe.proto import caffe_pb2
+    random = np.random.RandomState(0)
+    with lmdb.open(path, map_size=1 << 30) as database, database.begin(write=True) as transaction:
+        for n in range(samples):
+            datum = caffe_pb2.Datum(channels=1, height=28, width=28, data=random.bytes(784), label=int(random.randint(10)))
+            transaction.put(b"%08d" % n, datum.SerializeToString())
+
+
+def lenet(folder, **settings):
+    """A solver prototxt for LeNet in folder, with data, and some settings changed; returns its path."""
+    for part, samples in (("train", 6000), ("test", 2000)):
+        if not os.path.exists(os.path.join(folder, "mnist_%s_lmdb" % part)):
+            random_lmdb(os.path.join(folder, "mnist_%s_lmdb" % part), samples)
+    from caffe.proto import caffe_pb2
+    from lrbench_caffe import prototxt
+    solver = prototxt.read_solver(os.path.join(ROOT, "solvers", "lenet_solver.prototxt"))
+    solver.test_iter[:] = [20]
+    for name, value in settings.items():
+        setattr(solver, name, value)
+    solver = prototxt.resolve(solver, os.path.join(ROOT, "solvers", "lenet_solver.prototxt"), folder)
+    solver.snapshot_prefix = os.path.join(folder, "snapshot")
+    solver.solver_mode = caffe_pb2.SolverParameter.CPU
+    path = os.path.join(folder, "solver.prototxt")
+    prototxt.write(solver, path)
+    return path
+
+
+def training():
+    """LeNet through `lrbench train` against `caffe train`: iterations a second between iteration 20 and the end."""
+    first, last = 20, 170
+    with tempfile.TemporaryDirectory() as folder:
+        path = lenet(folder, max_iter=last + 1, test_interval=10 ** 6, test_initialization=False, display=last - first,
+                     random_seed=1, average_loss=1)
+
+        def caffe_train():
+            lines = subprocess.run(["caffe", "train", "--solver", path, "--logtostderr=1", "--minloglevel=0"], check=True,
+                                   env=dict(os.environ, GLOG_minloglevel="0"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   universal_newlines=True).stdout.splitlines()
+            times = [re.match(r"I\d+ (\d+):(\d+):([\d.]+)", line).groups() for line in lines if re.search(r"Iteration \d+ \(", line)]
+            seconds = [3600 * int(h) + 60 * int(m) + float(s) for h, m, s in times]
+            return (last - first) / (seconds[1] - seconds[0])
+
+        def lrbench_train():
+            trainer = subprocess.Popen([sys.executable, "-m", "lrbench_caffe", "train", path, "--policy",
+                                        "SIN2(k0=0.01, k1=0.06, l=2000)", "--json"], stdout=subprocess.PIPE,
+                                       env=dict(os.environ, PYTHONPATH=ROOT))
+            seen = []
+            for line in trainer.stdout:
+                event = json.loads(line.decode())
+                if event["event"] == "progress" and event["iteration"] >= first:
+                    seen.append((time.monotonic(), event["iteration"]))
+            trainer.wait()
+            return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
+
+        pairs = paired(lrbench_train, caffe_train)
+    report("LeNet, lrbench train / caffe train", [a / b for a, b in pairs], "", 0.99, worse=min)
+
+
+TINY = """max_iter: 100000000 lr_policy: "fixed" base_lr: 0.01 momentum: 0.9 snapshot_after_train: false solver_mode: CPU
+train_net_param {
+  layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param { shape { dim: 4 dim: 4 } shape { dim: 4 }
+    data_filler { type: "constant" value: 1 } data_filler { type: "constant" } } }
+  layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1" inner_product_param { num_output: 4 } }
+  layer { name: "relu" type: "ReLU" bottom: "ip1" top: "ip1" }
+  layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2" inner_product_param { num_output: 10 } }
+  layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" } }
+"""
+
+
+def monitor():
+    """A net whose iteration takes a few microseconds: the monitor's loop against Caffe's own."""
+    import caffe
+    from lrbench_caffe.monitor import Monitor
+    from lrbench_caffe.policies import Policy
+    iterations = 20000
+    caffe.set_mode_cpu()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "tiny.prototxt")
+        with open(path, "w") as file:
+            file.write(TINY)
+        plain, watched = caffe.get_solver(path), caffe.get_solver(path)
+    watch = Monitor(watched, Policy.parse("SIN2(k0=0.01, k1=0.06, l=2000)"), native=False)
+
+    def seconds(step):
+        start = time.perf_counter()
+        step(iterations)
+        watch.losses.clear()
+        return 1e6 * (time.perf_counter() - start) / iterations
+
+    pairs = paired(lambda: seconds(watch.step), lambda: seconds(plain.step), pairs=25)
+    report("the monitor, an iteration (Caffe's own: %.1f us)" % statistics.median(b for _, b in pairs),
+           [a - b for a, b in pairs], "us", 1)
+
+
+def evaluation():
+    """A full evaluation with all metrics against the same net's test pass as Caffe does it, accuracy and loss only."""
+    import caffe
+    from lrbench_caffe import solver as loop
+    from lrbench_caffe.monitor import Monitor, policy_of
+    from lrbench_caffe import prototxt
+    caffe.set_mode_cpu()
+    with tempfile.TemporaryDirectory() as folder:
+        path = lenet(folder)
+        param = prototxt.resolve(prototxt.read_solver(path), path)
+        plain = loop.create_solver(param)
+        prototxt.add_metrics_layer(param)
+        measured = loop.create_solver(param)
+        watch = Monitor(measured, policy_of(param), True)
+
+        def accuracy_only():
+            net = plain.test_nets[0]
+            net.share_with(plain.net)
+            for _ in range(20):
+                net._forward(0, len(net.layers) - 1)
+
+        def timed(work):
+            start = time.perf_counter()
+            work()
+            return time.perf_counter() - start
+
+        pairs = paired(lambda: timed(lambda: loop.evaluate(measured, watch, 20, threading.Event())), lambda: timed(accuracy_only))
+    report("an evaluation / Caffe's accuracy-only test pass", [a / b for a, b in pairs], "", 1.03)
+
+
+def policies():
+    """policy(t) for an int, and for a million iterations against numpy's own cost for the formula as Table I writes it."""
+    import numpy as np
+    from lrbench_caffe.policies import Policy
+    t = np.arange(1000000)
+    pi, l = np.pi, 2000
+    formulas = {
+        "FIX(k0=0.1)": lambda: np.full(t.shape, 0.1),
+        "STEP(k0=0.1, gamma=0.85, l=2000)": lambda: 0.1 * 0.85 ** np.floor(t / l),
+        "NSTEP(k0=0.1, gamma=0.9, l=[5000, 7000, 8000])": lambda: 0.1 * 0.9 ** np.searchsorted([5000, 7000, 8000], t, side="right"),
+        "EXP(k0=0.1, gamma=0.9999)": lambda: 0.1 * 0.9999 ** t,
+        "INV(k0=0.1, gamma=0.0001, p=0.75)": lambda: 0.1 * (1 + 0.0001 * t) ** -0.75,
+        "POLY(k0=0.1, p=1.2, l=1000000)": lambda: 0.1 * (1 - t / 1000000) ** 1.2,
+        "TRI(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * 2 / pi * np.abs(np.arcsin(np.sin(pi * t / (2 * l)))) + 0.01,
+        "TRI2(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * 2 / pi * np.abs(np.arcsin(np.sin(pi * t / (2 * l)))) / 2 ** np.floor(
+            t / (2 * l)) + 0.01,
+        "TRIEXP(k0=0.01, k1=0.06, gamma=0.9, l=2000)": lambda: 0.05 * 2 / pi * np.abs(np.arcsin(np.sin(
+            pi * t / (2 * l)))) * 0.9 ** t + 0.01,
+        "SIN(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * np.abs(np.sin(pi * t / (2 * l))) + 0.01,
+        "SIN2(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * np.abs(np.sin(pi * t / (2 * l))) / 2 ** np.floor(t / (2 * l)) + 0.01,
+        "SINEXP(k0=0.01, k1=0.06, gamma=0.9, l=2000)": lambda: 0.05 * np.abs(np.sin(pi * t / (2 * l))) * 0.9 ** t + 0.01,
+        "COS(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * (1 + np.cos(pi * t / l)) / 2 + 0.01,
+    }
+    for text, formula in formulas.items():
+        policy = Policy.parse(text)
+        one = timeit.repeat(lambda: policy(4321), number=10000, repeat=PAIRS)
+        report("%s, one iteration" % policy.function, [1e6 * seconds / 10000 for seconds in one], "us", 1)
+        pairs = paired(lambda: timeit.timeit(lambda: policy(t), number=3), lambda: timeit.timeit(formula, number=3))
+        report("%s, a million / numpy's own" % policy.function, [a / b for a, b in pairs], "", 2)
+
+
+def command_line():
+    """`lrbench --help` as a whole process."""
+    def seconds():
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "lrbench_caffe", "--help"], check=True, stdout=subprocess.DEVNULL,
+                       env=dict(os.environ, PYTHONPATH=ROOT))
+        return time.perf_counter() - start
+    report("lrbench --help", [a for a, _ in paired(seconds, lambda: None)], "s", 0.3)
+
+
+BENCHMARKS = {"training": training, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or BENCHMARKS:
+        if name not in BENCHMARKS:
+            sys.exit("no benchmark %s: there are %s" % (name, ", ".join(BENCHMARKS)))
+        BENCHMARKS[name]()
