@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import threading
-import time
 import uuid
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from lrbench_caffe.trial import (DIVERGED, FAILED, FINISHED, Dataset, Evaluation
                                  to_dict)
 
 psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
+from conftest import private_home  # noqa: E402
 from lrbench_caffe import database  # noqa: E402
 from lrbench_caffe.database import DatabaseUnavailable, Store, schema, server  # noqa: E402
-from test_server import private_home  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -298,24 +297,24 @@ def test_a_database_that_is_gone_is_told_from_bad_input_and_may_come_back(store,
 
 def test_the_private_server_is_started_on_demand_and_after_it_was_killed(private_server, monkeypatch):
     monkeypatch.delenv("LRBENCH_DSN", raising=False)
-    with database.connect() as store:
+    with Store() as store:
         trial = record(store, new_trial())
         pid_file = Path(server.status().folder, "data", "postmaster.pid")
         os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
         store.add(trial.id, FIRST)
         assert store.trial(trial.id).rows == (FIRST,)
     server.stop()
-    with database.connect() as store:
+    with Store() as store:
         assert store.trials() == [store.trial(trial.id)]
 
 
 def test_lrbench_dsn_names_the_database_and_an_argument_overrides_it(new_database, monkeypatch):
     monkeypatch.setenv("LRBENCH_DSN", new_database)
-    with database.connect() as store:
+    with Store() as store:
         trial = record(store, new_trial())
     assert query(new_database, "SELECT id::text FROM trial") == [(trial.id,)]
     monkeypatch.setenv("LRBENCH_DSN", "host=nowhere.invalid")
-    with database.connect(new_database) as store:
+    with Store(new_database) as store:
         assert store.trials() == [trial]
     assert database.shell_command(new_database)[1:] == [new_database]
 

@@ -1,5 +1,4 @@
 """The private PostgreSQL server, started and stopped for real in folders of its own."""
-import contextlib
 import multiprocessing
 import os
 import pwd
@@ -7,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import lrbench_caffe
 from lrbench_caffe.errors import InputError
 
 psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
+from conftest import private_home  # noqa: E402
 from lrbench_caffe.database import server  # noqa: E402
 
 try:
@@ -25,24 +24,6 @@ except InputError:
     pytest.skip("the private server's tests need PostgreSQL's programs", allow_module_level=True)
 
 PACKAGE = Path(lrbench_caffe.__file__).parent
-
-
-@contextlib.contextmanager
-def private_home():
-    """A folder that is LRBENCH_HOME within the block; a server that is left running in it is stopped."""
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 ** 30 else None
-    folder = tempfile.mkdtemp(prefix="lrbench-", dir=memory)  # where no busy disk makes the tests slow
-    before = os.environ.get("LRBENCH_HOME")
-    os.environ["LRBENCH_HOME"] = folder
-    try:
-        yield Path(folder)
-    finally:
-        os.environ["LRBENCH_HOME"] = folder
-        server.stop()
-        shutil.rmtree(folder)
-        os.environ.pop("LRBENCH_HOME")
-        if before is not None:
-            os.environ["LRBENCH_HOME"] = before
 
 
 @pytest.fixture

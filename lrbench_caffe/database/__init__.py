@@ -6,12 +6,7 @@ from lrbench_caffe.database import server
 from lrbench_caffe.database.journal import Recorder
 from lrbench_caffe.database.store import DatabaseUnavailable, Store
 
-__all__ = ["DatabaseUnavailable", "Recorder", "Store", "connect", "server", "shell_command"]
-
-
-def connect(dsn=None):
-    """A Store of the database that dsn names, else ``LRBENCH_DSN``, else the private one."""
-    return Store(dsn)
+__all__ = ["DatabaseUnavailable", "Recorder", "Store", "server", "shell_command"]
 
 
 def shell_command(dsn=None):
