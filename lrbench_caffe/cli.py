@@ -62,11 +62,11 @@ def train(solver, as_json, dsn, stages, **options):
     """Train a Caffe solver prototxt, measure it, and record every evaluation in PostgreSQL."""
     from lrbench_caffe import console, process
     if as_json:
-        process.train(solver, dsn=dsn, listen=console.print_json, stages=stages, **options)
-        return
-    with console.TrainingDisplay() as display:
-        trial = process.train(solver, dsn=dsn, listen=display.listen, stages=stages, **options)
-    console.show(console.results_table([trial]))
+        trial = process.train(solver, dsn=dsn, listen=console.print_json, stages=stages, **options)
+    else:
+        with console.TrainingDisplay() as display:
+            trial = process.train(solver, dsn=dsn, listen=display.listen, stages=stages, **options)
+        console.show(console.results_table([trial]))
     if trial.error:
         raise TrialError("%s; its rows up to there are in the database" % trial.error)
 

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -14,8 +15,8 @@ from lrbench_caffe.trial import FINISHED, Evaluation, Trial, to_dict
 METRICS = (
     ("LD", lambda summary: number(summary.ld)),
     ("#Iter", lambda summary: str(summary.iterations)),
-    ("Top-1 (%)", lambda summary: percent(summary.top1)),
-    ("Top-5 (%)", lambda summary: percent(summary.top5)),
+    ("Top-1 %", lambda summary: percent(summary.top1)),
+    ("Top-5 %", lambda summary: percent(summary.top5)),
     ("AC", lambda summary: number(summary.ac)),
     ("CD", lambda summary: number(summary.cd)),
     ("CDAC", lambda summary: number(summary.cdac)),
@@ -44,7 +45,7 @@ def duration(seconds):
 
 def results_table(trials, title=None):
     """A table of trials, one line each: the policy and the paper's eight metrics at the evaluation with the highest Top-1."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("policy", overflow="fold")
     for name, _ in METRICS:
         table.add_column(name, justify="right", no_wrap=True)
@@ -57,10 +58,14 @@ def results_table(trials, title=None):
 
 def show(renderable):
     """Print a table; where the output is no terminal it is as wide as it needs to be."""
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(renderable)
+    console = Console()
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    console = Console(width=200)
+    with console.capture() as text:
+        console.print(renderable)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in text.get().splitlines()))
 
 
 def say(line):

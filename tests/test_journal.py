@@ -128,6 +128,5 @@ def test_a_journal_that_cannot_be_written_ends_the_trial_with_a_sentence_and_kee
                     record.add(trial.id, a_row(iteration))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with database.Recorder(dsn):
-        assert journals() == []
+    assert journals() == []
     assert stored(dsn, trial).state == "interrupted" and len(stored(dsn, trial).rows) == iteration

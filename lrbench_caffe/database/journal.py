@@ -18,7 +18,7 @@ from lrbench_caffe.home import home
 from lrbench_caffe.trial import INTERRUPTED, Evaluation, Trial, from_dict, to_dict
 
 RETRY_SECONDS = 10  # between two tries to reach a database that is away
-CUT_OFF = "the program that trained it was ended from outside"
+CUT_OFF = "the program that recorded it ended before the trial did"
 
 
 class Recorder:
@@ -39,9 +39,11 @@ class Recorder:
         return self
 
     def __exit__(self, *error):
-        self._store.close()
-        if self._file is not None:
+        if self._file is not None:  # a trial that was cut off: its journal goes the way of those that the dead leave
             self._file.close()
+            with contextlib.suppress(DatabaseUnavailable):
+                replay(self._store)
+        self._store.close()
 
     def begin(self, trial):
         """A Trial begins.  Raises TrialError, as the others do, when the journal cannot be written."""
@@ -61,14 +63,15 @@ class Recorder:
         """A Trial has ended as it says.  Returns None, or a sentence when its events wait for the database to come back."""
         self._next_try = 0.0
         self._record("end", {"trial": trial.id, "state": trial.state, "ended": trial.ended, "error": trial.error})
+        path, waiting = self._file.name, len(self._waiting)
         self._file.close()
-        if not self._waiting:
-            os.remove(self._file.name)
-            return None
-        waiting = len(self._waiting)
+        self._file = None
         self._waiting.clear()
+        if not waiting:
+            os.remove(path)
+            return None
         return ("the database %s cannot be reached: %d events of this trial wait in %s and are delivered when lrbench next uses it"
-                % (self._store.where, waiting, self._file.name))
+                % (self._store.where, waiting, path))
 
     def _record(self, kind, content):
         self._write([kind, content])
