@@ -196,13 +196,15 @@ def policies():
 
 
 def command_line():
-    """`lrbench --help` as a whole process."""
-    def seconds():
+    """`lrbench --help` as a whole process, and what docker/run adds to a command where Caffe's environment is there."""
+    def seconds(*command):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "lrbench_caffe", "--help"], check=True, stdout=subprocess.DEVNULL,
-                       env=dict(os.environ, PYTHONPATH=ROOT))
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, PYTHONPATH=ROOT))
         return time.perf_counter() - start
-    report("lrbench --help", [a for a, _ in paired(seconds, lambda: None)], "s", 0.3)
+    pairs = paired(lambda: seconds(sys.executable, "-m", "lrbench_caffe", "--help"), lambda: None)
+    report("lrbench --help", [a for a, _ in pairs], "s", 0.3)
+    pairs = paired(lambda: seconds(os.path.join(ROOT, "docker", "run"), "true"), lambda: seconds("true"))
+    report("docker/run true", [a - b for a, b in pairs], "s", 0.3)
 
 
 BENCHMARKS = {"training": training, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line}

@@ -1,0 +1,17 @@
+help:  ## what can be made
+	@sed -n "s/^\([a-z]*\):.*## /make \1	/p" Makefile | expand -t 12
+
+demo:  ## compare all 13 learning rate functions on handwritten digits
+	docker/run lrbench demo
+
+test:  ## run all tests, with the real Caffe and a real PostgreSQL
+	docker/run python3 -m pytest
+
+bench:  ## measure what the program costs beside Caffe itself
+	docker/run python3 tests/benchmark.py
+
+clean:  ## remove what the tests and Python left in this folder
+	rm -rf .pytest_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help demo test bench clean
