@@ -36,4 +36,4 @@ def run(out, parallel, dsn):
     from lrbench_caffe.report import plots
     plots.curves(trials, out, "Learning rate policies on handwritten digits")
     console.say("curves: %s" % os.path.abspath(out))
-    console.say("rows: lrbench db shell, then SELECT * FROM result")
+    console.say("rows: SELECT * FROM result in `lrbench db shell`")
