@@ -22,6 +22,8 @@ class _Commands(click.Group):
         except BrokenPipeError:  # the reader of a pipe has seen enough
             sys.stderr.close()
             status = 1
+        except OSError as error:
+            status = _complain(error, 1)
         sys.exit(status)
 
 
@@ -45,28 +47,30 @@ def _database_option(command):
 @click.argument("solver", metavar="SOLVER.prototxt")
 @click.option("--policy", metavar="P", help='Learning rate policy, e.g. "SIN2(k0=0.01, k1=0.06, l=2000)" [default: the '
               'lr_policy in the prototxt]')
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="Caffe's random_seed [default: the prototxt's, else a new one]")
+@click.option("--seed", type=click.IntRange(0, 2 ** 32 - 1), metavar="N", help="Caffe's random_seed [default: the prototxt's, "
+              "else a new one]")
 @click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
-@click.option("--gpu", type=click.IntRange(0), metavar="N", help="Train on this GPU [default: as the prototxt says]")
-@click.option("--max-iter", type=click.IntRange(1), metavar="N", help="Train for N iterations")
+@click.option("--gpu", type=click.IntRange(0, 1023), metavar="N", help="Train on this GPU [default: as the prototxt says]")
+@click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Train for N iterations")
 @click.option("--resume", metavar="FILE.solverstate", help="Go on from a snapshot")
 @click.option("--weights", metavar="FILE.caffemodel", help="Start from these weights")
 @click.option("--until-top1", type=click.FloatRange(0, 1), metavar="X", help="End at the first evaluation with this Top-1, "
               "e.g. 0.99")
 @click.option("--snapshot-prefix", metavar="PREFIX", help="Where snapshots go; takes one after training")
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="A stage of the train net, as in caffe train")
-@click.option("--level", type=int, default=0, metavar="N", help="The level of the train net, as in caffe train")
+@click.option("--level", type=click.IntRange(-2 ** 31, 2 ** 31 - 1), default=0, metavar="N", help="The level of the train net, "
+              "as in caffe train")
+@click.option("--log", metavar="FILE", help="Keep Caffe's own log here")
 @click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON, for programs")
 @_database_option
-def train(solver, as_json, dsn, stages, **options):
+def train(solver, as_json, **options):
     """Train a Caffe solver prototxt, measure it, and record every evaluation in PostgreSQL."""
     from lrbench_caffe import console, process
     if as_json:
-        trial = process.train(solver, dsn=dsn, listen=console.print_json, stages=stages, **options)
+        trial = process.train(solver, listen=console.print_json, **options)
     else:
         with console.TrainingDisplay() as display:
-            trial = process.train(solver, dsn=dsn, listen=display.listen, stages=stages, **options)
-        console.show(console.results_table([trial]))
+            trial = process.train(solver, listen=display.listen, **options)
     if trial.error:
         raise TrialError("%s; its rows up to there are in the database" % trial.error)
 

@@ -6,8 +6,8 @@ import time
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column, Table
 
 from lrbench_caffe.trial import FINISHED, Evaluation, Trial, to_dict
 
@@ -56,15 +56,17 @@ def results_table(trials, title=None):
     return table
 
 
-def show(renderable):
-    """Print a table; where the output is no terminal it is as wide as it needs to be."""
+def show(table):
+    """Print a table, closer on a narrow terminal; where the output is no terminal it is as wide as it needs to be."""
     console = Console()
     if console.is_terminal:
-        console.print(renderable)
+        if console.width < 110:
+            table.padding = 0
+        console.print(table)
         return
     console = Console(width=200)
     with console.capture() as text:
-        console.print(renderable)
+        console.print(table)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in text.get().splitlines()))
 
 
@@ -74,95 +76,88 @@ def say(line):
 
 
 class Bar:
-    """A bar for work that is counted: called with (what, done, total); total is None where nobody knows."""
+    """A bar on a terminal, and lines above it; elsewhere only the lines.  Called with (what, done, total) of what is counted.
 
-    def __init__(self):
-        console = Console(stderr=True)
-        self._progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console,
-                                  disable=not console.is_terminal, transient=True)
-        self._task = self._progress.add_task("", total=None)
-
-    def __enter__(self):
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error):
-        self._progress.stop()
-
-    def __call__(self, what, done, total):
-        self._progress.update(self._task, description=what, completed=done, total=total)
-
-
-class TrainingDisplay:
-    """What a person sees of one training: a line for each evaluation and, on a terminal, a bar that moves between them."""
+    total is None where nobody knows; now is what else there is to tell.
+    """
 
     def __init__(self):
         self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"),
-            console=self._console, disable=not self._console.is_terminal, transient=True)
-        self._task = self._progress.add_task("starting Caffe", total=None, now="")
-        self._rates = Rate()
-        self._last = self._best = None
+            TextColumn("{task.description}"), BarColumn(bar_width=12),
+            TextColumn("{task.fields[now]}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True, console=self._console, transient=True)
+        self._task = self._progress.add_task("starting", total=None, now="")
 
     def __enter__(self):
-        self._progress.start()
+        if self._console.is_terminal:
+            self._progress.start()
         return self
 
     def __exit__(self, *error):
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
+
+    def __call__(self, what, done, total, now=None):
+        counted = "%d/%s" % (done, "?" if total is None else total)
+        self._progress.update(self._task, description=what, completed=done, total=total, now=counted if now is None else now)
+
+    def say(self, line):
+        """A line above the bar."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class TrainingDisplay(Bar):
+    """What a person sees of one training: a line for each evaluation and, on a terminal, a bar that moves between them."""
+
+    def __init__(self):
+        super().__init__()
+        self._rates = Rate()
+        self._last = self._best = self._trial = None
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        if self._trial is not None:
+            show(results_table([self._trial]))
 
     def listen(self, kind, content):
-        """One event of :func:`lrbench_caffe.process.run`."""
+        """One event of :func:`lrbench_caffe.process.run`; the results table of a trial that ends is shown on leaving."""
         if kind == "note":
-            self._say("note: " + content)
+            self.say("note: " + content)
         elif kind == "begin":
             setup = content.setup
-            self._say("%s on %s, seed %d, under %s (trial %s)" % (
+            self.say("%s on %s, seed %d, under %s (trial %s)" % (
                 setup.network.name, setup.dataset.name, setup.seed, content.policy, content.id))
         elif kind == "progress":
             self._show(content)
         elif kind == "row":
             self._row(content)
+        elif kind == "end":
+            self._trial = content
 
     def _show(self, at):
         speed, left = self._rates.at(at["iteration"], at["max_iter"])
-        now = "%.4g it/s  lr %.6g  loss %.4g%s%s" % (
-            speed, at["lr"], at["loss"], "  Top-1 %s %%, best %s %%" % (percent(self._last.top1), percent(self._best.top1))
-            if self._last else "", "  %s left" % duration(left) if left else "")
-        self._progress.update(self._task, completed=at["iteration"], total=at["max_iter"], description="training", now=now)
+        top1 = "  Top-1 %s %%, best %s %%" % (percent(self._last.top1), percent(self._best.top1)) if self._last else ""
+        now = "%d/%d%s  %.4g it/s%s  lr %.4g  loss %.4g" % (
+            at["iteration"], at["max_iter"], "  %s left" % duration(left) if left else "", speed, top1, at["lr"], at["loss"])
+        self("training", at["iteration"], at["max_iter"], now)
 
     def _row(self, row):
         self._last = row
         if self._best is None or row.top1 > self._best.top1:
             self._best = row
-        self._say("iteration %6d  lr %-10.6g train loss %s  test loss %.4f  Top-1 %s %%  best %s %% at %d" % (
-            row.iteration, row.lr, number(row.train_loss).rjust(6), row.test_loss, percent(row.top1),
-            percent(self._best.top1), self._best.iteration))
-
-    def _say(self, line):
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.say("%6d: lr %-8.4g loss %s train, %.4f test  Top-1 %s %%, best %s %%" % (
+            row.iteration, row.lr, number(row.train_loss).rjust(6), row.test_loss, percent(row.top1), percent(self._best.top1)))
 
 
-class StudyDisplay:
+class StudyDisplay(Bar):
     """What a person sees of many trainings: a bar of all iterations, and a line for each training as it ends."""
 
     def __init__(self, jobs):
-        self._console = Console(stderr=True)
+        super().__init__()
         self._jobs, self._done, self._at, self._best = jobs, 0, {}, None
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"),
-            console=self._console, disable=not self._console.is_terminal, transient=True)
-        self._task = self._progress.add_task("starting Caffe", total=1, now="")
         self._rates = Rate()
         self._lock = threading.Lock()
-
-    def __enter__(self):
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error):
-        self._progress.stop()
 
     def listen(self, index, kind, content):
         """One event of :func:`lrbench_caffe.study.run`."""
@@ -174,7 +169,7 @@ class StudyDisplay:
                 self._done += 1
                 self._end(content)
             elif kind == "note":
-                self._say("note: " + content)
+                self.say("note: " + content)
 
     def _show(self, max_iter):
         iterations, total = sum(self._at.values()), max_iter * len(self._jobs)
@@ -182,16 +177,13 @@ class StudyDisplay:
         best = "" if self._best is None else ", best Top-1 %s %%" % percent(self._best)
         now = "%d of %d trained, %.4g it/s%s%s" % (
             self._done, len(self._jobs), speed, best, ", %s left" % duration(left) if left else "")
-        self._progress.update(self._task, completed=iterations, total=total, description="training", now=now)
+        self("training", iterations, total, now)
 
     def _end(self, trial):
         top1 = trial.best.top1 if trial.best else 0.0
         self._best = max(top1, self._best or 0.0)
-        self._say("%2d/%d  %-48s %s  Top-1 %s %%%s" % (
+        self.say("%2d/%d  %-48s %s  Top-1 %s %%%s" % (
             self._done, len(self._jobs), trial.policy, trial.state, percent(top1), ": " + trial.error if trial.error else ""))
-
-    def _say(self, line):
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Rate:

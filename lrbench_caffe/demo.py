@@ -26,6 +26,8 @@ def shipped(path):
 
 def run(out, parallel, dsn):
     """Train the digits under each of POLICIES, show the ranking, and write the picture of the curves to out."""
+    if not os.access(os.path.dirname(os.path.abspath(out)), os.W_OK):
+        raise InputError("the picture cannot be written to %s: name another file with --out" % out)
     data = os.path.join(home.home(), "data")
     datasets.convert("digits", data)
     jobs = [Job(solver=shipped("solvers/digits_solver.prototxt"), policy=policy, seed=1, data=data) for policy in POLICIES]

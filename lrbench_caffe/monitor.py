@@ -51,6 +51,8 @@ def policy_of(solver_param):
     name = solver_param.lr_policy
     if "(" in name:
         return Policy.parse(name)
+    if not name:
+        raise InputError("the solver has no lr_policy: give it one, or use --policy")
     if name not in CAFFE_POLICIES:
         raise InputError("unknown lr_policy %r%s" % (name, closest(name, CAFFE_POLICIES)))
     function, names = CAFFE_POLICIES[name]
@@ -76,7 +78,7 @@ def install(policy, solver_param):
     values = policy.parameters
     # Caffe's multistep counts its steps as it goes; after a snapshot from another policy it would count from that one's.
     native = (policy.function in CAFFE_NAMES and policy.function != "NSTEP" and "k1" not in values
-              and (policy.function != "POLY" or values["l"] == solver_param.max_iter))
+              and (values["l"] == solver_param.max_iter if policy.function == "POLY" else values.get("l", 0) < 2 ** 31))
     if native:
         solver_param.lr_policy, names = CAFFE_NAMES[policy.function]
         for ours, theirs in names.items():

@@ -15,31 +15,36 @@ import time
 
 from lrbench_caffe import database
 from lrbench_caffe.errors import InputError, TrialError, last_words
-from lrbench_caffe.trial import FAILED, Evaluation, Job, Trial, from_dict, to_dict
+from lrbench_caffe.trial import FAILED, INTERRUPTED, Evaluation, Job, Trial, from_dict, to_dict
+
+LAST_WORDS = 100000  # bytes at the end of Caffe's log in which its last message is looked for
 
 
-def train(solver, policy=None, dsn=None, listen=lambda kind, content: None, threads=None, **options):
+def train(solver, policy=None, dsn=None, listen=lambda kind, content: None, threads=None, log=None, **options):
     """Train a solver prototxt under a policy and return the Trial: its rows, its summary (``trial.best``), its state.
 
     policy is a Policy or its text; None is the prototxt's own.  options are the other fields of
     :class:`lrbench_caffe.trial.Job`, e.g. ``seed=1, data="..."``.  Rows go to the database as they are measured: dsn's, else
-    ``LRBENCH_DSN``'s, else the private one.  listen and threads are those of :func:`run`, and so are the errors; Ctrl-C ends the
-    trial as interrupted, which is recorded, and raises KeyboardInterrupt.
+    ``LRBENCH_DSN``'s, else the private one.  listen, threads and log are those of :func:`run`, and so are the errors; Ctrl-C ends
+    the trial as interrupted, which is recorded, and raises KeyboardInterrupt.
     """
-    job = Job(solver=str(solver), policy=None if policy is None else str(policy), **options)
-    with database.Recorder(dsn) as record, interruptible() as stop:
-        trial = run(job, record, stop, listen, threads)
+    paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
+    job = Job(solver=os.fspath(solver), policy=None if policy is None else str(policy), **dict(options, **paths))
+    with interruptible() as stop, database.Recorder(dsn) as record:
+        for note in record.notes:
+            listen("note", note)
+        trial = run(job, record, stop, listen, threads, log)
     if stop.requests:
         raise KeyboardInterrupt
     return trial
 
 
-def run(job, record, stop, listen, threads=None):
-    """Train one Job in a process of its own and return the Trial as it ended.
+def run(job, record, stop, listen, threads=None, log=None):
+    """Train one Job in a process of its own and return the Trial as it ended; None when it was stopped before it had begun.
 
     record is a :class:`lrbench_caffe.database.Recorder`, stop a :class:`Stop`.  listen is called with each event: "note" (a
     sentence), "begin" (a Trial), "progress" (a dict), "row" (an Evaluation), "end" (the Trial).  threads: how many threads BLAS
-    uses (None: as the environment says).
+    uses (None: as the environment says); log: a file that Caffe's log is kept in.
 
     Raises InputError for what cannot be trained, TrialError when the training fails on its way; a trial that had begun is then
     recorded as failed.
@@ -48,7 +53,7 @@ def run(job, record, stop, listen, threads=None):
         raise InputError("this Python (%s) cannot import caffe: start lrbench with docker/run, or with the Python that Caffe is "
                          "installed for" % sys.executable)
     trial = problem = None
-    with _child(job, threads, stop) as child:
+    with _child(job, threads, log, stop) as child:
         for kind, content in child.events():
             if kind == "begin":
                 trial = content = from_dict(Trial, content)
@@ -65,13 +70,15 @@ def run(job, record, stop, listen, threads=None):
                 problem = InputError(content) if kind == "input error" else TrialError(content)
                 continue
             listen(kind, content)
-        if problem is None and (trial is None or trial.ended is None):
+        unsaid = problem is None and (trial is None or trial.ended is None)
+        if unsaid and not stop.requests:
             problem = child.death()
-    if problem is None:
-        return trial
-    if trial is not None:
-        _end(trial.ended_as(FAILED, time.time(), str(problem)), record, listen)
-    raise problem
+    if trial is not None and trial.ended is None:
+        trial = trial.ended_as(INTERRUPTED if unsaid and problem is None else FAILED, time.time(), problem and str(problem))
+        _end(trial, record, listen)
+    if problem is not None:
+        raise problem
+    return trial
 
 
 def _end(trial, record, listen):
@@ -108,11 +115,15 @@ class Stop:
 
 @contextlib.contextmanager
 def interruptible():
-    """A Stop that SIGINT and SIGTERM of this process call within the block (in the main thread; elsewhere nothing calls it)."""
+    """A Stop that SIGINT, SIGTERM and SIGHUP of this process call within the block, unless it ignores them (as under nohup).
+
+    Only in the main thread; elsewhere nothing calls it.
+    """
     stop = Stop()
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                  if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield stop
     finally:
@@ -121,10 +132,10 @@ def interruptible():
 
 
 @contextlib.contextmanager
-def _child(job, threads, stop):
-    """A _Child that does not outlive the block."""
-    with tempfile.TemporaryFile() as log:
-        child = _Child(job, threads, log)
+def _child(job, threads, log, stop):
+    """A _Child that does not outlive the block, nor do the temporary files that an abort of Caffe leaves."""
+    with tempfile.TemporaryDirectory(prefix="lrbench-") as folder, _opened(log or os.path.join(folder, "log")) as log:
+        child = _Child(job, threads, folder, log)
         try:
             with stop.reaching(child):
                 yield child
@@ -132,18 +143,32 @@ def _child(job, threads, stop):
             child.end()
 
 
+def _opened(path):
+    try:
+        return open(path, "w+b")
+    except OSError as error:
+        raise InputError("Caffe's log cannot be written to %s: %s" % (path, error.strerror)) from None
+
+
 class _Child:
     """The process of one trial, and its log."""
 
-    def __init__(self, job, threads, log):
+    def __init__(self, job, threads, folder, log):
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])))
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        environment = dict(os.environ, TMPDIR=folder, PYTHONPATH=path)
         if threads is not None:
             environment.update(OPENBLAS_NUM_THREADS=str(threads), OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
         self._log, self._silent = log, False
         # A session of its own, so that Ctrl-C reaches it once and only through Stop.
-        self._process = subprocess.Popen([sys.executable, "-m", "lrbench_caffe.solver"], stdin=subprocess.PIPE, stderr=log,
-                                         stdout=subprocess.PIPE, env=environment, start_new_session=True, universal_newlines=True)
+        # SIGINT waits until it knows what to do with one.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lrbench_caffe.solver"], stdin=subprocess.PIPE, stderr=log, stdout=subprocess.PIPE,
+                env=environment, start_new_session=True, universal_newlines=True)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
             json.dump(to_dict(job), stdin)
 
@@ -159,7 +184,7 @@ class _Child:
     def death(self):
         """The TrialError of a process that ended without saying how."""
         status = self._process.wait()
-        self._log.seek(0)
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LAST_WORDS))
         log = self._log.read().decode(errors="replace")
         if status < 0 and -status != signal.SIGABRT:
             return TrialError("the training was ended by the signal %s%s" % (

@@ -3,6 +3,7 @@
 Nothing is done on text and the user's files are only read.  What is known to make Caffe abort is refused here with a sentence.
 """
 import hashlib
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import closest
@@ -21,6 +23,10 @@ from lrbench_caffe.policies import closest
 METRICS_MODULE, METRICS_LAYER = "lrbench_caffe.layers", "MetricsLayer"
 DATA_LAYERS = ("Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "DummyData", "Input", "AnnotatedData")
 SCHEDULE = ("base_lr", "lr_policy", "gamma", "power", "stepsize", "stepvalue")
+SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+# The layers that have as many channels above as below.
+SAME_CHANNELS = ("Softmax", "ReLU", "PReLU", "ELU", "Sigmoid", "TanH", "Dropout", "BatchNorm", "Scale", "Bias", "Pooling", "LRN",
+                 "Power", "MVN")
 NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 
 
@@ -63,11 +69,14 @@ def resolve(solver, path, data=None):
         raise InputError("%s needs test_interval and test_iter above 0" % path)
     for test in tests:
         whole.test_net_param.add().CopyFrom(test)
-    whole.weights[:] = [find(weights, folders, "the weights named in %s" % path) for weights in solver.weights]
+    whole.weights[:] = [find(weights.strip(), folders, "the weights named in %s" % path)
+                        for several in solver.weights for weights in several.split(",")]
     if not solver.snapshot_prefix:
         whole.snapshot_prefix = os.path.splitext(path)[0]
     elif os.path.isdir(solver.snapshot_prefix):
         whole.snapshot_prefix = os.path.join(solver.snapshot_prefix, os.path.splitext(os.path.basename(path))[0])
+    if whole.type not in SOLVER_TYPES:
+        raise InputError("%s has the unknown solver type %r%s" % (path, whole.type, closest(whole.type, SOLVER_TYPES)))
     _check_types(whole)
     return whole
 
@@ -114,19 +123,19 @@ def add_metrics_layer(solver):
     labels or without softmax.
     """
     net = solver.test_net_param[0]
-    state = solver.test_state[0] if solver.test_state else None
-    present = layers(net, caffe_pb2.TEST, state)
+    present = layers(net, caffe_pb2.TEST, solver.test_state[0] if solver.test_state else None)
+    trained = layers(solver.train_net_param, caffe_pb2.TRAIN, solver.train_state)
     for layer in present:
         if (layer.python_param.module, layer.python_param.layer) == (METRICS_MODULE, METRICS_LAYER):
             if len(layer.bottom) != 2:
                 raise InputError("the layer %r has %d bottoms: give it the softmax outputs and the labels"
                                  % (layer.name, len(layer.bottom)))
             return Head(*layer.bottom)
-    losses = [layer for layer in present if layer.type == "SoftmaxWithLoss" and len(layer.bottom) == 2]
+    losses = _losses(present) or _losses(trained, {layer.bottom[0] for layer in present if layer.type == "Accuracy"})
     softmaxes = {layer.bottom[0]: layer.top[0] for layer in present if layer.type == "Softmax"}
     if losses:  # of several, the main one: GoogLeNet's others weigh less
         loss = max(reversed(losses), key=lambda layer: layer.loss_weight[0] if layer.loss_weight else 1.0)
-        scores, labels = loss.bottom
+        scores, labels = loss.bottom[0], loss.bottom[1] if loss in present else _labels(present)
         top = softmaxes.get(scores) or _add_softmax(net, loss)
     else:
         top, labels, loss = list(softmaxes.values())[-1] if softmaxes else None, _labels(present), None
@@ -143,6 +152,35 @@ def add_metrics_layer(solver):
     return Head(top, labels)
 
 
+def _losses(present, scores=None):
+    """The SoftmaxWithLoss layers, of all scores or of these."""
+    return [layer for layer in present if layer.type == "SoftmaxWithLoss" and len(layer.bottom) >= 2
+            and (scores is None or layer.bottom[0] in scores)]
+
+
+def ignore_label(net):
+    """The label that a net's loss ignores, or None."""
+    return next((layer.loss_param.ignore_label for layer in net.layer if layer.loss_param.HasField("ignore_label")), None)
+
+
+def snapshot_iteration(path):
+    """The iteration of a .solverstate; raises InputError for what is none."""
+    hint = "give the path of a .solverstate that a snapshot wrote"
+    path = find(path, ["."], "the solver state to resume from", hint)
+    try:
+        if path.endswith(".h5"):
+            import h5py
+            with h5py.File(path, "r") as state:
+                return int(state["iter"][()].item())
+        with open(path, "rb") as file:
+            state = caffe_pb2.SolverState.FromString(file.read())
+        if state.HasField("iter") and state.history:
+            return state.iter
+    except (OSError, KeyError, DecodeError):
+        pass
+    raise InputError("%s is no solver state: %s" % (path, hint))
+
+
 def classes(net, head):
     """How many classes a net tells apart, from the num_output that its probabilities come from; None where no layer says so."""
     blob = head.probabilities
@@ -151,7 +189,9 @@ def classes(net, head):
             for name in ("inner_product_param", "convolution_param"):
                 if layer.HasField(name):
                     return getattr(layer, name).num_output
-            blob = layer.bottom[0] if layer.bottom else None
+            if layer.type not in SAME_CHANNELS:
+                return None
+            blob = layer.bottom[0]
     return None
 
 
@@ -204,7 +244,9 @@ def _plain(field, value):
         return list(value)
     if field.enum_type:
         return field.enum_type.values_by_number[value].name
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return float(str(np.float32(value))) if np.isfinite(value) else str(value)
+    return value
 
 
 def write(solver, path):
@@ -225,13 +267,11 @@ def write(solver, path):
 
 def _read(path, message, what):
     try:
-        with open(path) as file:
-            return text_format.Merge(file.read(), message)
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:  # a comment may be in any encoding
+            return text_format.Parse(file.read(), message)
     except OSError as error:
         raise InputError("cannot read the %s %s: %s" % (what, path, error.strerror)) from None
-    except UnicodeDecodeError:
-        raise InputError("%s is not a %s: it holds bytes that are no text" % (path, what)) from None
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError) as error:
         raise InputError("%s is not a valid %s: %s" % (path, what, error)) from None
 
 
@@ -280,3 +320,15 @@ def _check_types(solver):
             if layer.type not in known:
                 raise InputError("layer %r of the net %r has the unknown type %r%s"
                                  % (layer.name, net.name, layer.type, closest(layer.type, known)))
+            if layer.type == "Python":
+                _check_python(layer)
+
+
+def _check_python(layer):
+    """Caffe imports a Python layer too, but says of a failure only that there was one."""
+    param = layer.python_param
+    try:
+        getattr(importlib.import_module(param.module), param.layer)
+    except Exception as error:  # whatever a module does when it is imported
+        raise InputError("the Python layer %r cannot be had from the module %r (%s: %s): put its folder on PYTHONPATH"
+                         % (layer.name, param.module, type(error).__name__, error)) from None

@@ -45,7 +45,8 @@ def run(job, emit, stop):
         solver.restore(job.resume)
     watch = monitor.Monitor(solver, policy, native, param.iter_size, gpu)
     state, error = train(solver, watch, Plan(param, job.until_top1), emit, stop)
-    if param.snapshot_after_train and not (param.snapshot and solver.iter % param.snapshot == 0):
+    already = param.snapshot and solver.iter % param.snapshot == 0
+    if param.snapshot_after_train and not already and state != DIVERGED:
         solver.snapshot()
     emit("end", {"state": state, "ended": time.time(), "error": error})
 
@@ -56,6 +57,7 @@ class Plan:
     def __init__(self, param, until_top1=None):
         self.max_iter, self.test_interval = param.max_iter, param.test_interval
         self.test_iter, self.at_start = param.test_iter[0], param.test_initialization
+        self.iter_size = param.iter_size
         self.until_top1 = math.inf if until_top1 is None else until_top1
 
     def evaluates(self, iteration):
@@ -85,10 +87,10 @@ def train(solver, watch, plan, emit, stop):
             started, first = time.monotonic(), len(watch.losses)
             watch.step(min(chunk, plan.next_evaluation(iteration) - iteration))
             seconds = time.monotonic() - started
-            for mini_batch, loss in enumerate(watch.losses[first:]):
-                if not math.isfinite(loss):
-                    at = iteration + mini_batch * (solver.iter - iteration) // (len(watch.losses) - first)
-                    return DIVERGED, "the train loss became %g at iteration %d" % (loss, at)
+            bad = next((n for n, loss in enumerate(watch.losses[first:]) if not math.isfinite(loss)), None)
+            if bad is not None:
+                at = iteration + bad // plan.iter_size
+                return DIVERGED, "the train loss became %g at iteration %d" % (watch.losses[first + bad], at)
             chunk = max(1, int((solver.iter - iteration) * CHUNK_SECONDS / max(seconds, 1e-6)))
             emit("progress", {"iteration": solver.iter, "max_iter": plan.max_iter, "lr": watch.lr, "loss": watch.losses[-1]})
             if stop.is_set():
@@ -120,28 +122,27 @@ def evaluate(solver, watch, test_iter, stop):
 
 def prepare(job):
     """The resolved SolverParameter and the policy of a job, as far as they can be had without building a net."""
+    if job.data is not None and not os.path.isdir(job.data):
+        raise InputError("the data folder %s is not there: make it with `lrbench data`, or name another with --data" % job.data)
+    if job.until_top1 is not None and not 0 <= job.until_top1 <= 1:
+        raise InputError("until_top1=%s is no share of the test samples: give a number from 0 to 1" % job.until_top1)
     given = prototxt.read_solver(job.solver)
-    if job.max_iter is not None:
-        given.max_iter = job.max_iter
-    if job.weights is not None:
-        given.weights[:] = [job.weights]
-    if job.resume is not None:
-        given.ClearField("weights")
-        prototxt.find(job.resume, ["."], "the solver state to resume from", "give the path of a .solverstate that a snapshot wrote")
-    if job.snapshot_prefix is not None:
-        given.snapshot_prefix, given.snapshot_after_train = job.snapshot_prefix, True
-    given.train_state.level = job.level or given.train_state.level
-    given.train_state.stage.extend(job.stages)
+    try:
+        apply(job, given)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("an option does not fit Caffe's solver: %s" % error) from None
     policy = Policy.parse(job.policy) if job.policy else monitor.policy_of(given)
     param = prototxt.resolve(given, job.solver, job.data)
-    if param.max_iter < 1:
-        raise InputError("%s trains for %d iterations: give a max_iter above 0" % (job.solver, param.max_iter))
+    start = prototxt.snapshot_iteration(job.resume) if job.resume else 0
+    if param.max_iter <= start:
+        raise InputError("%s trains to iteration %d%s: give a larger max_iter" % (
+            job.solver, param.max_iter, " and the snapshot %s is at %d" % (job.resume, start) if job.resume else ""))
     if isinstance(policy, Policy) and policy.function == "POLY" and policy.parameters["l"] < param.max_iter:
         raise InputError("%s has no rate after iteration %d, but the training has %d: give l=%d"
                          % (policy, policy.parameters["l"], param.max_iter, param.max_iter))
-    if job.seed is not None:
-        param.random_seed = job.seed
-    elif param.random_seed < 0:
+    if param.random_seed < 0:
         param.random_seed = random.SystemRandom().randrange(2 ** 31)
     if param.snapshot or param.snapshot_after_train:
         folder = os.path.dirname(param.snapshot_prefix) or "."
@@ -149,6 +150,26 @@ def prepare(job):
             raise InputError("snapshots cannot be written to %s_iter_*: make the folder %s, or name another place with "
                              "--snapshot-prefix" % (param.snapshot_prefix, os.path.abspath(folder)))
     return param, policy
+
+
+def apply(job, solver):
+    """Change a SolverParameter as the job says.  Raises ValueError or TypeError for what its fields cannot hold."""
+    if job.resume is not None:
+        if job.weights is not None:
+            raise InputError("give --resume or --weights, not both: a snapshot brings its own weights")
+        solver.ClearField("weights")
+    if job.weights is not None:
+        solver.weights[:] = [prototxt.find(weights.strip(), ["."], "the weights to start from", "give the path of a .caffemodel")
+                             for weights in job.weights.split(",")]
+    if job.max_iter is not None:
+        solver.max_iter = job.max_iter
+    if job.seed is not None:
+        solver.random_seed = job.seed
+    if job.snapshot_prefix is not None:
+        solver.snapshot_prefix, solver.snapshot_after_train = job.snapshot_prefix, True
+    solver.train_state.level = job.level or solver.train_state.level
+    for stages in job.stages:
+        solver.train_state.stage.extend(stages.split(","))
 
 
 def choose_device(param, gpu, emit):
@@ -197,7 +218,7 @@ def describe(param, policy, head, emit):
     net = param.test_net_param[0]
     classes = prototxt.classes(net, head)
     for found in (train_source, test_source):
-        sources.check_labels(found, classes, net.name)
+        sources.check_labels(found, classes, net.name, prototxt.ignore_label(net))
     text = prototxt.canonical_network(param.train_net_param)
     settings = prototxt.solver_settings(param)
     settings.update(batch_size=train_source and train_source.batch_size, test_batch_size=test_source and test_source.batch_size)
@@ -205,10 +226,17 @@ def describe(param, policy, head, emit):
                  "the solver has %d test nets: the first one is measured" % len(param.test_net_param)):
         if note:
             emit("note", note)
-    setup = Setup(Framework("Caffe", caffe.__version__), Network(net.name or "unnamed", prototxt.network_hash(text), text),
+    setup = Setup(Framework("Caffe", caffe.__version__), Network((net.name or "unnamed")[:200], prototxt.network_hash(text), text),
                   sources.dataset(train_source, test_source), classes, settings, param.random_seed)
     return Trial(str(uuid.uuid4()), str(policy), policy.function, policy.parameters, policy.n_params, setup,
                  socket.gethostname(), time.time())
+
+
+def _end_with(parent):
+    """End this process when its parent is gone, since nobody listens any more."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def main():
@@ -217,6 +245,8 @@ def main():
     os.dup2(2, 1)  # what Caffe and Python layers print goes to the log
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
     def emit(kind, content):
         out.write(json.dumps([kind, content]) + "\n")

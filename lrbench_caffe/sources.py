@@ -1,4 +1,5 @@
 """What the data layers of a net read: which dataset it is, whether the labels fit the net, whether the test set is covered."""
+import errno
 import os
 import re
 from typing import NamedTuple, Optional, Tuple
@@ -30,8 +31,7 @@ def source(net, phase, state=None):
             return _database(layer)
         if layer.type == "ImageData":
             param = layer.image_data_param
-            with open(param.source, errors="replace") as lines:
-                samples = sum(1 for line in lines if line.strip())
+            samples = _filled(layer, param, _count_lines(layer, param.source))
             return Source(layer.name, param.source, param.batch_size, samples, None, len(layer.top) > 1)
         if layer.type == "HDF5Data":
             param = layer.hdf5_data_param
@@ -41,24 +41,51 @@ def source(net, phase, state=None):
 
 def _database(layer):
     param = layer.data_param
+    if not os.access(param.source, os.R_OK | os.X_OK):
+        raise InputError("layer %r reads %s, which this user may not enter: change its permissions" % (layer.name, param.source))
     is_lmdb = os.path.exists(os.path.join(param.source, "data.mdb"))
     if is_lmdb != (param.backend == caffe_pb2.DataParameter.LMDB):
         raise InputError("layer %r reads %s as %s, but it is %s: set its backend, or make it with `lrbench data`"
                          % (layer.name, param.source, caffe_pb2.DataParameter.DB.Name(param.backend),
                             "an LMDB" if is_lmdb else "no LMDB"))
+    if is_lmdb:
+        _check_lock(layer, param.source)
     samples, shape = datasets.describe(param.source) if is_lmdb else (None, None)
+    return Source(layer.name, param.source, param.batch_size, _filled(layer, param, samples), shape, len(layer.top) > 1)
+
+
+def _filled(layer, param, samples):
+    """The number of samples, if there are any to make batches of."""
     if param.batch_size < 1 or samples == 0:
         raise InputError("layer %r reads batches of %d from the %s samples of %s: there is nothing to train on"
                          % (layer.name, param.batch_size, samples, param.source))
-    return Source(layer.name, param.source, param.batch_size, samples, shape, len(layer.top) > 1)
+    return samples
 
 
-def check_labels(found, classes, network):
+def _count_lines(layer, path):
+    try:
+        with open(path, errors="replace") as lines:
+            return sum(1 for line in lines if line.strip())
+    except OSError as error:
+        raise InputError("layer %r cannot read the list of images %s: %s" % (layer.name, path, error.strerror)) from None
+
+
+def _check_lock(layer, path):
+    """Caffe opens an LMDB only with its lock file open for writing, except on a file system that is read-only as a whole."""
+    try:
+        os.close(os.open(os.path.join(path, "lock.mdb"), os.O_RDWR | os.O_CREAT, 0o664))
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise InputError("layer %r reads %s, and Caffe opens an LMDB only where it may write the file lock.mdb (%s): make it "
+                             "writable, or copy the LMDB" % (layer.name, path, error.strerror)) from None
+
+
+def check_labels(found, classes, network, ignore_label=None):
     """Raise InputError when labels in a Source are no classes of the network (seen in its first 10,000 samples)."""
     if None in (found, classes) or not found.has_labels or found.shape is None:
         return
     low, high = datasets.label_range(found.path)
-    if low < 0 or high >= classes:
+    if any(label < 0 or label >= classes for label in {low, high} - {ignore_label}):
         raise InputError("the labels in %s go from %d to %d, but the net %r tells %d classes apart: give its last layer a "
                          "num_output of %d or more, with labels that start at 0"
                          % (found.path, low, high, network, classes, high + 1))
@@ -87,4 +114,4 @@ def dataset(train, test):
 def _name(path):
     folder, last = os.path.split(path.rstrip(os.sep))
     name = _WORDS_OF_A_FILE.sub("", last).strip("-_.")
-    return name or (_name(folder) if folder.strip(os.sep) else "unknown")
+    return name[:200] or (_name(folder) if folder.strip(os.sep) else "unknown")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -44,6 +45,16 @@ FORESEEN = {
     "a GPU for a Caffe without": (None, None, ["--gpu", "0"], ["GPU 0", "--gpu"]),
     "snapshots into no folder": (None, None, ["--snapshot-prefix", "no/where/x"], ["no/where", "--snapshot-prefix"]),
     "a snapshot that is not there": (None, None, ["--resume", "x_iter_1.solverstate"], ["x_iter_1.solverstate"]),
+    "a snapshot of another kind": (None, None, ["--resume", "solver.prototxt"], ["solver.prototxt", "no solver state"]),
+    "a snapshot and weights": (None, None, ["--resume", "net.prototxt", "--weights", "net.prototxt"], ["not both"]),
+    "weights that are not there": (None, None, ["--weights", "x.caffemodel"], ["x.caffemodel"]),
+    "a data folder that is not there": (None, None, ["--data", "nowhere"], ["nowhere", "--data"]),
+    "an unknown optimizer": (nets.solver(more='type: "adam"'), None, [], ["'adam'", "did you mean Adam?"]),
+    "a setting given twice": (nets.solver(more="base_lr: 0.5"), None, [], ["base_lr"]),
+    "no lr_policy": (nets.solver(""), None, [], ["no lr_policy", "--policy"]),
+    "a Python layer that is not there": (None, nets.net(head=nets.LOSS + 'layer { name: "p" type: "Python" bottom: "ip" python_param { '
+                                         'module: "no_such_module" layer: "L" } }'), [], ["no_such_module", "PYTHONPATH"]),
+    "an optimizer's number out of range": (nets.solver(max_iter=3 * 10 ** 9), None, [], ["max_iter"]),
     "scores in place of probabilities": (None, nets.net(head=nets.LOSS + 'layer { name: "m" type: "Python" bottom: "ip" bottom: "label" '
                                          'include { phase: TEST } python_param { module: "lrbench_caffe.layers" layer: "MetricsLayer" } }'),
                                          [], ["softmax", "Softmax layer"]),
@@ -55,7 +66,7 @@ def test_foreseen(what, tmp_path, digits, lrbench):
     solver, net, arguments, words = FORESEEN[what]
     path = nets.write(tmp_path, solver, net)
     target = arguments if arguments[:1] == ["no/such.prototxt"] else [path] + arguments
-    done = lrbench("train", *target, "--data", digits, cwd=str(tmp_path))
+    done = lrbench("train", "--data", digits, *target, cwd=str(tmp_path))
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert all(word in last for word in words), last
@@ -74,8 +85,10 @@ def test_an_abort_of_caffe_is_told_in_its_words_and_marks_the_trial_as_failed(tm
     """A kernel larger than its image: Caffe finds out when it builds the net, and aborts."""
     body = nets.BODY.replace("kernel_size: 3", "kernel_size: 30")
     path = nets.write(tmp_path, net_text=nets.net(body=body).replace('"small"', '"aborts"'))
+    before = os.listdir(tempfile.gettempdir())
     done = lrbench("train", path, "--data", digits)
     assert done.returncode == 1 and "Check failed" in done.stderr and "Traceback" not in done.stderr
+    assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("lrbench-") and name not in before]
     failed = trial(dsn, "aborts")
     assert failed.state == "failed" and "Check failed" in failed.error and failed.ended
 
@@ -92,7 +105,7 @@ def test_a_killed_training_says_so_and_keeps_its_rows(tmp_path, digits, lrbench,
     assert failed.state == "failed" and len(failed.rows) >= 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_ends_the_trial_as_interrupted_with_its_rows_and_a_snapshot(number, tmp_path, digits, lrbench, dsn):
     name = "interrupted-%d" % number
     path = nets.write(tmp_path, nets.solver(max_iter=10 ** 6), nets.net().replace('"small"', '"%s"' % name))
@@ -106,10 +119,32 @@ def test_ctrl_c_ends_the_trial_as_interrupted_with_its_rows_and_a_snapshot(numbe
     assert any(file.endswith(".solverstate") for file in os.listdir(str(tmp_path)))
 
 
-def test_a_training_does_not_outlive_the_program_that_listens_to_it(tmp_path, digits, dsn):
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 0.8])
+def test_ctrl_c_while_caffe_starts_ends_it_too(seconds, tmp_path, digits, dsn):
     path = nets.write(tmp_path, nets.solver(max_iter=10 ** 6))
     with running(path, digits) as parent:
-        wait_for_rows(parent, 1)
+        time.sleep(seconds)
+        parent.send_signal(signal.SIGINT)
+        _, stderr = parent.communicate(timeout=30)
+    assert parent.returncode == 130 and stderr == "lrbench: interrupted\n"
+
+
+def test_ctrl_c_twice_ends_it_at_once_and_is_still_an_interruption(tmp_path, digits, dsn):
+    """In an evaluation that would take minutes."""
+    path = nets.write(tmp_path, nets.solver(test_iter=10 ** 6), nets.net().replace('"small"', '"twice"'))
+    with running(path, digits) as parent:
+        wait_for("begin", parent)
+        parent.send_signal(signal.SIGINT)
+        parent.send_signal(signal.SIGINT)
+        parent.communicate(timeout=30)
+    assert parent.returncode == 130 and trial(dsn, "twice").state == "interrupted"
+
+
+def test_a_training_does_not_outlive_the_program_that_listens_to_it(tmp_path, digits, dsn):
+    """Also where it has nothing to tell for minutes, as in the evaluation here."""
+    path = nets.write(tmp_path, nets.solver(test_iter=10 ** 6))
+    with running(path, digits) as parent:
+        wait_for("begin", parent)
         child, = children(parent.pid)
         parent.kill()
         parent.communicate()
@@ -118,6 +153,12 @@ def test_a_training_does_not_outlive_the_program_that_listens_to_it(tmp_path, di
             return
         time.sleep(0.1)
     pytest.fail("the training still runs")
+
+
+def test_caffes_own_log_is_kept_where_one_asks_for_it(tmp_path, digits, lrbench):
+    path = nets.write(tmp_path, nets.solver(max_iter=20, more="display: 10"))
+    done = lrbench("train", path, "--data", digits, "--log", tmp_path / "caffe.log")
+    assert done.returncode == 0 and "Iteration 10" in (tmp_path / "caffe.log").read_text()
 
 
 def test_a_test_set_that_is_not_covered_is_reported_with_the_right_test_iter(tmp_path, digits, lrbench):
@@ -136,11 +177,16 @@ def running(path, data, *more):
                             env=dict(os.environ, PYTHONPATH=ROOT))
 
 
-def wait_for_rows(process, rows):
-    while rows:
+def wait_for(event, process):
+    line = " "
+    while '"event": "%s"' % event not in line:
         line = process.stdout.readline()
         assert line, process.stderr.read()
-        rows -= '"event": "row"' in line
+
+
+def wait_for_rows(process, rows):
+    for _ in range(rows):
+        wait_for("row", process)
 
 
 def children(pid):

@@ -1,4 +1,5 @@
 """The journal: what was measured survives a database that goes away and a program that dies, and arrives once."""
+import dataclasses
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ import uuid
 import pytest
 
 from conftest import ROOT
-from lrbench_caffe.errors import TrialError
+from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.home import home
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
@@ -113,6 +114,17 @@ def test_a_journal_goes_to_the_database_that_it_was_written_for(dsn, tmp_path):
     with database.Recorder(dsn):
         assert os.path.exists(path)
     os.remove(path)
+
+
+def test_a_journal_that_the_database_refuses_is_put_aside_and_stops_nobody(dsn):
+    trial = dataclasses.replace(a_trial(), policy="x", function="y" * 1000)
+    with pytest.raises(InputError, match="refuses a value"):
+        with database.Recorder(dsn) as record:
+            record.begin(trial)
+    assert journals() == [trial.id + ".jsonl.refused"]
+    with database.Recorder(dsn) as record:
+        assert record.notes == []
+    os.remove(os.path.join(home(), "journal", trial.id + ".jsonl.refused"))
 
 
 def test_a_journal_that_cannot_be_written_ends_the_trial_with_a_sentence_and_keeps_what_was_measured(dsn):

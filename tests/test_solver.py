@@ -8,7 +8,7 @@ import pytest
 import nets
 
 caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
-from lrbench_caffe import Policy, TrialError, metrics, train  # noqa: E402
+from lrbench_caffe import InputError, Policy, TrialError, metrics, train  # noqa: E402
 
 CAFFES_SEVEN = {
     "fixed": "", "step": "gamma: 0.9 stepsize: 7", "exp": "gamma: 0.99", "inv": "gamma: 0.01 power: 0.75",
@@ -199,7 +199,7 @@ def test_train_net_test_net_and_stages_work_as_in_caffe(tmp_path, digits, dsn):
     tmp_path.joinpath("train.prototxt").write_text(train_text.replace(nets.LOSS, extra + nets.LOSS))
     tmp_path.joinpath("test.prototxt").write_text(nets.net())
     path = nets.write(tmp_path, nets.solver().replace('net: "net.prototxt"', 'train_net: "train.prototxt" test_net: "test.prototxt"'))
-    plain, dropped = train(path, data=digits), train(path, data=digits, stages=("extra",))
+    plain, dropped = train(path, data=digits), train(path, data=digits, stages=("none,extra",))
     assert plain.setup.classes == 10 and len(plain.rows) == len(dropped.rows) == 4
     assert plain.rows[-1] != dropped.rows[-1]
 
@@ -224,6 +224,57 @@ layers { name: "loss" type: SOFTMAX_LOSS bottom: "ip" bottom: "label" top: "loss
 """
     trial = train(nets.write(tmp_path, net_text=old), data=digits)
     assert trial.state == "finished" and trial.best.top1 > 0.5
+
+
+def test_a_net_whose_loss_is_only_in_training_is_measured_on_the_scores_of_its_accuracy(tmp_path, digits, dsn):
+    only_train = nets.LOSS.replace(' top: "loss" ', ' top: "loss" include { phase: TRAIN } ')
+    plain = train(nets.write(tmp_path), data=digits)
+    trial = train(nets.write(tmp_path, net_text=nets.net(head=nets.ACCURACY + only_train)), data=digits)
+    assert [row.top1 for row in trial.rows] == [row.top1 for row in plain.rows]
+    assert [row.test_loss for row in trial.rows] == pytest.approx([row.test_loss for row in plain.rows], rel=1e-5)
+
+
+def test_labels_that_the_loss_ignores_are_left_out(tmp_path, digits, dsn):
+    """The nines, in a net of nine classes."""
+    ignoring = nets.LOSS.replace(' top: "loss" ', ' top: "loss" loss_param { ignore_label: 9 } ')
+    trial = train(nets.write(tmp_path, net_text=nets.net(classes=9, head=ignoring)), "FIX(k0=0.05)", data=digits, max_iter=300)
+    assert trial.best.top1 > 0.95 and trial.setup.classes == 9
+
+
+def test_scores_that_come_together_from_two_layers_are_no_hindrance(tmp_path, digits, dsn):
+    halves = "".join('layer { name: "%s" type: "InnerProduct" bottom: "conv1" top: "%s" inner_product_param { num_output: 5 '
+                     'weight_filler { type: "xavier" } } }\n' % (name, name) for name in ("left", "right"))
+    body = nets.BODY[:nets.BODY.index('layer {{ name: "ip"')] + halves.replace("{", "{{").replace("}", "}}") + (
+        'layer {{ name: "ip" type: "Concat" bottom: "left" bottom: "right" top: "ip" }}\n')
+    trial = train(nets.write(tmp_path, net_text=nets.net(body=body)), data=digits)
+    assert trial.best.top1 > 0.3 and trial.setup.classes is None
+
+
+def test_comments_may_be_in_any_encoding(tmp_path, digits, dsn):
+    path = nets.write(tmp_path)
+    tmp_path.joinpath("net.prototxt").write_bytes("# Gr\u00f6\u00dfe\n".encode("latin-1") + nets.net().encode())
+    assert train(path, data=digits).state == "finished"
+
+
+def test_weights_are_those_named_as_seen_from_here(tmp_path, digits, dsn, monkeypatch):
+    monkeypatch.chdir(str(tmp_path))
+    path = nets.write(tmp_path)
+    first = train(path, data=digits, snapshot_prefix="first")
+    second = train(path, data=digits, weights="first_iter_60.caffemodel")
+    assert second.rows[0].top1 == first.rows[-1].top1 > second.rows[0].iteration == 0
+
+
+def test_nothing_is_left_to_train_after_a_snapshot_at_the_end(tmp_path, digits, dsn):
+    path = nets.write(tmp_path)
+    train(path, data=digits, snapshot_prefix=tmp_path / "a")
+    with pytest.raises(InputError, match="a_iter_60.solverstate is at 60"):
+        train(path, data=digits, resume=tmp_path / "a_iter_60.solverstate")
+
+
+def test_hdf5_snapshots_resume(tmp_path, digits, dsn):
+    path = nets.write(tmp_path, nets.solver(max_iter=60, more="snapshot_format: HDF5"))
+    train(path, data=digits, snapshot_prefix=tmp_path / "a", max_iter=40)
+    assert train(path, data=digits, resume=tmp_path / "a_iter_40.solverstate.h5").rows[0].iteration == 40
 
 
 def test_the_users_files_are_not_touched(tmp_path, digits, dsn):

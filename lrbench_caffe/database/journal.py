@@ -9,11 +9,12 @@ import fcntl
 import glob
 import json
 import os
+import tempfile
 import time
 from collections import deque
 
 from lrbench_caffe.database.store import DatabaseUnavailable, Store
-from lrbench_caffe.errors import TrialError
+from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.home import home
 from lrbench_caffe.trial import INTERRUPTED, Evaluation, Trial, from_dict, to_dict
 
@@ -28,9 +29,19 @@ class Recorder:
     """
 
     def __init__(self, dsn=None):
-        """dsn as for Store.  Raises InputError when the database cannot be used; delivers what earlier programs left."""
+        """dsn as for Store.  Raises InputError when the database or the journal cannot be used.
+
+        Delivers what earlier programs left; notes has a sentence for each journal that the database refuses.
+        """
+        self._folder = os.path.join(home(), "journal")
+        try:
+            os.makedirs(self._folder, exist_ok=True)
+            tempfile.TemporaryFile(dir=self._folder).close()
+        except OSError as error:
+            raise InputError("the journal's folder %s cannot be written (%s): name another place with LRBENCH_HOME"
+                             % (self._folder, error.strerror)) from None
         self._store = Store(dsn)
-        replay(self._store)
+        self.notes = replay(self._store)
         self._file = None
         self._waiting = deque()
         self._next_try = 0.0
@@ -47,10 +58,8 @@ class Recorder:
 
     def begin(self, trial):
         """A Trial begins.  Raises TrialError, as the others do, when the journal cannot be written."""
-        folder = os.path.join(home(), "journal")
-        with _told(folder):
-            os.makedirs(folder, exist_ok=True)
-            self._file = open(os.path.join(folder, trial.id + ".jsonl"), "xb", buffering=0)
+        with _told(self._folder):
+            self._file = open(os.path.join(self._folder, trial.id + ".jsonl"), "xb", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._write(["database", self._store.where])
         self._record("begin", to_dict(trial))
@@ -94,25 +103,30 @@ class Recorder:
 
 
 def replay(store):
-    """Deliver the journals that programs which are gone have left for the store's database; returns how many there were.
+    """Deliver the journals that programs which are gone have left for the store's database.
 
-    A trial whose program died before its end is recorded as interrupted.  Raises DatabaseUnavailable.
+    A trial whose program died before its end is recorded as interrupted.  A journal that the database refuses is put aside, and
+    the list that is returned has a sentence for it.  Raises DatabaseUnavailable.
     """
-    delivered = 0
+    refused = []
     for path in sorted(glob.glob(os.path.join(home(), "journal", "*.jsonl"))):
         with contextlib.suppress(FileNotFoundError, BlockingIOError), open(path) as file:  # taken by another, or still written
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             events = list(_events(file))
             if events[:1] != [["database", store.where]]:
                 continue
-            for kind, content in events[1:]:
-                _deliver(store, kind, content)
-            begun = [content for kind, content in events if kind == "begin"]
-            if begun and events[-1][0] != "end":
-                store.end(begun[0]["id"], INTERRUPTED, os.path.getmtime(path), CUT_OFF)
-            os.remove(path)
-            delivered += 1
-    return delivered
+            try:
+                for kind, content in events[1:]:
+                    _deliver(store, kind, content)
+                begun = [content for kind, content in events if kind == "begin"]
+                if begun and events[-1][0] != "end":
+                    store.end(begun[0]["id"], INTERRUPTED, os.path.getmtime(path), CUT_OFF)
+            except InputError as error:
+                os.rename(path, path + ".refused")
+                refused.append("%s; what could not be recorded is kept in %s.refused" % (error, path))
+            else:
+                os.remove(path)
+    return refused
 
 
 def _events(file):

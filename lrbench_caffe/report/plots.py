@@ -16,7 +16,13 @@ FAMILIES = (  # the classes of section II, the cyclic ones in two so that no pan
 
 
 def curves(trials, path, title):
-    """Write a picture of trials: a row of panels for each family of functions, learning rate left and Top-1 right."""
+    """Write a picture of trials: a row of panels for each family of functions, learning rate left and Top-1 right.
+
+    Trials without rows are left out.  Raises InputError when there are none with, or the picture cannot be written.
+    """
+    trials = [trial for trial in trials if trial.rows]
+    if not trials:
+        raise InputError("there is nothing to draw: no trial has been evaluated")
     families = [(name, [t for t in trials if t.function in functions]) for name, functions in FAMILIES]
     families = [(name, members) for name, members in families if members]
     figure, panels = pyplot.subplots(len(families), 2, figsize=(13, 3.4 * len(families)), sharex=True, squeeze=False)
