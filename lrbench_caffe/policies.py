@@ -113,8 +113,6 @@ class Policy:
     rates, l is a number of iterations (half a cycle for the cyclic functions, a list of them for NSTEP), gamma and p are plain
     numbers.  Raises InputError naming the parameter, its value and what would do.
     """
-    __slots__ = ("function", "_values", "_g", "_arguments", "_span", "_low", "_end")
-
     def __init__(self, function, **parameters):
         if function not in FUNCTIONS:
             raise InputError("unknown learning rate function %s%s" % (_short(function), closest(function, FUNCTIONS)))

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
+sys.path.insert(0, ROOT)  # for a plain `pytest`
 needs_caffe = pytest.mark.skipif(importlib.util.find_spec("caffe") is None, reason="needs Caffe: run the tests with `make test`")
 
 # The last digits of a training depend on the number of BLAS threads; the tests compare them.

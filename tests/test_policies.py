@@ -136,6 +136,14 @@ def test_a_policy_cannot_be_changed():
     assert policy.parameters == {"k0": 1.0}
 
 
+def test_pytorchs_scheduler_can_save_and_load_it():
+    """LambdaLR.state_dict() copies the __dict__ of what it calls, and load_state_dict() updates it."""
+    policy = Policy.parse("TRI(k0=0.5, k1=1.5, l=2)")
+    saved = pickle.loads(pickle.dumps(policy.__dict__.copy()))
+    policy.__dict__.update(saved)
+    assert policy(1) == 1.0
+
+
 @pytest.mark.parametrize("text, words", [
     ("SIM2(k0=0.01, k1=0.06, l=2000)", ["'SIM2'", "did you mean SIN2?"]),
     ("sin(k0=0.01, k1=0.06, l=2000)", ["'sin'", "did you mean SIN?"]),

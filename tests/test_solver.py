@@ -39,7 +39,8 @@ def test_caffes_own_policies_give_the_weights_of_caffe_train_number_for_number(l
                                             ).replace("snapshot_after_train: false", ""))
     absolute = nets.net(train=digits + "/digits_train_lmdb", test=digits + "/digits_test_lmdb")
     tmp_path.joinpath("net.prototxt").write_text(absolute)
-    subprocess.run(["caffe", "train", "--solver", path], cwd=str(tmp_path), check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["caffe", "train", "--solver", path], cwd=str(tmp_path), check=True, stderr=subprocess.DEVNULL,
+                   env=dict(os.environ, GLOG_log_dir=str(tmp_path)))
     trial = train(path, snapshot_prefix=str(tmp_path / "ours"))
     assert trial.state == "finished" and len(trial.rows) == 4
     assert_same_weights(str(tmp_path / "caffe_iter_50.caffemodel"), str(tmp_path / "ours_iter_50.caffemodel"))

@@ -29,8 +29,8 @@ def curves(trials, path, title):
     best = max(row.top1 for trial in trials for row in trial.rows)
     for (name, members), (rates, accuracy) in zip(families, panels):
         colors = pyplot.get_cmap("tab10")
-        for n, trial in enumerate(members):
-            _draw(trial, rates, accuracy, colors(n))
+        for n, trial in enumerate(members):  # the later ones dashed, since cycles coincide before they decay
+            _draw(trial, rates, accuracy, colors(n), "-" if n == 0 else (0, (4, 3)))
         rates.set_ylabel("%s\nlearning rate" % name)
         accuracy.set_ylabel("Top-1 (%)")
         accuracy.set_ylim(100 * best - 12, 100 * best + 0.6)  # where policies differ; what is below is no contest
@@ -42,8 +42,8 @@ def curves(trials, path, title):
             panel.spines["right"].set_visible(False)
     for panel in panels[-1]:
         panel.set_xlabel("iteration")
-    figure.suptitle(title)
-    figure.tight_layout(rect=(0, 0, 1, 0.98))
+    figure.suptitle("%s\ndots: a policy's best evaluation; dotted line: the best of all" % title, fontsize=11)
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
@@ -52,9 +52,9 @@ def curves(trials, path, title):
         pyplot.close(figure)
 
 
-def _draw(trial, rates, accuracy, color):
+def _draw(trial, rates, accuracy, color, linestyle):
     iterations = np.arange(trial.rows[-1].iteration)
-    rates.plot(iterations, Policy.parse(trial.policy)(iterations), color=color, linewidth=1.3)
+    rates.plot(iterations, Policy.parse(trial.policy)(iterations), color=color, linewidth=1.3, linestyle=linestyle)
     accuracy.plot([row.iteration for row in trial.rows], [100 * row.top1 for row in trial.rows], color=color, linewidth=1.3,
-                  label="%s  (%.2f)" % (trial.policy, 100 * trial.best.top1))
+                  linestyle=linestyle, label="%s  (%.2f)" % (trial.policy, 100 * trial.best.top1))
     accuracy.plot([trial.best.iteration], [100 * trial.best.top1], "o", color=color, markersize=4)
