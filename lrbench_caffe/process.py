@@ -21,7 +21,7 @@ LAST_WORDS = 100000  # bytes at the end of Caffe's log in which its last message
 
 
 def train(solver, policy=None, dsn=None, listen=lambda kind, content: None, threads=None, log=None, **options):
-    """Train a solver prototxt under a policy and return the Trial: its rows, its summary (``trial.best``), its state.
+    """Train a solver prototxt under a policy and return the Trial: its rows, its summary, its state.
 
     policy is a Policy or its text; None is the prototxt's own.  options are the other fields of
     :class:`lrbench_caffe.trial.Job`, e.g. ``seed=1, data="..."``.  Rows go to the database as they are measured: dsn's, else
