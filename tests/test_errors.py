@@ -1,5 +1,5 @@
-"""What bad input gets: one sentence that names the thing and says what would do, exit status 2, and no traceback (section 7 of
-what users asked for); a Caffe that aborts all the same ends the trial with Caffe's message and exit status 1."""
+"""What bad input gets: one sentence that names the thing and says what would do, exit status 2, and no traceback.
+A Caffe that aborts all the same ends the trial with Caffe's message and exit status 1."""
 import os
 import signal
 import subprocess
