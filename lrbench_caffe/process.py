@@ -31,8 +31,6 @@ def train(solver, policy=None, dsn=None, listen=lambda kind, content: None, thre
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     job = Job(solver=os.fspath(solver), policy=None if policy is None else str(policy), **dict(options, **paths))
     with interruptible() as stop, database.Recorder(dsn) as record:
-        for note in record.notes:
-            listen("note", note)
         trial = run(job, record, stop, listen, threads, log)
     if stop.requests:
         raise KeyboardInterrupt
@@ -52,6 +50,8 @@ def run(job, record, stop, listen, threads=None, log=None):
     if importlib.util.find_spec("caffe") is None:
         raise InputError("this Python (%s) cannot import caffe: start lrbench with docker/run, or with the Python that Caffe is "
                          "installed for" % sys.executable)
+    for note in record.notes:
+        listen("note", note)
     trial = problem = None
     with _child(job, threads, log, stop) as child:
         for kind, content in child.events():

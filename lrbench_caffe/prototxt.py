@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import tempfile
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import caffe
 import numpy as np
@@ -111,9 +111,10 @@ def _meets(state, rule):
 
 
 class Head(NamedTuple):
-    """Where a test net classifies: the blob of class probabilities and the blob of labels."""
+    """Where a test net classifies: the blob of class probabilities, the blob of labels, and the label that is left out."""
     probabilities: str
     labels: str
+    ignore_label: Optional[int] = None
 
 
 def add_metrics_layer(solver):
@@ -130,7 +131,7 @@ def add_metrics_layer(solver):
             if len(layer.bottom) != 2:
                 raise InputError("the layer %r has %d bottoms: give it the softmax outputs and the labels"
                                  % (layer.name, len(layer.bottom)))
-            return Head(*layer.bottom)
+            return Head(*layer.bottom, ignore_label=json.loads(layer.python_param.param_str or "{}").get("ignore_label"))
     losses = _losses(present) or _losses(trained, {layer.bottom[0] for layer in present if layer.type == "Accuracy"})
     softmaxes = {layer.bottom[0]: layer.top[0] for layer in present if layer.type == "Softmax"}
     if losses:  # of several, the main one: GoogLeNet's others weigh less
@@ -147,20 +148,16 @@ def add_metrics_layer(solver):
                          "in the TEST phase" % net.name)
     added = net.layer.add(name=_unused(net, "lrbench_metrics"), type="Python", bottom=[top, labels])
     added.python_param.module, added.python_param.layer = METRICS_MODULE, METRICS_LAYER
-    if loss is not None and loss.loss_param.HasField("ignore_label"):
-        added.python_param.param_str = json.dumps({"ignore_label": loss.loss_param.ignore_label})
-    return Head(top, labels)
+    if loss is None or not loss.loss_param.HasField("ignore_label"):
+        return Head(top, labels)
+    added.python_param.param_str = json.dumps({"ignore_label": loss.loss_param.ignore_label})
+    return Head(top, labels, loss.loss_param.ignore_label)
 
 
 def _losses(present, scores=None):
     """The SoftmaxWithLoss layers, of all scores or of these."""
     return [layer for layer in present if layer.type == "SoftmaxWithLoss" and len(layer.bottom) >= 2
             and (scores is None or layer.bottom[0] in scores)]
-
-
-def ignore_label(net):
-    """The label that a net's loss ignores, or None."""
-    return next((layer.loss_param.ignore_label for layer in net.layer if layer.loss_param.HasField("ignore_label")), None)
 
 
 def snapshot_iteration(path):

@@ -129,9 +129,9 @@ def prepare(job):
     given = prototxt.read_solver(job.solver)
     try:
         apply(job, given)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError("an option does not fit Caffe's solver: %s" % error) from None
     policy = Policy.parse(job.policy) if job.policy else monitor.policy_of(given)
     param = prototxt.resolve(given, job.solver, job.data)
@@ -218,7 +218,7 @@ def describe(param, policy, head, emit):
     net = param.test_net_param[0]
     classes = prototxt.classes(net, head)
     for found in (train_source, test_source):
-        sources.check_labels(found, classes, net.name, prototxt.ignore_label(net))
+        sources.check_labels(found, classes, net.name, head.ignore_label)
     text = prototxt.canonical_network(param.train_net_param)
     settings = prototxt.solver_settings(param)
     settings.update(batch_size=train_source and train_source.batch_size, test_batch_size=test_source and test_source.batch_size)

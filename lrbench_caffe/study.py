@@ -28,8 +28,6 @@ def run(jobs, dsn, listen, parallel=None):
                 ends.append(content)
             listen(index, kind, content)
         with database.Recorder(dsn) as record:
-            for note in record.notes:
-                listen(index, "note", note)
             try:
                 return process.run(job, record, stop, hear, threads=1)
             except TrialError as error:

@@ -52,8 +52,7 @@ class Recorder:
     def __exit__(self, *error):
         if self._file is not None:  # a trial that was cut off: its journal goes the way of those that the dead leave
             self._file.close()
-            with contextlib.suppress(DatabaseUnavailable):
-                replay(self._store)
+            replay(self._store)
         self._store.close()
 
     def begin(self, trial):
@@ -106,7 +105,7 @@ def replay(store):
     """Deliver the journals that programs which are gone have left for the store's database.
 
     A trial whose program died before its end is recorded as interrupted.  A journal that the database refuses is put aside, and
-    the list that is returned has a sentence for it.  Raises DatabaseUnavailable.
+    the list that is returned has a sentence for it.  What a database that goes away does not take is left for the next time.
     """
     refused = []
     for path in sorted(glob.glob(os.path.join(home(), "journal", "*.jsonl"))):
@@ -121,6 +120,8 @@ def replay(store):
                 begun = [content for kind, content in events if kind == "begin"]
                 if begun and events[-1][0] != "end":
                     store.end(begun[0]["id"], INTERRUPTED, os.path.getmtime(path), CUT_OFF)
+            except DatabaseUnavailable:
+                break
             except InputError as error:
                 os.rename(path, path + ".refused")
                 refused.append("%s; what could not be recorded is kept in %s.refused" % (error, path))
