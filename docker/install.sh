@@ -15,6 +15,7 @@ set -euo pipefail
 python_packages=(
     click==8.1.8
     rich==13.8.1
+    threadpoolctl==3.1.0
 )
 
 packages() {

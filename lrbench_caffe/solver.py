@@ -18,6 +18,7 @@ import traceback
 import uuid
 
 import caffe
+import threadpoolctl
 from caffe.proto import caffe_pb2
 
 from lrbench_caffe import metrics, monitor, prototxt, sources
@@ -229,7 +230,16 @@ def describe(param, policy, head, emit):
     setup = Setup(Framework("Caffe", caffe.__version__), Network((net.name or "unnamed")[:200], prototxt.network_hash(text), text),
                   sources.dataset(train_source, test_source), classes, settings, param.random_seed)
     return Trial(str(uuid.uuid4()), str(policy), policy.function, policy.parameters, policy.n_params, setup,
-                 socket.gethostname(), time.time())
+                 socket.gethostname(), time.time(), *_blas())
+
+
+def _blas():
+    """The BLAS library in this process with its kernels, and its number of threads; (None, None) where it does not tell."""
+    for found in threadpoolctl.threadpool_info():
+        if found["user_api"] == "blas":
+            names = (found["internal_api"], found["version"], found.get("architecture"))
+            return " ".join(name for name in names if name), found["num_threads"]
+    return None, None
 
 
 def _end_with(parent):

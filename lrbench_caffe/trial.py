@@ -91,7 +91,9 @@ class Trial:
     """One training: what it ran with, its rows in the order of their iterations, and how it ended.
 
     id is a UUID in text; policy is the canonical text of the policy, function, parameters and n_params its parts; started and
-    ended are seconds since the epoch; error says in one sentence why a failed or diverged trial ended.
+    ended are seconds since the epoch; error says in one sentence why a failed or diverged trial ended.  blas names the library
+    and its kernels, e.g. "openblas 0.3.13 SkylakeX", and threads how many it used (None where that is not known): the last digits
+    of a training depend on them.
     """
     id: str
     policy: str
@@ -101,6 +103,8 @@ class Trial:
     setup: Setup
     host: str
     started: float
+    blas: Optional[str] = None
+    threads: Optional[int] = None
     state: str = RUNNING
     ended: Optional[float] = None
     error: Optional[str] = None

@@ -86,6 +86,8 @@ CREATE TABLE trial (
     solver jsonb NOT NULL CONSTRAINT trial_solver_is_named CHECK (jsonb_typeof(solver) = 'object'),
     seed bigint NOT NULL,
     host text NOT NULL,
+    blas text,
+    threads integer CONSTRAINT trial_threads_positive CHECK (threads > 0),
     state text NOT NULL DEFAULT 'running'
         CONSTRAINT trial_state CHECK (state IN ('running', 'finished', 'diverged', 'interrupted', 'failed')),
     started_at timestamptz NOT NULL,
@@ -103,6 +105,8 @@ CREATE INDEX trial_by_policy ON trial (policy_id);
 CREATE INDEX trial_by_start ON trial (started_at);
 COMMENT ON TABLE trial IS 'one training of a network on a dataset under a policy with a seed';
 COMMENT ON COLUMN trial.solver IS 'SolverParameter by Caffe''s field names, with batch_size and test_batch_size';
+COMMENT ON COLUMN trial.blas IS 'library, version and kernels, on which the last digits of a training depend';
+COMMENT ON COLUMN trial.threads IS 'how many of them BLAS used';
 COMMENT ON COLUMN trial.best_iteration IS
     '#Iterations of the paper: the evaluation with the highest Top-1, the earliest on a tie; set at the end';
 COMMENT ON COLUMN trial.best_top1 IS 'its Top-1, here for the index trial_best';

@@ -42,9 +42,10 @@ _SHARED = {
 }
 
 _BEGIN = """
-    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed, host, started_at)
+    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed, host, blas, threads,
+                       started_at)
     VALUES (%(id)s, %(framework)s, %(network)s, %(dataset)s, %(task)s, %(policy)s, %(solver)s, %(seed)s, %(host)s,
-            to_timestamp(%(started)s))
+            %(blas)s, %(threads)s, to_timestamp(%(started)s))
     ON CONFLICT (id) DO NOTHING"""
 
 _ADD = """
@@ -60,7 +61,8 @@ _END = """
 
 _TRIALS = """
     SELECT trial.id::text, policy.text AS policy, function, parameters, n_params, framework.name AS framework, version,
-           network_id, dataset.name AS dataset, shape, train_samples, test_samples, classes, solver, seed, host, state, error,
+           network_id, dataset.name AS dataset, shape, train_samples, test_samples, classes, solver, seed, host, blas, threads,
+           state, error,
            extract(epoch FROM started_at)::double precision AS started, extract(epoch FROM ended_at)::double precision AS ended
     FROM trial
     JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
@@ -127,7 +129,7 @@ class Store:
         def work(cursor):
             ids = {table: content and _shared(cursor, table, content) for table, content in shared.items()}
             cursor.execute(_BEGIN, dict(ids, id=trial.id, solver=Json(setup.solver), seed=setup.seed, host=trial.host,
-                                        started=trial.started))
+                                        blas=trial.blas, threads=trial.threads, started=trial.started))
         self._run(work)
 
     def add(self, trial_id, row):
@@ -265,4 +267,4 @@ def _trial(line, network, rows):
     setup = Setup(Framework(line.framework, line.version), network,
                   Dataset(line.dataset, shape, line.train_samples, line.test_samples), line.classes, line.solver, line.seed)
     return Trial(line.id, line.policy, line.function, line.parameters, line.n_params, setup, line.host, line.started,
-                 line.state, line.ended, line.error, rows)
+                 line.blas, line.threads, line.state, line.ended, line.error, rows)
