@@ -2,6 +2,7 @@
 
 Called where pycaffe already is, as under `make test`, docker/run builds nothing; elsewhere only its refusal is tested.
 """
+import importlib.util
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ time.sleep(30)
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def variables(tmp_path_factory):
     """The environment's variables, with the Python of these tests as python3 and a cache of their own."""
     path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
@@ -110,3 +111,23 @@ def test_a_folder_called_caffe_is_no_caffe(tmp_path):
                           cwd=str(tmp_path), env={"PATH": "%s/python/bin:%s" % (tmp_path, programs), "HOME": str(tmp_path)})
     assert done.returncode == 1
     assert done.stderr.startswith("docker/run: Caffe's environment needs Docker, or else bubblewrap mmdebstrap")
+
+
+def test_the_kernels_are_chosen_where_the_environment_leaves_them_open(run, variables, monkeypatch):
+    """By docker/run and by a training that is started without it alike."""
+    from lrbench_caffe import process
+    variables.pop("OPENBLAS_CORETYPE", None)
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    chosen = run("sh", "-c", "echo $OPENBLAS_CORETYPE").stdout.strip() if importlib.util.find_spec("caffe") else None
+    with_avx512 = process.kernels("flags : fpu avx2 avx512f avx512cd avx512bw avx512dq avx512vl")
+    assert with_avx512 == {"OPENBLAS_CORETYPE": "SkylakeX"} and process.kernels("flags : fpu avx2 avx512f") == {}
+    assert chosen in (None, process.kernels().get("OPENBLAS_CORETYPE", ""))
+
+
+def test_the_environments_own_choice_of_kernels_is_kept(run, variables, monkeypatch):
+    from lrbench_caffe import process
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    variables["OPENBLAS_CORETYPE"] = "Haswell"
+    assert process.kernels("avx512f avx512cd avx512bw avx512dq avx512vl") == {}
+    if importlib.util.find_spec("caffe"):
+        assert run("sh", "-c", "echo $OPENBLAS_CORETYPE").stdout == "Haswell\n"
