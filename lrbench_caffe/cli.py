@@ -86,6 +86,60 @@ def demo(out, jobs, dsn):
 
 
 @main.group()
+def study():
+    """Many trainings under a name: isolated, side by side, and resumable."""
+
+
+@study.command("run")
+@click.argument("name")
+@click.argument("solver", required=False, metavar="[SOLVER.prototxt]")
+@click.option("--policy", "policies", multiple=True, metavar="P", help="A policy to train under; as often as you like")
+@click.option("--seeds", type=click.IntRange(1, 10000), default=1, metavar="N", show_default=True, help="Train each policy with "
+              "the seeds 1 to N")
+@click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Train for N iterations")
+@click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Trainings at the same time [default: the usable cores]")
+@_database_option
+def study_run(name, solver, policies, seeds, max_iter, data, jobs, dsn):
+    """Start the study NAME, or go on with it.
+
+    Without SOLVER the study goes on as it is; with it, trainings that the study has not got are added.
+    """
+    from lrbench_caffe import console, ranking
+    from lrbench_caffe import study as studies
+    from lrbench_caffe.trial import Job
+    if policies and not solver:
+        raise InputError("--policy needs a solver to train: lrbench study run %s SOLVER.prototxt --policy ..." % name)
+    wanted = [Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
+              for seed in range(1, seeds + 1) for policy in policies or [None]] if solver else []
+    trials = studies.go_on(name, wanted, dsn, console.StudyDisplay, jobs)
+    console.show(console.results_table(ranking.by_top1(trials), title="study %s" % name))
+
+
+@study.command("list")
+@_database_option
+def study_list(dsn):
+    """The studies and how far they are."""
+    from lrbench_caffe import console, database
+    with database.Store(dsn) as store:
+        console.show(console.studies_table(store.studies()))
+
+
+@study.command("show")
+@click.argument("name")
+@_database_option
+def study_show(name, dsn):
+    """The trials of a study, the best first."""
+    from lrbench_caffe import console, database, ranking
+    with database.Store(dsn) as store:
+        waiting = sum(state is None for _, state in store.study(name))
+        trials = store.trials(study=name, best_only=True)
+    console.show(console.results_table(ranking.by_top1(trials), title="study %s" % name))
+    if waiting:
+        console.say("%d trials have not begun: `lrbench study run %s` goes on" % (waiting, name))
+
+
+@main.group()
 def db():
     """The policy database: the private PostgreSQL server, or the one that --dsn or $LRBENCH_DSN names."""
 

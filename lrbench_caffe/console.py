@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 
-from lrbench_caffe.trial import FINISHED, Evaluation, Trial, to_dict
+from lrbench_caffe.trial import FINISHED, STATES, Evaluation, Trial, to_dict
 
 # A results table's columns: title and how a Summary reads in it, as in the paper's Tables VII to IX.
 METRICS = (
@@ -53,6 +53,19 @@ def results_table(trials, title=None):
         cells = [cell(trial.summary) if trial.summary else "-" for _, cell in METRICS]
         note = "" if trial.state == FINISHED else " (%s)" % trial.state
         table.add_row(trial.policy + note, *cells)
+    return table
+
+
+def studies_table(studies):
+    """A table of studies as :meth:`lrbench_caffe.database.Store.studies` gives them: a column for each state."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("study", overflow="fold")
+    table.add_column("made")
+    for state in ("waiting",) + STATES:
+        table.add_column(state, justify="right")
+    for name, made, states in studies:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made))
+        table.add_row(name, when, *(str(states.get(state, "")) for state in ("waiting",) + STATES))
     return table
 
 

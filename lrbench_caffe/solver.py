@@ -3,6 +3,7 @@
 Caffe ends its process when a CHECK fails, so this module is run in a process of its own (``python -m lrbench_caffe.solver``, a
 job on standard input, events on standard output, one JSON object a line); :mod:`lrbench_caffe.process` starts it and listens.
 """
+import dataclasses
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from lrbench_caffe import metrics, monitor, prototxt, sources
 from lrbench_caffe.errors import InputError, last_words
 from lrbench_caffe.layers import MetricsLayer
 from lrbench_caffe.policies import Policy
+from lrbench_caffe.snapshots import Snapshots
 from lrbench_caffe.trial import (DIVERGED, FINISHED, INTERRUPTED, Evaluation, Framework, Job, Network, Setup, Trial, from_dict,
                                  to_dict)
 
@@ -40,12 +42,37 @@ def run(job, emit, stop):
     gpu = choose_device(param, job.gpu, emit)
     native = monitor.install(policy, param)
     head = prototxt.add_metrics_layer(param)
-    emit("begin", to_dict(describe(param, policy, head, emit)))
+    own = Snapshots(job.folder) if job.folder else None
+    if own:
+        param.snapshot, param.snapshot_after_train, param.snapshot_prefix = 0, False, own.prefix
+    latest = own and own.latest()
+    resume = latest["solverstate"] if latest else job.resume
+    resumed_at = prototxt.snapshot_iteration(resume) if resume else None
+    trial = describe(param, policy, head, emit)
+    emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, attempt=job.attempt, resumed_at=resumed_at)))
     solver = create_solver(param)
-    if job.resume:
-        solver.restore(job.resume)
+    if resume:
+        solver.restore(resume)
     watch = monitor.Monitor(solver, policy, native, param.iter_size, gpu)
-    state, error = train(solver, watch, Plan(param, job.until_top1), emit, stop)
+    rows = []
+
+    def tell(kind, content):
+        if kind == "row":
+            content = dict(content, resumed_at=resumed_at)
+            rows.append(content)
+        emit(kind, content)
+
+    def keep():
+        if own and own.due():
+            own.take(solver, rows, watch.losses)
+    if latest:  # what was measured up to there: it may not have arrived
+        rows.extend(latest["rows"])
+        watch.losses.extend(latest["losses"])
+        for row in rows:
+            emit("row", row)
+    state, error = train(solver, watch, Plan(param, job.until_top1), tell, stop, keep)
+    if own and state == INTERRUPTED:
+        own.take(solver, rows, watch.losses)
     already = param.snapshot and solver.iter % param.snapshot == 0
     if param.snapshot_after_train and not already and state != DIVERGED:
         solver.snapshot()
@@ -70,13 +97,17 @@ class Plan:
         return min(iteration - iteration % self.test_interval + self.test_interval, self.max_iter)
 
 
-def train(solver, watch, plan, emit, stop):
-    """The main loop, Caffe's Solver::Step with the monitor and the test layer: returns the state it ended in, and why."""
+def train(solver, watch, plan, emit, stop, keep=lambda: None):
+    """The main loop, Caffe's Solver::Step with the monitor and the test layer: returns the state it ended in, and why.
+
+    keep() is called before an evaluation: what it keeps of the training brings that evaluation again.
+    """
     chunk = 1
     try:
         while True:
             iteration = solver.iter
             if plan.evaluates(iteration):
+                keep()
                 row = evaluate(solver, watch, plan.test_iter, stop)
                 if not math.isfinite(row.test_loss):
                     return DIVERGED, "the test loss became %g at iteration %d" % (row.test_loss, iteration)

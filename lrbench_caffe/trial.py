@@ -60,7 +60,8 @@ class Evaluation:
 
     iteration counts the finished iterations; lr is the rate of the iteration about to be run; train_loss is the mean of the
     mini-batch losses since the last evaluation (None before the first); accuracies are shares of 1.  ac, cd and cdac are None
-    when no sample is classified correctly, ld when there is no train_loss.
+    when no sample is classified correctly, ld when there is no train_loss.  resumed_at is the iteration of the snapshot that the
+    training last went on from, after which its batches come in another order (None: it ran through).
     """
     iteration: int
     lr: float
@@ -72,6 +73,7 @@ class Evaluation:
     cd: Optional[float]
     cdac: Optional[float]
     ld: Optional[float]
+    resumed_at: Optional[int] = None
 
 
 class Summary(NamedTuple):
@@ -93,7 +95,8 @@ class Trial:
     id is a UUID in text; policy is the canonical text of the policy, function, parameters and n_params its parts; started and
     ended are seconds since the epoch; error says in one sentence why a failed or diverged trial ended.  blas names the library
     and its kernels, e.g. "openblas 0.3.13 SkylakeX", and threads how many it used (None where that is not known): the last digits
-    of a training depend on them.
+    of a training depend on them.  attempt counts the times it was started, from 1, and resumed_at is the iteration that this
+    attempt went on from (None: from the beginning).
     """
     id: str
     policy: str
@@ -109,6 +112,8 @@ class Trial:
     ended: Optional[float] = None
     error: Optional[str] = None
     rows: Tuple[Evaluation, ...] = ()
+    attempt: int = 1
+    resumed_at: Optional[int] = None
 
     @property
     def best(self) -> Optional[Evaluation]:
@@ -138,7 +143,8 @@ class Job:
     one); data is the folder that relative paths are looked up in first; gpu is a device index (None: as the prototxt says);
     resume is a .solverstate, weights a .caffemodel to start from; until_top1 ends the trial at the first evaluation that reaches
     it; snapshot_prefix replaces the solver's, and asks for a snapshot after training; stages and level are those of
-    ``caffe train``.
+    ``caffe train``.  A trial of a study also has an id, the number of this attempt, and a folder of its own for the snapshots that
+    it goes on from; the solver's own snapshots are not taken there, since trials would overwrite each other's.
     """
     solver: str
     policy: Optional[str] = None
@@ -152,6 +158,9 @@ class Job:
     snapshot_prefix: Optional[str] = None
     stages: Tuple[str, ...] = ()
     level: int = 0
+    id: Optional[str] = None
+    attempt: int = 1
+    folder: Optional[str] = None
 
 
 def to_dict(value) -> dict:

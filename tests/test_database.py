@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.trial import (DIVERGED, FAILED, FINISHED, Dataset, Evaluation, Framework, Network, Setup, Trial, from_dict,
-                                 to_dict)
+from lrbench_caffe.trial import (DIVERGED, FAILED, FINISHED, Dataset, Evaluation, Framework, Job, Network, Setup, Trial,
+                                 from_dict, to_dict)
 
 psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
 from conftest import private_home  # noqa: E402
@@ -387,8 +387,8 @@ def later_program(tmp_path):
     newest = len(list(Path(schema.FOLDER).glob("migrations/*.sql"))) + 1
     for path in Path(schema.FOLDER).glob("migrations/*.sql"):
         shutil.copy(str(path), str(migrations))
-    (migrations / ("%04d.sql" % (newest + 1))).write_text("CREATE TABLE study (name text);")
-    (migrations / ("%04d.sql" % (newest + 2))).write_text("ALTER TABLE study ADD COLUMN stopped boolean;")
+    (migrations / ("%04d.sql" % (newest + 1))).write_text("CREATE TABLE later (name text);")
+    (migrations / ("%04d.sql" % (newest + 2))).write_text("ALTER TABLE later ADD COLUMN stopped boolean;")
     return tmp_path, newest
 
 
@@ -411,18 +411,50 @@ def test_an_older_database_is_brought_to_the_newest_version_with_its_trials(stor
         upgrade.join(60)
     assert [upgrade.exitcode for upgrade in upgrades] == [0] * 4
     assert query(new_database, "SELECT max(version) FROM schema_version") == [(newest + 2,)]
-    assert query(new_database, "SELECT stopped FROM study") == []
+    assert query(new_database, "SELECT stopped FROM later") == []
     assert store.trial(trial.id) == trial
 
 
 def test_a_migration_that_fails_changes_nothing(store, new_database, later_program):
     folder, newest = later_program
-    (folder / "migrations" / ("%04d.sql" % (newest + 2))).write_text("ALTER TABLE study ADD COLUMN name text;")
+    (folder / "migrations" / ("%04d.sql" % (newest + 2))).write_text("ALTER TABLE later ADD COLUMN name text;")
     with pytest.raises(psycopg2.Error):
         _upgrade(new_database, folder)
-    assert query(new_database, "SELECT max(version), to_regclass('study') FROM schema_version") == [(newest, None)]
+    assert query(new_database, "SELECT max(version), to_regclass('later') FROM schema_version") == [(newest, None)]
 
 
 def test_every_table_says_what_it_holds(store, new_database):
     assert query(new_database, """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
                                   AND relkind IN ('r', 'v') AND obj_description(oid) IS NULL""") == []
+
+
+def test_an_attempt_that_goes_on_from_a_snapshot_replaces_what_was_measured_after_it(store):
+    """Whatever the order in which the two attempts' journals arrive, as after the death of a machine."""
+    first = new_trial()
+    store.begin(first)
+    for iteration in (0, 500, 1000):
+        store.add(first.id, row(iteration, 0.5))
+    again = dataclasses.replace(first, attempt=2, resumed_at=500, host="elsewhere")
+    store.begin(again)
+    store.begin(first)
+    assert [r.iteration for r in store.trial(first.id).rows] == [0, 500]
+    store.add(first.id, row(1000, 0.9), attempt=1)
+    store.add(first.id, dataclasses.replace(row(1000, 0.6), resumed_at=500), attempt=2)
+    store.end(first.id, "interrupted", 2e9, attempt=1)
+    assert store.trial(first.id).state == "running"
+    store.end(first.id, "finished", 3e9, attempt=2)
+    store.end(first.id, "interrupted", 4e9, attempt=1)
+    found = store.trial(first.id)
+    assert (found.state, found.ended, found.attempt, found.resumed_at, found.host) == ("finished", 3e9, 2, 500, "elsewhere")
+    assert [(r.iteration, r.top1, r.resumed_at) for r in found.rows] == [(0, 0.5, None), (500, 0.5, None), (1000, 0.6, 500)]
+
+
+def test_a_study_gets_the_jobs_that_it_has_not_got(store):
+    jobs = [Job("/a/solver.prototxt", policy="FIX(k0=0.1)", seed=seed) for seed in (1, 2)]
+    store.add_to_study("s", jobs[:1])
+    one = store.study("s")
+    store.add_to_study("s", jobs)
+    assert store.study("s")[:1] == one and [job.seed for job, state in store.study("s") if state is None] == [1, 2]
+    assert store.studies()[0][0] == "s" and store.studies()[0][2] == {"waiting": 2}
+    with pytest.raises(InputError, match="no study"):
+        store.study("other")

@@ -65,7 +65,7 @@ def test_a_server_that_is_away_stops_nothing_and_gets_all_of_it_later(dsn):
             told = record.end(trial.ended_as("finished", 1e9 + 5))
         finally:
             database.server.start()
-    assert "200 events" in told and journals() == [trial.id + ".jsonl"]
+    assert "200 events" in told and journals() == [trial.id + "-1.jsonl"]
     with database.Recorder(dsn):
         assert journals() == []
     found = stored(dsn, trial)
@@ -96,7 +96,7 @@ def test_a_program_that_was_killed_leaves_an_interrupted_trial_with_all_its_rows
                                env=dict(os.environ, PYTHONPATH=ROOT), universal_newlines=True)
     trial_id = program.stdout.readline().strip()
     with database.Recorder(dsn):
-        assert journals() == [trial_id + ".jsonl"], "the journal of a program that lives is its own"
+        assert journals() == [trial_id + "-1.jsonl"], "the journal of a program that lives is its own"
     program.send_signal(signal.SIGKILL)
     program.communicate()
     with database.Recorder(dsn):
@@ -108,7 +108,7 @@ def test_a_program_that_was_killed_leaves_an_interrupted_trial_with_all_its_rows
 
 def test_a_journal_goes_to_the_database_that_it_was_written_for(dsn, tmp_path):
     trial = a_trial()
-    path = os.path.join(home(), "journal", trial.id + ".jsonl")
+    path = os.path.join(home(), "journal", trial.id + "-1.jsonl")
     with open(path, "w") as file:
         file.write(json.dumps(["database", "another at somewhere, port 5432"]) + "\n")
     with database.Recorder(dsn):
@@ -121,10 +121,10 @@ def test_a_journal_that_the_database_refuses_is_put_aside_and_stops_nobody(dsn):
     with pytest.raises(InputError, match="refuses a value"):
         with database.Recorder(dsn) as record:
             record.begin(trial)
-    assert journals() == [trial.id + ".jsonl.refused"]
+    assert journals() == [trial.id + "-1.jsonl.refused"]
     with database.Recorder(dsn) as record:
         assert record.notes == []
-    os.remove(os.path.join(home(), "journal", trial.id + ".jsonl.refused"))
+    os.remove(os.path.join(home(), "journal", trial.id + "-1.jsonl.refused"))
 
 
 def test_a_journal_that_cannot_be_written_ends_the_trial_with_a_sentence_and_keeps_what_was_measured(dsn):

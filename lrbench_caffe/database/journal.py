@@ -58,19 +58,21 @@ class Recorder:
     def begin(self, trial):
         """A Trial begins.  Raises TrialError, as the others do, when the journal cannot be written."""
         with _told(self._folder):
-            self._file = open(os.path.join(self._folder, trial.id + ".jsonl"), "xb", buffering=0)
+            self._file = open(os.path.join(self._folder, "%s-%d.jsonl" % (trial.id, trial.attempt)), "xb", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._write(["database", self._store.where])
+        self._attempt = trial.attempt
         self._record("begin", to_dict(trial))
 
     def add(self, trial_id, row):
         """A trial has one more Evaluation."""
-        self._record("row", dict(to_dict(row), trial=trial_id))
+        self._record("row", dict(to_dict(row), trial=trial_id, attempt=self._attempt))
 
     def end(self, trial):
         """A Trial has ended as it says.  Returns None, or a sentence when its events wait for the database to come back."""
         self._next_try = 0.0
-        self._record("end", {"trial": trial.id, "state": trial.state, "ended": trial.ended, "error": trial.error})
+        self._record("end", {"trial": trial.id, "state": trial.state, "ended": trial.ended, "error": trial.error,
+                             "attempt": trial.attempt})
         path, waiting = self._file.name, len(self._waiting)
         self._file.close()
         self._file = None
@@ -119,7 +121,7 @@ def replay(store):
                     _deliver(store, kind, content)
                 begun = [content for kind, content in events if kind == "begin"]
                 if begun and events[-1][0] != "end":
-                    store.end(begun[0]["id"], INTERRUPTED, os.path.getmtime(path), CUT_OFF)
+                    store.end(begun[0]["id"], INTERRUPTED, os.path.getmtime(path), CUT_OFF, begun[0].get("attempt", 1))
             except DatabaseUnavailable:
                 break
             except InputError as error:
@@ -144,7 +146,8 @@ def _deliver(store, kind, content):
     if kind == "begin":
         store.begin(from_dict(Trial, content))
     elif kind == "row":
-        store.add(content.pop("trial"), from_dict(Evaluation, content))
+        trial, attempt = content.pop("trial"), content.pop("attempt", 1)
+        store.add(trial, from_dict(Evaluation, content), attempt)
     else:
         store.end(content.pop("trial"), **content)
 

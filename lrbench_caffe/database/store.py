@@ -3,13 +3,15 @@
 Every method is one transaction that may be repeated without harm, so a journal can be replayed and a lost connection costs no
 more than one more try.  Use a Store in one thread at a time; any number of stores may write at once.
 """
+import dataclasses
 import math
 import os
+import uuid
 from itertools import groupby
 
 from lrbench_caffe.database import schema, server
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
+from lrbench_caffe.trial import Dataset, Evaluation, Framework, Job, Network, Setup, Trial, from_dict, to_dict
 
 try:
     import psycopg2
@@ -42,27 +44,37 @@ _SHARED = {
 }
 
 _BEGIN = """
-    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed, host, blas, threads,
-                       started_at)
+    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed, host, attempt,
+                       resumed_at, blas, threads, started_at)
     VALUES (%(id)s, %(framework)s, %(network)s, %(dataset)s, %(task)s, %(policy)s, %(solver)s, %(seed)s, %(host)s,
-            %(blas)s, %(threads)s, to_timestamp(%(started)s))
-    ON CONFLICT (id) DO NOTHING"""
+            %(attempt)s, %(resumed_at)s, %(blas)s, %(threads)s, to_timestamp(%(started)s))
+    ON CONFLICT (id) DO UPDATE SET
+        attempt = excluded.attempt, resumed_at = excluded.resumed_at, host = excluded.host, blas = excluded.blas,
+        threads = excluded.threads, state = 'running', ended_at = NULL, error = NULL, best_iteration = NULL, best_top1 = NULL
+        WHERE excluded.attempt > trial.attempt"""
+
+# What an attempt measured after the snapshot that a later one goes on from belongs to a training that is no more.
+_FORGET = "DELETE FROM evaluation WHERE trial_id = %(id)s AND iteration > COALESCE(%(resumed_at)s, -1)"
 
 _ADD = """
-    INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld)
-    VALUES (%(trial_id)s, %(iteration)s, %(lr)s, %(train_loss)s, %(test_loss)s, %(top1)s, %(top5)s, %(ac)s, %(cd)s, %(cdac)s,
-            %(ld)s)
+    INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld,
+                            resumed_at)
+    SELECT %(trial_id)s::uuid, %(iteration)s::integer, %(lr)s::float8, %(train_loss)s::float8, %(test_loss)s::float8,
+           %(top1)s::float8, %(top5)s::float8, %(ac)s::float8, %(cd)s::float8, %(cdac)s::float8, %(ld)s::float8,
+           %(resumed_at)s::integer
+    WHERE NOT EXISTS (SELECT FROM trial WHERE id = %(trial_id)s AND attempt > %(attempt)s
+                      AND %(iteration)s > COALESCE(resumed_at, -1))
     ON CONFLICT (trial_id, iteration) DO NOTHING"""
 
 _END = """
     UPDATE trial SET state = %(state)s, ended_at = to_timestamp(%(ended)s), error = %(error)s, (best_iteration, best_top1) = (
         SELECT iteration, top1 FROM evaluation WHERE trial_id = %(id)s ORDER BY top1 DESC, iteration LIMIT 1)
-    WHERE id = %(id)s"""
+    WHERE id = %(id)s AND attempt <= %(attempt)s"""
 
 _TRIALS = """
     SELECT trial.id::text, policy.text AS policy, function, parameters, n_params, framework.name AS framework, version,
            network_id, dataset.name AS dataset, shape, train_samples, test_samples, classes, solver, seed, host, blas, threads,
-           state, error,
+           state, error, attempt, resumed_at,
            extract(epoch FROM started_at)::double precision AS started, extract(epoch FROM ended_at)::double precision AS ended
     FROM trial
     JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
@@ -73,16 +85,31 @@ _TRIALS = """
       AND (%(policy)s IS NULL OR policy.text = %(policy)s)
       AND (%(function)s IS NULL OR policy.function = %(function)s)
       AND (%(state)s IS NULL OR trial.state = %(state)s)
+      AND (%(study)s IS NULL OR trial.id IN (SELECT trial_id FROM study_trial JOIN study ON study.id = study_id
+                                             WHERE study.name = %(study)s))
     ORDER BY started_at, trial.id"""
 
 # In the order of Evaluation's fields.
 _ROWS = """
-    SELECT trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld
+    SELECT trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at
     FROM evaluation WHERE trial_id = ANY (%s::uuid[]) ORDER BY trial_id, iteration"""
 
 _BEST_ROWS = """
-    SELECT DISTINCT ON (trial_id) trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld
+    SELECT DISTINCT ON (trial_id) trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at
     FROM evaluation WHERE trial_id = ANY (%s::uuid[]) ORDER BY trial_id, top1 DESC, iteration"""
+
+
+_STUDY = """
+    SELECT trial_id::text, job, COALESCE(attempt, 0) AS attempt, state
+    FROM study JOIN study_trial ON study_id = study.id LEFT JOIN trial ON trial.id = trial_id
+    WHERE name = %s ORDER BY position"""
+
+_STUDIES = """
+    SELECT name, extract(epoch FROM created_at)::double precision AS created, jsonb_object_agg(state, trials) AS states
+    FROM (SELECT name, created_at, COALESCE(state, 'waiting') AS state, count(*) AS trials
+          FROM study JOIN study_trial ON study_id = study.id LEFT JOIN trial ON trial.id = trial_id
+          GROUP BY name, created_at, COALESCE(state, 'waiting')) AS counted
+    GROUP BY name, created_at ORDER BY created_at DESC"""
 
 
 class DatabaseUnavailable(RuntimeError):
@@ -129,20 +156,33 @@ class Store:
         def work(cursor):
             ids = {table: content and _shared(cursor, table, content) for table, content in shared.items()}
             cursor.execute(_BEGIN, dict(ids, id=trial.id, solver=Json(setup.solver), seed=setup.seed, host=trial.host,
-                                        blas=trial.blas, threads=trial.threads, started=trial.started))
+                                        blas=trial.blas, threads=trial.threads, started=trial.started,
+                                        attempt=trial.attempt, resumed_at=trial.resumed_at))
+            if trial.attempt > 1 and cursor.rowcount:
+                cursor.execute(_FORGET, {"id": trial.id, "resumed_at": trial.resumed_at})
         self._run(work)
 
-    def add(self, trial_id, row):
-        """Record an Evaluation of a trial, to be seen by others at once; one of that iteration that is there stays."""
-        values = {name: _finite(value) for name, value in vars(row).items()}
-        self._run(lambda cursor: cursor.execute(_ADD, dict(values, trial_id=trial_id, iteration=row.iteration)))
+    def add(self, trial_id, row, attempt=1):
+        """Record an Evaluation of a trial, to be seen by others at once; one of that iteration that is there stays.
 
-    def end(self, trial_id, state, ended, error=None):
-        """Record how and when (seconds since the epoch) a trial ended, and which of its rows is the best."""
+        What an attempt measured that a later one did not go on from is left out.
+        """
+        values = {name: _finite(value) for name, value in vars(row).items()}
+        values.update(trial_id=trial_id, iteration=row.iteration, resumed_at=row.resumed_at, attempt=attempt)
+        self._run(lambda cursor: cursor.execute(_ADD, values))
+
+    def end(self, trial_id, state, ended, error=None, attempt=1):
+        """Record how and when (seconds since the epoch) a trial ended, and which of its rows is the best.
+
+        Of a trial that was started again since, the end of an earlier attempt says nothing.
+        """
         text = error and error.replace("\0", "").encode("utf-8", "replace").decode()  # a log may hold anything
 
         def work(cursor):
-            cursor.execute(_END, {"id": trial_id, "state": state, "ended": ended, "error": text})
+            cursor.execute(_END, {"id": trial_id, "state": state, "ended": ended, "error": text, "attempt": attempt})
+            if cursor.rowcount:
+                return
+            cursor.execute("SELECT FROM trial WHERE id = %s", [trial_id])
             if cursor.rowcount == 0:
                 raise InputError("there is no trial %s in the database" % trial_id)
         self._run(work)
@@ -154,14 +194,45 @@ class Store:
             raise InputError("there is no trial %s in the database" % trial_id)
         return found[0]
 
-    def trials(self, network=None, dataset=None, policy=None, function=None, state=None, best_only=False):
+    def trials(self, network=None, dataset=None, policy=None, function=None, state=None, study=None, best_only=False):
         """The trials that fit all that is given, in the order they started.
 
-        network is a name or a hash, dataset a name, policy a canonical text, function one of the paper's names.  best_only
-        reads only the best row of each, all that a ranking needs; thousands of trials with all their rows need gigabytes.
+        network is a name or a hash, dataset a name, policy a canonical text, function one of the paper's names, study a study's
+        name.  best_only reads only the best row of each, all that a ranking needs; thousands of trials with all their rows need
+        gigabytes.
         """
-        given = {"network": network, "dataset": dataset, "policy": policy, "function": function, "state": state}
+        given = {"network": network, "dataset": dataset, "policy": policy, "function": function, "state": state, "study": study}
         return self._run(lambda cursor: _trials(cursor, _BEST_ROWS if best_only else _ROWS, given))
+
+    def add_to_study(self, name, jobs):
+        """See that a study of that name has these jobs: made, or made longer, by those that it has not got."""
+        def work(cursor):
+            cursor.execute("INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING", [name])
+            cursor.execute("SELECT id FROM study WHERE name = %s FOR UPDATE", [name])
+            study = cursor.fetchone().id
+            cursor.execute("SELECT job FROM study_trial WHERE study_id = %s", [study])
+            known = [from_dict(Job, line.job) for line in cursor.fetchall()]
+            new = [job for job in jobs if job not in known]
+            for position, job in enumerate(new, len(known)):
+                cursor.execute("INSERT INTO study_trial (study_id, position, trial_id, job) VALUES (%s, %s, %s, %s)",
+                               [study, position, str(uuid.uuid4()), Json(to_dict(job))])
+        self._run(work)
+
+    def study(self, name):
+        """The jobs of a study in their order, each with its trial's state: None before it has begun.
+
+        A job has its trial's id, and the number of the attempt that would be next.  Raises InputError when there is no such study.
+        """
+        lines = self._run(lambda cursor: cursor.execute(_STUDY, [name]) or cursor.fetchall())
+        if not lines:
+            raise InputError("there is no study %s in the database: `lrbench study list` has those that are there" % name)
+        return [(dataclasses.replace(from_dict(Job, line.job), id=line.trial_id, attempt=line.attempt + 1), line.state)
+                for line in lines]
+
+    def studies(self):
+        """(name, when it was made in seconds since the epoch, {state: how many trials}) of each study, the newest first."""
+        lines = self._run(lambda cursor: cursor.execute(_STUDIES) or cursor.fetchall())
+        return [(line.name, line.created, line.states) for line in lines]
 
     def _run(self, work):
         """work(cursor) in a transaction; once more on a new connection when the one at hand turns out to be lost."""
@@ -251,7 +322,7 @@ def _finite(value):
 
 def _trials(cursor, rows, given):
     """The trials that fit what is given: one query for them, one for their networks, one for their rows."""
-    nothing = dict.fromkeys(["id", "network", "dataset", "policy", "function", "state"])
+    nothing = dict.fromkeys(["id", "network", "dataset", "policy", "function", "state", "study"])
     cursor.execute(_TRIALS, dict(nothing, **given))
     found = cursor.fetchall()
     cursor.execute("SELECT * FROM network WHERE id = ANY (%s)", [list({line.network_id for line in found})])
@@ -267,4 +338,5 @@ def _trial(line, network, rows):
     setup = Setup(Framework(line.framework, line.version), network,
                   Dataset(line.dataset, shape, line.train_samples, line.test_samples), line.classes, line.solver, line.seed)
     return Trial(line.id, line.policy, line.function, line.parameters, line.n_params, setup, line.host, line.started,
-                 line.blas, line.threads, line.state, line.ended, line.error, rows)
+                 line.blas, line.threads, line.state, line.ended, line.error, rows,
+                 line.attempt, line.resumed_at)

@@ -1,0 +1,62 @@
+"""A trial's own snapshots: where it goes on when its process, its program or its machine was cut off."""
+import contextlib
+import fcntl
+import json
+import os
+import time
+
+SHARE = 0.02  # of a training's time, at most, goes into its snapshots
+_STATE = "state.json"
+
+
+class Snapshots:
+    """The newest snapshot of one trial in a folder of its own, with the rows and the losses up to there.
+
+    The folder is locked, so that a process that is about to die does not write where its successor reads.
+    """
+
+    def __init__(self, folder):
+        """Waits until no other process has the trial."""
+        os.makedirs(folder, exist_ok=True)
+        self._folder = folder
+        self._lock = open(os.path.join(folder, "lock"), "w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.prefix = os.path.join(folder, "snapshot")  # what Caffe's snapshot_prefix has to be
+        self._kept = time.monotonic(), 0.02
+
+    def latest(self):
+        """{"iteration", "solverstate", "rows", "losses"} of the newest whole snapshot, or None."""
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self._folder, _STATE)) as file:
+            return json.load(file)
+        return None
+
+    def due(self):
+        """Whether a snapshot now costs no more than its share of the time."""
+        at, cost = self._kept
+        return time.monotonic() - at >= cost / SHARE
+
+    def take(self, solver, rows, losses):
+        """Snapshot a solver.  Only when all of it is on the disk does it take the place of the one before."""
+        started = time.monotonic()
+        solver.snapshot()
+        name = "snapshot_iter_%d" % solver.iter
+        state = {"iteration": solver.iter, "solverstate": "%s_iter_%d.solverstate" % (self.prefix, solver.iter),
+                 "rows": rows, "losses": losses}
+        path = os.path.join(self._folder, _STATE)
+        with open(path + ".new", "w") as file:
+            json.dump(state, file)
+        for part in (name + ".caffemodel", name + ".solverstate", _STATE + ".new", "."):
+            _flush(os.path.join(self._folder, part))
+        os.replace(path + ".new", path)
+        for other in os.listdir(self._folder):
+            if other.startswith("snapshot_iter_") and not other.startswith(name + "."):
+                os.remove(os.path.join(self._folder, other))
+        self._kept = time.monotonic(), time.monotonic() - started
+
+
+def _flush(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
