@@ -98,6 +98,28 @@ def training():
     report("LeNet, lrbench train / caffe train", [a / b for a, b in pairs], "", 0.99, worse=min)
 
 
+def study():
+    """LeNet in as many jobs as there are cores against one job: iterations a second of all jobs together, from iteration 20 on."""
+    from conftest import private_home
+    from lrbench_caffe import study as trainings
+    from lrbench_caffe.trial import Job
+    cores = trainings.usable_cores()
+    with private_home(), tempfile.TemporaryDirectory() as folder:
+        path = lenet(folder, max_iter=200, test_interval=10 ** 6, test_initialization=False)
+
+        def speed(jobs):
+            seen = [[] for _ in range(jobs)]
+
+            def listen(index, kind, content):
+                if kind == "progress" and content["iteration"] >= 20:
+                    seen[index].append((time.monotonic(), content["iteration"]))
+            trainings.run([Job(path, policy="SIN2(k0=0.01, k1=0.06, l=2000)", seed=seed) for seed in range(jobs)], None, listen, jobs)
+            return sum((last[1] - first[1]) / (last[0] - first[0]) for first, *_, last in seen)
+
+        pairs = paired(lambda: speed(cores), lambda: speed(1))
+    report("LeNet, %d jobs / one job and its %d-fold" % (cores, cores), [a / b / cores for a, b in pairs], "", 0.95, worse=min)
+
+
 TINY = """max_iter: 100000000 lr_policy: "fixed" base_lr: 0.01 momentum: 0.9 snapshot_after_train: false solver_mode: CPU
 train_net_param {
   layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param { shape { dim: 4 dim: 4 } shape { dim: 4 }
@@ -220,7 +242,7 @@ def command_line():
     report("docker/run true", [a - b for a, b in pairs], "s", 0.3)
 
 
-BENCHMARKS = {"training": training, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line}
+BENCHMARKS = {"training": training, "study": study, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:
