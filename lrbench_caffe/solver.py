@@ -43,13 +43,14 @@ def run(job, emit, stop):
     native = monitor.install(policy, param)
     head = prototxt.add_metrics_layer(param)
     own = Snapshots(job.folder) if job.folder else None
-    if own:
-        param.snapshot, param.snapshot_after_train, param.snapshot_prefix = 0, False, own.prefix
     latest = own and own.latest()
     resume = latest["solverstate"] if latest else job.resume
     resumed_at = prototxt.snapshot_iteration(resume) if resume else None
     trial = describe(param, policy, head, emit)
     emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, attempt=job.attempt, resumed_at=resumed_at)))
+    if own:
+        param.snapshot, param.snapshot_after_train, param.snapshot_prefix = 0, False, own.prefix
+        param.snapshot_format = caffe_pb2.SolverParameter.BINARYPROTO
     solver = create_solver(param)
     if resume:
         solver.restore(resume)

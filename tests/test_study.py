@@ -121,6 +121,25 @@ def test_a_trial_that_caffe_aborts_leaves_the_others_running(name, tmp_path, dig
 
 
 @needs_caffe
+def test_the_solvers_own_snapshots_do_not_get_in_the_way(name, tmp_path, digits, lrbench, trials):
+    """Not taken in a study, whatever their format and interval, and on record as the solver has them."""
+    more = 'snapshot: 100000 snapshot_prefix: "%s" snapshot_format: HDF5' % (tmp_path / "users")
+    path = nets.write(tmp_path, nets.solver(max_iter=1000000, test_interval=500, more=more))
+    study = start("study", "run", name, path, "--data", digits)
+    deadline = time.monotonic() + 60
+    while not any(row.iteration >= 1000 for trial in trials(name) for row in trial.rows):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    study.send_signal(signal.SIGINT)
+    study.communicate(timeout=30)
+    trial, = trials(name)
+    assert trial.state == "interrupted" and trial.setup.solver["snapshot"] == 100000
+    kept = os.listdir(os.path.join(home(), "studies", name, trial.id))
+    assert "state.json" in kept and any(file.endswith(".solverstate") for file in kept)
+    assert not list(tmp_path.glob("users*"))
+
+
+@needs_caffe
 def test_a_study_that_runs_is_not_run_a_second_time(name, lrbench, command):
     study = start(*command(name))
     try:
