@@ -25,7 +25,7 @@ setup(
     packages=find_packages(include=["lrbench_caffe", "lrbench_caffe.*"]),
     package_data={"lrbench_caffe": ["database/*.sql", "database/migrations/*.sql"]},
     data_files=[("share/lrbench_caffe/" + folder, sorted(glob(folder + "/*.prototxt"))) for folder in ("prototxt", "solvers")],
-    install_requires=["click>=8", "lmdb", "matplotlib", "numpy", "protobuf", "psycopg2-binary", "rich>=12", "scikit-learn", "threadpoolctl>=3.1"],
+    install_requires=["click>=8", "distributed>=2022.2", "lmdb", "matplotlib", "numpy", "protobuf", "psycopg2-binary", "rich>=12", "scikit-learn", "threadpoolctl>=3.1"],
     extras_require={"test": ["hypothesis", "pytest"]},
     entry_points={"console_scripts": ["lrbench = lrbench_caffe.cli:main"]},
     classifiers=["License :: OSI Approved :: BSD License", "Programming Language :: Python :: 3"],

@@ -14,6 +14,8 @@ set -euo pipefail
 
 python_packages=(
     click==8.1.8
+    "distributed==2024.8.0; python_version >= '3.9'"
+    "distributed==2022.2.0; python_version < '3.9'"
     rich==13.8.1
     threadpoolctl==3.1.0
 )
