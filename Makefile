@@ -7,6 +7,9 @@ demo:  ## compare all 13 learning rate functions on handwritten digits
 test:  ## run all tests, with the real Caffe and a real PostgreSQL
 	docker/run python3 -m pytest
 
+soak:  ## run the long variants of the tests: many kills, 10,000 trials; about ten minutes
+	docker/run python3 -m pytest -m long
+
 bench:  ## measure what the program costs beside Caffe itself
 	docker/run python3 tests/benchmark.py
 
@@ -14,4 +17,4 @@ clean:  ## remove what the tests and Python left in this folder
 	rm -rf .pytest_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test soak bench clean

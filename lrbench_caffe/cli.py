@@ -4,7 +4,7 @@ import sys
 import click
 
 from lrbench_caffe import __version__
-from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError
 
 
 class _Commands(click.Group):
@@ -15,7 +15,7 @@ class _Commands(click.Group):
             return super().invoke(context)
         except InputError as error:
             status = _complain(error, 2)
-        except TrialError as error:
+        except (TrialError, DatabaseUnavailable) as error:
             status = _complain(error, 1)
         except KeyboardInterrupt:
             status = _complain("interrupted", 130)
@@ -65,12 +65,12 @@ def _database_option(command):
 @_database_option
 def train(solver, as_json, **options):
     """Train a Caffe solver prototxt, measure it, and record every evaluation in PostgreSQL."""
-    from lrbench_caffe import console, process
+    from lrbench_caffe import console, display, process
     if as_json:
         trial = process.train(solver, listen=console.print_json, **options)
     else:
-        with console.TrainingDisplay() as display:
-            trial = process.train(solver, listen=display.listen, **options)
+        with display.TrainingDisplay() as shown:
+            trial = process.train(solver, listen=shown.listen, **options)
     if trial.error:
         raise TrialError("%s; its rows up to there are in the database" % trial.error)
 
@@ -98,31 +98,49 @@ def study():
               "the seeds 1 to N")
 @click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Train for N iterations")
 @click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Trainings at the same time [default: the usable cores]")
+@click.option("--jobs", type=click.IntRange(1, 10000), metavar="N", help="Trainings at the same time [default: one for each GPU "
+              "given, else for each core]")
+@click.option("--gpu", metavar="LIST", help="Spread the trainings over these GPUs, e.g. 0,1 or all")
+@click.option("--cluster", metavar="ADDRESS", help="Train on the workers of the Dask cluster with this scheduler, e.g. "
+              "tcp://host:8786; local: on one started here")
+@click.option("--prune", type=click.FloatRange(0, 1), metavar="X", help="Stop a training whose best Top-1 is more than X, a share "
+              "of 1, below the median of the others at its iteration, e.g. 0.2")
+@click.option("--retry-failed", is_flag=True, help="Train those that failed once more")
 @_database_option
-def study_run(name, solver, policies, seeds, max_iter, data, jobs, dsn):
+def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster, prune, retry_failed, dsn):
     """Start the study NAME, or go on with it.
 
     Without SOLVER the study goes on as it is; with it, trainings that the study has not got are added.
     """
-    from lrbench_caffe import console, ranking
-    from lrbench_caffe import study as studies
-    from lrbench_caffe.trial import Job
+    from lrbench_caffe import display
+    from lrbench_caffe import study as trainings
+    from lrbench_caffe.trial import FAILED, Job
     if policies and not solver:
         raise InputError("--policy needs a solver to train: lrbench study run %s SOLVER.prototxt --policy ..." % name)
     wanted = [Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
               for seed in range(1, seeds + 1) for policy in policies or [None]] if solver else []
-    trials = studies.go_on(name, wanted, dsn, console.StudyDisplay, jobs)
-    console.show(console.results_table(ranking.by_top1(trials), title="study %s" % name))
+    devices = trainings.gpus(gpu) if gpu else ()
+    if cluster:
+        from lrbench_caffe.cluster import Cluster
+        pool = Cluster(cluster, jobs, devices)
+    else:
+        pool = trainings.Cores(jobs, devices)
+    with display.StudyDisplay() as shown:
+        trainings.go_on(name, pool, shown, wanted, dsn, prune, retry_failed)
+    trials = _show_study(name, dsn)
+    failed = sum(trial.state == FAILED for trial in trials)
+    if failed:
+        raise TrialError("%d of the trainings have failed: `lrbench study run %s --retry-failed` trains them once more"
+                         % (failed, name))
 
 
 @study.command("list")
 @_database_option
 def study_list(dsn):
-    """The studies and how far they are."""
+    """The studies, how far they are, and which run."""
     from lrbench_caffe import console, database
     with database.Store(dsn) as store:
-        console.show(console.studies_table(store.studies()))
+        console.show(console.studies_table(database.studies.summaries(store)))
 
 
 @study.command("show")
@@ -130,13 +148,31 @@ def study_list(dsn):
 @_database_option
 def study_show(name, dsn):
     """The trials of a study, the best first."""
+    _show_study(name, dsn)
+
+
+def _show_study(name, dsn):
     from lrbench_caffe import console, database, ranking
     with database.Store(dsn) as store:
-        waiting = sum(state is None for _, state in store.study(name))
+        waiting = sum(entry.state is None for entry in database.studies.jobs(store, name))
         trials = store.trials(study=name, best_only=True)
-    console.show(console.results_table(ranking.by_top1(trials), title="study %s" % name))
+    console.show(console.results_table(ranking.by_top1(trials), title="study %s" % name, seeds=True))
     if waiting:
         console.say("%d trials have not begun: `lrbench study run %s` goes on" % (waiting, name))
+    return trials
+
+
+@study.command("stop")
+@click.argument("name")
+@click.option("--now", is_flag=True, help="At once, without a last snapshot")
+@_database_option
+def study_stop(name, now, dsn):
+    """End the study NAME where it runs, on whichever machine; `lrbench study run NAME` goes on with it."""
+    from lrbench_caffe import console, database
+    with database.Store(dsn) as store:
+        console.say("waiting for the trainings of %s to end; Ctrl-C stops waiting" % name)
+        database.studies.stop(store, name, requests=2 if now else 1)
+    console.say("the study %s has stopped: `lrbench study run %s` goes on" % (name, name))
 
 
 @main.group()
@@ -185,7 +221,7 @@ def shell(dsn):
               "(4 for ResNet)")
 def data(name, to, source, pad):
     """Write a dataset as LMDBs and a mean file that Caffe reads."""
-    from lrbench_caffe import console, datasets
-    with console.Bar() as bar:
+    from lrbench_caffe import console, datasets, display
+    with display.Bar() as bar:
         files = datasets.convert(name, to, source=source, pad=pad, progress=bar)
     console.say("%s %s, %s and %s" % ("wrote" if files.written else "already there:", files.train, files.test, files.mean))

@@ -2,7 +2,7 @@
 import os
 import sys
 
-from lrbench_caffe import console, datasets, home, ranking, study
+from lrbench_caffe import console, datasets, display, home, ranking, study
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.trial import Job
 
@@ -31,8 +31,8 @@ def run(out, parallel, dsn):
     data = os.path.join(home.home(), "data")
     datasets.convert("digits", data)
     jobs = [Job(solver=shipped("solvers/digits_solver.prototxt"), policy=policy, seed=1, data=data) for policy in POLICIES]
-    with console.StudyDisplay(jobs) as display:
-        trials = study.run(jobs, dsn, display.listen, parallel)
+    with display.StudyDisplay() as shown:
+        trials = study.run(jobs, study.Cores(parallel), shown, dsn)
     ranked = ranking.by_top1(trials)
     console.show(console.results_table(ranked, title="13 learning rate policies on scikit-learn's handwritten digits"))
     from lrbench_caffe.report import plots

@@ -10,6 +10,10 @@ class TrialError(RuntimeError):
     """A training ended on its own; its text is one sentence, with what Caffe said last."""
 
 
+class DatabaseUnavailable(RuntimeError):
+    """The database could not be reached, or not finish, just now; what was asked of it can be asked again."""
+
+
 def last_words(log):
     """What Caffe said in its last fatal log line, with the lines that go on from it, or None."""
     lines = log.splitlines()
@@ -22,3 +26,9 @@ def last_words(log):
             break
         message.append(line)
     return " ".join(" ".join(message).split())[:500]
+
+
+def last_line(log):
+    """The last line of Caffe's log, without what glog writes before a message, or None."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    return " ".join(re.sub(r"^[IWEF]\d{4} [^\]]*\] ", "", lines[-1]).split())[:500] if lines else None

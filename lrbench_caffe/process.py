@@ -14,7 +14,7 @@ import threading
 import time
 
 from lrbench_caffe import database
-from lrbench_caffe.errors import InputError, TrialError, last_words
+from lrbench_caffe.errors import InputError, TrialError, last_line, last_words
 from lrbench_caffe.trial import FAILED, INTERRUPTED, Evaluation, Job, Trial, from_dict, to_dict
 
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
@@ -31,62 +31,77 @@ def train(solver, policy=None, dsn=None, listen=lambda kind, content: None, thre
     """
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     job = Job(solver=os.fspath(solver), policy=None if policy is None else str(policy), **dict(options, **paths))
-    with interruptible() as stop, database.Recorder(dsn) as record:
-        trial = run(job, record, stop, listen, threads, log)
+    with interruptible() as stop, database.Recorder(dsn, lambda sentence: listen("note", sentence)) as recorder:
+        journal = recorder.journal()
+
+        def hear(kind, content):
+            unwritten = journal.listen(kind, content)
+            return listen(kind, content) or unwritten
+        trial = run(job, stop, hear, threads, log)
     if stop.requests:
         raise KeyboardInterrupt
     return trial
 
 
-def run(job, record, stop, listen, threads=None, log=None):
+def run(job, stop, listen, threads=None, log=None):
     """Train one Job in a process of its own and return the Trial as it ended; None when it was stopped before it had begun.
 
-    record is a :class:`lrbench_caffe.database.Recorder`, stop a :class:`Stop`.  listen is called with each event: "note" (a
-    sentence), "begin" (a Trial), "progress" (a dict), "row" (an Evaluation), "end" (the Trial).  threads: how many threads BLAS
-    uses (None: as the environment says); log: a file that Caffe's log is kept in.
+    stop is a :class:`Stop`.  listen is called with each event: "note" (a sentence), "begin" (a Trial), "progress" (a dict), "row"
+    (an Evaluation), "end" (the Trial).  What it returns is None, or (state, sentence): the training then ends, politely, as that.
+    threads: how many threads BLAS uses (None: as the environment says); log: a file that Caffe's log is kept in.
 
-    Raises InputError for what cannot be trained, TrialError when the training fails on its way; a trial that had begun is then
-    recorded as failed.
+    Raises InputError for what cannot be trained, TrialError when the training fails on its way, after the "end" of a trial that
+    had begun.
     """
     if importlib.util.find_spec("caffe") is None:
         raise InputError("this Python (%s) cannot import caffe: start lrbench with docker/run, or with the Python that Caffe is "
                          "installed for" % sys.executable)
-    for note in record.notes:
-        listen("note", note)
-    trial = problem = None
+    read, end, problem, verdict = Reader(), None, None, None
     with _child(job, threads, log, stop) as child:
         for kind, content in child.events():
-            if kind == "begin":
-                trial = content = from_dict(Trial, content)
-                record.begin(trial)
-            elif kind == "row":
-                content = from_dict(Evaluation, content)
-                trial = trial.with_row(content)
-                record.add(trial.id, content)
-            elif kind == "end":
-                trial = trial.ended_as(**content)
-                _end(trial, record, listen)
-                continue
-            elif kind in ("input error", "failure"):
-                problem = InputError(content) if kind == "input error" else TrialError(content)
-                continue
-            listen(kind, content)
-        unsaid = problem is None and (trial is None or trial.ended is None)
-        if unsaid and not stop.requests:
+            if kind == "end":
+                end = content
+            elif kind in _PROBLEMS:
+                problem = _PROBLEMS[kind](content)
+            else:
+                wanted = listen(kind, read(kind, content))
+                if wanted and not verdict:
+                    verdict = wanted
+                    child.signal(signal.SIGINT)
+        if not (end or problem or stop.requests):
             problem = child.death()
-    if trial is not None and trial.ended is None:
-        trial = trial.ended_as(INTERRUPTED if unsaid and problem is None else FAILED, time.time(), problem and str(problem))
-        _end(trial, record, listen)
-    if problem is not None:
-        raise problem
+    if read.trial is None:
+        if problem:
+            raise problem
+        return None
+    state, error = (FAILED, str(problem)) if problem else (end["state"], end["error"]) if end else (INTERRUPTED, None)
+    if verdict and state in (FAILED, INTERRUPTED):
+        state, error = verdict
+    trial = read("end", {"state": state, "ended": time.time(), "error": error})
+    listen("end", trial)
+    if state == FAILED:
+        raise problem or TrialError(error)
     return trial
 
 
-def _end(trial, record, listen):
-    waiting = record.end(trial)
-    listen("end", trial)
-    if waiting:
-        listen("note", waiting)
+_PROBLEMS = {"input error": InputError, "failure": TrialError}
+
+
+class Reader:
+    """Turns the events of a training, whose content travels as JSON, into values; trial is the Trial up to now (None before)."""
+
+    trial = None
+
+    def __call__(self, kind, content):
+        """The content of an event as :func:`run` tells it: a Trial for "begin" and "end", an Evaluation for "row"."""
+        if kind == "begin":
+            content = self.trial = from_dict(Trial, content)
+        elif kind == "row":
+            content = from_dict(Evaluation, content)
+            self.trial = self.trial.with_row(content)
+        elif kind == "end":
+            content = self.trial = self.trial.ended_as(**content)
+        return content
 
 
 class Stop:
@@ -202,8 +217,10 @@ class _Child:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LAST_WORDS))
         log = self._log.read().decode(errors="replace")
         if status < 0 and -status != signal.SIGABRT:
-            return TrialError("the training was ended by the signal %s%s" % (
-                signal.Signals(-status).name, ", as the system does when memory is short" if -status == signal.SIGKILL else ""))
+            said = last_line(log)
+            return TrialError("the training was ended by the signal %s%s%s" % (
+                signal.Signals(-status).name, ", as the system does when memory is short" if -status == signal.SIGKILL else "",
+                "; Caffe's last message: %s" % said if said else ""))
         return TrialError("Caffe ended the training: %s" % (last_words(log) or "it left with status %d and no message" % status))
 
     def signal(self, number):

@@ -3,9 +3,11 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import time
 
 SHARE = 0.02  # of a training's time, at most, goes into its snapshots
+COPIES = 4  # of the weights are the most that a snapshot holds: themselves and what the optimizer remembers, and some more
 _STATE = "state.json"
 
 
@@ -30,10 +32,15 @@ class Snapshots:
             return json.load(file)
         return None
 
-    def due(self):
-        """Whether a snapshot now costs no more than its share of the time."""
+    def due(self, solver):
+        """Whether a snapshot now costs no more than its share of the time, and finds room."""
         at, cost = self._kept
-        return time.monotonic() - at >= cost / SHARE
+        return time.monotonic() - at >= cost / SHARE and self.room(solver)
+
+    def room(self, solver):
+        """Whether there is room for a snapshot: on a full disk Caffe would abort, and the training better goes on without."""
+        weights = sum(4 * blob.count for layer in solver.net.layers for blob in layer.blobs)
+        return shutil.disk_usage(self._folder).free > COPIES * weights
 
     def take(self, solver, rows, losses):
         """Snapshot a solver.  Only when all of it is on the disk does it take the place of the one before."""

@@ -47,7 +47,7 @@ def run(job, emit, stop):
     resume = latest["solverstate"] if latest else job.resume
     resumed_at = prototxt.snapshot_iteration(resume) if resume else None
     trial = describe(param, policy, head, emit)
-    emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, attempt=job.attempt, resumed_at=resumed_at)))
+    emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
     if own:
         param.snapshot, param.snapshot_after_train, param.snapshot_prefix = 0, False, own.prefix
         param.snapshot_format = caffe_pb2.SolverParameter.BINARYPROTO
@@ -64,7 +64,7 @@ def run(job, emit, stop):
         emit(kind, content)
 
     def keep():
-        if own and own.due():
+        if own and own.due(solver):
             own.take(solver, rows, watch.losses)
     if latest:  # what was measured up to there: it may not have arrived
         rows.extend(latest["rows"])
@@ -72,12 +72,12 @@ def run(job, emit, stop):
         for row in rows:
             emit("row", row)
     state, error = train(solver, watch, Plan(param, job.until_top1), tell, stop, keep)
-    if own and state == INTERRUPTED:
+    if own and state == INTERRUPTED and own.room(solver):
         own.take(solver, rows, watch.losses)
     already = param.snapshot and solver.iter % param.snapshot == 0
     if param.snapshot_after_train and not already and state != DIVERGED:
         solver.snapshot()
-    emit("end", {"state": state, "ended": time.time(), "error": error})
+    emit("end", {"state": state, "error": error})
 
 
 class Plan:

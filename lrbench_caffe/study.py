@@ -1,98 +1,158 @@
-"""Many trials: several at a time, each in a process of its own; studies, which are lists of trials with a name."""
-import contextlib
+"""Studies: many trials under a name, each trained once, whatever happens to a trial, to the program or to the machine.
+
+The trials of a study are trained by a pool: :class:`Cores` on this machine, or :class:`lrbench_caffe.cluster.Cluster` on the
+workers of a Dask cluster.  What they measure is recorded here, by the program that runs the study.
+"""
 import dataclasses
-import fcntl
 import os
+import queue
 import re
 import shutil
+import subprocess
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 from lrbench_caffe import database, process
+from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.home import home
-from lrbench_caffe.trial import INTERRUPTED, RUNNING
+from lrbench_caffe.policies import Policy
+from lrbench_caffe.pruning import Pruner
+from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
 
 CUT_OFF = (None, RUNNING, INTERRUPTED)  # the states of trials that a study goes on with; None has not begun
 
 
-def usable_cores():
-    """How many trainings this machine can run side by side: the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+class Cores:
+    """A pool of this machine: so many trainings side by side, each with one BLAS thread, and on a GPU of its own where given."""
 
+    def __init__(self, jobs=None, gpus=(), train=process.run):
+        """jobs: trainings at a time (None: one for each of the GPUs, which are device indexes, else one for each usable core)."""
+        self._slots = jobs or len(gpus) or usable_cores()
+        self._train, self._devices = train, queue.Queue()
+        for slot in range(self._slots):
+            self._devices.put(gpus[slot % len(gpus)] if gpus else None)
 
-def run(jobs, dsn, listen, parallel=None):
-    """Train every Job with one BLAS thread each, parallel (None: the usable cores) at a time; returns their Trials.
+    def run(self, jobs, stop, listen):
+        """Train every Job, until all have ended or stop (a :class:`lrbench_caffe.process.Stop`) is requested.
 
-    listen is called with (index of the job, kind, content) from several threads.  A training that fails leaves the others
-    running: its Trial is in the result, marked as failed, if it had begun.  Raises KeyboardInterrupt after Ctrl-C, with all that
-    was measured recorded, and InputError as :func:`lrbench_caffe.process.run`.
-    """
-    def one(index, job, stop):
-        if stop.requests:
-            return None
-        ends = []
-
-        def hear(kind, content):
-            if kind == "end":
-                ends.append(content)
-            listen(index, kind, content)
-        with database.Recorder(dsn) as record:
+        listen(job, kind, content) is called, from several threads, with the events of :func:`lrbench_caffe.process.run`, and with
+        "problem" (a sentence) for one that could not begin, or that failed.
+        """
+        def one(job):
+            if stop.requests:
+                return
+            device = self._devices.get()
             try:
-                return process.run(job, record, stop, hear, threads=1)
-            except TrialError as error:
-                if not ends:  # it had not begun, and has no Trial
-                    listen(index, "note", "%s: %s" % (job.policy, error))
-                return ends[0] if ends else None
+                self._train(job if device is None else dataclasses.replace(job, gpu=device), stop,
+                            lambda kind, content: listen(job, kind, content), threads=1)
+            except (InputError, TrialError) as error:
+                listen(job, "problem", str(error))
+            finally:
+                self._devices.put(device)
+        with ThreadPoolExecutor(self._slots) as threads:
+            for _ in threads.map(one, jobs):
+                pass
 
-    with process.interruptible() as stop, ThreadPoolExecutor(parallel or usable_cores()) as pool:
-        trials = list(pool.map(lambda item: one(item[0], item[1], stop), enumerate(jobs)))
+
+def usable_cores():
+    """How many trainings this machine can run side by side: the cores that affinity and cgroup leave to this process."""
+    from dask.system import cpu_count  # takes a while
+    return cpu_count()
+
+
+def gpus(text):
+    """The device indexes that a text names, as Caffe's own command has them: "0", "0,2", or "all" that nvidia-smi lists."""
+    if text == "all":
+        try:
+            listed = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+        except OSError as error:
+            raise InputError("--gpu all asks nvidia-smi, which cannot be started (%s): name the GPUs, e.g. --gpu 0,1"
+                             % error.strerror)
+        found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+        if not found:
+            raise InputError("nvidia-smi lists no GPU: leave --gpu out to train on the CPU")
+        return tuple(range(len(found)))
+    if not re.fullmatch(r"\d{1,4}(,\d{1,4})*", text):
+        raise InputError("--gpu %s does not do: give indexes such as 0 or 0,1, or all" % text)
+    return tuple(dict.fromkeys(int(index) for index in text.split(",")))
+
+
+def run(jobs, pool, display, dsn=None):
+    """Train Jobs that are no study, and return the Trials that have begun, as they ended.  Errors and display as :func:`go_on`."""
+    trials = []
+
+    def collect(job, kind, content):
+        if kind == "end":
+            trials.append(content)
+    with process.interruptible() as stop, database.Recorder(dsn, display.say) as recorder:
+        _train([dataclasses.replace(job, id=str(uuid.uuid4())) for job in jobs], {}, pool, stop, recorder, [collect], display)
     if stop.requests:
         raise KeyboardInterrupt
-    return [trial for trial in trials if trial is not None]
+    return trials
 
 
-def go_on(name, jobs, dsn, listen, parallel=None):
-    """Start the study of that name, or go on with it, and return its Trials, each with its best row only.
+def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False):
+    """Start the study of that name, or go on with it.
 
-    jobs (none: those it has) are added where the study has not got them.  Trials that have ended by themselves are not run again;
-    those that were cut off go on from their last snapshot, or begin again where there is none.  listen: a function that takes the
-    list of jobs to train and returns a context manager whose ``listen`` is called as by :func:`run`.
+    jobs (none: those it has) are added where the study has not got them.  Trials that have ended by themselves are not run again,
+    but for failed ones with retry_failed; those that were cut off go on from their last snapshot, or begin again where there is
+    none.  prune: how far below the others a trial is stopped, see :class:`lrbench_caffe.pruning.Pruner`.  display has begin(jobs),
+    called once, listen(job, kind, content) as for :meth:`Cores.run`, and say(sentence).
 
-    Raises InputError for a study that is not there or runs already, and as :func:`run`.
+    Raises InputError for a study that is not there or that another program runs, and for jobs that cannot be trained;
+    KeyboardInterrupt after Ctrl-C or a request to stop, with all that was measured recorded.
     """
-    folder = os.path.join(home(), "studies", _checked(name))
-    with _alone(name, folder):
-        with database.Recorder(dsn):
-            pass  # delivers what a study that was killed has left
-        with database.Store(dsn) as store:
-            if jobs:
-                store.add_to_study(name, [dataclasses.replace(job, solver=os.path.abspath(job.solver),
-                                                              data=job.data and os.path.abspath(job.data)) for job in jobs])
-            left = [dataclasses.replace(job, folder=os.path.join(folder, job.id))
-                    for job, state in store.study(name) if state in CUT_OFF]
-        if left:
-            with listen(left) as display:
-                run(left, dsn, display.listen, parallel)
-        with database.Store(dsn) as store:
-            for job, state in store.study(name):
-                if state not in CUT_OFF:  # nothing goes on from its snapshots
-                    shutil.rmtree(os.path.join(folder, job.id), ignore_errors=True)
-            return store.trials(study=name, best_only=True)
+    jobs = [_checked_job(job) for job in jobs]
+    folder = os.path.join(home(), "studies", _checked_name(name))
+    again = CUT_OFF + (FAILED,) if retry_failed else CUT_OFF
+    with database.Store(dsn) as store, process.interruptible() as stop:
+        if jobs:
+            studies.add(store, name, jobs)
+        with studies.Claim(name, dsn, stop, display.say), database.Recorder(dsn, display.say) as recorder:
+            found = studies.jobs(store, name)
+            left = [dataclasses.replace(entry.job, folder=os.path.join(folder, entry.job.id))
+                    for entry in found if entry.state in again]
+            watchers = [_tidy]
+            if prune is not None:
+                pruner = Pruner(prune, studies.reached(store, [entry.job.id for entry in found if entry.state not in again]))
+                watchers.append(lambda job, kind, content: pruner.listen(job.id, kind, content))
+            _train(left, {entry.job.id: entry.attempts for entry in found}, pool, stop, recorder, watchers, display)
+    if stop.requests:
+        raise KeyboardInterrupt
 
 
-def _checked(name):
+def _train(jobs, attempts, pool, stop, recorder, watchers, display):
+    """Train jobs on the pool; each event goes to the journal, to the watchers and to the display, in that order.
+
+    attempts: how often each was started before, by its id.  The first of them that has a verdict ends the trial with it.
+    """
+    journals = {job.id: recorder.journal(attempts.get(job.id, 0)) for job in jobs}
+
+    def listen(job, kind, content):
+        verdicts = [journals[job.id].listen(kind, content)] + [watch(job, kind, content) for watch in watchers]
+        display.listen(job, kind, content)
+        return next(filter(None, verdicts), None)
+    if jobs:
+        display.begin(jobs)
+        pool.run(jobs, stop, listen)
+
+
+def _tidy(job, kind, content):
+    """Remove the snapshots of a trial from which nothing will go on."""
+    if kind == "end" and content.state not in CUT_OFF + (FAILED,):
+        shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def _checked_name(name):
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise InputError("%r is no name for a study: use up to 100 letters, digits, dots, dashes and underscores" % name)
     return name
 
 
-@contextlib.contextmanager
-def _alone(name, folder):
-    """Nobody else runs this study within the block, on this machine."""
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError("the study %s runs already: wait for it, or end it with Ctrl-C where it runs" % name) from None
-        yield
+def _checked_job(job):
+    """The job with absolute paths, since it may go on from elsewhere; InputError for what will never train."""
+    if not os.path.isfile(job.solver):
+        raise InputError("the solver %s is not there: name a solver prototxt" % job.solver)
+    return dataclasses.replace(job, solver=os.path.abspath(job.solver), data=job.data and os.path.abspath(job.data),
+                               policy=job.policy and str(Policy.parse(job.policy)))

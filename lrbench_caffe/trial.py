@@ -5,11 +5,13 @@ immutable value that knows neither Caffe nor PostgreSQL; :func:`to_dict` and :fu
 hold and back, which is how trials cross processes and files.
 """
 import dataclasses
+import functools
 import typing
 from dataclasses import dataclass, field
 from typing import Dict, NamedTuple, Optional, Tuple
 
-RUNNING, FINISHED, DIVERGED, INTERRUPTED, FAILED = STATES = "running", "finished", "diverged", "interrupted", "failed"
+RUNNING, FINISHED, DIVERGED, PRUNED, INTERRUPTED, FAILED = STATES = (
+    "running", "finished", "diverged", "pruned", "interrupted", "failed")
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,10 @@ class Trial:
     """One training: what it ran with, its rows in the order of their iterations, and how it ended.
 
     id is a UUID in text; policy is the canonical text of the policy, function, parameters and n_params its parts; started and
-    ended are seconds since the epoch; error says in one sentence why a failed or diverged trial ended.  blas names the library
-    and its kernels, e.g. "openblas 0.3.13 SkylakeX", and threads how many it used (None where that is not known): the last digits
-    of a training depend on them.  attempt counts the times it was started, from 1, and resumed_at is the iteration that this
-    attempt went on from (None: from the beginning).
+    ended are seconds since the epoch; error says in one sentence why a failed, diverged or pruned trial ended.  blas names the
+    library and its kernels, e.g. "openblas 0.3.13 SkylakeX", and threads how many it used (None where that is not known): the last
+    digits of a training depend on them.  attempt counts the times it was started, from 1, and resumed_at is the iteration that
+    this attempt went on from (None: from the beginning).
     """
     id: str
     policy: str
@@ -143,8 +145,8 @@ class Job:
     one); data is the folder that relative paths are looked up in first; gpu is a device index (None: as the prototxt says);
     resume is a .solverstate, weights a .caffemodel to start from; until_top1 ends the trial at the first evaluation that reaches
     it; snapshot_prefix replaces the solver's, and asks for a snapshot after training; stages and level are those of
-    ``caffe train``.  A trial of a study also has an id, the number of this attempt, and a folder of its own for the snapshots that
-    it goes on from; the solver's own snapshots are not taken there, since trials would overwrite each other's.
+    ``caffe train``.  A trial of a study also has an id and a folder of its own for the snapshots that it goes on from; the solver's
+    own snapshots are not taken there, since trials would overwrite each other's.
     """
     solver: str
     policy: Optional[str] = None
@@ -159,7 +161,6 @@ class Job:
     stages: Tuple[str, ...] = ()
     level: int = 0
     id: Optional[str] = None
-    attempt: int = 1
     folder: Optional[str] = None
 
 
@@ -170,8 +171,11 @@ def to_dict(value) -> dict:
 
 def from_dict(cls, content: dict):
     """The value of type cls that :func:`to_dict` made content from, also after a way through JSON."""
-    kinds = typing.get_type_hints(cls)
+    kinds = _kinds(cls)
     return cls(**{name: _restored(kinds[name], value) for name, value in content.items()})
+
+
+_kinds = functools.lru_cache(maxsize=None)(typing.get_type_hints)  # which takes longer than all the rest
 
 
 def _restored(kind, value):

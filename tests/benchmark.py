@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import timeit
+from types import SimpleNamespace
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("GLOG_minloglevel", "2")
@@ -110,14 +111,28 @@ def study():
         def speed(jobs):
             seen = [[] for _ in range(jobs)]
 
-            def listen(index, kind, content):
+            def listen(job, kind, content):
                 if kind == "progress" and content["iteration"] >= 20:
-                    seen[index].append((time.monotonic(), content["iteration"]))
-            trainings.run([Job(path, policy="SIN2(k0=0.01, k1=0.06, l=2000)", seed=seed) for seed in range(jobs)], None, listen, jobs)
+                    seen[job.seed].append((time.monotonic(), content["iteration"]))
+            trainings.run([Job(path, policy="SIN2(k0=0.01, k1=0.06, l=2000)", seed=seed) for seed in range(jobs)],
+                          trainings.Cores(jobs), SimpleNamespace(begin=lambda jobs: None, say=print, listen=listen))
             return sum((last[1] - first[1]) / (last[0] - first[0]) for first, *_, last in seen)
 
         pairs = paired(lambda: speed(cores), lambda: speed(1))
     report("LeNet, %d jobs / one job and its %d-fold" % (cores, cores), [a / b / cores for a, b in pairs], "", 0.95, worse=min)
+
+
+def scale(trials=10000, evaluations=280):
+    """A study's own cost, a fake training function and the real rest: a trial of the last tenth against one of the first; memory."""
+    from conftest import private_home
+    from simulation import measure
+    from lrbench_caffe.database import server
+    with private_home():
+        first, last, megabytes = measure(server.start(), trials, evaluations)
+    print("%d trials of %d evaluations: %.2f ms of the CPU a trial in the first tenth, %.2f in the last" % (
+        trials, evaluations, 1e3 * first, 1e3 * last), flush=True)
+    report("a study's own cost, last tenth / first", [last / first], "", 1.2)
+    report("a study's own memory", [megabytes], "MB", 300)
 
 
 TINY = """max_iter: 100000000 lr_policy: "fixed" base_lr: 0.01 momentum: 0.9 snapshot_after_train: false solver_mode: CPU
@@ -242,7 +257,7 @@ def command_line():
     report("docker/run true", [a - b for a, b in pairs], "s", 0.3)
 
 
-BENCHMARKS = {"training": training, "study": study, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line}
+BENCHMARKS = {"training": training, "study": study, "scale": scale, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:

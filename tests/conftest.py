@@ -1,11 +1,13 @@
 """What the tests share: real data, a real database, and the reasons for what is skipped."""
 import contextlib
+import ctypes
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,43 @@ def lrbench(dsn):
                               stderr=subprocess.PIPE, universal_newlines=True, timeout=100,
                               env=dict(os.environ, PYTHONPATH=ROOT), **options)
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a filesystem of its own, of 300 KB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)  # the program mount is not everywhere
+    if libc.mount(b"tmpfs", os.fsencode(str(folder)), b"tmpfs", 0, b"size=300k"):
+        pytest.skip("needs a small filesystem, which only root can mount: %s" % os.strerror(ctypes.get_errno()))
+    yield folder
+    assert libc.umount2(os.fsencode(str(folder)), 2) == 0  # whoever still uses it
+
+
+@pytest.fixture
+def name():
+    """A name for a study."""
+    return "study-" + uuid.uuid4().hex
+
+
+@pytest.fixture
+def trials(dsn):
+    """What is stored of a study: trials(name)."""
+    from lrbench_caffe import database
+
+    def stored(name):
+        with database.Store(dsn) as store:
+            return store.trials(study=name)
+    return stored
+
+
+@pytest.fixture
+def command(digits):
+    """The words that run a study of the digits under POLICIES with two seeds: command(name, more words...)."""
+    from studies import DIGITS, POLICIES
+
+    def words(name, *more):
+        policies = [word for policy in POLICIES for word in ("--policy", policy)]
+        return ["study", "run", name, DIGITS, "--data", digits, "--seeds", "2"] + policies + list(more)
+    return words

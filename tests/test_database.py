@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from lrbench_caffe.trial import (DIVERGED, FAILED, FINISHED, Dataset, Evaluation
 psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
 from conftest import private_home  # noqa: E402
 from lrbench_caffe import database  # noqa: E402
-from lrbench_caffe.database import DatabaseUnavailable, Store, schema, server  # noqa: E402
+from lrbench_caffe.database import Store, schema, server, studies  # noqa: E402
+from lrbench_caffe.errors import DatabaseUnavailable  # noqa: E402
+from lrbench_caffe.process import Stop  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -451,10 +454,42 @@ def test_an_attempt_that_goes_on_from_a_snapshot_replaces_what_was_measured_afte
 
 def test_a_study_gets_the_jobs_that_it_has_not_got(store):
     jobs = [Job("/a/solver.prototxt", policy="FIX(k0=0.1)", seed=seed) for seed in (1, 2)]
-    store.add_to_study("s", jobs[:1])
-    one = store.study("s")
-    store.add_to_study("s", jobs)
-    assert store.study("s")[:1] == one and [job.seed for job, state in store.study("s") if state is None] == [1, 2]
-    assert store.studies()[0][0] == "s" and store.studies()[0][2] == {"waiting": 2}
+    studies.add(store, "s", jobs[:1])
+    one = studies.jobs(store, "s")
+    studies.add(store, "s", jobs)
+    assert studies.jobs(store, "s")[:1] == one
+    assert [(entry.job.seed, entry.state, entry.attempts) for entry in studies.jobs(store, "s")] == [(1, None, 0), (2, None, 0)]
+    summary, = studies.summaries(store)
+    assert (summary.name, summary.states, summary.runs) == ("s", {"waiting": 2}, False)
     with pytest.raises(InputError, match="no study"):
-        store.study("other")
+        studies.jobs(store, "other")
+
+
+def test_a_study_is_claimed_by_one_program_until_it_leaves_and_hears_requests_to_stop(store, new_database):
+    studies.add(store, "s", [Job("/a/solver.prototxt")])
+    stop = Stop()
+    with studies.Claim("s", new_database, stop, print):
+        assert studies.summaries(store)[0].runs
+        with pytest.raises(InputError, match="runs already .lrbench on .*, process %d.*study stop s" % os.getpid()):
+            studies.Claim("s", new_database, Stop(), print)
+        asker = threading.Thread(target=lambda: studies.stop(Store(new_database), "s"))
+        asker.start()
+        while not stop.requests:
+            time.sleep(0.05)
+        assert asker.is_alive(), "it waits until the study has ended"
+    asker.join()
+    assert not studies.summaries(store)[0].runs and stop.requests == 1
+    with pytest.raises(InputError, match="does not run"):
+        studies.stop(store, "s")
+    again = Stop()
+    with studies.Claim("s", new_database, again, print):
+        time.sleep(1.5)
+    assert not again.requests, "an earlier request is over"
+
+
+def test_a_claim_outlives_its_connection(store, new_database):
+    studies.add(store, "s", [Job("/a/solver.prototxt")])
+    with studies.Claim("s", new_database, Stop(), print):
+        query(new_database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'lrbench on %%'")
+        time.sleep(2.5)
+        assert studies.summaries(store)[0].runs

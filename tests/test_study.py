@@ -4,56 +4,22 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-import uuid
 
 import pytest
 
 import nets
-from conftest import ROOT, needs_caffe
+import simulation
+from conftest import ROOT, needs_caffe, private_home
+from studies import DIGITS, EXPECTED, POLICIES, keys, start, trainings_of, wait_until
 from lrbench_caffe.home import home
 
 pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
-from lrbench_caffe import database  # noqa: E402
-
-POLICIES = ("FIX(k0=0.01)", "SIN2(k0=0.005, k1=0.08, l=100)")
-DIGITS = os.path.join(ROOT, "solvers", "digits_solver.prototxt")
-
-
-@pytest.fixture
-def name():
-    return "study-" + uuid.uuid4().hex
-
-
-@pytest.fixture
-def trials(dsn):
-    """What is stored of a study: trials(name)."""
-    def stored(name):
-        with database.Store(dsn) as store:
-            return store.trials(study=name)
-    return stored
-
-
-@pytest.fixture
-def command(digits):
-    """The words that run a study of the digits under POLICIES with two seeds."""
-    def words(name, *more):
-        policies = [word for policy in POLICIES for word in ("--policy", policy)]
-        return ["study", "run", name, DIGITS, "--data", digits, "--seeds", "2"] + policies + list(more)
-    return words
-
-
-def keys(trials):
-    return sorted((trial.policy, trial.setup.seed, row.iteration) for trial in trials for row in trial.rows)
-
-
-EXPECTED = sorted((policy, seed, iteration) for policy in POLICIES for seed in (1, 2) for iteration in range(0, 601, 50))
-
-
-def start(*words):
-    """The command line in a process group of its own, to be killed with all that it started."""
-    return subprocess.Popen([sys.executable, "-m", "lrbench_caffe"] + list(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=dict(os.environ, PYTHONPATH=ROOT), universal_newlines=True)
+from lrbench_caffe import database, study  # noqa: E402
+from lrbench_caffe.errors import InputError  # noqa: E402
+from lrbench_caffe.process import Stop  # noqa: E402
+from lrbench_caffe.trial import Job  # noqa: E402
 
 
 @needs_caffe
@@ -70,9 +36,10 @@ def test_a_study_trains_each_trial_once(name, lrbench, command, trials):
 
 
 @needs_caffe
-def test_kill_9_of_the_whole_study_again_and_again_loses_and_doubles_nothing(name, lrbench, command, trials):
-    clock = random.Random(3)
-    for _ in range(4):
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_kill_9_of_the_whole_study_again_and_again_loses_and_doubles_nothing(kills, name, lrbench, command, trials):
+    clock = random.Random(kills)
+    for _ in range(kills):
         study = start(*command(name, "--jobs", "2"))
         time.sleep(clock.uniform(1.5, 4))
         study.kill()
@@ -86,7 +53,7 @@ def test_kill_9_of_the_whole_study_again_and_again_loses_and_doubles_nothing(nam
         for row in trial.rows:  # in the row: whether it is of a training that ran through
             assert row.resumed_at is None or row.resumed_at <= row.iteration
     folder = os.path.join(home(), "studies", name)
-    assert os.listdir(folder) == ["lock"], "snapshots of trials that are done are removed"
+    assert os.listdir(folder) == [], "snapshots of trials that are done are removed"
 
 
 @needs_caffe
@@ -113,8 +80,9 @@ def test_ctrl_c_ends_a_study_politely_and_it_goes_on_where_it_was(name, lrbench,
 def test_a_trial_that_caffe_aborts_leaves_the_others_running(name, tmp_path, digits, lrbench, trials):
     """A kernel larger than its image is one of many things that only a CHECK finds."""
     broken = nets.write(tmp_path, net_text=nets.net(body=nets.BODY.replace("kernel_size: 3", "kernel_size: 30")))
-    assert lrbench("study", "run", name, broken, "--policy", "FIX(k0=0.01)", "--data", digits).returncode == 0
-    assert lrbench("study", "run", name, DIGITS, "--policy", "FIX(k0=0.01)", "--max-iter", "50", "--data", digits).returncode == 0
+    assert lrbench("study", "run", name, broken, "--policy", "FIX(k0=0.01)", "--data", digits).returncode == 1
+    done = lrbench("study", "run", name, DIGITS, "--policy", "FIX(k0=0.01)", "--max-iter", "50", "--data", digits)
+    assert done.returncode == 1 and "1 of the trainings have failed: `lrbench study run" in done.stderr
     states = {trial.setup.network.name: (trial.state, trial.error) for trial in trials(name)}
     assert states["small"][0] == "failed" and "Check failed" in states["small"][1]
     assert [state for network, (state, _) in states.items() if network != "small"] == ["finished"]
@@ -143,9 +111,8 @@ def test_the_solvers_own_snapshots_do_not_get_in_the_way(name, tmp_path, digits,
 def test_a_study_that_runs_is_not_run_a_second_time(name, lrbench, command):
     study = start(*command(name))
     try:
-        while not os.path.exists(os.path.join(home(), "studies", name, "lock")):
+        while not os.path.exists(os.path.join(home(), "studies", name)):
             time.sleep(0.05)
-        time.sleep(0.2)
         second = lrbench("study", "run", name)
         assert second.returncode == 2 and "runs already" in second.stderr
     finally:
@@ -153,9 +120,126 @@ def test_a_study_that_runs_is_not_run_a_second_time(name, lrbench, command):
         study.communicate(timeout=30)
 
 
+@needs_caffe
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_training_that_dies_of_a_signal_is_marked_as_failed_and_can_be_tried_again(number, name, lrbench, command, trials):
+    study = start(*command(name, "--jobs", "1"))
+    wait_until(lambda: any(trial.rows for trial in trials(name)))
+    os.kill(trainings_of(study.pid)[0], number)
+    output = study.communicate(timeout=100)
+    assert study.returncode == 1 and "Traceback" not in output[1]
+    assert sorted(trial.state for trial in trials(name)) == ["failed"] + ["finished"] * 3
+    failed = next(trial for trial in trials(name) if trial.state == "failed")
+    assert signal.Signals(number).name in failed.error and "Caffe's last message: " in failed.error
+    assert lrbench(*command(name)).returncode == 1, "it is not run again by itself"
+    assert lrbench("study", "run", name, "--retry-failed").returncode == 0
+    assert keys(trials(name)) == EXPECTED and {trial.state for trial in trials(name)} == {"finished"}
+
+
+@needs_caffe
+def test_study_stop_ends_it_from_elsewhere_and_it_goes_on(name, lrbench, command, trials):
+    study = start(*command(name, "--jobs", "1"))
+    wait_until(lambda: any(trial.rows for trial in trials(name)))
+    assert name + " (runs)" in lrbench("study", "list").stdout
+    stopped = lrbench("study", "stop", name)
+    assert stopped.returncode == 0 and "has stopped" in stopped.stdout
+    study.communicate(timeout=10)
+    assert study.returncode == 130 and "interrupted" in {trial.state for trial in trials(name)}
+    again = lrbench("study", "stop", name)
+    assert again.returncode == 2 and "does not run" in again.stderr
+    assert lrbench("study", "run", name).returncode == 0 and keys(trials(name)) == EXPECTED
+
+
+@needs_caffe
+def test_a_server_that_goes_away_in_mid_study_costs_nothing(dsn, name, lrbench, command, trials):
+    """A server that is named is not started on demand."""
+    study = start(*command(name, "--dsn", dsn))
+    wait_until(lambda: any(trial.rows for trial in trials(name)))
+    database.server.stop()
+    time.sleep(3)
+    database.server.start()
+    output = study.communicate(timeout=100)
+    assert study.returncode == 0, output[1]
+    assert "trainings go on" in output[1]
+    assert keys(trials(name)) == EXPECTED and {trial.attempt for trial in trials(name)} == {1}
+
+
+@needs_caffe
+def test_a_full_disk_fails_the_trainings_with_a_sentence_and_leaves_the_rest_well(dsn, name, digits, small_disk, tmp_path, trials):
+    path = nets.write(tmp_path, nets.solver(max_iter=500, test_interval=5))
+    environment = dict(os.environ, PYTHONPATH=ROOT, LRBENCH_HOME=str(small_disk), LRBENCH_DSN=dsn)
+    free = os.statvfs(str(small_disk))
+    with open(str(small_disk / "filler"), "wb", buffering=0) as filler:
+        filler.write(b"x" * ((free.f_bavail - 4) * free.f_bsize))
+    words = [sys.executable, "-m", "lrbench_caffe", "study", "run", name, path, "--data", digits, "--policy", POLICIES[0]]
+    full = subprocess.run(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=100)
+    failed, = trials(name)
+    assert full.returncode == 1 and "Traceback" not in full.stderr
+    assert failed.state == "failed" and "No space left" in failed.error and "LRBENCH_HOME" in failed.error
+    assert failed.rows and failed.rows[-1].iteration < 500, "what found room"
+    os.remove(str(small_disk / "filler"))
+    assert subprocess.run(words + ["--retry-failed"], env=environment, stdout=subprocess.DEVNULL, timeout=100).returncode == 0
+    done, = trials(name)
+    assert done.state == "finished" and [row.iteration for row in done.rows] == list(range(0, 501, 5))
+
+
+@needs_caffe
+def test_a_hopeless_training_is_pruned_and_says_why(name, lrbench, digits, trials):
+    policies = ["FIX(k0=0.01)", "FIX(k0=0.02)", "FIX(k0=0.03)", "FIX(k0=0.000000001)"]
+    words = [word for policy in policies for word in ("--policy", policy)]
+    done = lrbench("study", "run", name, DIGITS, "--data", digits, "--jobs", "1", "--prune", "0.3", "--max-iter", "200", *words)
+    assert done.returncode == 0
+    states = {trial.policy: trial for trial in trials(name)}
+    hopeless = states.pop("FIX(k0=1e-09)")
+    assert hopeless.state == "pruned" and "the median of 3 others" in hopeless.error and hopeless.rows
+    assert hopeless.rows[-1].iteration < 200 and {trial.state for trial in states.values()} == {"finished"}
+    assert "(pruned)" in lrbench("study", "run", name).stdout, "and is not run again"
+
+
+@pytest.mark.parametrize("many", [100, pytest.param(10000, marks=pytest.mark.long)])
+def test_a_study_of_many_trials_records_each_of_them_in_little_memory(many, dsn):
+    """Of 280 evaluations each; the training function is simulated, and nothing else."""
+    with private_home():
+        *_, megabytes = simulation.measure(database.server.start(), many, 280)
+        with database.Store() as store:
+            summary, = database.studies.summaries(store)
+            rows = store.transaction(lambda cursor: cursor.execute(
+                "SELECT count(*) AS trials, min(rows) AS least FROM (SELECT count(*) AS rows FROM evaluation GROUP BY trial_id) AS counted")
+                or cursor.fetchone())
+    assert summary.states == {"finished": many} and (rows.trials, rows.least) == (many, 280)
+    assert megabytes < 300
+
+
+def test_gpus_have_a_training_each():
+    """As far as it goes without a GPU: which index each training gets, and when."""
+    busy, seen, lock = set(), set(), threading.Lock()
+
+    def training(job, stop, listen, threads):
+        with lock:
+            assert job.gpu not in busy and threads == 1
+            busy.add(job.gpu)
+            seen.add(job.gpu)
+        time.sleep(0.01)
+        with lock:
+            busy.remove(job.gpu)
+    problems = []
+    study.Cores(gpus=study.gpus("0,2,3"), train=training).run(
+        [Job("x", id=str(n)) for n in range(50)], Stop(), lambda job, kind, content: problems.append(content))
+    assert seen == {0, 2, 3} and problems == []
+
+
+@pytest.mark.parametrize("text", ["", "x", "0,", "-1", "0;1", "99999"])
+def test_what_names_no_gpus_is_said_in_a_sentence(text):
+    with pytest.raises(InputError, match="give indexes such as 0 or 0,1, or all"):
+        study.gpus(text)
+
+
 @pytest.mark.parametrize("words, sentence", [
     (("run", "no/name"), "no name for a study"), (("run", "not-there"), "no study not-there"), (("show", "not-there"), "no study"),
-    (("run", "x", "--policy", "FIX(k0=0.1)"), "--policy needs a solver"),
+    (("run", "x", "--policy", "FIX(k0=0.1)"), "--policy needs a solver"), (("run", "x", "not-there.prototxt"), "is not there"),
+    (("run", "x", DIGITS, "--policy", "FOX(k0=0.1)"), "did you mean FIX"), (("run", "x", "--gpu", "a"), "give indexes"),
+    (("run", "x", "--cluster", "local", "--gpu", "0,1"), "one index with --cluster"), (("stop", "not-there"), "no study"),
+    (("run", "x", "--cluster", "tcp://127.0.0.1:1", "--jobs", "2"), "--jobs is for this machine"),
 ])
 def test_what_cannot_be_run_is_said_in_a_sentence(words, sentence, lrbench):
     done = lrbench("study", *words)

@@ -2,11 +2,11 @@
 import os
 import shutil
 
-from lrbench_caffe.database import server
+from lrbench_caffe.database import server, studies
 from lrbench_caffe.database.journal import Recorder
-from lrbench_caffe.database.store import DatabaseUnavailable, Store
+from lrbench_caffe.database.store import Store
 
-__all__ = ["DatabaseUnavailable", "Recorder", "Store", "server", "shell_command"]
+__all__ = ["Recorder", "Store", "server", "shell_command", "studies"]
 
 
 def shell_command(dsn=None):

@@ -3,15 +3,13 @@
 Every method is one transaction that may be repeated without harm, so a journal can be replayed and a lost connection costs no
 more than one more try.  Use a Store in one thread at a time; any number of stores may write at once.
 """
-import dataclasses
 import math
 import os
-import uuid
 from itertools import groupby
 
 from lrbench_caffe.database import schema, server
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.trial import Dataset, Evaluation, Framework, Job, Network, Setup, Trial, from_dict, to_dict
+from lrbench_caffe.errors import DatabaseUnavailable, InputError
+from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
 try:
     import psycopg2
@@ -57,13 +55,13 @@ _BEGIN = """
 _FORGET = "DELETE FROM evaluation WHERE trial_id = %(id)s AND iteration > COALESCE(%(resumed_at)s, -1)"
 
 _ADD = """
-    INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld,
-                            resumed_at)
-    SELECT %(trial_id)s::uuid, %(iteration)s::integer, %(lr)s::float8, %(train_loss)s::float8, %(test_loss)s::float8,
-           %(top1)s::float8, %(top5)s::float8, %(ac)s::float8, %(cd)s::float8, %(cdac)s::float8, %(ld)s::float8,
-           %(resumed_at)s::integer
-    WHERE NOT EXISTS (SELECT FROM trial WHERE id = %(trial_id)s AND attempt > %(attempt)s
-                      AND %(iteration)s > COALESCE(resumed_at, -1))
+    INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at)
+    SELECT %(trial)s, new.* FROM unnest(
+        %(iteration)s::integer[], %(lr)s::float8[], %(train_loss)s::float8[], %(test_loss)s::float8[], %(top1)s::float8[],
+        %(top5)s::float8[], %(ac)s::float8[], %(cd)s::float8[], %(cdac)s::float8[], %(ld)s::float8[], %(resumed_at)s::integer[]
+    ) AS new (iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at)
+    WHERE NOT EXISTS (SELECT FROM trial WHERE id = %(trial)s AND attempt > %(attempt)s
+                      AND new.iteration > COALESCE(trial.resumed_at, -1))
     ON CONFLICT (trial_id, iteration) DO NOTHING"""
 
 _END = """
@@ -97,23 +95,6 @@ _ROWS = """
 _BEST_ROWS = """
     SELECT DISTINCT ON (trial_id) trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at
     FROM evaluation WHERE trial_id = ANY (%s::uuid[]) ORDER BY trial_id, top1 DESC, iteration"""
-
-
-_STUDY = """
-    SELECT trial_id::text, job, COALESCE(attempt, 0) AS attempt, state
-    FROM study JOIN study_trial ON study_id = study.id LEFT JOIN trial ON trial.id = trial_id
-    WHERE name = %s ORDER BY position"""
-
-_STUDIES = """
-    SELECT name, extract(epoch FROM created_at)::double precision AS created, jsonb_object_agg(state, trials) AS states
-    FROM (SELECT name, created_at, COALESCE(state, 'waiting') AS state, count(*) AS trials
-          FROM study JOIN study_trial ON study_id = study.id LEFT JOIN trial ON trial.id = trial_id
-          GROUP BY name, created_at, COALESCE(state, 'waiting')) AS counted
-    GROUP BY name, created_at ORDER BY created_at DESC"""
-
-
-class DatabaseUnavailable(RuntimeError):
-    """The database could not be reached, or not finish, just now; what was asked of it can be asked again."""
 
 
 class Store:
@@ -160,16 +141,15 @@ class Store:
                                         attempt=trial.attempt, resumed_at=trial.resumed_at))
             if trial.attempt > 1 and cursor.rowcount:
                 cursor.execute(_FORGET, {"id": trial.id, "resumed_at": trial.resumed_at})
-        self._run(work)
+        self.transaction(work)
 
-    def add(self, trial_id, row, attempt=1):
-        """Record an Evaluation of a trial, to be seen by others at once; one of that iteration that is there stays.
+    def add(self, trial_id, *rows, attempt=1):
+        """Record Evaluations of a trial, to be seen by others at once; where there is one of an iteration, that one stays.
 
         What an attempt measured that a later one did not go on from is left out.
         """
-        values = {name: _finite(value) for name, value in vars(row).items()}
-        values.update(trial_id=trial_id, iteration=row.iteration, resumed_at=row.resumed_at, attempt=attempt)
-        self._run(lambda cursor: cursor.execute(_ADD, values))
+        values = {name: [_finite(getattr(row, name)) for row in rows] for name in Evaluation.__annotations__}
+        self.transaction(lambda cursor: cursor.execute(_ADD, dict(values, trial=trial_id, attempt=attempt)))
 
     def end(self, trial_id, state, ended, error=None, attempt=1):
         """Record how and when (seconds since the epoch) a trial ended, and which of its rows is the best.
@@ -185,11 +165,11 @@ class Store:
             cursor.execute("SELECT FROM trial WHERE id = %s", [trial_id])
             if cursor.rowcount == 0:
                 raise InputError("there is no trial %s in the database" % trial_id)
-        self._run(work)
+        self.transaction(work)
 
     def trial(self, trial_id):
         """The Trial of that id, with all its rows.  Raises InputError when there is none."""
-        found = self._run(lambda cursor: _trials(cursor, _ROWS, {"id": trial_id}))
+        found = self.transaction(lambda cursor: _trials(cursor, _ROWS, {"id": trial_id}))
         if not found:
             raise InputError("there is no trial %s in the database" % trial_id)
         return found[0]
@@ -202,39 +182,9 @@ class Store:
         gigabytes.
         """
         given = {"network": network, "dataset": dataset, "policy": policy, "function": function, "state": state, "study": study}
-        return self._run(lambda cursor: _trials(cursor, _BEST_ROWS if best_only else _ROWS, given))
+        return self.transaction(lambda cursor: _trials(cursor, _BEST_ROWS if best_only else _ROWS, given))
 
-    def add_to_study(self, name, jobs):
-        """See that a study of that name has these jobs: made, or made longer, by those that it has not got."""
-        def work(cursor):
-            cursor.execute("INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING", [name])
-            cursor.execute("SELECT id FROM study WHERE name = %s FOR UPDATE", [name])
-            study = cursor.fetchone().id
-            cursor.execute("SELECT job FROM study_trial WHERE study_id = %s", [study])
-            known = [from_dict(Job, line.job) for line in cursor.fetchall()]
-            new = [job for job in jobs if job not in known]
-            for position, job in enumerate(new, len(known)):
-                cursor.execute("INSERT INTO study_trial (study_id, position, trial_id, job) VALUES (%s, %s, %s, %s)",
-                               [study, position, str(uuid.uuid4()), Json(to_dict(job))])
-        self._run(work)
-
-    def study(self, name):
-        """The jobs of a study in their order, each with its trial's state: None before it has begun.
-
-        A job has its trial's id, and the number of the attempt that would be next.  Raises InputError when there is no such study.
-        """
-        lines = self._run(lambda cursor: cursor.execute(_STUDY, [name]) or cursor.fetchall())
-        if not lines:
-            raise InputError("there is no study %s in the database: `lrbench study list` has those that are there" % name)
-        return [(dataclasses.replace(from_dict(Job, line.job), id=line.trial_id, attempt=line.attempt + 1), line.state)
-                for line in lines]
-
-    def studies(self):
-        """(name, when it was made in seconds since the epoch, {state: how many trials}) of each study, the newest first."""
-        lines = self._run(lambda cursor: cursor.execute(_STUDIES) or cursor.fetchall())
-        return [(line.name, line.created, line.states) for line in lines]
-
-    def _run(self, work):
+    def transaction(self, work):
         """work(cursor) in a transaction; once more on a new connection when the one at hand turns out to be lost."""
         fresh = self._connection is None
         if fresh:
@@ -255,7 +205,7 @@ class Store:
             raise
         except ValueError as error:  # text that no PostgreSQL can hold
             raise InputError("the database %s cannot hold a value: %s" % (self.where, error))
-        return self._run(work)
+        return self.transaction(work)
 
 
 def _connect(dsn):
@@ -266,9 +216,12 @@ def _connect(dsn):
         raise InputError("the database's name is no connection string: write postgresql://USER:PASSWORD@HOST/DATABASE or "
                          "\"host=HOST dbname=DATABASE user=USER\"")
     where = _where(options)
+    defaults = {"connect_timeout": 10, "application_name": "lrbench", "client_encoding": "UTF8",
+                "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    if psycopg2.extensions.libpq_version() >= 120000:
+        defaults["tcp_user_timeout"] = 30000  # for a network that swallows what is sent
     try:
-        connection = psycopg2.connect(**dict({"connect_timeout": 10, "application_name": "lrbench", "client_encoding": "UTF8"},
-                                             **options))
+        connection = psycopg2.connect(**dict(defaults, **options))
     except psycopg2.Error as error:
         raise InputError("cannot use the database %s: %s" % (where, _reason(error)))
     try:

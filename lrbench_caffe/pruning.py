@@ -1,0 +1,54 @@
+"""Pruning: which trials of a study are hopeless beside the others at the same iteration, and need not be trained to their end."""
+import threading
+from bisect import insort
+from collections import defaultdict
+
+from lrbench_caffe.trial import PRUNED
+
+OTHERS = 3  # trials that got as far, at least, before one is hopeless beside them
+
+
+class Pruner:
+    """Compares the highest Top-1 that a trial has reached with the median of what the others had reached at the same iteration.
+
+    Only trials of the same network and dataset are compared.  The best so far counts, since under a cyclic policy accuracy comes
+    and goes.  A training that diverged to a constant loss, as Caffe's softmax has it, is hopeless too.
+    """
+
+    def __init__(self, margin, reached=()):
+        """margin: how far below the median is hopeless, as a share of 1.
+
+        reached: (network's hash, dataset's name, iteration, highest Top-1 so far) of trials that have ended.
+        """
+        self._margin, self._lock = margin, threading.Lock()
+        self._reached = defaultdict(list)  # (network, dataset, iteration): the highest Top-1 so far of each trial, in order
+        self._running = {}  # the trial's id: (its network, its dataset, its highest Top-1 so far)
+        for network, dataset, iteration, top1 in reached:
+            insort(self._reached[network, dataset, iteration], top1)
+
+    def listen(self, trial_id, kind, content):
+        """An event of a trial, as :func:`lrbench_caffe.process.run` tells it.
+
+        Returns (PRUNED, why) when the trial is hopeless, else None.
+        """
+        with self._lock:
+            if kind == "begin":
+                self._running[trial_id] = content.setup.network.hash, content.setup.dataset.name, 0.0
+            elif kind == "row":
+                network, dataset, best = self._running[trial_id]
+                best = max(best, content.top1)
+                self._running[trial_id] = network, dataset, best
+                return self._judge(self._reached[network, dataset, content.iteration], content.iteration, best)
+            elif kind == "end":
+                self._running.pop(trial_id, None)
+        return None
+
+    def _judge(self, others, iteration, best):
+        median = others[len(others) // 2] if others else 0.0
+        hopeless = len(others) >= OTHERS and best < median - self._margin
+        count = len(others)
+        insort(others, best)
+        if not hopeless:
+            return None
+        return PRUNED, ("at iteration %d its best Top-1, %.2f %%, was more than %.4g points below %.2f %%, the median of %d others"
+                        % (iteration, 100 * best, 100 * self._margin, 100 * median, count))

@@ -1,0 +1,51 @@
+"""A simulated study: a training function that only says what a training says, and the real rest, in a program of its own."""
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NAME = "simulated"
+
+
+def measure(dsn, trials, evaluations):
+    """Run the simulation: (CPU seconds of a trial in the first tenth, in the last with all that is delivered after it, MB)."""
+    done = subprocess.run([sys.executable, os.path.abspath(__file__), dsn, str(trials), str(evaluations)], check=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ, PYTHONPATH=ROOT))
+    return json.loads(done.stdout.decode())
+
+
+def simulate(dsn, trials, evaluations):
+    """The study of so many trials, each of a policy of its own."""
+    from lrbench_caffe import study
+    from lrbench_caffe.display import StudyDisplay
+    from lrbench_caffe.home import home
+    from lrbench_caffe.trial import FINISHED, Dataset, Evaluation, Framework, Job, Network, Setup, Trial
+    setup = Setup(Framework("Caffe", "1.0.0"), Network("net", "0" * 64, "layer {}" * 1000), Dataset("digits", (1, 8, 8), 10, 10), 10,
+                  {"momentum": 0.9}, 1)
+    ends, journal = [], os.path.join(home(), "journal")
+
+    def training(job, stop, listen, threads):
+        while len(os.listdir(journal)) > 8:  # real trainings are slower than the database
+            time.sleep(0.001)
+        trial = Trial(job.id, job.policy, "FIX", {"k0": 0.1}, 1, setup, "here", time.time())
+        listen("begin", trial)
+        for iteration in range(evaluations):
+            listen("progress", {"iteration": iteration, "max_iter": evaluations, "lr": 0.1, "loss": 1.0})
+            row = Evaluation(iteration, 0.1, 1.0, 1.0, iteration / evaluations, 1.0, 0.5, 0.1, 0.1, 0.0)
+            listen("row", row)
+            trial = trial.with_row(row)
+        listen("end", trial.ended_as(FINISHED, time.time()))
+        ends.append(time.process_time())
+    jobs = [Job(os.path.abspath(__file__), policy="FIX(k0=%r)" % (1e-6 * (n + 1))) for n in range(trials)]
+    with StudyDisplay() as display:
+        study.go_on(NAME, study.Cores(2, train=training), display, jobs, dsn)
+    finished, tenth = time.process_time(), trials // 10
+    return ((ends[tenth - 1] - ends[0]) / (tenth - 1), (finished - ends[-tenth - 1]) / tenth,
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    print(json.dumps(simulate(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
