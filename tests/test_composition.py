@@ -1,6 +1,9 @@
 """Policies one after another, lengths in epochs, SGDR, and PLATEAU as a value: what they promise without Caffe."""
+import json
 import math
+import os
 import pickle
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import ROOT
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
-from test_policies import lengths, policies, rates
+from lrbench_caffe.policies.plateau import Memory
+from test_policies import policies, rates
 
 # Real schedules with epochs of 100 iterations: what is typed, and rates worked out by hand.
 SCHEDULES = [
@@ -233,8 +238,6 @@ def test_a_plateau_of_thousands_of_lowerings_still_has_a_rate():
 
 @given(compositions(last=plateaus), st.lists(st.floats(0, 1), min_size=2, max_size=40), st.data())
 def test_a_memory_can_go_through_json_at_any_time(policy, values, data):
-    import json
-    from lrbench_caffe.policies.plateau import Memory
     of = policy.parts[-1].parameters.get("of", "test_loss")
     rows = [row(100 * n, v, of) for n, v in enumerate(values)]
     memory = None
@@ -249,3 +252,13 @@ def test_a_memory_can_go_through_json_at_any_time(policy, values, data):
 def test_a_policy_without_memory_sees_nothing():
     policy = Policy.parse("FIX(k0=1) for 5 then FIX(k0=2)")
     assert policy.see(None, row(0, 1.0)) is None and policy.given(None) is policy and not policy.has_memory
+
+
+def test_the_readmes_schedules_are_policies():
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+        section = file.read().split("schedules of several pieces")[1].split("\n## ")[0]
+    texts = re.findall(r"^\| [^|]+ \| `([A-Z0-9]+\([^`|]+)` \|", section, re.M)
+    assert len(texts) == 10
+    for text in texts:
+        policy = Policy.parse(text, epoch=100)
+        assert Policy.parse(str(policy)) == policy

@@ -25,7 +25,7 @@ def curves(trials, path, title):
         raise InputError("there is nothing to draw: no trial has been evaluated")
     families = [(name, [t for t in trials if t.function in functions]) for name, functions in FAMILIES]
     drawn = [trial for _, members in families for trial in members]
-    families.append(("several pieces, restarts, plateaus", [trial for trial in trials if trial not in drawn]))
+    families.append(("beyond the 13", [trial for trial in trials if trial not in drawn]))
     families = [(name, members) for name, members in families if members]
     figure, panels = pyplot.subplots(len(families), 2, figsize=(13, 3.4 * len(families)), sharex=True, squeeze=False)
     best = max(row.top1 for trial in trials for row in trial.rows)
