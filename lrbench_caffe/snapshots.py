@@ -100,7 +100,8 @@ def recall(solverstate, policy):
         raise InputError("what %s has seen before the snapshot is not in %s (%s): put the file there, or %s"
                          % (policy, path, error.strerror, instead)) from None
     except (ValueError, KeyError, TypeError):
-        raise InputError("%s is not what LRBench wrote with the snapshot: put the right file there, or %s" % (path, instead)) from None
+        raise InputError("%s is not what LRBench wrote with the snapshot: put the right file there, or %s"
+                         % (path, instead)) from None
     if known != str(policy):
         raise InputError("the snapshot is of a training under %s: go on under that policy, or %s" % (known, instead))
     return found

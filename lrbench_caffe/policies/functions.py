@@ -102,6 +102,7 @@ def _restarts(l, mult):
         starts.append(starts[-1] * mult + l)
     return tuple(starts[:-1])
 
+
 # Table I.
 FUNCTIONS = {g.__name__.upper(): g for g in (fix, step, nstep, exp, inv, poly, tri, tri2, triexp, sin, sin2, sinexp, cos)}
 CYCLIC = ("TRI", "TRI2", "TRIEXP", "SIN", "SIN2", "SINEXP", "COS", "SGDR")

@@ -96,7 +96,8 @@ class Policy:
         if self.has_memory:
             raise InputError("%s lowers its rate by what it sees: ask policy.given(memory), which has a rate" % self)
         if self.function == "WARMUP":
-            raise InputError("%s ends where the next piece begins and needs one: for instance %s for 400 then FIX(k0=0.1)" % (self, self))
+            raise InputError("%s ends where the next piece begins and needs one: for instance %s for 400 then FIX(k0=0.1)"
+                             % (self, self))
         if not first >= 0:
             raise InputError("iteration %s is below 0: iterations are counted from 0" % first)
         if last > self.end:

@@ -72,6 +72,5 @@ def _rates(trial, iterations):
         return policy(iterations)
     rates = np.full(len(iterations), np.nan)
     for row in trial.rows:
-        held = policy.going_on(row.iteration, row.lr) if policy else Policy("FIX", k0=row.lr)
-        rates[row.iteration:] = held(iterations[row.iteration:])
+        rates[row.iteration:] = policy.going_on(row.iteration, row.lr)(iterations[row.iteration:]) if policy else row.lr
     return rates
