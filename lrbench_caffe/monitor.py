@@ -2,14 +2,15 @@
 
 Caffe computes five of the 13 functions itself.  Where it can, it is left to do so and the monitor only watches: the rates, and
 so the weights, are then those of ``caffe train`` to the last bit.  The other functions run under Caffe's "fixed" policy, whose
-rate is base_lr.
+rate is base_lr.  A policy with memory is shown each evaluation, and is one without until the next.
 """
+import dataclasses
 from typing import Dict, NamedTuple
 
 import numpy as np
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import Policy, closest
+from lrbench_caffe.policies import Composition, Policy, closest
 
 # Caffe's lr_policy for each function, and Caffe's names of the parameters.
 CAFFE_NAMES = {
@@ -32,6 +33,7 @@ class CaffePolicy(NamedTuple):
     """
     function: str
     parameters: Dict[str, object]
+    has_memory = False
 
     @property
     def n_params(self):
@@ -43,14 +45,15 @@ class CaffePolicy(NamedTuple):
             "%s=%s" % (n, list(v) if isinstance(v, tuple) else v) for n, v in self.parameters.items()))
 
 
-def policy_of(solver_param):
+def policy_of(solver_param, epoch=None):
     """The policy that a SolverParameter names: a Policy, or a CaffePolicy where only Caffe has it.
 
-    The field lr_policy holds one of Caffe's seven names, or a policy's text.  Raises InputError for any other.
+    The field lr_policy holds one of Caffe's seven names, or a policy's text; epoch is that of :meth:`Policy.parse`.  Raises
+    InputError for any other.
     """
     name = solver_param.lr_policy
     if "(" in name:
-        return Policy.parse(name)
+        return Policy.parse(name, epoch)
     if not name:
         raise InputError("the solver has no lr_policy: give it one, or use --policy")
     if name not in CAFFE_POLICIES:
@@ -85,17 +88,20 @@ def install(policy, solver_param):
             setattr(solver_param, theirs, values[ours])
     else:
         solver_param.lr_policy = "fixed"
-        solver_param.base_lr = policy.parameters["k0"]
+        solver_param.base_lr = policy.given(None)(0)
     return native
 
 
 class Monitor:
     """Sets base_lr on a solver before every iteration and keeps each mini-batch's loss."""
 
-    def __init__(self, solver, policy, native, iter_size=1, gpu=False):
-        """native: what :func:`install` returned for the policy; gpu: the losses are read back from the device."""
-        self._solver = solver
-        self._policy = None if native else _single(policy)
+    def __init__(self, solver, policy, native, iter_size=1, gpu=False, memory=None):
+        """native: what :func:`install` returned for the policy; gpu: the losses are read back from the device.
+
+        memory: what a policy with memory goes on from.
+        """
+        self._solver, self._whole, self.memory = solver, policy, memory
+        self._policy = None if native else _single(policy.given(memory))
         self._base_lr = solver.param.base_lr
         self.losses = []
         read = loss_reader(solver.net, gpu)
@@ -112,6 +118,14 @@ class Monitor:
         if self._policy is not None:
             self._solver.param.base_lr = self._rates(iteration, 1)[0]
         return _short(self._solver.lr)
+
+    def see(self, row):
+        """Show an Evaluation to the policy; returns it with the rate that a policy with memory goes on at."""
+        if not self._whole.has_memory:
+            return row
+        self.memory = self._whole.see(self.memory, row)
+        self._policy = _single(self._whole.given(self.memory))
+        return dataclasses.replace(row, lr=self.lr)
 
     def step(self, iterations):
         """Train for so many iterations."""
@@ -140,6 +154,8 @@ def loss_reader(net, gpu=False):
 
 def _single(policy):
     """A NSTEP policy as Caffe's multistep holds it, k0 and gamma in single precision; any other policy as it is."""
+    if isinstance(policy, Composition):
+        return Composition(*[_single(part) if isinstance(part, Policy) else part for part in policy.parts])
     if policy.function != "NSTEP" or "k1" in policy.parameters:
         return policy
     k0, gamma = (float(np.float32(policy.parameters[name])) for name in ("k0", "gamma"))

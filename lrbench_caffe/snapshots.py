@@ -1,10 +1,18 @@
-"""A trial's own snapshots: where it goes on when its process, its program or its machine was cut off."""
+"""A trial's own snapshots: where it goes on when its process, its program or its machine was cut off.
+
+Beside a snapshot that Caffe takes for its user, the file PREFIX_iter_N.policystate keeps what a policy with memory has seen; a
+trial's own snapshots need none, since they have the rows.
+"""
 import contextlib
 import fcntl
 import json
 import os
 import shutil
 import time
+from typing import NamedTuple, Optional, Tuple
+
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.policies.plateau import Memory
 
 SHARE = 0.02  # of a training's time, at most, goes into its snapshots
 COPIES = 4  # of the weights are the most that a snapshot holds: themselves and what the optimizer remembers, and some more
@@ -67,3 +75,40 @@ def _flush(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Recalled(NamedTuple):
+    """What a policy with memory goes on from: its memory, and the mini-batch losses since the last evaluation."""
+    memory: Optional[Memory]
+    losses: Tuple[float, ...]
+
+
+NOTHING = Recalled(None, ())
+
+
+def remember(prefix, iteration, policy, memory, losses):
+    """Write what a policy has seen up to an iteration beside the snapshot with that prefix."""
+    path = "%s_iter_%d.policystate" % (prefix, iteration)
+    with open(path + ".new", "w") as file:
+        json.dump({"policy": str(policy), "memory": memory, "losses": losses}, file)
+    os.replace(path + ".new", path)
+
+
+def recall(solverstate, policy):
+    """The Recalled of a policy from beside the snapshot; InputError where it is missing, or another policy's."""
+    stem = solverstate[:-len(".h5")] if solverstate.endswith(".h5") else solverstate
+    stem = os.path.splitext(stem)[0]
+    path, instead = stem + ".policystate", "start from its weights with --weights %s.caffemodel" % stem
+    try:
+        with open(path) as file:
+            state = json.load(file)
+        known, found = state["policy"], Recalled(state["memory"] and Memory(*state["memory"]), tuple(state["losses"]))
+    except OSError as error:
+        raise InputError("what %s has seen before the snapshot is not in %s (%s): put the file there, or %s"
+                         % (policy, path, error.strerror, instead)) from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError("%s is not what LRBench wrote with the snapshot: put the right file there, or %s"
+                         % (path, instead)) from None
+    if known != str(policy):
+        raise InputError("the snapshot is of a training under %s: go on under that policy, or %s" % (known, instead))
+    return found

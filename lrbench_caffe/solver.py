@@ -22,11 +22,10 @@ import caffe
 import threadpoolctl
 from caffe.proto import caffe_pb2
 
-from lrbench_caffe import metrics, monitor, prototxt, sources
+from lrbench_caffe import metrics, monitor, prototxt, snapshots, sources
 from lrbench_caffe.errors import InputError, last_words
 from lrbench_caffe.layers import MetricsLayer
 from lrbench_caffe.policies import Policy
-from lrbench_caffe.snapshots import Snapshots
 from lrbench_caffe.trial import (DIVERGED, FINISHED, INTERRUPTED, Evaluation, Framework, Job, Network, Setup, Trial, from_dict,
                                  to_dict)
 
@@ -42,7 +41,8 @@ def run(job, emit, stop):
     gpu = choose_device(param, job.gpu, emit)
     native = monitor.install(policy, param)
     head = prototxt.add_metrics_layer(param)
-    own = Snapshots(job.folder) if job.folder else None
+    recalled = snapshots.recall(job.resume, policy) if job.resume and policy.has_memory else snapshots.NOTHING
+    own = snapshots.Snapshots(job.folder) if job.folder else None
     latest = own and own.latest()
     resume = latest["solverstate"] if latest else job.resume
     resumed_at = prototxt.snapshot_iteration(resume) if resume else None
@@ -54,7 +54,7 @@ def run(job, emit, stop):
     solver = create_solver(param)
     if resume:
         solver.restore(resume)
-    watch = monitor.Monitor(solver, policy, native, param.iter_size, gpu)
+    watch = monitor.Monitor(solver, policy, native, param.iter_size, gpu, recalled.memory)
     rows = []
 
     def tell(kind, content):
@@ -66,17 +66,23 @@ def run(job, emit, stop):
     def keep():
         if own and own.due(solver):
             own.take(solver, rows, watch.losses)
+
+    def remember():
+        if policy.has_memory:
+            snapshots.remember(param.snapshot_prefix, solver.iter, policy, watch.memory, watch.losses)
+    watch.losses.extend(latest["losses"] if latest else recalled.losses)
     if latest:  # what was measured up to there: it may not have arrived
         rows.extend(latest["rows"])
-        watch.losses.extend(latest["losses"])
         for row in rows:
+            watch.see(from_dict(Evaluation, row))
             emit("row", row)
-    state, error = train(solver, watch, Plan(param, job.until_top1), tell, stop, keep)
+    state, error = train(solver, watch, Plan(param, job.until_top1), tell, stop, keep, remember)
     if own and state == INTERRUPTED and own.room(solver):
         own.take(solver, rows, watch.losses)
     already = param.snapshot and solver.iter % param.snapshot == 0
     if param.snapshot_after_train and not already and state != DIVERGED:
         solver.snapshot()
+        remember()
     emit("end", {"state": state, "error": error})
 
 
@@ -86,22 +92,28 @@ class Plan:
     def __init__(self, param, until_top1=None):
         self.max_iter, self.test_interval = param.max_iter, param.test_interval
         self.test_iter, self.at_start = param.test_iter[0], param.test_initialization
-        self.iter_size = param.iter_size
+        self.iter_size, self.snapshot = param.iter_size, param.snapshot
         self.until_top1 = math.inf if until_top1 is None else until_top1
 
     def evaluates(self, iteration):
         """Whether the test set is evaluated when so many iterations are finished: as Caffe does, and at the end."""
         return iteration >= self.max_iter or (iteration % self.test_interval == 0 and (iteration > 0 or self.at_start))
 
-    def next_evaluation(self, iteration):
-        """The next iteration after this one at which the test set is evaluated."""
-        return min(iteration - iteration % self.test_interval + self.test_interval, self.max_iter)
+    def snapshots(self, iteration):
+        """Whether Caffe itself takes a snapshot when so many iterations are finished."""
+        return self.snapshot and iteration % self.snapshot == 0
+
+    def next_stop(self, iteration):
+        """The next iteration after this one at which the test set is evaluated or Caffe takes a snapshot."""
+        return min([iteration - iteration % every + every for every in (self.test_interval, self.snapshot) if every]
+                   + [self.max_iter])
 
 
-def train(solver, watch, plan, emit, stop, keep=lambda: None):
+def train(solver, watch, plan, emit, stop, keep=lambda: None, remember=lambda: None):
     """The main loop, Caffe's Solver::Step with the monitor and the test layer: returns the state it ended in, and why.
 
-    keep() is called before an evaluation: what it keeps of the training brings that evaluation again.
+    keep() is called before an evaluation: what it keeps of the training brings that evaluation again.  remember() is called after
+    a snapshot of Caffe's own.
     """
     chunk = 1
     try:
@@ -118,8 +130,10 @@ def train(solver, watch, plan, emit, stop, keep=lambda: None):
             if iteration >= plan.max_iter:
                 return FINISHED, None
             started, first = time.monotonic(), len(watch.losses)
-            watch.step(min(chunk, plan.next_evaluation(iteration) - iteration))
+            watch.step(min(chunk, plan.next_stop(iteration) - iteration))
             seconds = time.monotonic() - started
+            if plan.snapshots(solver.iter):
+                remember()
             bad = next((n for n, loss in enumerate(watch.losses[first:]) if not math.isfinite(loss)), None)
             if bad is not None:
                 at = iteration + bad // plan.iter_size
@@ -133,7 +147,7 @@ def train(solver, watch, plan, emit, stop, keep=lambda: None):
 
 
 def evaluate(solver, watch, test_iter, stop):
-    """One Evaluation: the whole test set once, with the weights as they are.  Clears the monitor's losses."""
+    """One Evaluation: the whole test set once, with the weights as they are.  The policy sees it; clears the monitor's losses."""
     net = solver.test_nets[0]
     net.share_with(solver.net)
     layer = next(layer for layer in net.layers if isinstance(layer, MetricsLayer))
@@ -149,8 +163,8 @@ def evaluate(solver, watch, test_iter, stop):
     test_loss = loss / test_iter if any(net.blob_loss_weights.values()) else seen.log_loss
     train_loss = math.fsum(watch.losses) / len(watch.losses) if watch.losses else None
     watch.losses.clear()
-    return Evaluation(solver.iter, watch.lr, train_loss, test_loss, seen.top1, seen.top5, seen.ac, seen.cd, seen.cdac,
-                      metrics.loss_difference(test_loss, train_loss))
+    return watch.see(Evaluation(solver.iter, watch.lr, train_loss, test_loss, seen.top1, seen.top5, seen.ac, seen.cd, seen.cdac,
+                                metrics.loss_difference(test_loss, train_loss)))
 
 
 def prepare(job):
@@ -166,15 +180,17 @@ def prepare(job):
         raise
     except (TypeError, ValueError) as error:
         raise InputError("an option does not fit Caffe's solver: %s" % error) from None
-    policy = Policy.parse(job.policy) if job.policy else monitor.policy_of(given)
     param = prototxt.resolve(given, job.solver, job.data)
+    epoch = sources.epoch(param)
+    policy = Policy.parse(job.policy, epoch) if job.policy else monitor.policy_of(param, epoch)
     start = prototxt.snapshot_iteration(job.resume) if job.resume else 0
     if param.max_iter <= start:
         raise InputError("%s trains to iteration %d%s: give a larger max_iter" % (
             job.solver, param.max_iter, " and the snapshot %s is at %d" % (job.resume, start) if job.resume else ""))
-    if isinstance(policy, Policy) and policy.function == "POLY" and policy.parameters["l"] < param.max_iter:
-        raise InputError("%s has no rate after iteration %d, but the training has %d: give l=%d"
-                         % (policy, policy.parameters["l"], param.max_iter, param.max_iter))
+    if isinstance(policy, Policy) and policy.end < param.max_iter:
+        poly = getattr(policy, "parts", [policy])[-1]
+        raise InputError("%s has no rate after iteration %d, but the training has %d: give POLY l=%d"
+                         % (policy, policy.end, param.max_iter, poly.parameters["l"] + param.max_iter - policy.end))
     if param.random_seed < 0:
         param.random_seed = random.SystemRandom().randrange(2 ** 31)
     if param.snapshot or param.snapshot_after_train:

@@ -91,6 +91,14 @@ def check_labels(found, classes, network, ignore_label=None):
                          % (found.path, low, high, network, classes, high + 1))
 
 
+def epoch(solver):
+    """How many iterations of a resolved SolverParameter see each training sample once, or None where its data does not tell."""
+    found = source(solver.train_net_param, caffe_pb2.TRAIN, solver.train_state)
+    if found is None or found.samples is None:
+        return None
+    return found.samples / (found.batch_size * solver.iter_size)
+
+
 def coverage(found, test_iter):
     """A sentence when test_iter * batch does not cover a test set exactly, with what would; None when it does."""
     if found is None or found.samples is None or test_iter * found.batch_size == found.samples:

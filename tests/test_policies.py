@@ -147,7 +147,7 @@ def test_pytorchs_scheduler_can_save_and_load_it():
 @pytest.mark.parametrize("text, words", [
     ("SIM2(k0=0.01, k1=0.06, l=2000)", ["'SIM2'", "did you mean SIN2?"]),
     ("sin(k0=0.01, k1=0.06, l=2000)", ["'sin'", "did you mean SIN?"]),
-    ("WARP(k0=1)", ["'WARP'", "TRIEXP"]),
+    ("HILL(k0=1)", ["'HILL'", "TRIEXP"]),
     ("STEP(k0=0.1, gama=0.9, l=5)", ["STEP", "'gama'", "did you mean gamma?"]),
     ("FIX(k0=0.1, k1=0.2)", ["FIX", "'k1'"]),
     ("STEP(k0=0.1, l=5)", ["STEP", "gamma"]),

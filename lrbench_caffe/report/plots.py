@@ -24,6 +24,8 @@ def curves(trials, path, title):
     if not trials:
         raise InputError("there is nothing to draw: no trial has been evaluated")
     families = [(name, [t for t in trials if t.function in functions]) for name, functions in FAMILIES]
+    drawn = [trial for _, members in families for trial in members]
+    families.append(("beyond the 13", [trial for trial in trials if trial not in drawn]))
     families = [(name, members) for name, members in families if members]
     figure, panels = pyplot.subplots(len(families), 2, figsize=(13, 3.4 * len(families)), sharex=True, squeeze=False)
     best = max(row.top1 for trial in trials for row in trial.rows)
@@ -54,7 +56,21 @@ def curves(trials, path, title):
 
 def _draw(trial, rates, accuracy, color, linestyle):
     iterations = np.arange(trial.rows[-1].iteration)
-    rates.plot(iterations, Policy.parse(trial.policy)(iterations), color=color, linewidth=1.3, linestyle=linestyle)
+    rates.plot(iterations, _rates(trial, iterations), color=color, linewidth=1.3, linestyle=linestyle)
     accuracy.plot([row.iteration for row in trial.rows], [100 * row.top1 for row in trial.rows], color=color, linewidth=1.3,
                   linestyle=linestyle, label="%s  (%.2f)" % (trial.policy, 100 * trial.best.top1))
     accuracy.plot([trial.best.iteration], [100 * trial.best.top1], "o", color=color, markersize=4)
+
+
+def _rates(trial, iterations):
+    """The rates of a trial at its iterations from 0 on; where only the rows know them, none before the first."""
+    try:
+        policy = Policy.parse(trial.policy)
+    except InputError:  # one that only Caffe has, seen at its evaluations
+        policy = None
+    if policy is not None and not policy.has_memory:
+        return policy(iterations)
+    rates = np.full(len(iterations), np.nan)
+    for row in trial.rows:
+        rates[row.iteration:] = policy.going_on(row.iteration, row.lr)(iterations[row.iteration:]) if policy else row.lr
+    return rates
