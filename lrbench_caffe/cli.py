@@ -114,17 +114,18 @@ def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster,
     """
     from lrbench_caffe import display
     from lrbench_caffe import study as trainings
+    from lrbench_caffe.cores import Cores, gpus
     from lrbench_caffe.trial import FAILED, Job
     if policies and not solver:
         raise InputError("--policy needs a solver to train: lrbench study run %s SOLVER.prototxt --policy ..." % name)
     wanted = [Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
               for seed in range(1, seeds + 1) for policy in policies or [None]] if solver else []
-    devices = trainings.gpus(gpu) if gpu else ()
+    devices = gpus(gpu) if gpu else ()
     if cluster:
         from lrbench_caffe.cluster import Cluster
         pool = Cluster(cluster, jobs, devices)
     else:
-        pool = trainings.Cores(jobs, devices)
+        pool = Cores(jobs, devices)
     with display.StudyDisplay() as shown:
         trainings.go_on(name, pool, shown, wanted, dsn, prune, retry_failed)
     trials = _show_study(name, dsn)

@@ -16,8 +16,8 @@ import distributed
 from distributed import Client, LocalCluster, Queue, Variable
 
 from lrbench_caffe import process
+from lrbench_caffe.cores import usable_cores
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study import usable_cores
 from lrbench_caffe.trial import FAILED, to_dict
 
 POLL_SECONDS = 0.2  # between two looks at the queue
@@ -26,7 +26,7 @@ SILENCE_SECONDS = 60  # without a beat, the program that runs the study is gone,
 
 
 class Cluster:
-    """A pool, as :class:`lrbench_caffe.study.Cores`: one training on each thread of a Dask cluster's workers."""
+    """A pool, as :class:`lrbench_caffe.cores.Cores`: one training on each thread of a Dask cluster's workers."""
 
     def __init__(self, address, jobs=None, gpus=()):
         """address: a scheduler's, e.g. "tcp://host:8786", or "local" for a cluster started here, of so many jobs (None: the cores).
@@ -41,7 +41,7 @@ class Cluster:
         self._address, self._jobs, self._gpus = address, jobs, gpus
 
     def run(self, jobs, stop, listen):
-        """As :meth:`lrbench_caffe.study.Cores.run`, but listen is called from this thread.
+        """As :meth:`lrbench_caffe.cores.Cores.run`, but listen is called from this thread.
 
         Raises InputError when there is no such cluster, TrialError when it is lost.
         """

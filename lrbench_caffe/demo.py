@@ -3,6 +3,7 @@ import os
 import sys
 
 from lrbench_caffe import console, datasets, display, home, ranking, study
+from lrbench_caffe.cores import Cores
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.trial import Job
 
@@ -32,7 +33,7 @@ def run(out, parallel, dsn):
     datasets.convert("digits", data)
     jobs = [Job(solver=shipped("solvers/digits_solver.prototxt"), policy=policy, seed=1, data=data) for policy in POLICIES]
     with display.StudyDisplay() as shown:
-        trials = study.run(jobs, study.Cores(parallel), shown, dsn)
+        trials = study.run(jobs, Cores(parallel), shown, dsn)
     ranked = ranking.by_top1(trials)
     console.show(console.results_table(ranked, title="13 learning rate policies on scikit-learn's handwritten digits"))
     from lrbench_caffe.report import plots

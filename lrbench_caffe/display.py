@@ -123,7 +123,7 @@ class StudyDisplay:
                 self._print("note: " + sentence)
 
     def listen(self, job, kind, content):
-        """One event of a training, as :meth:`lrbench_caffe.study.Cores.run` tells it."""
+        """One event of a training, as :meth:`lrbench_caffe.cores.Cores.run` tells it."""
         with self._lock:
             if kind == "begin":
                 self._running[job.id] = _Training(content)

@@ -103,8 +103,9 @@ def study():
     """LeNet in as many jobs as there are cores against one job: iterations a second of all jobs together, from iteration 20 on."""
     from conftest import private_home
     from lrbench_caffe import study as trainings
+    from lrbench_caffe.cores import Cores, usable_cores
     from lrbench_caffe.trial import Job
-    cores = trainings.usable_cores()
+    cores = usable_cores()
     with private_home(), tempfile.TemporaryDirectory() as folder:
         path = lenet(folder, max_iter=200, test_interval=10 ** 6, test_initialization=False)
 
@@ -115,7 +116,7 @@ def study():
                 if kind == "progress" and content["iteration"] >= 20:
                     seen[job.seed].append((time.monotonic(), content["iteration"]))
             trainings.run([Job(path, policy="SIN2(k0=0.01, k1=0.06, l=2000)", seed=seed) for seed in range(jobs)],
-                          trainings.Cores(jobs), SimpleNamespace(begin=lambda jobs: None, say=print, listen=listen))
+                          Cores(jobs), SimpleNamespace(begin=lambda jobs: None, say=print, listen=listen))
             return sum((last[1] - first[1]) / (last[0] - first[0]) for first, *_, last in seen)
 
         pairs = paired(lambda: speed(cores), lambda: speed(1))

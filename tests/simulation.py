@@ -20,6 +20,7 @@ def measure(dsn, trials, evaluations):
 def simulate(dsn, trials, evaluations):
     """The study of so many trials, each of a policy of its own."""
     from lrbench_caffe import study
+    from lrbench_caffe.cores import Cores
     from lrbench_caffe.display import StudyDisplay
     from lrbench_caffe.home import home
     from lrbench_caffe.trial import FINISHED, Dataset, Evaluation, Framework, Job, Network, Setup, Trial
@@ -41,7 +42,7 @@ def simulate(dsn, trials, evaluations):
         ends.append(time.process_time())
     jobs = [Job(os.path.abspath(__file__), policy="FIX(k0=%r)" % (1e-6 * (n + 1))) for n in range(trials)]
     with StudyDisplay() as display:
-        study.go_on(NAME, study.Cores(2, train=training), display, jobs, dsn)
+        study.go_on(NAME, Cores(2, train=training), display, jobs, dsn)
     finished, tenth = time.process_time(), trials // 10
     return ((ends[tenth - 1] - ends[0]) / (tenth - 1), (finished - ends[-tenth - 1]) / tenth,
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -16,7 +16,8 @@ from studies import DIGITS, EXPECTED, POLICIES, keys, start, trainings_of, wait_
 from lrbench_caffe.home import home
 
 pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
-from lrbench_caffe import database, study  # noqa: E402
+from lrbench_caffe import database  # noqa: E402
+from lrbench_caffe.cores import Cores, gpus  # noqa: E402
 from lrbench_caffe.errors import InputError  # noqa: E402
 from lrbench_caffe.process import Stop  # noqa: E402
 from lrbench_caffe.trial import Job  # noqa: E402
@@ -223,7 +224,7 @@ def test_gpus_have_a_training_each():
         with lock:
             busy.remove(job.gpu)
     problems = []
-    study.Cores(gpus=study.gpus("0,2,3"), train=training).run(
+    Cores(gpus=gpus("0,2,3"), train=training).run(
         [Job("x", id=str(n)) for n in range(50)], Stop(), lambda job, kind, content: problems.append(content))
     assert seen == {0, 2, 3} and problems == []
 
@@ -231,7 +232,7 @@ def test_gpus_have_a_training_each():
 @pytest.mark.parametrize("text", ["", "x", "0,", "-1", "0;1", "99999"])
 def test_what_names_no_gpus_is_said_in_a_sentence(text):
     with pytest.raises(InputError, match="give indexes such as 0 or 0,1, or all"):
-        study.gpus(text)
+        gpus(text)
 
 
 @pytest.mark.parametrize("words, sentence", [
