@@ -121,7 +121,7 @@ def train(solver, watch, plan, emit, stop, keep=lambda: None, remember=lambda: N
             iteration = solver.iter
             if plan.evaluates(iteration):
                 keep()
-                row = evaluate(solver, watch, plan.test_iter, stop)
+                row = watch.see(evaluate(solver, watch, plan.test_iter, stop))
                 if not math.isfinite(row.test_loss):
                     return DIVERGED, "the test loss became %g at iteration %d" % (row.test_loss, iteration)
                 emit("row", to_dict(row))
@@ -147,7 +147,7 @@ def train(solver, watch, plan, emit, stop, keep=lambda: None, remember=lambda: N
 
 
 def evaluate(solver, watch, test_iter, stop):
-    """One Evaluation: the whole test set once, with the weights as they are.  The policy sees it; clears the monitor's losses."""
+    """One Evaluation: the whole test set once, with the weights as they are.  Clears the monitor's losses."""
     net = solver.test_nets[0]
     net.share_with(solver.net)
     layer = next(layer for layer in net.layers if isinstance(layer, MetricsLayer))
@@ -163,8 +163,8 @@ def evaluate(solver, watch, test_iter, stop):
     test_loss = loss / test_iter if any(net.blob_loss_weights.values()) else seen.log_loss
     train_loss = math.fsum(watch.losses) / len(watch.losses) if watch.losses else None
     watch.losses.clear()
-    return watch.see(Evaluation(solver.iter, watch.lr, train_loss, test_loss, seen.top1, seen.top5, seen.ac, seen.cd, seen.cdac,
-                                metrics.loss_difference(test_loss, train_loss)))
+    return Evaluation(solver.iter, watch.lr, train_loss, test_loss, seen.top1, seen.top5, seen.ac, seen.cd, seen.cdac,
+                      metrics.loss_difference(test_loss, train_loss))
 
 
 def prepare(job):
