@@ -115,7 +115,7 @@ def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster,
     from lrbench_caffe import display
     from lrbench_caffe import study as trainings
     from lrbench_caffe.cores import Cores, gpus
-    from lrbench_caffe.trial import FAILED, Job
+    from lrbench_caffe.trial import Job
     if policies and not solver:
         raise InputError("--policy needs a solver to train: lrbench study run %s SOLVER.prototxt --policy ..." % name)
     wanted = [Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
@@ -128,8 +128,9 @@ def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster,
         pool = Cores(jobs, devices)
     with display.StudyDisplay() as shown:
         trainings.go_on(name, pool, shown, wanted, dsn, prune, retry_failed)
-    trials = _show_study(name, dsn)
-    failed = sum(trial.state == FAILED for trial in trials)
+    waiting, failed = _show_study(name, dsn)
+    if waiting:
+        raise TrialError("%d of the trainings could not begin: `lrbench study run %s` tries again" % (waiting, name))
     if failed:
         raise TrialError("%d of the trainings have failed: `lrbench study run %s --retry-failed` trains them once more"
                          % (failed, name))
@@ -149,18 +150,23 @@ def study_list(dsn):
 @_database_option
 def study_show(name, dsn):
     """The trials of a study, the best first."""
-    _show_study(name, dsn)
+    from lrbench_caffe import console
+    waiting, failed = _show_study(name, dsn)
+    if waiting:
+        console.say("%d trials have not begun: `lrbench study run %s` goes on" % (waiting, name))
+    if failed:
+        console.say("%d trials have failed: `lrbench study run %s --retry-failed` trains them once more" % (failed, name))
 
 
 def _show_study(name, dsn):
+    """Print the trials of a study; returns how many have not begun, and how many have failed."""
     from lrbench_caffe import console, database, ranking
+    from lrbench_caffe.trial import FAILED
     with database.Store(dsn) as store:
         waiting = sum(entry.state is None for entry in database.studies.jobs(store, name))
         trials = store.trials(study=name, best_only=True)
     console.show(console.results_table(ranking.by_top1(trials), title="study %s" % name, seeds=True))
-    if waiting:
-        console.say("%d trials have not begun: `lrbench study run %s` goes on" % (waiting, name))
-    return trials
+    return waiting, sum(trial.state == FAILED for trial in trials)
 
 
 @study.command("stop")

@@ -122,6 +122,14 @@ def test_a_study_that_runs_is_not_run_a_second_time(name, lrbench, command):
 
 
 @needs_caffe
+def test_trainings_that_cannot_begin_are_said_once_and_tried_again(name, lrbench, digits, trials):
+    words = ["study", "run", name, DIGITS, "--policy", "FIX(k0=0.01)", "--seeds", "3", "--max-iter", "50"]
+    done = lrbench(*words, "--data", digits + "-not-there")
+    assert done.returncode == 1 and done.stderr.count("is not there") == 1 and "3 of the trainings could not begin" in done.stderr
+    assert "3 trials have not begun" in lrbench("study", "show", name).stdout and trials(name) == []
+
+
+@needs_caffe
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_training_that_dies_of_a_signal_is_marked_as_failed_and_can_be_tried_again(number, name, lrbench, command, trials):
     study = start(*command(name, "--jobs", "1"))
