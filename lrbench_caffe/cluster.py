@@ -100,6 +100,8 @@ class _Trainings:
                     self._lost(job_id, future)
             self._give_orders()
             time.sleep(POLL_SECONDS)
+        if self._stop.requests:
+            time.sleep(2 * BEAT_SECONDS)  # so that workers see it whose trainings have not begun
         self._events.close()
         self._orders.delete()
 
