@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import signal
+import tempfile
 import threading
 import time
 import uuid
@@ -62,7 +63,8 @@ class Cluster:
         if address == "local":
             address = stack.enter_context(LocalCluster(
                 n_workers=self._jobs or usable_cores(), threads_per_worker=1, dashboard_address=None, preload=[__name__],
-                silence_logs=logging.CRITICAL, resources={"GPU": 1} if self._gpus else {}))
+                silence_logs=logging.CRITICAL, local_directory=tempfile.gettempdir(),
+                resources={"GPU": 1} if self._gpus else {}))
         return Client(address, timeout=20, set_as_default=False)
 
 
