@@ -133,7 +133,7 @@ def test_a_journal_that_cannot_be_written_ends_the_trial_with_a_sentence_and_kee
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with database.Recorder(dsn) as record:
         record.begin(trial)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1900, limits[1]))
         try:
             with pytest.raises(TrialError, match="File too large.*LRBENCH_HOME"):
                 for iteration in range(100):

@@ -58,10 +58,10 @@ _FORGET = "DELETE FROM evaluation WHERE trial_id = %(id)s AND iteration > COALES
 
 _ADD = """
     INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld,
-                            resumed_at)
+                            resumed_at, class_confidence)
     SELECT %(trial_id)s::uuid, %(iteration)s::integer, %(lr)s::float8, %(train_loss)s::float8, %(test_loss)s::float8,
            %(top1)s::float8, %(top5)s::float8, %(ac)s::float8, %(cd)s::float8, %(cdac)s::float8, %(ld)s::float8,
-           %(resumed_at)s::integer
+           %(resumed_at)s::integer, %(class_confidence)s::real[]
     WHERE NOT EXISTS (SELECT FROM trial WHERE id = %(trial_id)s AND attempt > %(attempt)s
                       AND %(iteration)s > COALESCE(resumed_at, -1))
     ON CONFLICT (trial_id, iteration) DO NOTHING"""
@@ -74,11 +74,11 @@ _END = """
 _TRIALS = """
     SELECT trial.id::text, policy.text AS policy, function, parameters, n_params, framework.name AS framework, version,
            network_id, dataset.name AS dataset, shape, train_samples, test_samples, classes, solver, seed, host, blas, threads,
-           state, error, attempt, resumed_at,
+           state, error, attempt, resumed_at, origin.name AS origin,
            extract(epoch FROM started_at)::double precision AS started, extract(epoch FROM ended_at)::double precision AS ended
     FROM trial
     JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
-    JOIN framework ON framework.id = framework_id LEFT JOIN task ON task.id = task_id
+    JOIN framework ON framework.id = framework_id LEFT JOIN task ON task.id = task_id LEFT JOIN origin ON origin.id = origin_id
     WHERE (%(id)s IS NULL OR trial.id = %(id)s)
       AND (%(network)s IS NULL OR network.name = %(network)s OR network.hash = %(network)s)
       AND (%(dataset)s IS NULL OR dataset.name = %(dataset)s)
@@ -91,11 +91,13 @@ _TRIALS = """
 
 # In the order of Evaluation's fields.
 _ROWS = """
-    SELECT trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at
+    SELECT trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at,
+           class_confidence
     FROM evaluation WHERE trial_id = ANY (%s::uuid[]) ORDER BY trial_id, iteration"""
 
 _BEST_ROWS = """
-    SELECT DISTINCT ON (trial_id) trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at
+    SELECT DISTINCT ON (trial_id) trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at,
+           class_confidence
     FROM evaluation WHERE trial_id = ANY (%s::uuid[]) ORDER BY trial_id, top1 DESC, iteration"""
 
 
@@ -123,10 +125,11 @@ class Store:
     DatabaseUnavailable when the connection is lost and a new one cannot be had; the next call tries again.
     """
 
-    def __init__(self, dsn=None):
-        """Raises InputError when the database cannot be used."""
+    def __init__(self, dsn=None, read_only=False):
+        """read_only: the database is asked to refuse all changes.  Raises InputError when the database cannot be used."""
         self._dsn = dsn or os.environ.get("LRBENCH_DSN")
-        self._connection = _connect(self._dsn)
+        self._read_only = read_only
+        self._connection = _connect(self._dsn, read_only)
         self.where = _where(self._connection.get_dsn_parameters())  # the database as messages name it
 
     def __enter__(self):
@@ -167,8 +170,10 @@ class Store:
 
         What an attempt measured that a later one did not go on from is left out.
         """
-        values = {name: _finite(value) for name, value in vars(row).items()}
-        values.update(trial_id=trial_id, iteration=row.iteration, resumed_at=row.resumed_at, attempt=attempt)
+        given = dict(vars(row))
+        classes = given.pop("class_confidence")
+        values = {name: _finite(value) for name, value in given.items()}
+        values.update(trial_id=trial_id, class_confidence=classes and [_finite(value) for value in classes], iteration=row.iteration, resumed_at=row.resumed_at, attempt=attempt)
         self._run(lambda cursor: cursor.execute(_ADD, values))
 
     def end(self, trial_id, state, ended, error=None, attempt=1):
@@ -203,6 +208,13 @@ class Store:
         """
         given = {"network": network, "dataset": dataset, "policy": policy, "function": function, "state": state, "study": study}
         return self._run(lambda cursor: _trials(cursor, _BEST_ROWS if best_only else _ROWS, given))
+
+    def rows(self, trial_ids):
+        """{trial's id: its Evaluations} of these trials."""
+        def work(cursor):
+            cursor.execute(_ROWS, [list(trial_ids)])
+            return {key: tuple(_evaluation(line) for line in lines) for key, lines in groupby(cursor, lambda line: line[0])}
+        return self._run(work)
 
     def add_to_study(self, name, jobs):
         """See that a study of that name has these jobs: made, or made longer, by those that it has not got."""
@@ -239,7 +251,7 @@ class Store:
         fresh = self._connection is None
         if fresh:
             try:
-                self._connection = _connect(self._dsn)
+                self._connection = _connect(self._dsn, self._read_only)
             except InputError as error:
                 raise DatabaseUnavailable(str(error))
         try:
@@ -258,7 +270,7 @@ class Store:
         return self._run(work)
 
 
-def _connect(dsn):
+def _connect(dsn, read_only=False):
     """A connection to the database with its schema at the newest version, or InputError."""
     try:
         options = parse_dsn(dsn or server.start())
@@ -278,6 +290,7 @@ def _connect(dsn):
             raise InputError("the database %s is PostgreSQL %d.%d: it must be 11 or later" % (
                 (where,) + divmod(connection.server_version // 100, 100)))
         schema.upgrade(connection)
+        connection.set_session(readonly=read_only)
     except psycopg2.Error as error:
         connection.close()
         raise InputError("cannot lay out the schema in the database %s: %s" % (where, _reason(error)))
@@ -328,8 +341,13 @@ def _trials(cursor, rows, given):
     cursor.execute("SELECT * FROM network WHERE id = ANY (%s)", [list({line.network_id for line in found})])
     networks = {line.id: Network(line.name, line.hash, line.prototxt) for line in cursor.fetchall()}
     cursor.execute(rows, [[line.id for line in found]])
-    rows_of = {key: tuple(Evaluation(*line[1:]) for line in lines) for key, lines in groupby(cursor, lambda line: line[0])}
+    rows_of = {key: tuple(_evaluation(line) for line in lines) for key, lines in groupby(cursor, lambda line: line[0])}
     return [_trial(line, networks[line.network_id], rows_of.get(line.id, ())) for line in found]
+
+
+def _evaluation(line):
+    """The Evaluation that a line of _ROWS describes."""
+    return Evaluation(*line[1:-1], None if line[-1] is None else tuple(line[-1]))
 
 
 def _trial(line, network, rows):
@@ -339,4 +357,4 @@ def _trial(line, network, rows):
                   Dataset(line.dataset, shape, line.train_samples, line.test_samples), line.classes, line.solver, line.seed)
     return Trial(line.id, line.policy, line.function, line.parameters, line.n_params, setup, line.host, line.started,
                  line.blas, line.threads, line.state, line.ended, line.error, rows,
-                 line.attempt, line.resumed_at)
+                 line.attempt, line.resumed_at, line.origin)
