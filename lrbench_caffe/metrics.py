@@ -13,8 +13,8 @@ class Metrics(NamedTuple):
 
     top1, top5: accuracies as shares of 1; ac, cd, cdac: average confidence, confidence deviation and confidence deviation across
     classes, None when no sample is classified correctly; log_loss: the mean of -log(confidence) over all samples, the value of
-    Caffe's SoftmaxWithLoss, clipped as there at the smallest normal float32; class_confidence: for each class the mean confidence of
-    its samples that are classified correctly, None where there are none: CDAC is their deviation.
+    Caffe's SoftmaxWithLoss, clipped as there at the smallest normal float32; class_confidence: for each class the mean confidence
+    of its samples that are classified correctly, None where there are none: CDAC is their deviation.
     """
     samples: int
     top1: float

@@ -5,7 +5,7 @@
 # nor the image grows. Prints the folder; says why on standard error, and fails, where Chromium cannot be had.
 set -euo pipefail
 
-packages=(chromium chromium-driver fonts-dejavu-core fontconfig-config)
+packages=(chromium chromium-driver)
 selenium=selenium==4.27.1
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/lrbench-caffe
 folder=$cache/browser-$(sha256sum "${BASH_SOURCE[0]}" | head -c 12)

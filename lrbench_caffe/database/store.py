@@ -3,6 +3,7 @@
 Every method is one transaction that may be repeated without harm, so a journal can be replayed and a lost connection costs no
 more than one more try.  Use a Store in one thread at a time; any number of stores may write at once.
 """
+import contextlib
 import dataclasses
 import math
 import os
@@ -71,6 +72,15 @@ _END = """
         SELECT iteration, top1 FROM evaluation WHERE trial_id = %(id)s ORDER BY top1 DESC, iteration LIMIT 1)
     WHERE id = %(id)s AND attempt <= %(attempt)s"""
 
+_CHOSEN = """(%(id)s IS NULL OR trial.id = %(id)s)
+      AND (%(network)s IS NULL OR network.name = %(network)s OR network.hash = %(network)s)
+      AND (%(dataset)s IS NULL OR dataset.name = %(dataset)s)
+      AND (%(policy)s IS NULL OR policy.text = %(policy)s)
+      AND (%(function)s IS NULL OR policy.function = %(function)s)
+      AND (%(state)s IS NULL OR trial.state = %(state)s)
+      AND (%(study)s IS NULL OR trial.id IN (SELECT trial_id FROM study_trial JOIN study ON study.id = study_id
+                                             WHERE study.name = %(study)s))"""
+
 _TRIALS = """
     SELECT trial.id::text, policy.text AS policy, function, parameters, n_params, framework.name AS framework, version,
            network_id, dataset.name AS dataset, shape, train_samples, test_samples, classes, solver, seed, host, blas, threads,
@@ -79,14 +89,7 @@ _TRIALS = """
     FROM trial
     JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
     JOIN framework ON framework.id = framework_id LEFT JOIN task ON task.id = task_id LEFT JOIN origin ON origin.id = origin_id
-    WHERE (%(id)s IS NULL OR trial.id = %(id)s)
-      AND (%(network)s IS NULL OR network.name = %(network)s OR network.hash = %(network)s)
-      AND (%(dataset)s IS NULL OR dataset.name = %(dataset)s)
-      AND (%(policy)s IS NULL OR policy.text = %(policy)s)
-      AND (%(function)s IS NULL OR policy.function = %(function)s)
-      AND (%(state)s IS NULL OR trial.state = %(state)s)
-      AND (%(study)s IS NULL OR trial.id IN (SELECT trial_id FROM study_trial JOIN study ON study.id = study_id
-                                             WHERE study.name = %(study)s))
+    WHERE """ + _CHOSEN + """
     ORDER BY started_at, trial.id"""
 
 # In the order of Evaluation's fields.
@@ -173,7 +176,8 @@ class Store:
         given = dict(vars(row))
         classes = given.pop("class_confidence")
         values = {name: _finite(value) for name, value in given.items()}
-        values.update(trial_id=trial_id, class_confidence=classes and [_finite(value) for value in classes], iteration=row.iteration, resumed_at=row.resumed_at, attempt=attempt)
+        values.update(trial_id=trial_id, class_confidence=classes and [_finite(value) for value in classes])
+        values.update(iteration=row.iteration, resumed_at=row.resumed_at, attempt=attempt)
         self._run(lambda cursor: cursor.execute(_ADD, values))
 
     def end(self, trial_id, state, ended, error=None, attempt=1):
@@ -245,6 +249,30 @@ class Store:
         """(name, when it was made in seconds since the epoch, {state: how many trials}) of each study, the newest first."""
         lines = self._run(lambda cursor: cursor.execute(_STUDIES) or cursor.fetchall())
         return [(line.name, line.created, line.states) for line in lines]
+
+    @contextlib.contextmanager
+    def transaction(self):
+        """A cursor in one transaction, for what is too large to be done again by itself; raises as the other methods do."""
+        with self._told(), self._connection, self._connection.cursor() as cursor:
+            yield cursor
+
+    @contextlib.contextmanager
+    def snapshot(self):
+        """The connection in a transaction that sees the database as it is at its beginning."""
+        with self._told(), self._connection:
+            with self._connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield self._connection
+
+    @contextlib.contextmanager
+    def _told(self):
+        try:
+            yield
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            self.close()
+            raise InputError("the database %s did not finish, and nothing was changed: %s" % (self.where, _reason(error))) from None
+        except psycopg2.Error as error:
+            raise InputError("the database %s refuses a value: %s" % (self.where, _reason(error))) from None
 
     def _run(self, work):
         """work(cursor) in a transaction; once more on a new connection when the one at hand turns out to be lost."""
@@ -333,10 +361,16 @@ def _finite(value):
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+def filtered(filters):
+    """(a query for the ids of the trials that fit filters, as of Store.trials; its values)."""
+    nothing = dict.fromkeys(["id", "network", "dataset", "policy", "function", "state", "study"])
+    return ("""SELECT trial.id FROM trial JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id
+               JOIN dataset ON dataset.id = dataset_id WHERE """ + _CHOSEN, dict(nothing, **filters))
+
+
 def _trials(cursor, rows, given):
     """The trials that fit what is given: one query for them, one for their networks, one for their rows."""
-    nothing = dict.fromkeys(["id", "network", "dataset", "policy", "function", "state", "study"])
-    cursor.execute(_TRIALS, dict(nothing, **given))
+    cursor.execute(_TRIALS, filtered(given)[1])
     found = cursor.fetchall()
     cursor.execute("SELECT * FROM network WHERE id = ANY (%s)", [list({line.network_id for line in found})])
     networks = {line.id: Network(line.name, line.hash, line.prototxt) for line in cursor.fetchall()}

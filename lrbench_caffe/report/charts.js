@@ -8,7 +8,7 @@ const Charts = (() => {
   function layout(x, y, more) {
     const axis = {automargin: true, gridcolor: "#d8dce2", zeroline: false, exponentformat: "power"};
     return Object.assign({
-      margin: {l: 56, r: 12, t: 8, b: 44}, showlegend: false, hovermode: "closest", uirevision: "kept", dragmode: "zoom",
+      margin: {l: 56, r: 12, t: 30, b: 44}, showlegend: false, hovermode: "closest", uirevision: "kept", dragmode: "zoom",
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
       font: {family: "system-ui, 'DejaVu Sans', sans-serif", size: 13}, hoverlabel: {font: {color: "#fff"}},
       xaxis: Object.assign({}, axis, x), yaxis: Object.assign({}, axis, y)}, more || {});
@@ -69,8 +69,8 @@ const Charts = (() => {
     const y = tops.length ? {range: [Math.max(0, low - room), Math.min(100.3, high + 0.2 * room)]} : {};
     draw("top1", perSeed(selection, "top1", 100), layout(x, y), "Top-1 accuracy in percent against the iteration; means of the best: "
       + (selection.filter(p => p.metrics.top1[0] !== null).map(p => p.label + " " + (100 * p.metrics.top1[0]).toFixed(2)).join("; ") || "none"));
-    draw("train_loss", perSeed(selection, "train_loss", 1), layout(x, {type: "log"}), "Train loss against the iteration of " + names);
-    draw("test_loss", perSeed(selection, "test_loss", 1), layout(x, {type: "log"}), "Test loss against the iteration of " + names);
+    draw("train_loss", perSeed(selection, "train_loss", 1), layout(x, {type: "log", dtick: 1}), "Train loss against the iteration of " + names);
+    draw("test_loss", perSeed(selection, "test_loss", 1), layout(x, {type: "log", dtick: 1}), "Test loss against the iteration of " + names);
   }
 
   function cost(policies, selection) {
@@ -113,8 +113,8 @@ const Charts = (() => {
       x: curve.points.map(p => p[0]), y: curve.points.map(p => 100 * p[1]), line: {width: 1 + n * 0.5, color: COLOURS[n % COLOURS.length]},
       marker: {size: 8, symbol: curve.points.map(p => p[2] ? "circle-open" : "circle")},
       hovertemplate: "k0 = %{x}: %{y:.2f} %<extra>" + curve.iteration + " iterations</extra>"})),
-      layout({type: "log", title: {text: "k0"}}, {title: {text: "Top-1 (%)"}, rangemode: "tozero"},
-        {showlegend: true, legend: {orientation: "h", y: 1.02, yanchor: "bottom", x: 0}, margin: {l: 56, r: 12, t: 30, b: 44}}),
+      layout({type: "log", dtick: 1, title: {text: "k0"}}, {title: {text: "Top-1 (%)"}, rangemode: "tozero"},
+        {showlegend: true, legend: {orientation: "h", y: -0.2, yanchor: "top", x: 0}, margin: {l: 56, r: 12, t: 30, b: 90}}),
       "Top-1 against k0 of constant rates; best: " + curves.map(c => { const best = c.points.reduce((a, b) => b[1] > a[1] ? b : a);
         return "k0 " + best[0] + " with " + (100 * best[1]).toFixed(2) + " percent after " + c.iteration + " iterations"; }).join("; "));
   }

@@ -9,7 +9,7 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.report.page import paste
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.tables import noted
-from lrbench_caffe.trial import FINISHED
+from lrbench_caffe.trial import DIVERGED, FINISHED
 
 CURVES = 60  # policies of a task whose rows a page holds; the others are in its table
 POINTS = 600  # of a learning rate curve
@@ -51,12 +51,12 @@ def _task(store, number, task, trials, criterion):
     return {
         "id": "%s/%s/%s/%d" % (dataset.name, network.name, network.hash[:12], number),
         "dataset": dataset.name, "network": network.name,
-        "about": [["shape", "x".join(map(str, dataset.shape)) if dataset.shape else None], ["train samples", dataset.train_samples],
-                  ["test samples", dataset.test_samples], ["classes", trials[0].setup.classes]],
+        "about": [["shape", "x".join(map(str, dataset.shape)) if dataset.shape else None],
+                  ["train samples", dataset.train_samples], ["test samples", dataset.test_samples], ["classes", trials[0].setup.classes]],
         "trials": len(trials),
         "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
         "range": _range_test(entries, rows),
-        "troubles": [{"policy": trial.policy, "seed": trial.setup.seed, "state": trial.state, "error": trial.error, "host": trial.host}
+        "troubles": [{"policy": trial.policy, "seed": trial.setup.seed, "state": trial.state, "error": trial.error}
                      for trial in trials if trial.error],
     }
 
@@ -78,7 +78,8 @@ def _policy(entry, rows, front, by_metric):
         curve = [[row.iteration for row in longest], [row.lr for row in longest]]
     return {
         "policy": entry.policy, "label": entry.label, "note": noted(entry).strip(" ()"), "function": entry.function,
-        "paste": paste(entry.policy), "rank": entry.rank, "tied": entry.tied, "seeds": len(entry.trials), "front": entry.label in front,
+        "paste": paste(entry.policy), "rank": entry.rank, "tied": entry.tied, "seeds": len(entry.trials),
+        "front": entry.label in front,
         "metrics": {name: [found.mean, found.deviation if name != "n_params" else None] for name, found in entry.metrics.items()},
         "ranks": {name: [ranks[entry.label].rank, ranks[entry.label].tied] for name, ranks in by_metric.items()},
         "rate": curve, "runs": runs,
@@ -126,9 +127,9 @@ def _range_test(entries, rows):
     for iteration in chosen:
         points = []
         for k0, runs in sorted(tests.items()):
-            values = [max((row for row in run if row.iteration <= iteration), key=lambda row: row.iteration).top1
-                      for run, state in runs if run[0].iteration <= iteration and (run[-1].iteration >= iteration or state == "diverged")]
+            values = [[row.top1 for row in run if row.iteration <= iteration][-1] for run, state in runs
+                      if run[0].iteration <= iteration and (run[-1].iteration >= iteration or state == DIVERGED)]
             if values:
-                points.append([k0, sum(values) / len(values), any(state == "diverged" for _, state in runs)])
+                points.append([k0, sum(values) / len(values), any(state == DIVERGED for _, state in runs)])
         curves.append({"iteration": iteration, "points": points})
     return curves
