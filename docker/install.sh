@@ -13,11 +13,18 @@
 set -euo pipefail
 
 python_packages=(
-    click==8.1.8
+    "click==8.1.8; python_version >= '3.9'"
+    "click==8.0.4; python_version < '3.9'"  # what distributed 2022.2 can be started with
     "distributed==2024.8.0; python_version >= '3.9'"
     "distributed==2022.2.0; python_version < '3.9'"
+    plotext==5.3.2
     rich==13.8.1
     threadpoolctl==3.1.0
+)
+# Of plotly the report needs plotly.js and no Python: left uncompiled, it takes half the room.
+uncompiled_packages=(
+    "plotly==6.5.2; python_version >= '3.8'"
+    "plotly==5.18.0; python_version < '3.8'"
 )
 
 packages() {
@@ -47,6 +54,7 @@ install_python_packages() {
     export PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0  # a user's own settings for pip on the host
     unset PIP_TARGET PIP_PREFIX
     python3 -m pip install --no-cache-dir --disable-pip-version-check --constraint "$constraints" "${python_packages[@]}"
+    python3 -m pip install --no-cache-dir --disable-pip-version-check --no-compile "${uncompiled_packages[@]}"
     rm "$constraints"
 }
 

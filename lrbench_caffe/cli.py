@@ -43,6 +43,25 @@ def _database_option(command):
                         "[default: $LRBENCH_DSN, else a private server]")(command)
 
 
+def _format_option(command):
+    return click.option("--format", type=click.Choice(["table", "markdown", "csv", "json", "latex"]), default="table",
+                        show_default=True, help="How tables are printed")(command)
+
+
+def _filters(command):
+    """The options that choose trials, passed on as a dict of what Store.trials takes."""
+    def chosen(context, option, value):
+        if value is not None:
+            context.ensure_object(dict)[option.name] = value
+    for name, metavar, text in reversed([
+            ("study", "NAME", "Only trials of this study"), ("dataset", "NAME", "Only trials on this dataset"),
+            ("network", "NAME", "Only trials of this network, by its name or its hash"),
+            ("function", "F", "Only policies of this function, e.g. SIN2"), ("policy", "P", "Only this policy"),
+            ("state", "STATE", "Only trials in this state, e.g. finished")]):
+        command = click.option("--" + name, metavar=metavar, help=text, callback=chosen, expose_value=False)(command)
+    return click.pass_obj(command)
+
+
 @main.command()
 @click.argument("solver", metavar="SOLVER.prototxt")
 @click.option("--policy", metavar="P", help='Learning rate policy, e.g. "SIN2(k0=0.01, k1=0.06, l=2000)" [default: the '
@@ -62,14 +81,15 @@ def _database_option(command):
               "as in caffe train")
 @click.option("--log", metavar="FILE", help="Keep Caffe's own log here")
 @click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON, for programs")
+@_format_option
 @_database_option
-def train(solver, as_json, **options):
+def train(solver, as_json, format, **options):
     """Train a Caffe solver prototxt, measure it, and record every evaluation in PostgreSQL."""
     from lrbench_caffe import console, display, process
     if as_json:
         trial = process.train(solver, listen=console.print_json, **options)
     else:
-        with display.TrainingDisplay() as shown:
+        with display.TrainingDisplay(format) as shown:
             trial = process.train(solver, listen=shown.listen, **options)
     if trial.error:
         raise TrialError("%s; its rows up to there are in the database" % trial.error)
@@ -78,11 +98,12 @@ def train(solver, as_json, **options):
 @main.command()
 @click.option("--out", default="lrbench-demo.png", metavar="FILE.png", show_default=True, help="Where the picture goes")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Trainings at the same time [default: the usable cores]")
+@_format_option
 @_database_option
-def demo(out, jobs, dsn):
+def demo(out, jobs, dsn, format):
     """Compare all 13 learning rate functions on scikit-learn's handwritten digits."""
     from lrbench_caffe import demo as demonstration
-    demonstration.run(out, jobs, dsn)
+    demonstration.run(out, jobs, dsn, format)
 
 
 @main.group()
@@ -106,8 +127,9 @@ def study():
 @click.option("--prune", type=click.FloatRange(0, 1), metavar="X", help="Stop a training whose best Top-1 is more than X, a share "
               "of 1, below the median of the others at its iteration, e.g. 0.2")
 @click.option("--retry-failed", is_flag=True, help="Train those that failed once more")
+@_format_option
 @_database_option
-def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster, prune, retry_failed, dsn):
+def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster, prune, retry_failed, dsn, format):
     """Start the study NAME, or go on with it.
 
     Without SOLVER the study goes on as it is; with it, trainings that the study has not got are added.
@@ -128,7 +150,7 @@ def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster,
         pool = Cores(jobs, devices)
     with display.StudyDisplay() as shown:
         trainings.go_on(name, pool, shown, wanted, dsn, prune, retry_failed)
-    waiting, failed = _show_study(name, dsn)
+    waiting, failed = _show_study(name, dsn, format)
     if waiting:
         raise TrialError("%d of the trainings could not begin: `lrbench study run %s` tries again" % (waiting, name))
     if failed:
@@ -137,35 +159,38 @@ def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster,
 
 
 @study.command("list")
+@_format_option
 @_database_option
-def study_list(dsn):
+def study_list(dsn, format):
     """The studies, how far they are, and which run."""
-    from lrbench_caffe import console, database
+    from lrbench_caffe import console, database, tables
     with database.Store(dsn) as store:
-        console.show(console.studies_table(database.studies.summaries(store)))
+        console.show(tables.studies(database.studies.summaries(store)), format=format)
 
 
 @study.command("show")
 @click.argument("name")
+@_format_option
 @_database_option
-def study_show(name, dsn):
+def study_show(name, dsn, format):
     """The trials of a study, the best first."""
     from lrbench_caffe import console
-    waiting, failed = _show_study(name, dsn)
+    waiting, failed = _show_study(name, dsn, format)
     if waiting:
-        console.say("%d trials have not begun: `lrbench study run %s` goes on" % (waiting, name))
+        console.say("%d trials have not begun: `lrbench study run %s` goes on" % (waiting, name), aside=format != "table")
     if failed:
-        console.say("%d trials have failed: `lrbench study run %s --retry-failed` trains them once more" % (failed, name))
+        console.say("%d trials have failed: `lrbench study run %s --retry-failed` trains them once more" % (failed, name),
+                    aside=format != "table")
 
 
-def _show_study(name, dsn):
+def _show_study(name, dsn, format):
     """Print the trials of a study; returns how many have not begun, and how many have failed."""
-    from lrbench_caffe import console, database, ranking
+    from lrbench_caffe import console, database, ranking, tables
     from lrbench_caffe.trial import FAILED
     with database.Store(dsn) as store:
         waiting = sum(entry.state is None for entry in database.studies.jobs(store, name))
         trials = store.trials(study=name, best_only=True)
-    console.show(console.results_table(ranking.by_top1(trials), title="study %s" % name, seeds=True))
+    console.show(tables.results(ranking.by_top1(trials), "study %s" % name, seeds=True), format=format)
     return waiting, sum(trial.state == FAILED for trial in trials)
 
 
@@ -180,6 +205,71 @@ def study_stop(name, now, dsn):
         console.say("waiting for the trainings of %s to end; Ctrl-C stops waiting" % name)
         database.studies.stop(store, name, requests=2 if now else 1)
     console.say("the study %s has stopped: `lrbench study run %s` goes on" % (name, name))
+
+
+_BY = click.option("--by", metavar="METRICS", default="top1", show_default=True,
+                   help='What to rank by: metrics in order ("top1,iterations": the next decides where the noise of the seeds does '
+                   'not tell policies apart), weights ("top1=3,iterations=1"), or the Pareto front ("pareto:top1,iterations"); of '
+                   'top1, top5, ac, cd, cdac, ld, iterations, n_params')
+
+
+@main.command()
+@_filters
+@_BY
+@_format_option
+@_database_option
+def rank(filters, by, dsn, format):
+    """Rank the policies of each task over their seeds, with ties marked: 1= is as good as the others with 1=."""
+    from lrbench_caffe import console, database, ranking, tables
+    criterion = ranking.criterion(by)
+    with database.Store(dsn) as store:
+        trials = store.trials(best_only=True, **filters or {})
+    if not trials:
+        raise InputError("there are no such trials in the database: `lrbench study list` has the studies that are there")
+    console.show(*(tables.ranking(task, ranking.rank(members, criterion))
+                   for task, members in ranking.by_task(trials).items()), format=format)
+
+
+@main.command()
+@click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+@click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Draw N iterations [default: three cycles, all "
+              "steps, POLY's l, else 10000]")
+@click.option("--out", metavar="FILE", help="Write a .png or .svg [default: open a window]")
+@click.option("--terminal", is_flag=True, help="Draw in the terminal")
+def plot(policies, max_iter, out, terminal):
+    """Draw learning rate policies, e.g. "SIN2(k0=0.01, k1=0.06, l=2000)"."""
+    from lrbench_caffe.policies import Policy
+    from lrbench_caffe.report import plots
+    plots.rates([Policy.parse(policy) for policy in policies], max_iter, out, terminal)
+
+
+@main.command()
+@_filters
+@click.argument("out", metavar="OUT.html")
+@_BY
+@_database_option
+def report(filters, out, by, dsn):
+    """Write one self-contained page: ranking, curves, cost, confidence, range test, policy lines."""
+    from lrbench_caffe import console, database, display, ranking
+    from lrbench_caffe.report import content, page
+    criterion = ranking.criterion(by)
+    with database.Store(dsn) as store, display.Bar() as bar:
+        size = page.write(out, content.read(store, filters or {}, criterion, progress=bar))
+    console.say("%s: %.1f MB" % (out, size / 1e6))
+
+
+@main.command()
+@_filters
+@_BY
+@click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Where to listen; others than loopback let "
+              "other machines in")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="N", default=8642, show_default=True, help="0: any that is free")
+@_database_option
+def serve(filters, by, host, port, dsn):
+    """Serve the report's page live from the database, read-only, while trainings run."""
+    from lrbench_caffe import ranking
+    from lrbench_caffe.report import live
+    live.serve(filters or {}, ranking.criterion(by), host, port, dsn)
 
 
 @main.group()
@@ -218,6 +308,33 @@ def shell(dsn):
     from lrbench_caffe import database
     command = database.shell_command(dsn)
     os.execv(command[0], command)
+
+
+@db.command("export")
+@_filters
+@click.argument("file", metavar="FILE")
+@click.option("--as", "name", metavar="NAME", help="The name that others see as these trials' origin [default: the database's]")
+@_database_option
+def db_export(filters, file, name, dsn):
+    """Write trials as JSON Lines, to be shared."""
+    from lrbench_caffe import console
+    from lrbench_caffe.database import exchange
+    with console.Bar() as bar:
+        trials = exchange.export(file, dsn, filters or {}, name, progress=bar)
+    console.say("%s: %d trials" % (file, trials))
+
+
+@db.command("import")
+@click.argument("file", metavar="FILE")
+@_database_option
+def db_import(file, dsn):
+    """Take in the trials of an export: all of them, or none where anything is wrong with the file."""
+    from lrbench_caffe import console
+    from lrbench_caffe.database import exchange
+    with console.Bar() as bar:
+        done = exchange.take_in(file, dsn, progress=bar)
+    console.say("%d trials: %d new, %d brought up to date, %d already there" % (
+        done.trials, done.new, done.updated, done.trials - done.new - done.updated))
 
 
 @main.command()

@@ -1,35 +1,17 @@
 """The screen: tables, sentences, lines of JSON.  What moves while trainings run is in :mod:`lrbench_caffe.display`."""
 import json
+import re
 import sys
-import time
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from lrbench_caffe.trial import FINISHED, STATES, Evaluation, Trial, to_dict
+from lrbench_caffe.tables import people, render
+from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
-# A results table's columns: title and how a Summary reads in it, as in the paper's Tables VII to IX.
-METRICS = (
-    ("LD", lambda summary: number(summary.ld)),
-    ("#Iter", lambda summary: str(summary.iterations)),
-    ("Top-1 %", lambda summary: percent(summary.top1)),
-    ("Top-5 %", lambda summary: percent(summary.top5)),
-    ("AC", lambda summary: number(summary.ac)),
-    ("CD", lambda summary: number(summary.cd)),
-    ("CDAC", lambda summary: number(summary.cdac)),
-    ("#Param", lambda summary: str(summary.n_params)),
-)
-
-
-def percent(share):
-    """A share of 1 as the paper prints accuracies: 99.33."""
-    return "%.2f" % (100 * share)
-
-
-def number(value):
-    """A metric with the paper's four digits, a dash where there is none."""
-    return "-" if value is None else "%.4f" % value
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # in a name, they would command the terminal
 
 
 def duration(seconds):
@@ -41,37 +23,29 @@ def duration(seconds):
     return "%d:%02d:%02d" % (hours, rest // 60, rest % 60) if hours else "%d:%02d" % (rest // 60, rest % 60)
 
 
-def results_table(trials, title=None, seeds=False):
-    """A table of trials, one line each: the policy and the paper's eight metrics at the evaluation with the highest Top-1."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("policy", overflow="fold")
-    for name, _ in METRICS:
-        table.add_column(name, justify="right", no_wrap=True)
-    if seeds:
-        table.add_column("seed", justify="right")
-    for trial in trials:
-        cells = [cell(trial.summary) if trial.summary else "-" for _, cell in METRICS]
-        note = "" if trial.state == FINISHED else " (%s)" % trial.state
-        table.add_row(trial.policy + note, *cells + [str(trial.setup.seed)] * seeds)
-    return table
+def show(*tables, format="table"):
+    """Print tables in one of :data:`lrbench_caffe.tables.FORMATS`.
+
+    As "table" closer on a narrow terminal; where the output is no terminal they are as wide as they need to be.
+    """
+    if format != "table":
+        sys.stdout.write(render(tables, format))
+        return
+    for table in tables:
+        _show(_drawn(table))
 
 
-def studies_table(studies):
-    """A table of studies as :func:`lrbench_caffe.database.studies.summaries` gives them: a column for each state."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("study", overflow="fold")
-    table.add_column("made")
-    for state in ("waiting",) + STATES:
-        table.add_column(state, justify="right")
-    for study in studies:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(study.made))
-        name = study.name + (" (runs)" if study.runs else "")
-        table.add_row(name, when, *(str(study.states.get(state, "")) for state in ("waiting",) + STATES))
-    return table
+def _drawn(table):
+    columns, rows = people(table)
+    drawn = Table(title=table.title and Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for n, column in enumerate(columns):
+        drawn.add_column(column.title, justify="right" if column.right else "left", no_wrap=column.right or None, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)) for text in row))
+    return drawn
 
 
-def show(table):
-    """Print a table, closer on a narrow terminal; where the output is no terminal it is as wide as it needs to be."""
+def _show(table):
     console = Console()
     if console.is_terminal:
         if console.width < 110:
@@ -84,9 +58,9 @@ def show(table):
     sys.stdout.write("".join(line.rstrip() + "\n" for line in text.get().splitlines()))
 
 
-def say(line):
-    """Print a sentence."""
-    Console(highlight=False, markup=False, soft_wrap=True).print(line)
+def say(line, aside=False):
+    """Print a sentence; aside: to standard error, where standard output is for a program."""
+    Console(highlight=False, markup=False, soft_wrap=True, stderr=aside).print(line)
 
 
 def print_json(kind, content):

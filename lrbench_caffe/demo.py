@@ -2,7 +2,7 @@
 import os
 import sys
 
-from lrbench_caffe import console, datasets, display, home, ranking, study
+from lrbench_caffe import console, datasets, display, home, ranking, study, tables
 from lrbench_caffe.cores import Cores
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.trial import Job
@@ -25,8 +25,8 @@ def shipped(path):
     raise InputError("%s, which comes with lrbench_caffe, is missing: install it again" % path)
 
 
-def run(out, parallel, dsn):
-    """Train the digits under each of POLICIES, show the ranking, and write the picture of the curves to out."""
+def run(out, parallel, dsn, format="table"):
+    """Train the digits under each of POLICIES, show the ranking in this format, and write the picture of the curves to out."""
     if not os.access(os.path.dirname(os.path.abspath(out)), os.W_OK):
         raise InputError("the picture cannot be written to %s: name another file with --out" % out)
     data = os.path.join(home.home(), "data")
@@ -35,8 +35,8 @@ def run(out, parallel, dsn):
     with display.StudyDisplay() as shown:
         trials = study.run(jobs, Cores(parallel), shown, dsn)
     ranked = ranking.by_top1(trials)
-    console.show(console.results_table(ranked, title="13 learning rate policies on scikit-learn's handwritten digits"))
+    console.show(tables.results(ranked, "13 learning rate policies on scikit-learn's handwritten digits"), format=format)
     from lrbench_caffe.report import plots
     plots.curves(trials, out, "Learning rate policies on handwritten digits")
-    console.say("curves: %s" % os.path.abspath(out))
-    console.say("rows: SELECT * FROM result in `lrbench db shell`")
+    console.say("curves: %s" % os.path.abspath(out), aside=format != "table")
+    console.say("rows: SELECT * FROM result in `lrbench db shell`", aside=format != "table")

@@ -10,7 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from lrbench_caffe.console import duration, number, percent, results_table, show
+from lrbench_caffe.console import duration, show
+from lrbench_caffe.tables import number, percent, results
 from lrbench_caffe.trial import FAILED
 
 LINE_SECONDS = 60  # between two lines on how far a study is, where the output is no terminal
@@ -51,15 +52,17 @@ class Bar:
 class TrainingDisplay(Bar):
     """What a person sees of one training: a line for each evaluation and, on a terminal, a bar that moves between them."""
 
-    def __init__(self):
+    def __init__(self, format="table"):
+        """format: that of the results table."""
         super().__init__()
+        self._format = format
         self._rates = Rate()
         self._last = self._best = self._trial = None
 
     def __exit__(self, *error):
         super().__exit__(*error)
         if self._trial is not None:
-            show(results_table([self._trial]))
+            show(results([self._trial]), format=self._format)
 
     def listen(self, kind, content):
         """One event of :func:`lrbench_caffe.process.run`; the results table of a trial that ends is shown on leaving."""

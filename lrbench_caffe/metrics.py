@@ -3,7 +3,7 @@
 The same numbers come in two ways: :func:`from_arrays` reads as the formulas do and needs all probabilities at once;
 :class:`Accumulator` sees them batch by batch and remembers a few numbers for each class.  They agree to 1e-12.
 """
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -13,7 +13,8 @@ class Metrics(NamedTuple):
 
     top1, top5: accuracies as shares of 1; ac, cd, cdac: average confidence, confidence deviation and confidence deviation across
     classes, None when no sample is classified correctly; log_loss: the mean of -log(confidence) over all samples, the value of
-    Caffe's SoftmaxWithLoss, clipped as there at the smallest normal float32.
+    Caffe's SoftmaxWithLoss, clipped as there at the smallest normal float32; class_confidence: for each class the mean confidence
+    of its samples that are classified correctly, None where there are none: CDAC is their deviation.
     """
     samples: int
     top1: float
@@ -22,6 +23,7 @@ class Metrics(NamedTuple):
     cd: Optional[float]
     cdac: Optional[float]
     log_loss: float
+    class_confidence: Tuple[Optional[float], ...] = ()
 
 
 def from_arrays(probabilities, labels) -> Metrics:
@@ -44,6 +46,8 @@ def from_arrays(probabilities, labels) -> Metrics:
         cd=None if none else float(np.std(correct)),
         cdac=None if none else float(np.std(by_class)),
         log_loss=float(np.mean(_log_loss(confidence))),
+        class_confidence=tuple(float(correct[classes_of_correct == c].mean()) if (classes_of_correct == c).any() else None
+                               for c in range(classes)),
     )
 
 
@@ -101,7 +105,7 @@ class Accumulator:
             cd = float(np.sqrt((self._squares[seen].sum() + count @ (mean - ac) ** 2) / count.sum()))
             cdac = float(np.std(mean))
         return Metrics(self.samples, self._top1 / self.samples, self._top5 / self.samples, ac, cd, cdac,
-                       self._log_loss / self.samples)
+                       self._log_loss / self.samples, tuple(m if s else None for m, s in zip(self._mean.tolist(), seen)))
 
 
 def _read(probabilities, labels):

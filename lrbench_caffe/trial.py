@@ -63,7 +63,8 @@ class Evaluation:
     iteration counts the finished iterations; lr is the rate of the iteration about to be run; train_loss is the mean of the
     mini-batch losses since the last evaluation (None before the first); accuracies are shares of 1.  ac, cd and cdac are None
     when no sample is classified correctly, ld when there is no train_loss.  resumed_at is the iteration of the snapshot that the
-    training last went on from, after which its batches come in another order (None: it ran through).
+    training last went on from, after which its batches come in another order (None: it ran through).  class_confidence is the
+    average confidence of each class (None for one without a correct sample; None as a whole where it was not measured).
     """
     iteration: int
     lr: float
@@ -76,6 +77,7 @@ class Evaluation:
     cdac: Optional[float]
     ld: Optional[float]
     resumed_at: Optional[int] = None
+    class_confidence: Optional[Tuple[Optional[float], ...]] = None
 
 
 class Summary(NamedTuple):
@@ -98,7 +100,8 @@ class Trial:
     ended are seconds since the epoch; error says in one sentence why a failed, diverged or pruned trial ended.  blas names the
     library and its kernels, e.g. "openblas 0.3.13 SkylakeX", and threads how many it used (None where that is not known): the last
     digits of a training depend on them.  attempt counts the times it was started, from 1, and resumed_at is the iteration that
-    this attempt went on from (None: from the beginning).
+    this attempt went on from (None: from the beginning).  origin names the database that it was imported from (None: trained
+    here).
     """
     id: str
     policy: str
@@ -116,6 +119,7 @@ class Trial:
     rows: Tuple[Evaluation, ...] = ()
     attempt: int = 1
     resumed_at: Optional[int] = None
+    origin: Optional[str] = None
 
     @property
     def best(self) -> Optional[Evaluation]:

@@ -28,6 +28,7 @@ def test_by_hand(measure):
     assert metrics.ac == pytest.approx(mean, rel=1e-15)
     assert metrics.cd == pytest.approx(math.sqrt(((0.8 - mean) ** 2 + (0.6 - mean) ** 2 + (0.5 - mean) ** 2) / 3), rel=1e-14)
     assert metrics.cdac == pytest.approx((0.7 - 0.5) / 2, rel=1e-14)  # class 1 has no correct sample and is left out
+    assert metrics.class_confidence == (pytest.approx(0.7), None, 0.5)
     assert metrics.log_loss == pytest.approx(-math.log(0.8 * 0.6 * 0.4 * 0.5) / 4, rel=1e-14)
 
 
@@ -63,7 +64,9 @@ def test_one_pass_agrees_with_all_at_once_to_1e_12(seed, samples, classes, batch
     probabilities = (probabilities / probabilities.sum(axis=1, keepdims=True)).astype(np.float32)
     labels = np.where(random.rand(samples) < 0.8, probabilities.argmax(axis=1), random.randint(classes, size=samples))
     whole, passed = from_arrays(probabilities, labels), accumulated(probabilities, labels, batch)
-    for name in Metrics._fields:
+    assert [c is None for c in whole.class_confidence] == [c is None for c in passed.class_confidence]
+    assert [c for c in passed.class_confidence if c is not None] == pytest.approx([c for c in whole.class_confidence if c is not None], rel=1e-12)
+    for name in Metrics._fields[:-1]:
         a, b = getattr(whole, name), getattr(passed, name)
         assert (a is None) == (b is None)
         assert a is None or abs(a - b) <= 1e-12 * max(1, abs(a)), name

@@ -3,6 +3,7 @@
 Every method is one transaction that may be repeated without harm, so a journal can be replayed and a lost connection costs no
 more than one more try.  Use a Store in one thread at a time; any number of stores may write at once.
 """
+import contextlib
 import math
 import os
 from itertools import groupby
@@ -55,45 +56,54 @@ _BEGIN = """
 _FORGET = "DELETE FROM evaluation WHERE trial_id = %(id)s AND iteration > COALESCE(%(resumed_at)s, -1)"
 
 _ADD = """
-    INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at)
-    SELECT %(trial)s, new.* FROM unnest(
+    INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at,
+                            class_confidence)
+    SELECT %(trial)s, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at, class_confidence::real[]
+    FROM unnest(
         %(iteration)s::integer[], %(lr)s::float8[], %(train_loss)s::float8[], %(test_loss)s::float8[], %(top1)s::float8[],
-        %(top5)s::float8[], %(ac)s::float8[], %(cd)s::float8[], %(cdac)s::float8[], %(ld)s::float8[], %(resumed_at)s::integer[]
-    ) AS new (iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at)
+        %(top5)s::float8[], %(ac)s::float8[], %(cd)s::float8[], %(cdac)s::float8[], %(ld)s::float8[], %(resumed_at)s::integer[],
+        %(class_confidence)s::text[]
+    ) AS new (iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at, class_confidence)
     WHERE NOT EXISTS (SELECT FROM trial WHERE id = %(trial)s AND attempt > %(attempt)s
                       AND new.iteration > COALESCE(trial.resumed_at, -1))
     ON CONFLICT (trial_id, iteration) DO NOTHING"""
+
+_NUMBERS = [name for name in Evaluation.__annotations__ if name != "class_confidence"]
 
 _END = """
     UPDATE trial SET state = %(state)s, ended_at = to_timestamp(%(ended)s), error = %(error)s, (best_iteration, best_top1) = (
         SELECT iteration, top1 FROM evaluation WHERE trial_id = %(id)s ORDER BY top1 DESC, iteration LIMIT 1)
     WHERE id = %(id)s AND attempt <= %(attempt)s"""
 
-_TRIALS = """
-    SELECT trial.id::text, policy.text AS policy, function, parameters, n_params, framework.name AS framework, version,
-           network_id, dataset.name AS dataset, shape, train_samples, test_samples, classes, solver, seed, host, blas, threads,
-           state, error, attempt, resumed_at,
-           extract(epoch FROM started_at)::double precision AS started, extract(epoch FROM ended_at)::double precision AS ended
-    FROM trial
-    JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
-    JOIN framework ON framework.id = framework_id LEFT JOIN task ON task.id = task_id
-    WHERE (%(id)s IS NULL OR trial.id = %(id)s)
+_CHOSEN = """(%(id)s IS NULL OR trial.id = %(id)s)
       AND (%(network)s IS NULL OR network.name = %(network)s OR network.hash = %(network)s)
       AND (%(dataset)s IS NULL OR dataset.name = %(dataset)s)
       AND (%(policy)s IS NULL OR policy.text = %(policy)s)
       AND (%(function)s IS NULL OR policy.function = %(function)s)
       AND (%(state)s IS NULL OR trial.state = %(state)s)
       AND (%(study)s IS NULL OR trial.id IN (SELECT trial_id FROM study_trial JOIN study ON study.id = study_id
-                                             WHERE study.name = %(study)s))
+                                             WHERE study.name = %(study)s))"""
+
+_TRIALS = """
+    SELECT trial.id::text, policy.text AS policy, function, parameters, n_params, framework.name AS framework, version,
+           network_id, dataset.name AS dataset, shape, train_samples, test_samples, classes, solver, seed, host, blas, threads,
+           state, error, attempt, resumed_at, origin.name AS origin,
+           extract(epoch FROM started_at)::double precision AS started, extract(epoch FROM ended_at)::double precision AS ended
+    FROM trial
+    JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
+    JOIN framework ON framework.id = framework_id LEFT JOIN task ON task.id = task_id LEFT JOIN origin ON origin.id = origin_id
+    WHERE """ + _CHOSEN + """
     ORDER BY started_at, trial.id"""
 
 # In the order of Evaluation's fields.
 _ROWS = """
-    SELECT trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at
+    SELECT trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at,
+           class_confidence
     FROM evaluation WHERE trial_id = ANY (%s::uuid[]) ORDER BY trial_id, iteration"""
 
 _BEST_ROWS = """
-    SELECT DISTINCT ON (trial_id) trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at
+    SELECT DISTINCT ON (trial_id) trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at,
+           class_confidence
     FROM evaluation WHERE trial_id = ANY (%s::uuid[]) ORDER BY trial_id, top1 DESC, iteration"""
 
 
@@ -104,10 +114,11 @@ class Store:
     DatabaseUnavailable when the connection is lost and a new one cannot be had; the next call tries again.
     """
 
-    def __init__(self, dsn=None):
-        """Raises InputError when the database cannot be used."""
+    def __init__(self, dsn=None, read_only=False):
+        """read_only: the database is asked to refuse all changes.  Raises InputError when the database cannot be used."""
         self._dsn = dsn or os.environ.get("LRBENCH_DSN")
-        self._connection = _connect(self._dsn)
+        self._read_only = read_only
+        self._connection = _connect(self._dsn, read_only)
         self.where = _where(self._connection.get_dsn_parameters())  # the database as messages name it
 
     def __enter__(self):
@@ -148,7 +159,8 @@ class Store:
 
         What an attempt measured that a later one did not go on from is left out.
         """
-        values = {name: [_finite(getattr(row, name)) for row in rows] for name in Evaluation.__annotations__}
+        values = {name: [_finite(getattr(row, name)) for row in rows] for name in _NUMBERS}
+        values["class_confidence"] = [_array(row.class_confidence) for row in rows]
         self.transaction(lambda cursor: cursor.execute(_ADD, dict(values, trial=trial_id, attempt=attempt)))
 
     def end(self, trial_id, state, ended, error=None, attempt=1):
@@ -184,12 +196,43 @@ class Store:
         given = {"network": network, "dataset": dataset, "policy": policy, "function": function, "state": state, "study": study}
         return self.transaction(lambda cursor: _trials(cursor, _BEST_ROWS if best_only else _ROWS, given))
 
+    def rows(self, trial_ids):
+        """{trial's id: its Evaluations} of these trials."""
+        def work(cursor):
+            cursor.execute(_ROWS, [list(trial_ids)])
+            return {key: tuple(_evaluation(line) for line in lines) for key, lines in groupby(cursor, lambda line: line[0])}
+        return self.transaction(work)
+
+    @contextlib.contextmanager
+    def unrepeated(self):
+        """A cursor in one transaction, for what is too large to be done again by itself; raises as the other methods do."""
+        with self._told(), self._connection, self._connection.cursor() as cursor:
+            yield cursor
+
+    @contextlib.contextmanager
+    def snapshot(self):
+        """The connection in a transaction that sees the database as it is at its beginning."""
+        with self._told(), self._connection:
+            with self._connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield self._connection
+
+    @contextlib.contextmanager
+    def _told(self):
+        try:
+            yield
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            self.close()
+            raise InputError("the database %s did not finish, and nothing was changed: %s" % (self.where, _reason(error))) from None
+        except psycopg2.Error as error:
+            raise InputError("the database %s refuses a value: %s" % (self.where, _reason(error))) from None
+
     def transaction(self, work):
         """work(cursor) in a transaction; once more on a new connection when the one at hand turns out to be lost."""
         fresh = self._connection is None
         if fresh:
             try:
-                self._connection = _connect(self._dsn)
+                self._connection = _connect(self._dsn, self._read_only)
             except InputError as error:
                 raise DatabaseUnavailable(str(error))
         try:
@@ -208,7 +251,7 @@ class Store:
         return self.transaction(work)
 
 
-def _connect(dsn):
+def _connect(dsn, read_only=False):
     """A connection to the database with its schema at the newest version, or InputError."""
     try:
         options = parse_dsn(dsn or server.start())
@@ -231,6 +274,7 @@ def _connect(dsn):
             raise InputError("the database %s is PostgreSQL %d.%d: it must be 11 or later" % (
                 (where,) + divmod(connection.server_version // 100, 100)))
         schema.upgrade(connection)
+        connection.set_session(readonly=read_only)
     except psycopg2.Error as error:
         connection.close()
         raise InputError("cannot lay out the schema in the database %s: %s" % (where, _reason(error)))
@@ -268,21 +312,37 @@ def _shared(cursor, table, content):
     return cursor.fetchone().id
 
 
+def _array(values):
+    """An array of metrics as PostgreSQL writes it, or None: arrays of different lengths are no array of arrays."""
+    return None if values is None else "{%s}" % ",".join("NULL" if _finite(v) is None else repr(_finite(v)) for v in values)
+
+
 def _finite(value):
     """A metric as the database holds it: NULL for what is no finite number."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+def filtered(filters):
+    """(a query for the ids of the trials that fit filters, as of Store.trials; its values)."""
+    nothing = dict.fromkeys(["id", "network", "dataset", "policy", "function", "state", "study"])
+    return ("""SELECT trial.id FROM trial JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id
+               JOIN dataset ON dataset.id = dataset_id WHERE """ + _CHOSEN, dict(nothing, **filters))
+
+
 def _trials(cursor, rows, given):
     """The trials that fit what is given: one query for them, one for their networks, one for their rows."""
-    nothing = dict.fromkeys(["id", "network", "dataset", "policy", "function", "state", "study"])
-    cursor.execute(_TRIALS, dict(nothing, **given))
+    cursor.execute(_TRIALS, filtered(given)[1])
     found = cursor.fetchall()
     cursor.execute("SELECT * FROM network WHERE id = ANY (%s)", [list({line.network_id for line in found})])
     networks = {line.id: Network(line.name, line.hash, line.prototxt) for line in cursor.fetchall()}
     cursor.execute(rows, [[line.id for line in found]])
-    rows_of = {key: tuple(Evaluation(*line[1:]) for line in lines) for key, lines in groupby(cursor, lambda line: line[0])}
+    rows_of = {key: tuple(_evaluation(line) for line in lines) for key, lines in groupby(cursor, lambda line: line[0])}
     return [_trial(line, networks[line.network_id], rows_of.get(line.id, ())) for line in found]
+
+
+def _evaluation(line):
+    """The Evaluation that a line of _ROWS describes."""
+    return Evaluation(*line[1:-1], None if line[-1] is None else tuple(line[-1]))
 
 
 def _trial(line, network, rows):
@@ -292,4 +352,4 @@ def _trial(line, network, rows):
                   Dataset(line.dataset, shape, line.train_samples, line.test_samples), line.classes, line.solver, line.seed)
     return Trial(line.id, line.policy, line.function, line.parameters, line.n_params, setup, line.host, line.started,
                  line.blas, line.threads, line.state, line.ended, line.error, rows,
-                 line.attempt, line.resumed_at)
+                 line.attempt, line.resumed_at, line.origin)

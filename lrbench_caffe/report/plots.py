@@ -1,4 +1,6 @@
-"""Pictures of trials with matplotlib: learning rate and accuracy against the iteration."""
+"""Pictures with matplotlib: trials' learning rate and accuracy against the iteration, and policies by themselves."""
+import itertools
+
 import matplotlib
 import numpy as np
 
@@ -46,6 +48,73 @@ def curves(trials, path, title):
         panel.set_xlabel("iteration")
     figure.suptitle("%s\ndots: a policy's best evaluation; dotted line: the best of all" % title, fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
+    _save(figure, path)
+
+
+def rates(policies, max_iter=None, out=None, terminal=False):
+    """Draw policies' learning rates over max_iter iterations (None: :func:`span`) to the file out, the terminal, or a window.
+
+    Raises InputError when the file cannot be written or no window opened.
+    """
+    end = max_iter or span(policies)
+    curves = []
+    for policy in policies:
+        t = np.unique(np.linspace(0, min(end, policy.parameters["l"] if policy.function == "POLY" else end), 5001).astype(int))
+        curves.append((str(policy), t, policy(t)))
+    if terminal:
+        _in_terminal(curves)
+    if out or not terminal:
+        _in_picture(curves, out)
+
+
+def span(policies):
+    """How many iterations show what policies do: three cycles, all steps, POLY's l; 10,000 where nothing says."""
+    ends = []
+    for policy in policies:
+        l = policy.parameters.get("l")
+        if l is not None:
+            ends.append(int(1.2 * l[-1]) if isinstance(l, tuple) else l if policy.function == "POLY" else 6 * l)
+    return max(ends, default=10000)
+
+
+def _in_terminal(curves):
+    import plotext  # here, since nothing else needs it
+    plotext.clear_figure()
+    plotext.theme("clear")
+    for (text, t, lr), marker in zip(curves, itertools.cycle(("braille", "dot", "x", "+", "o", "*"))):
+        plotext.plot(t.tolist(), lr.tolist(), label=text, marker=marker)
+    plotext.xlabel("iteration")
+    plotext.ylabel("learning rate")
+    plotext.show()
+
+
+def _in_picture(curves, out):
+    if not out:
+        try:
+            pyplot.switch_backend("TkAgg")
+        except ImportError as error:
+            raise InputError("no window can be opened here (%s): give --out FILE.png, or --terminal" % error) from None
+    try:
+        figure, panel = pyplot.subplots(figsize=(10, 4.5))
+    except Exception as error:  # Tk's own, for a display that is not there
+        raise InputError("no window can be opened here (%s): give --out FILE.png, or --terminal" % error) from None
+    for n, (text, t, lr) in enumerate(curves):
+        panel.plot(t, lr, label=text, linewidth=1.4, linestyle="-" if n == 0 else (0, (4, 3)))
+    panel.set_xlabel("iteration")
+    panel.set_ylabel("learning rate")
+    panel.set_ylim(bottom=0)
+    panel.grid(alpha=0.25)
+    panel.spines["top"].set_visible(False)
+    panel.spines["right"].set_visible(False)
+    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncol=1 if len(curves) < 4 else 2)
+    figure.tight_layout()
+    if out:
+        _save(figure, out)
+    else:
+        pyplot.show()
+
+
+def _save(figure, path):
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:

@@ -1,0 +1,137 @@
+"""What a report shows, as plain values that JSON can hold: read from the store, ranked, thinned to what a page can draw."""
+import functools
+import time
+
+import numpy as np
+
+from lrbench_caffe import ranking
+from lrbench_caffe.database import studies
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.report.page import paste
+from lrbench_caffe.policies import Policy
+from lrbench_caffe.tables import noted
+from lrbench_caffe.trial import DIVERGED, FINISHED
+
+CURVES = 60  # policies of a task whose rows a page holds; the others are in its table
+POINTS = 600  # of a learning rate curve
+RANGE_CURVES = 5  # of the range test
+PARETO = ("top1", "iterations")
+
+
+def read(store, filters, criterion, progress=None):
+    """The content of a report on the trials that fit filters (as of Store.trials) in a database.
+
+    progress is called with (what, done, total).  Raises InputError for a study that is not there.
+    """
+    report = progress or (lambda what, done, total: None)
+    waiting = sum(entry.state is None for entry in studies.jobs(store, filters["study"])) if "study" in filters else 0
+    trials = store.trials(best_only=True, **filters)
+    tasks = []
+    for n, (task, members) in enumerate(ranking.by_task(trials).items()):
+        report("reading tasks", n, None)
+        tasks.append(_task(store, n, task, members, criterion))
+    states = [trial.state for trial in trials]
+    return {
+        "title": filters.get("study") or filters.get("dataset") or filters.get("network") or "All trials",
+        "filters": ["%s %s" % item for item in sorted(filters.items())],
+        "made": time.time(),
+        "by": {"kind": criterion.kind, "metrics": list(criterion.weights)},
+        "states": dict({state: states.count(state) for state in sorted(set(states))}, **({"waiting": waiting} if waiting else {})),
+        "tasks": sorted(tasks, key=lambda task: -task["trials"]),
+    }
+
+
+def _task(store, number, task, trials, criterion):
+    dataset, network = task
+    entries = ranking.rank(trials, criterion)
+    by_metric = {name: {entry.label: entry for entry in ranking.rank(trials, ranking.Criterion("order", {name: 1.0}))}
+                 for name in ranking.METRICS}
+    front = {entry.label for entry in ranking.pareto_front(entries, PARETO)}
+    drawn = entries[:CURVES] + [entry for entry in entries[CURVES:] if entry.function == "FIX"][:CURVES]
+    rows = store.rows([trial.id for entry in drawn for trial in entry.trials + entry.others])
+    return {
+        "id": "%s/%s/%s/%d" % (dataset.name, network.name, network.hash[:12], number),
+        "dataset": dataset.name, "network": network.name,
+        "about": [["shape", "x".join(map(str, dataset.shape)) if dataset.shape else None],
+                  ["train samples", dataset.train_samples], ["test samples", dataset.test_samples],
+                  ["classes", trials[0].setup.classes]],
+        "trials": len(trials),
+        "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
+        "range": _range_test(entries, rows),
+        "troubles": [{"policy": trial.policy, "seed": trial.setup.seed, "state": trial.state, "error": trial.error}
+                     for trial in trials if trial.error],
+    }
+
+
+def _policy(entry, rows, front, by_metric):
+    runs = []
+    for trial in entry.trials + entry.others:
+        found = rows.get(trial.id, ())
+        runs.append({
+            "seed": trial.setup.seed, "state": trial.state, "origin": trial.origin,
+            "iteration": [row.iteration for row in found], "top1": [row.top1 for row in found],
+            "train_loss": [row.train_loss for row in found], "test_loss": [row.test_loss for row in found],
+            "classes": trial.best.class_confidence if trial.best else None,
+        })
+    last = max([row.iteration for trial in entry.trials + entry.others for row in rows.get(trial.id, ())], default=0)
+    curve = rates(entry.policy, last) if last else None
+    if curve is None:  # a schedule that only Caffe has: what was measured of it
+        longest = max((rows.get(trial.id, ()) for trial in entry.trials + entry.others), key=len, default=())
+        curve = [[row.iteration for row in longest], [row.lr for row in longest]]
+    return {
+        "policy": entry.policy, "label": entry.label, "note": noted(entry).strip(" ()"), "function": entry.function,
+        "paste": paste(entry.policy), "rank": entry.rank, "tied": entry.tied, "seeds": len(entry.trials),
+        "front": entry.label in front,
+        "metrics": {name: [found.mean, found.deviation if name != "n_params" else None] for name, found in entry.metrics.items()},
+        "ranks": {name: [ranks[entry.label].rank, ranks[entry.label].tied] for name, ranks in by_metric.items()},
+        "rate": curve, "runs": runs,
+    }
+
+
+@functools.lru_cache(maxsize=1000)
+def rates(text, last):
+    """[iterations, rates] of a policy's curve up to an iteration, thinned so that no peak is lost; None where it has none."""
+    try:
+        policy = Policy.parse(text)
+        t = np.arange(last + 1)
+        lr = policy(t)
+    except (InputError, MemoryError):
+        return None
+    if last >= POINTS:
+        edges = np.linspace(0, last + 1, POINTS // 2 + 1).astype(int)
+        kept = {0, last}
+        for start, end in zip(edges[:-1], edges[1:]):
+            kept.update((start + int(np.argmin(lr[start:end])), start + int(np.argmax(lr[start:end]))))
+        t = np.array(sorted(kept))
+        lr = lr[t]
+    return [t.tolist(), [float("%.6g" % value) for value in lr]]
+
+
+def _range_test(entries, rows):
+    """Figure 3 of the paper: Top-1 against k0 of the FIX policies after several numbers of iterations; None for fewer than three.
+
+    A trial that ended before, having diverged, counts with what it had then.
+    """
+    tests = {}
+    for entry in entries:
+        if entry.function == "FIX" and not entry.settings:
+            runs = [rows.get(trial.id, ()) for trial in entry.trials + entry.others]
+            ended = [trial.state for trial in entry.trials + entry.others]
+            tests[(entry.trials + entry.others)[0].parameters["k0"]] = [(run, state) for run, state in zip(runs, ended) if run]
+    tests = {k0: runs for k0, runs in tests.items() if runs}
+    if len(tests) < 3:
+        return None
+    seen = sorted({row.iteration for runs in tests.values() for run, state in runs if state == FINISHED for row in run} - {0})
+    if not seen:
+        return None
+    chosen = sorted({seen[round((n + 1) * len(seen) / RANGE_CURVES) - 1] for n in range(min(RANGE_CURVES, len(seen)))})
+    curves = []
+    for iteration in chosen:
+        points = []
+        for k0, runs in sorted(tests.items()):
+            values = [[row.top1 for row in run if row.iteration <= iteration][-1] for run, state in runs
+                      if run[0].iteration <= iteration and (run[-1].iteration >= iteration or state == DIVERGED)]
+            if values:
+                points.append([k0, sum(values) / len(values), any(state == DIVERGED for _, state in runs)])
+        curves.append({"iteration": iteration, "points": points})
+    return curves
