@@ -317,9 +317,9 @@ def shell(dsn):
 @_database_option
 def db_export(filters, file, name, dsn):
     """Write trials as JSON Lines, to be shared."""
-    from lrbench_caffe import console
+    from lrbench_caffe import console, display
     from lrbench_caffe.database import exchange
-    with console.Bar() as bar:
+    with display.Bar() as bar:
         trials = exchange.export(file, dsn, filters or {}, name, progress=bar)
     console.say("%s: %d trials" % (file, trials))
 
@@ -329,9 +329,9 @@ def db_export(filters, file, name, dsn):
 @_database_option
 def db_import(file, dsn):
     """Take in the trials of an export: all of them, or none where anything is wrong with the file."""
-    from lrbench_caffe import console
+    from lrbench_caffe import console, display
     from lrbench_caffe.database import exchange
-    with console.Bar() as bar:
+    with display.Bar() as bar:
         done = exchange.take_in(file, dsn, progress=bar)
     console.say("%d trials: %d new, %d brought up to date, %d already there" % (
         done.trials, done.new, done.updated, done.trials - done.new - done.updated))
