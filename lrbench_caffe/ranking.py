@@ -18,8 +18,8 @@ METRICS = {"ld": False, "iterations": False, "top1": True, "top5": True, "ac": T
            "n_params": False}
 SIGNIFICANCE = 0.05
 # Solver fields that change nothing about what is learnt.
-_ASIDE = ("display", "snapshot", "snapshot_after_train", "snapshot_format", "debug_info", "solver_mode", "device_id", "average_loss",
-          "test_initialization", "layer_wise_reduce")
+_ASIDE = ("display", "snapshot", "snapshot_after_train", "snapshot_format", "debug_info", "solver_mode", "device_id",
+          "average_loss", "test_initialization", "layer_wise_reduce")
 
 
 class Spread(NamedTuple):

@@ -137,7 +137,8 @@ def _check_rows(rows, last):
                 raise Wrong("%s in the row of iteration %d is no number" % (_short(value), iteration))
         if top1 is None or not 0 <= top1 <= 1 or top5 is None or not 0 <= top5 <= 1:
             raise Wrong("the accuracies of iteration %d are no shares from 0 to 1" % iteration)
-        if not ((ac is None or 0 <= ac <= 1.00001) and (cd is None or 0 <= cd <= 1.00001) and (cdac is None or 0 <= cdac <= 1.00001)):
+        if not ((ac is None or 0 <= ac <= 1.00001) and (cd is None or 0 <= cd <= 1.00001)
+                and (cdac is None or 0 <= cdac <= 1.00001)):
             raise Wrong("a confidence of iteration %d is not from 0 to 1" % iteration)
         if not ((lr is None or -1e308 < lr < 1e308) and (train_loss is None or -1e308 < train_loss < 1e308)
                 and (test_loss is None or -1e308 < test_loss < 1e308) and (ld is None or 0 <= ld < 1e308)):
@@ -202,7 +203,8 @@ def _dataset(content):
     _fields(content, ("name", "shape", "train_samples", "test_samples"))
     _text(content, "name", 1, 500)
     shape = content["shape"]
-    if shape is not None and not (type(shape) is list and len(shape) < 20 and all(type(n) is int and 0 < n <= INT32 for n in shape)):
+    if shape is not None and not (type(shape) is list and len(shape) < 20
+                                  and all(type(n) is int and 0 < n <= INT32 for n in shape)):
         raise Wrong("shape %s is no list of whole numbers above 0" % _short(shape))
     _whole(content, "train_samples", 0, 2 ** 63 - 1, True)
     _whole(content, "test_samples", 0, 2 ** 63 - 1, True)
