@@ -258,7 +258,88 @@ def command_line():
     report("docker/run true", [a - b for a, b in pairs], "s", 0.3)
 
 
-BENCHMARKS = {"training": training, "study": study, "scale": scale, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line}
+FILL = """
+    INSERT INTO framework (name, version) VALUES ('Caffe', '1.0.0');
+    INSERT INTO network (name, hash, prototxt) VALUES ('net', encode(sha256('x'), 'hex'), 'x');
+    INSERT INTO dataset (name, shape, train_samples, test_samples) VALUES ('data', '{1,28,28}', 60000, 10000);
+    INSERT INTO task (classes) VALUES (10);
+    INSERT INTO policy (text, function, parameters, n_params)
+        SELECT format('FIX(k0=%%s)', n), 'FIX', jsonb_build_object('k0', n::float8 + 0.5), 1 FROM generate_series(1, 1000) n;
+    UPDATE policy SET text = format('FIX(k0=%%s)', parameters->>'k0');
+    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed, host, blas, threads, state,
+                       started_at, ended_at)
+        SELECT md5(n::text)::uuid, 1, 1, 1, 1, 1 + n %% 1000, '{"type": "SGD", "momentum": 0.9, "max_iter": 10000, "batch_size": 100}', n,
+               'host', 'openblas 0.3.13 SkylakeX', 1, 'finished', now(), now() FROM generate_series(1, %(trials)s) n;
+    INSERT INTO evaluation SELECT id, 500 * n, random(), random(), random(), random(), random(), random(), random(), random(), random()
+        FROM trial, generate_series(0, %(rows)s - 1) n;
+    UPDATE trial SET (best_iteration, best_top1) = (SELECT iteration, top1 FROM evaluation WHERE trial_id = id
+                                                    ORDER BY top1 DESC, iteration LIMIT 1)"""
+
+
+def exchange(trials=100000, rows=20):
+    """`lrbench db import` of 100,000 trials against psycopg2's COPY of the same rows into the same tables; and its memory."""
+    import resource
+    import psycopg2
+    from conftest import private_home
+    from lrbench_caffe.database import Store, exchange, server
+    with private_home() as home:
+        dsn, path = server.start(), str(home / "trials.jsonl")
+
+        def execute(database, *statements):
+            connection = psycopg2.connect(dsn + " dbname=" + database)
+            connection.autocommit = True
+            for statement in statements:
+                connection.cursor().execute(*statement)
+            connection.close()
+
+        def fresh(name):
+            execute("lrbench", ["DROP DATABASE IF EXISTS " + name], ["CREATE DATABASE " + name])
+            Store(dsn + " dbname=" + name).close()
+            execute(name, ["CHECKPOINT"])
+            return dsn + " dbname=" + name
+
+        def timed(work):
+            start = time.perf_counter()
+            work()
+            return time.perf_counter() - start
+
+        fresh("filled")
+        execute("filled", [FILL, {"trials": trials, "rows": rows}], ["ANALYZE"])
+        seconds = timed(lambda: exchange.export(path, dsn + " dbname=filled", {}))
+        print("export: %d trials a second, %.0f MB" % (trials / seconds, os.path.getsize(path) / 1e6))
+        tables = ("framework", "network", "dataset", "task", "policy", "trial", "evaluation")
+        source = psycopg2.connect(dsn + " dbname=filled")
+        for table in tables:
+            with open(str(home / table), "w") as file:
+                source.cursor().copy_expert("COPY %s TO STDOUT" % table, file)
+        source.close()
+
+        def imported():
+            address = fresh("imported")
+            return trials / timed(lambda: exchange.take_in(path, address))
+
+        def copied():
+            connection = psycopg2.connect(fresh("copied"))
+
+            def copy():
+                with connection, connection.cursor() as cursor:
+                    for table in tables:
+                        with open(str(home / table)) as file:
+                            cursor.copy_expert("COPY %s FROM STDIN" % table, file)
+            seconds = timed(copy)
+            connection.close()
+            return trials / seconds
+
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        pairs = paired(imported, copied, pairs=3)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print("import: %.0f trials of %d rows a second, COPY %.0f; memory grew by %.0f MB" % (
+        statistics.median(a for a, _ in pairs), rows, statistics.median(b for _, b in pairs), (after - before) / 1024))
+    report("import of %d trials / COPY of their rows" % trials, [a / b for a, b in pairs], "", 1 / 3, worse=min)
+
+
+BENCHMARKS = {"training": training, "study": study, "scale": scale, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line,
+              "exchange": exchange}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:

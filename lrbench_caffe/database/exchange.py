@@ -161,18 +161,27 @@ _MERGE = """
         SELECT DISTINCT name, shape, train_samples, test_samples FROM new_dataset ORDER BY 1, 2, 3, 4 ON CONFLICT DO NOTHING;
     INSERT INTO task (classes) SELECT DISTINCT classes FROM new_trial WHERE classes IS NOT NULL ORDER BY 1 ON CONFLICT DO NOTHING;
     INSERT INTO policy (text, function, parameters, n_params)
-        SELECT DISTINCT ON (text) text, function, parameters, n_params FROM new_policy ORDER BY text ON CONFLICT DO NOTHING;
+        SELECT DISTINCT ON (text) text, function, parameters, n_params FROM new_policy ORDER BY text ON CONFLICT DO NOTHING"""
+
+# Where the lines of each kind went: small tables, which the planner knows, in place of one join of everything.
+_PLACES = """
+    CREATE TEMP TABLE origin_at ON COMMIT DROP AS
+        SELECT key, CASE WHEN here THEN NULL ELSE id END AS id FROM new_origin JOIN origin USING (database);
+    CREATE TEMP TABLE framework_at ON COMMIT DROP AS SELECT key, id FROM new_framework JOIN framework USING (name, version);
+    CREATE TEMP TABLE network_at ON COMMIT DROP AS SELECT key, id FROM new_network JOIN network USING (hash, name);
+    CREATE TEMP TABLE dataset_at ON COMMIT DROP AS
+        SELECT key, id FROM new_dataset n JOIN dataset d ON d.name = n.name AND d.shape IS NOT DISTINCT FROM n.shape
+            AND d.train_samples IS NOT DISTINCT FROM n.train_samples AND d.test_samples IS NOT DISTINCT FROM n.test_samples;
+    CREATE TEMP TABLE policy_at ON COMMIT DROP AS SELECT key, id FROM new_policy JOIN policy USING (text);
+    ANALYZE origin_at; ANALYZE framework_at; ANALYZE network_at; ANALYZE dataset_at; ANALYZE policy_at;
     CREATE TEMP TABLE merged ON COMMIT DROP AS
-    SELECT new_trial.*, CASE WHEN origin.here THEN NULL ELSE origin.id END AS origin_id, framework.id AS framework_id,
-           network.id AS network_id, dataset.id AS dataset_id, task.id AS task_id, policy.id AS policy_id
-    FROM new_trial
-    JOIN new_origin o ON o.key = new_trial.origin JOIN origin ON origin.database = o.database
-    JOIN new_framework f ON f.key = framework JOIN framework ON framework.name = f.name AND framework.version = f.version
-    JOIN new_network n ON n.key = network JOIN network ON network.hash = n.hash AND network.name = n.name
-    JOIN new_dataset d ON d.key = dataset JOIN dataset ON dataset.name = d.name AND dataset.shape IS NOT DISTINCT FROM d.shape
-        AND dataset.train_samples IS NOT DISTINCT FROM d.train_samples AND dataset.test_samples IS NOT DISTINCT FROM d.test_samples
-    JOIN new_policy p ON p.key = policy JOIN policy ON md5(policy.text) = md5(p.text) AND policy.text = p.text
-    LEFT JOIN task ON task.classes = new_trial.classes"""
+        SELECT new_trial.*, o.id AS origin_id, f.id AS framework_id, n.id AS network_id, d.id AS dataset_id, task.id AS task_id,
+               p.id AS policy_id
+        FROM new_trial
+        JOIN origin_at o ON o.key = origin JOIN framework_at f ON f.key = framework JOIN network_at n ON n.key = network
+        JOIN dataset_at d ON d.key = dataset JOIN policy_at p ON p.key = policy
+        LEFT JOIN task ON task.classes = new_trial.classes;
+    ANALYZE merged"""
 
 _TWICE = "SELECT max(line), id::text FROM new_trial GROUP BY id HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
 
@@ -222,6 +231,7 @@ def take_in(path, dsn, progress=None):
             for line, trial in cursor.fetchall():
                 raise incoming.wrong(path, line, "the trial %s is there twice" % trial)
             cursor.execute(_MERGE)
+            cursor.execute(_PLACES)
             cursor.execute(_OTHER)
             for line, trial in cursor.fetchall():
                 raise incoming.wrong(path, line, "the database has a trial %s already, of another policy, task or seed" % trial)

@@ -114,7 +114,7 @@ const Charts = (() => {
       marker: {size: 8, symbol: curve.points.map(p => p[2] ? "circle-open" : "circle")},
       hovertemplate: "k0 = %{x}: %{y:.2f} %<extra>" + curve.iteration + " iterations</extra>"})),
       layout({type: "log", dtick: 1, title: {text: "k0"}}, {title: {text: "Top-1 (%)"}, rangemode: "tozero"},
-        {showlegend: true, legend: {orientation: "h", y: -0.2, yanchor: "top", x: 0}, margin: {l: 56, r: 12, t: 30, b: 90}}),
+        {showlegend: true, legend: {orientation: "h", y: -0.38, yanchor: "top", x: 0}, margin: {l: 56, r: 12, t: 30, b: 100}}),
       "Top-1 against k0 of constant rates; best: " + curves.map(c => { const best = c.points.reduce((a, b) => b[1] > a[1] ? b : a);
         return "k0 " + best[0] + " with " + (100 * best[1]).toFixed(2) + " percent after " + c.iteration + " iterations"; }).join("; "));
   }

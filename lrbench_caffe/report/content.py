@@ -49,12 +49,12 @@ def _task(store, number, task, trials, criterion):
     front = {entry.label for entry in ranking.pareto_front(entries, PARETO)}
     drawn = entries[:CURVES] + [entry for entry in entries[CURVES:] if entry.function == "FIX"][:CURVES]
     rows = store.rows([trial.id for entry in drawn for trial in entry.trials + entry.others])
+    about = [["shape", "x".join(map(str, dataset.shape)) if dataset.shape else None], ["train samples", dataset.train_samples],
+             ["test samples", dataset.test_samples], ["classes", trials[0].setup.classes]]
     return {
         "id": "%s/%s/%s/%d" % (dataset.name, network.name, network.hash[:12], number),
         "dataset": dataset.name, "network": network.name,
-        "about": [["shape", "x".join(map(str, dataset.shape)) if dataset.shape else None],
-                  ["train samples", dataset.train_samples], ["test samples", dataset.test_samples],
-                  ["classes", trials[0].setup.classes]],
+        "about": about,
         "trials": len(trials),
         "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
         "range": _range_test(entries, rows),
