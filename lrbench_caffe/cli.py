@@ -115,8 +115,7 @@ def study():
 @click.argument("name")
 @click.argument("solver", required=False, metavar="[SOLVER.prototxt]")
 @click.option("--policy", "policies", multiple=True, metavar="P", help="A policy to train under; as often as you like")
-@click.option("--seeds", type=click.IntRange(1, 10000), default=1, metavar="N", show_default=True, help="Train each policy with "
-              "the seeds 1 to N")
+@click.option("--seeds", type=click.IntRange(1, 10000), metavar="N", help="Train each policy with the seeds 1 to N [default: 1]")
 @click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Train for N iterations")
 @click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
 @click.option("--jobs", type=click.IntRange(1, 10000), metavar="N", help="Trainings at the same time [default: one for each GPU "
@@ -138,10 +137,11 @@ def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster,
     from lrbench_caffe import study as trainings
     from lrbench_caffe.cores import Cores, gpus
     from lrbench_caffe.trial import Job
-    if policies and not solver:
-        raise InputError("--policy needs a solver to train: lrbench study run %s SOLVER.prototxt --policy ..." % name)
+    for option, value in (("--policy", policies), ("--seeds", seeds), ("--max-iter", max_iter), ("--data", data)):
+        if value and not solver:
+            raise InputError("%s needs a solver to train: lrbench study run %s SOLVER.prototxt %s ..." % (option, name, option))
     wanted = [Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
-              for seed in range(1, seeds + 1) for policy in policies or [None]] if solver else []
+              for seed in range(1, (seeds or 1) + 1) for policy in policies or [None]] if solver else []
     devices = gpus(gpu) if gpu else ()
     if cluster:
         from lrbench_caffe.cluster import Cluster
@@ -202,8 +202,8 @@ def study_stop(name, now, dsn):
     """End the study NAME where it runs, on whichever machine; `lrbench study run NAME` goes on with it."""
     from lrbench_caffe import console, database
     with database.Store(dsn) as store:
-        console.say("waiting for the trainings of %s to end; Ctrl-C stops waiting" % name)
-        database.studies.stop(store, name, requests=2 if now else 1)
+        database.studies.stop(store, name, requests=2 if now else 1, waiting=lambda: console.say(
+            "waiting for the trainings of %s to end; Ctrl-C stops waiting" % name))
     console.say("the study %s has stopped: `lrbench study run %s` goes on" % (name, name))
 
 

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import uuid
+from urllib.parse import urlsplit
 
 import distributed
 from distributed import Client, LocalCluster, Queue, Variable
@@ -39,7 +40,11 @@ class Cluster:
                              "--resources GPU=1, and give --gpu 0")
         if jobs and address != "local":
             raise InputError("--jobs is for this machine: the cluster %s trains one on each thread of its workers" % address)
-        self._address, self._jobs, self._gpus = address, jobs, gpus
+        with contextlib.suppress(ValueError):
+            if address == "local" or urlsplit(address if "://" in address else "tcp://" + address).port:
+                self._address, self._jobs, self._gpus = address, jobs, gpus
+                return
+        raise InputError("--cluster %s is no scheduler's address: give one such as tcp://host:8786, or local" % address)
 
     def run(self, jobs, stop, listen):
         """As :meth:`lrbench_caffe.cores.Cores.run`, but listen is called from this thread.
@@ -61,16 +66,16 @@ class Cluster:
     def _client(self, stack):
         address = self._address
         if address == "local":
-            address = stack.enter_context(LocalCluster(
-                n_workers=self._jobs or usable_cores(), threads_per_worker=1, dashboard_address=None, preload=[__name__],
-                silence_logs=logging.CRITICAL, local_directory=tempfile.gettempdir(),
-                resources={"GPU": 1} if self._gpus else {}))
+            # Workers inherit what is blocked: a Ctrl-C on their terminal is not for them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                address = stack.enter_context(LocalCluster(
+                    n_workers=self._jobs or usable_cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL, local_directory=tempfile.gettempdir(),
+                    resources={"GPU": 1} if self._gpus else {}))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return Client(address, timeout=20, set_as_default=False)
-
-
-def dask_setup(worker):
-    """Dask calls this in the workers of a local cluster: a Ctrl-C on their terminal is not for them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Trainings:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lrbench_caffe.console import duration, show
 from lrbench_caffe.tables import number, percent, results
-from lrbench_caffe.trial import FAILED
+from lrbench_caffe.trial import FAILED, INTERRUPTED
 
 LINE_SECONDS = 60  # between two lines on how far a study is, where the output is no terminal
 
@@ -99,7 +99,7 @@ class StudyDisplay:
 
     def __init__(self):
         self._console = Console(stderr=True)
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # never held while printing: rich draws the picture, which takes it, under a lock of its own
         self._jobs, self._running, self._ended, self._told = 0, {}, {}, set()
         self._trained = self._max_iter = 0  # iterations of all that ran here; of the last that said how many it has
         self._best = None
@@ -121,31 +121,41 @@ class StudyDisplay:
     def say(self, sentence):
         """A sentence above what moves; what was said before is not said again."""
         with self._lock:
-            if sentence not in self._told:
-                self._told.add(sentence)
-                self._print("note: " + sentence)
+            new = sentence not in self._told
+            self._told.add(sentence)
+        if new:
+            self._print("note: " + sentence)
 
     def listen(self, job, kind, content):
         """One event of a training, as :meth:`lrbench_caffe.cores.Cores.run` tells it."""
+        line = sentence = None
         with self._lock:
             if kind == "begin":
                 self._running[job.id] = _Training(content)
             elif kind == "progress":
-                training = self._running[job.id]
-                self._trained += training.progress(content)
-                self._max_iter = training.max_iter
-                if not self._console.is_terminal and time.monotonic() > self._spoke + LINE_SECONDS:
-                    self._print("%s; %s" % self._lines())
+                line = self._progress(self._running[job.id], content)
             elif kind == "row":
                 self._row(self._running[job.id], content)
             elif kind == "end":
                 self._running.pop(job.id, None)
-                self._end(job, content)
+                line = self._end(job, content)
             elif kind == "problem" and job.id not in self._ended:
                 self._ended[job.id] = FAILED
-                self.say(content)
+                sentence = content
             elif kind == "note":
-                self.say(content)
+                sentence = content
+        if line:
+            self._print(line)
+        if sentence:
+            self.say(sentence)
+
+    def _progress(self, training, at):
+        """Take in a progress event; returns a line where it is time for one."""
+        self._trained += training.progress(at)
+        self._max_iter = training.max_iter
+        if not self._console.is_terminal and time.monotonic() > self._spoke + LINE_SECONDS:
+            return "%s; %s" % self._lines()
+        return None
 
     def _row(self, training, row):
         training.last, training.best = row.top1, max(row.top1, training.best or 0.0)
@@ -153,10 +163,11 @@ class StudyDisplay:
             self._best = row.top1, training.trial.policy, training.trial.setup.seed
 
     def _end(self, job, trial):
+        """Take in the end of a training; returns the line about it."""
         self._ended[job.id] = trial.state
-        self._print("%*d/%d  %-48s seed %d  %s%s%s" % (
+        return "%*d/%d  %-48s seed %d  %s%s%s" % (
             len(str(self._jobs)), len(self._ended), self._jobs, trial.policy, trial.setup.seed, trial.state,
-            "  Top-1 %s %%" % percent(trial.best.top1) if trial.best else "", ": " + trial.error if trial.error else ""))
+            "  Top-1 %s %%" % percent(trial.best.top1) if trial.best else "", ": " + trial.error if trial.error else "")
 
     def _print(self, line):
         self._spoke = time.monotonic()
@@ -164,10 +175,12 @@ class StudyDisplay:
 
     def _lines(self):
         """How far the study is, in two parts: the trainings, and the best so far."""
-        failed = list(self._ended.values()).count(FAILED)
+        states = list(self._ended.values())
+        failed, cut = states.count(FAILED), states.count(INTERRUPTED)
         speed, left = self._trained / max(time.monotonic() - self._started, 1e-9), self._left()
-        trainings = "%d of %d trained%s, %d running, %.4g it/s%s" % (
-            len(self._ended), self._jobs, " (%d failed)" % failed if failed else "", len(self._running), speed,
+        trainings = "%d of %d trained%s%s, %d running, %.4g it/s%s" % (
+            len(states) - cut, self._jobs, " (%d failed)" % failed if failed else "", ", %d interrupted" % cut if cut else "",
+            len(self._running), speed,
             ", %s left" % duration(left / speed) if speed and left else "")
         if self._best is None:
             return trainings, "nothing measured yet"

@@ -122,7 +122,7 @@ class Stop:
         """Requests within the block reach this child; so does one that came before."""
         self._children.add(child)
         if self.requests:
-            child.signal(signal.SIGINT)
+            child.signal(signal.SIGINT if self.requests == 1 else signal.SIGKILL)
         try:
             yield child
         finally:

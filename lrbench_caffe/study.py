@@ -97,6 +97,8 @@ def _checked_job(job):
     """The job with absolute paths, since it may go on from elsewhere; InputError for what will never train."""
     if not os.path.isfile(job.solver):
         raise InputError("the solver %s is not there: name a solver prototxt" % job.solver)
+    if job.data is not None and not os.path.isdir(job.data):
+        raise InputError("the data folder %s is not there: make it with `lrbench data`, or name another with --data" % job.data)
     if job.policy is not None:
         Policy.parse(job.policy, epoch=10 ** 6)  # how long one is only the training knows
     return dataclasses.replace(job, solver=os.path.abspath(job.solver), data=job.data and os.path.abspath(job.data))

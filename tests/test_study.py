@@ -1,4 +1,5 @@
 """Studies: a list of trials with a name survives what happens to its trials and to itself, and trains each of them once."""
+import io
 import os
 import random
 import signal
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,11 +15,16 @@ import nets
 import simulation
 from conftest import ROOT, needs_caffe, private_home
 from studies import DIGITS, EXPECTED, POLICIES, keys, start, trainings_of, wait_until
+from trials import trial as made_up
 from lrbench_caffe.home import home
 
 pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
+pytest.importorskip("rich", reason="needs rich: run the tests with `make test`")
+from rich.console import Console  # noqa: E402
+from rich.live import Live  # noqa: E402
 from lrbench_caffe import database  # noqa: E402
 from lrbench_caffe.cores import Cores, gpus  # noqa: E402
+from lrbench_caffe.display import StudyDisplay  # noqa: E402
 from lrbench_caffe.errors import InputError  # noqa: E402
 from lrbench_caffe.process import Stop  # noqa: E402
 from lrbench_caffe.trial import Job  # noqa: E402
@@ -122,11 +129,38 @@ def test_a_study_that_runs_is_not_run_a_second_time(name, lrbench, command):
 
 
 @needs_caffe
-def test_trainings_that_cannot_begin_are_said_once_and_tried_again(name, lrbench, digits, trials):
+def test_trainings_that_cannot_begin_are_said_once_and_tried_again(name, tmp_path, lrbench, digits, trials):
+    """Here because the LMDB that the net names is not in the data folder."""
     words = ["study", "run", name, DIGITS, "--policy", "FIX(k0=0.01)", "--seeds", "3", "--max-iter", "50"]
-    done = lrbench(*words, "--data", digits + "-not-there")
-    assert done.returncode == 1 and done.stderr.count("is not there") == 1 and "3 of the trainings could not begin" in done.stderr
+    done = lrbench(*words, "--data", tmp_path)
+    assert done.returncode == 1 and done.stderr.count("was not found") == 1 and "3 of the trainings could not begin" in done.stderr
     assert "3 trials have not begun" in lrbench("study", "show", name).stdout and trials(name) == []
+    refused = lrbench(*words, "--data", digits + "-not-there")
+    assert refused.returncode == 2 and "is not there" in refused.stderr
+    assert lrbench("study", "show", name).stdout.count("trials have not begun") == 1, "and is not made part of the study"
+
+
+def test_a_terminal_that_is_drawn_while_trainings_end_does_not_hold_them_up(monkeypatch):
+    """In another order of locks the picture waits for the trainings, and they for the picture."""
+    monkeypatch.setattr("lrbench_caffe.display.Console", lambda **options: Console(file=io.StringIO(), force_terminal=True))
+    monkeypatch.setattr("lrbench_caffe.display.Live", lambda **options: Live(**dict(options, refresh_per_second=1000)))
+    jobs = [Job("x", id=str(n)) for n in range(200)]
+
+    def train(job, shown):
+        shown.listen(job, "begin", made_up())
+        shown.listen(job, "progress", {"iteration": 5, "max_iter": 10})
+        shown.listen(job, "note", "note of " + job.id)
+        shown.listen(job, "end", made_up().ended_as("finished", 1e9))
+
+    def watch():
+        with StudyDisplay() as shown:
+            shown.begin(jobs)
+            with ThreadPoolExecutor(20) as threads:
+                list(threads.map(lambda job: train(job, shown), jobs))
+    watched = threading.Thread(target=watch, daemon=True)
+    watched.start()
+    watched.join(60)
+    assert not watched.is_alive()
 
 
 @needs_caffe
@@ -248,6 +282,7 @@ def test_what_names_no_gpus_is_said_in_a_sentence(text):
     (("run", "x", "--policy", "FIX(k0=0.1)"), "--policy needs a solver"), (("run", "x", "not-there.prototxt"), "is not there"),
     (("run", "x", DIGITS, "--policy", "FOX(k0=0.1)"), "did you mean FIX"), (("run", "x", "--gpu", "a"), "give indexes"),
     (("run", "x", "--cluster", "local", "--gpu", "0,1"), "one index with --cluster"), (("stop", "not-there"), "no study"),
+    (("run", "x", "--seeds", "2"), "--seeds needs a solver"), (("run", "x", "--cluster", "bad:address"), "no scheduler's address"),
     (("run", "x", "--cluster", "tcp://127.0.0.1:1", "--jobs", "2"), "--jobs is for this machine"),
 ])
 def test_what_cannot_be_run_is_said_in_a_sentence(words, sentence, lrbench):

@@ -120,14 +120,17 @@ class Recorder:
             self._deliver_events(file, file.unwritten)
             if file.trial and not file.ended:
                 self._store.end(file.trial.id, INTERRUPTED, file.touched, CUT_OFF, file.trial.attempt)
-            file.go(os.remove)
+            with contextlib.suppress(FileNotFoundError):  # another program may have delivered it too
+                os.remove(file.path)
         except DatabaseUnavailable:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # the database refuses it, or it is not a journal
-            file.go(lambda path: os.rename(path, path + ".refused"))
+            with contextlib.suppress(OSError):
+                os.rename(file.path, file.path + ".refused")
             self._tell("%s; what could not be recorded is kept in %s.refused" % (error, file.path))
         except OSError as error:
-            self._tell("the journal %s cannot be read: %s" % (file.path, error.strerror))
+            self._tell("the journal %s cannot be read (%s): it is tried again" % (file.path, error.strerror))
+            return False
         return True
 
     def _deliver_events(self, file, events):
@@ -253,11 +256,6 @@ class _File:
         with contextlib.suppress(FileNotFoundError):
             return sum(map(len, self.new_lines())) + len(self.unwritten)
         return len(self.unwritten)
-
-    def go(self, away):
-        """Take the file away by away(path); another program may have delivered it too."""
-        with contextlib.suppress(FileNotFoundError):
-            away(self.path)
 
 
 def _line(kind, content):

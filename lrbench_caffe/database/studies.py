@@ -95,16 +95,17 @@ def reached(store, trial_ids):
     return store.transaction(lambda cursor: cursor.execute(_REACHED, [trial_ids]) or cursor.fetchall())
 
 
-def stop(store, name, requests=1):
+def stop(store, name, requests=1, waiting=lambda: None):
     """Ask the program that runs a study to end it, wherever it is: politely, with 2 requests at once.  Returns when it has ended.
 
-    Raises InputError when nobody runs it.
+    waiting is called once it was asked.  Raises InputError when nobody runs it.
     """
     study = _id(store, name)
     if not _runner(store, study):
         raise InputError("the study %s does not run: `lrbench study list` has those that do" % name)
     store.transaction(lambda cursor: cursor.execute("UPDATE study SET stop_requests = stop_requests + %s WHERE id = %s",
                                                     [requests, study]))
+    waiting()
     while _runner(store, study):
         time.sleep(POLL_SECONDS / 4)
 
@@ -151,6 +152,8 @@ class Claim:
 
     def _watch(self):
         while not self._left.wait(POLL_SECONDS):
+            if self._stop.requests:
+                self._tell("ending: trainings take a last snapshot; Ctrl-C again ends them at once")
             try:
                 found = self._look()
             except DatabaseUnavailable:
