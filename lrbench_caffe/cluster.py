@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import uuid
+from multiprocessing import resource_tracker
 from urllib.parse import urlsplit
 
 import distributed
@@ -66,16 +67,22 @@ class Cluster:
     def _client(self, stack):
         address = self._address
         if address == "local":
-            # Workers inherit what is blocked: a Ctrl-C on their terminal is not for them.
+            # A Ctrl-C on the workers' terminal is not for them: they inherit what is blocked, and ignore it once they run.
+            resource_tracker.ensure_running()  # which would unblock it
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 address = stack.enter_context(LocalCluster(
                     n_workers=self._jobs or usable_cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0",
-                    silence_logs=logging.CRITICAL, local_directory=tempfile.gettempdir(),
+                    preload=[__name__], silence_logs=logging.CRITICAL, local_directory=tempfile.gettempdir(),
                     resources={"GPU": 1} if self._gpus else {}))
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return Client(address, timeout=20, set_as_default=False)
+
+
+def dask_setup(worker):
+    """Dask calls this in each worker of a local cluster as it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Trainings:
