@@ -164,7 +164,8 @@ def evaluate(solver, watch, test_iter, stop):
     train_loss = math.fsum(watch.losses) / len(watch.losses) if watch.losses else None
     watch.losses.clear()
     return Evaluation(solver.iter, watch.lr, train_loss, test_loss, seen.top1, seen.top5, seen.ac, seen.cd, seen.cdac,
-                      metrics.loss_difference(test_loss, train_loss), class_confidence=seen.class_confidence)
+                      metrics.loss_difference(test_loss, train_loss),
+                      class_confidence=tuple(c and round(c, 6) for c in seen.class_confidence))  # what the database's real holds
 
 
 def prepare(job):
