@@ -10,6 +10,9 @@ test:  ## run all tests, with the real Caffe and a real PostgreSQL
 soak:  ## run the long variants of the tests: many kills, 10,000 trials; about ten minutes
 	docker/run python3 -m pytest -m long
 
+containers:  ## build the images and run the compose file with a real engine
+	docker/test
+
 bench:  ## measure what the program costs beside Caffe itself
 	docker/run python3 tests/benchmark.py
 
@@ -17,4 +20,4 @@ clean:  ## remove what the tests and Python left in this folder
 	rm -rf .pytest_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test soak bench clean
+.PHONY: help demo test soak containers bench clean

@@ -7,6 +7,7 @@
 #   install.sh finish         does the rest, inside the image or the tree: Python packages, the lrbench command
 #
 # Where Caffe is not called as in Debian 11, CAFFE_PACKAGES names it: "caffe-cuda python3-caffe-cuda", or "" where it is there.
+# SECTIONS names the archive's sections to use beside main, the only one that an image of Debian lists.
 #
 # To add a Debian package, add a line to packages.txt. To add a Python package that Debian 11 lacks, or has too old, add a line
 # below; it has to exist for Python 3.7 to 3.9.
@@ -38,11 +39,27 @@ dpkg_options() {
     printf "force-unsafe-io\n"  # an interrupted installation is never used
 }
 
+# Instead of "main" alone, in either of the two forms of apt's lists.
+add_sections() {
+    find /etc/apt -type f "(" -name "*.list" -o -name "*.sources" ")" \
+        -exec sed -i -E "s/^(deb .*|Components:) main\$/\1 $1/" {} +
+}
+
+# As Debian 10 calls it.
+rename_blas() {
+    if apt-cache show libopenblas0-pthread > /dev/null 2>&1; then
+        cat
+    else
+        sed "s/^libopenblas0-pthread$/libopenblas-base/"
+    fi
+}
+
 apt() {
+    [[ ${SECTIONS-main} == main ]] || add_sections "$SECTIONS"
     dpkg_options > /etc/dpkg/dpkg.cfg.d/lrbench
     export DEBIAN_FRONTEND=noninteractive
     apt-get update
-    packages | xargs apt-get install --yes --no-install-recommends
+    packages | rename_blas | xargs apt-get install --yes --no-install-recommends
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
 }
 
@@ -52,7 +69,10 @@ install_python_packages() {
     constraints=$(mktemp)
     python3 -m pip freeze --all | grep -iE "^(numpy|protobuf)==" > "$constraints"
     export PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0  # a user's own settings for pip on the host
+    export PIP_BREAK_SYSTEM_PACKAGES=1  # newer distributions ask for it; nothing of theirs is replaced
     unset PIP_TARGET PIP_PREFIX
+    python3 -c "import pip; exit(int(pip.__version__.split('.')[0]) < 20)" ||  # Debian 10's takes no wheel of today
+        python3 -m pip install --no-cache-dir "pip==24.0"
     python3 -m pip install --no-cache-dir --disable-pip-version-check --constraint "$constraints" "${python_packages[@]}"
     python3 -m pip install --no-cache-dir --disable-pip-version-check --no-compile "${uncompiled_packages[@]}"
     rm "$constraints"

@@ -29,6 +29,12 @@ from lrbench_caffe.policies import Policy
 from lrbench_caffe.trial import (DIVERGED, FINISHED, INTERRUPTED, Evaluation, Framework, Job, Network, Setup, Trial, from_dict,
                                  to_dict)
 
+GPU_PROBLEMS = (  # what Caffe's last words hold, and what they mean
+    ("CPU-only Caffe", "this Caffe is built for the CPU only"),
+    ("invalid device ordinal", "there is no GPU with this index; `nvidia-smi -L` lists them"),
+    ("driver version is insufficient", "there is no NVIDIA driver, or it is too old for this Caffe's CUDA"),
+    ("no CUDA-capable device", "the NVIDIA driver finds no GPU"),
+)
 CHUNK_SECONDS = 0.25  # how long training goes on between two looks at the clock, the losses and a request to stop
 
 
@@ -241,12 +247,17 @@ def choose_device(param, gpu, emit):
 
 
 def _gpu_problem(index):
-    """What Caffe says when it takes this GPU, or None when it works: asked in a process that may be aborted."""
+    """Why Caffe cannot take this GPU, or None when it can: asked in a process that may be aborted."""
     command = "import caffe; caffe.set_mode_gpu(); caffe.set_device(%d)" % index
     probe = subprocess.run([sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
     if probe.returncode == 0:
         return None
-    return last_words(probe.stderr) or "Caffe ended with status %d" % probe.returncode
+    return gpu_problem(last_words(probe.stderr) or "Caffe ended with status %d" % probe.returncode)
+
+
+def gpu_problem(said):
+    """The meaning of Caffe's last words after it was given a GPU; the words themselves where they are new."""
+    return next((meaning for words, meaning in GPU_PROBLEMS if words in said), said)
 
 
 def create_solver(param):

@@ -42,7 +42,7 @@ FORESEEN = {
     "one of our policies, misspelt, in the prototxt": (nets.solver('lr_policy: "SIM2(k0=1, k1=2, l=3)"'), None, [], ["SIN2"]),
     "a misspelt policy": (None, None, ["--policy", "TRY(k0=1, k1=2, l=3)"], ["TRI"]),
     "a POLY that ends too early": (None, None, ["--policy", "POLY(k0=0.1, p=1, l=30)"], ["l=60"]),
-    "a GPU for a Caffe without": (None, None, ["--gpu", "0"], ["GPU 0", "--gpu"]),
+    "a GPU for a Caffe without": (None, None, ["--gpu", "0"], ["GPU 0", "this Caffe is built for the CPU only", "--gpu"]),
     "snapshots into no folder": (None, None, ["--snapshot-prefix", "no/where/x"], ["no/where", "--snapshot-prefix"]),
     "a snapshot that is not there": (None, None, ["--resume", "x_iter_1.solverstate"], ["x_iter_1.solverstate"]),
     "a snapshot of another kind": (None, None, ["--resume", "solver.prototxt"], ["solver.prototxt", "no solver state"]),
@@ -193,3 +193,16 @@ def children(pid):
     """The processes that a process has started."""
     with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
         return [int(child) for child in file.read().split()]
+
+
+@pytest.mark.parametrize("said, meaning", [
+    ("Cannot use GPU in CPU-only Caffe: check mode.", "built for the CPU only"),
+    ("Check failed: error == cudaSuccess (10 vs. 0)  invalid device ordinal", "no GPU with this index"),
+    ("Check failed: error == cudaSuccess (35 vs. 0)  CUDA driver version is insufficient for CUDA runtime version", "no NVIDIA driver"),
+    ("Check failed: error == cudaSuccess (38 vs. 0)  no CUDA-capable device is detected", "finds no GPU"),
+    ("Check failed: error == cudaSuccess (2 vs. 0)  out of memory", "out of memory"),
+])
+def test_why_a_gpu_cannot_be_used(said, meaning):
+    """CUDA's own messages, as Caffe's CUDA_CHECK prints them."""
+    from lrbench_caffe.solver import gpu_problem
+    assert meaning in gpu_problem(said)
