@@ -17,6 +17,11 @@ SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
 sys.path.insert(0, ROOT)  # for a plain `pytest`
 needs_caffe = pytest.mark.skipif(importlib.util.find_spec("caffe") is None, reason="needs Caffe: run the tests with `make test`")
 
+with contextlib.suppress(ImportError):
+    from hypothesis import settings
+    settings.register_profile("without deadlines", deadline=None)  # a busy machine is no reason to fail
+    settings.load_profile("without deadlines")
+
 # The last digits of a training depend on the number of BLAS threads; the tests compare them.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 

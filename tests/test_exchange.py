@@ -167,7 +167,7 @@ HOSTILE = {
     "parameters of another policy": (changed("policy", parameters={"k0": 5}), "not those of its text"),
     "another network's hash": (changed("network", hash="0" * 64), "hash"), "a reference to nothing": (changed("trial", policy=99), "99"),
     "a reference of text": (changed("trial", network="1"), "network"), "a state of its own": (changed("trial", state="superb"), "superb"),
-    "no UUID": (changed("trial", id="'; DROP TABLE trial; --"), "UUID"), "an end that cannot be": (changed("trial", ended=None), "end"),
+    "no UUID": (changed("trial", id="'; DROP TABLE trial; --"), "UUID"), "an end that cannot be": (changed("trial", state="finished", ended=None), "end"),
     "a nested solver": (changed("trial", solver={"a": {"b": 1}}), "solver"), "a huge seed": (changed("trial", seed=10 ** 19), "seed"),
     "an unknown field": (changed("trial", more=1), "more"), "another version": (changed("lrbench", version=2), "version 2"),
     "a bomb of brackets": (instead("trial", '{"trial": ' + "[" * 100000), "nested"),
