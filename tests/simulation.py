@@ -11,10 +11,16 @@ NAME = "simulated"
 
 
 def measure(dsn, trials, evaluations):
-    """Run the simulation: (CPU seconds of a trial in the first tenth, in the last with all that is delivered after it, MB)."""
-    done = subprocess.run([sys.executable, os.path.abspath(__file__), dsn, str(trials), str(evaluations)], check=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ, PYTHONPATH=ROOT))
-    return json.loads(done.stdout.decode())
+    """Run the simulation: (CPU seconds of a trial in the first tenth, in the last with all that is delivered after it, MB).
+
+    Raises RuntimeError with what the program said where it did not end well.
+    """
+    done = subprocess.run([sys.executable, os.path.abspath(__file__), dsn, str(trials), str(evaluations)], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, env=dict(os.environ, PYTHONPATH=ROOT))
+    complaints = [line for line in done.stderr.splitlines() if "FIX(" not in line]  # the lines of trials are thousands
+    if done.returncode or complaints:
+        raise RuntimeError("the simulated study ended with status %d and said: %s" % (done.returncode, "\n".join(complaints[-20:])))
+    return json.loads(done.stdout)
 
 
 def simulate(dsn, trials, evaluations):

@@ -242,7 +242,7 @@ def test_a_hopeless_training_is_pruned_and_says_why(name, lrbench, digits, trial
 @pytest.mark.parametrize("many", [100, pytest.param(10000, marks=pytest.mark.long)])
 def test_a_study_of_many_trials_records_each_of_them_in_little_memory(many, dsn):
     """Of 280 evaluations each; the training function is simulated, and nothing else."""
-    with private_home():
+    with private_home(large=True):
         *_, megabytes = simulation.measure(database.server.start(), many, 280)
         with database.Store() as store:
             summary, = database.studies.summaries(store)

@@ -242,14 +242,17 @@ class _File:
         self._written()
 
     def new_lines(self):
-        """Lists of whole lines, from where it was delivered to; the last line may be torn after a crash, and is left out."""
+        """Lists of whole lines, from where it was delivered to.
+
+        What follows the last end of a line may be torn, by a crash or since it is being written just now, and is left out.
+        """
         with open(self.path, "rb") as file:
             file.seek(self.delivered)
-            for lines in iter(lambda: file.readlines(BATCH_BYTES), []):
-                whole = [line for line in lines if line.endswith(b"\n")]
-                yield whole
-                if len(whole) < len(lines):
-                    return
+            torn = b""
+            for block in iter(lambda: file.read(BATCH_BYTES), b""):
+                lines = (torn + block).splitlines(keepends=True)
+                torn = b"" if lines[-1].endswith(b"\n") else lines.pop()
+                yield lines
 
     def waiting(self):
         """How many events have not been delivered."""
