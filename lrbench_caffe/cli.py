@@ -114,18 +114,12 @@ def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster,
     """
     from lrbench_caffe import display
     from lrbench_caffe import study as trainings
-    from lrbench_caffe.cores import Cores, gpus
     from lrbench_caffe.trial import Job
     if policies and not solver:
         raise InputError("--policy needs a solver to train: lrbench study run %s SOLVER.prototxt --policy ..." % name)
     wanted = [Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
               for seed in range(1, seeds + 1) for policy in policies or [None]] if solver else []
-    devices = gpus(gpu) if gpu else ()
-    if cluster:
-        from lrbench_caffe.cluster import Cluster
-        pool = Cluster(cluster, jobs, devices)
-    else:
-        pool = Cores(jobs, devices)
+    pool = _pool(jobs, gpu, cluster)
     with display.StudyDisplay() as shown:
         trainings.go_on(name, pool, shown, wanted, dsn, prune, retry_failed)
     waiting, failed = _show_study(name, dsn)
@@ -180,6 +174,55 @@ def study_stop(name, now, dsn):
         console.say("waiting for the trainings of %s to end; Ctrl-C stops waiting" % name)
         database.studies.stop(store, name, requests=2 if now else 1)
     console.say("the study %s has stopped: `lrbench study run %s` goes on" % (name, name))
+
+
+@main.command()
+@click.argument("name", metavar="TABLE-OR-FIGURE")
+@click.option("--data", metavar="DIR", help="Folder that `lrbench data` wrote to [default: one below $LRBENCH_HOME, downloaded]")
+@click.option("--seeds", type=click.IntRange(1, 10000), default=5, metavar="N", show_default=True, help="Train each policy with "
+              "the seeds 1 to N")
+@click.option("--scale", type=click.FloatRange(1e-6, 1), default=1.0, metavar="S", help="Make the trainings S times as long, with all "
+              "that counts iterations, e.g. 0.05 [default: 1, the paper's]")
+@click.option("--jobs", type=click.IntRange(1, 10000), metavar="N", help="Trainings at the same time [default: one for each GPU "
+              "given, else for each core]")
+@click.option("--gpu", metavar="LIST", help="Spread the trainings over these GPUs, e.g. 0,1 or all")
+@click.option("--cluster", metavar="ADDRESS", help="Train on the workers of the Dask cluster with this scheduler; local: on one "
+              "started here")
+@click.option("--from", "source", metavar="FILE", help="Train nothing: take the rows of this file, or of the table's in this folder")
+@click.option("--out", default=".", metavar="DIR", help="Folder for the page, the picture and the rows [default: this one]")
+@_database_option
+def reproduce(name, data, seeds, scale, jobs, gpu, cluster, source, out, dsn):
+    """Train a table or figure of the paper (table-2a to table-9, figure-1, -3, -4, -5) and put it beside the published one.
+
+    It is a study of that name: run again, it goes on.
+    """
+    from lrbench_caffe import console, display, paper, reproduction
+    command = sys.argv[1:]
+    if name.lower().replace(" ", "-") == "figure-1":
+        with display.Bar() as bar:
+            console.say(reproduction.write_figure_1(out, command, bar))
+        return
+    target = paper.target(name)
+    scale = paper.exact_scale(target, scale)
+    if source:
+        trials = reproduction.stored(target, source, scale)
+    else:
+        pool = _pool(jobs, gpu, cluster)
+        with display.Bar() as bar, display.StudyDisplay() as shown:
+            trials = reproduction.train(target, scale, seeds, pool, shown, data, dsn, bar)
+    table, page = reproduction.write(target, trials, out, command)
+    console.show(console.from_value(table))
+    console.say("page: %s" % page)
+
+
+def _pool(jobs, gpu, cluster):
+    """What trains: this machine's cores or GPUs, or a cluster's workers."""
+    from lrbench_caffe.cores import Cores, gpus
+    devices = gpus(gpu) if gpu else ()
+    if not cluster:
+        return Cores(jobs, devices)
+    from lrbench_caffe.cluster import Cluster
+    return Cluster(cluster, jobs, devices)
 
 
 @main.group()

@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lrbench_caffe import tables
 from lrbench_caffe.trial import FINISHED, STATES, Evaluation, Trial, to_dict
 
 # A results table's columns: title and how a Summary reads in it, as in the paper's Tables VII to IX.
@@ -68,6 +69,17 @@ def studies_table(studies):
         name = study.name + (" (runs)" if study.runs else "")
         table.add_row(name, when, *(str(study.states.get(state, "")) for state in ("waiting",) + STATES))
     return table
+
+
+def from_value(table):
+    """A :class:`lrbench_caffe.tables.Table` as one for the terminal."""
+    columns, rows = tables.people(table)
+    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        shown.add_column(column.title, justify="right" if column.right else "left", no_wrap=column.right, overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    return shown
 
 
 def show(table):

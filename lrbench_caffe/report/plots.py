@@ -46,6 +46,11 @@ def curves(trials, path, title):
         panel.set_xlabel("iteration")
     figure.suptitle("%s\ndots: a policy's best evaluation; dotted line: the best of all" % title, fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
+    saved(figure, path)
+
+
+def saved(figure, path):
+    """Write a figure and forget it.  Raises InputError when the picture cannot be written."""
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
