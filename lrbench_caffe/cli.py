@@ -181,14 +181,15 @@ def study_stop(name, now, dsn):
 @click.option("--data", metavar="DIR", help="Folder that `lrbench data` wrote to [default: one below $LRBENCH_HOME, downloaded]")
 @click.option("--seeds", type=click.IntRange(1, 10000), default=5, metavar="N", show_default=True, help="Train each policy with "
               "the seeds 1 to N")
-@click.option("--scale", type=click.FloatRange(1e-6, 1), default=1.0, metavar="S", help="Make the trainings S times as long, with all "
-              "that counts iterations, e.g. 0.05 [default: 1, the paper's]")
+@click.option("--scale", type=click.FloatRange(1e-6, 1), default=1.0, metavar="S", help="Make the trainings S times as long, "
+              "with all that counts iterations, e.g. 0.05 [default: 1, the paper's]")
 @click.option("--jobs", type=click.IntRange(1, 10000), metavar="N", help="Trainings at the same time [default: one for each GPU "
               "given, else for each core]")
 @click.option("--gpu", metavar="LIST", help="Spread the trainings over these GPUs, e.g. 0,1 or all")
 @click.option("--cluster", metavar="ADDRESS", help="Train on the workers of the Dask cluster with this scheduler; local: on one "
               "started here")
-@click.option("--from", "source", metavar="FILE", help="Train nothing: take the rows of this file, or of the table's in this folder")
+@click.option("--from", "source", metavar="FILE", help="Train nothing: take the rows of this file, or of the "
+              "table's in this folder")
 @click.option("--out", default=".", metavar="DIR", help="Folder for the page, the picture and the rows [default: this one]")
 @_database_option
 def reproduce(name, data, seeds, scale, jobs, gpu, cluster, source, out, dsn):
@@ -197,6 +198,7 @@ def reproduce(name, data, seeds, scale, jobs, gpu, cluster, source, out, dsn):
     It is a study of that name: run again, it goes on.
     """
     from lrbench_caffe import console, display, paper, reproduction
+    from lrbench_caffe.trial import FAILED
     command = sys.argv[1:]
     if name.lower().replace(" ", "-") == "figure-1":
         with display.Bar() as bar:
@@ -213,6 +215,10 @@ def reproduce(name, data, seeds, scale, jobs, gpu, cluster, source, out, dsn):
     table, page = reproduction.write(target, trials, out, command)
     console.show(console.from_value(table))
     console.say("page: %s" % page)
+    failed = sum(trial.state == FAILED for trial in trials)
+    if failed and not source:
+        raise TrialError("%d of the trainings have failed: `lrbench study run %s --retry-failed` trains them once more"
+                         % (failed, paper.study_name(target, scale)))
 
 
 def _pool(jobs, gpu, cluster):

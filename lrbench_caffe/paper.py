@@ -88,8 +88,9 @@ def _targets():
     for table, lines in _published().items():
         network = lines[0][0]
         dataset = "MNIST" if SETTINGS[network].dataset == "mnist" else "CIFAR-10"
-        found.append(Target("table-" + _arabic(table), "Table %s: %s, %s on %s" % (table, _TITLES[table], network, dataset), network,
-                            tuple(published.policy for _, published in lines), tuple(published for _, published in lines)))
+        title = "Table %s: %s, %s on %s" % (table, _TITLES[table], network, dataset)
+        published = tuple(line for _, line in lines)
+        found.append(Target("table-" + _arabic(table), title, network, tuple(line.policy for line in published), published))
     rates = tuple("FIX(k0=%s)" % rate for rate in _RATES)
     third = [line for line in found if line.name == "table-6"][0].published[2]
     found += [

@@ -4,7 +4,7 @@ import shlex
 
 from lrbench_caffe import __version__, database, datasets, demo, home, paper, study, tables
 from lrbench_caffe.database import files
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.report import descent, figures
 from lrbench_caffe.trial import Job
 
@@ -13,7 +13,7 @@ def train(target, scale, seeds, pool, display, data=None, dsn=None, progress=Non
     """Train what the target needs, or go on with it, and return its study's Trials with all their rows.
 
     data is the folder that `lrbench data` wrote to; None: one below LRBENCH_HOME, made from the dataset's official files, which
-    are downloaded.  Errors as of :func:`lrbench_caffe.study.go_on`.
+    are downloaded.  Errors as of :func:`lrbench_caffe.study.go_on`, and TrialError when some could not begin.
     """
     setting, policies = target.setting, paper.policies(target, scale)
     if data is None:
@@ -26,6 +26,9 @@ def train(target, scale, seeds, pool, display, data=None, dsn=None, progress=Non
     name = paper.study_name(target, scale)
     study.go_on(name, pool, display, jobs, dsn)
     with database.Store(dsn) as store:
+        waiting = sum(entry.state is None for entry in database.studies.jobs(store, name))
+        if waiting:
+            raise TrialError("%d of the trainings could not begin: the same command tries again" % waiting)
         return store.trials(study=name)
 
 
@@ -50,9 +53,9 @@ def write(target, trials, folder, command):
     lines = ["# " + table.title, "", "![%s](%s.png)" % (table.title, name), "",
              tables.render([table._replace(title=None)], "markdown")]
     lines += [line + "\n" for line in _notes(target, trials, scale)]
-    lines.append("Made by `%s` with lrbench_caffe %s, from %d trainings: %s. `lrbench reproduce %s --from %s.jsonl.gz` makes this page "
-                 "again from the rows beside it.\n" % (_typed(command), __version__, len(trials), "; ".join(_machines(trials)),
-                                                       target.name, name))
+    lines.append("Made by `%s` with lrbench_caffe %s, from %d trainings: %s. `lrbench reproduce %s --from %s.jsonl.gz` makes this "
+                 "page again from the rows beside it.\n" % (
+                     _typed(command), __version__, len(trials), "; ".join(_machines(trials)), target.name, name))
     with open(place + ".md", "w", encoding="utf-8") as file:
         file.write("\n".join(lines))
     return table, place + ".md"
@@ -70,8 +73,9 @@ def write_figure_1(folder, command, progress):
             "At first TRIEXP, whose rate rises, is ahead and bounces across the valley; FIX comes to rest in the local minimum, "
             "NSTEP and TRIEXP find the global one, as the paper says.",
             "The paper gives neither its surface nor its starting point: both are chosen here so that what it describes can be "
-            "seen, and show no more than that it is possible. Its gamma=0.1 of TRIEXP, taken as the decay of each iteration as in "
-            "Table I, would end the cycle within three iterations; here it is the decay over l iterations, %s." % descent.POLICIES[2][1],
+            "seen, and show no more than that it is possible. Its gamma=0.1 of TRIEXP, taken as the decay of each iteration as "
+            "in Table I, would end the cycle within three iterations; here it is the decay over l iterations: %s."
+            % descent.POLICIES[2][1],
             "The surface is f(x, y) = (x - 1.2)² / 2 + 25/4 (√(1 + 4 y²) - 1) - 0.162 exp(-(x² + y²) / (2 · 0.06²)), the start "
             "(%g, %g)." % descent.START,
             "Made by `%s` with lrbench_caffe %s.\n" % (_typed(command), __version__)]))
@@ -93,12 +97,12 @@ def _typed(command):
 def _notes(target, trials, scale):
     """Sentences on what the numbers are, and are not."""
     if scale != 1:
-        yield ("**At scale %.6g**: these trainings have %d iterations instead of %d, and everything that counts iterations was made "
-               "shorter alike. They are not the paper's trainings, and their accuracies need not be the paper's. The difference of #Iter "
-               "is to the published one made shorter." % (scale, round(scale * target.setting.max_iter), target.setting.max_iter))
+        yield ("**At scale %.6g**: these trainings have %d iterations instead of %d, and everything that counts iterations was "
+               "made shorter alike. They are not the paper's trainings, and their accuracies need not be the paper's. The "
+               "difference of #Iter is to the published one made shorter." % (scale, round(scale * target.setting.max_iter), target.setting.max_iter))
     seeds = {trial.setup.seed for trial in trials}
-    yield ("Ours: mean ± sample standard deviation over %d seed%s, at each training's highest Top-1. Published: Top-1 ± the paper's "
-           "deviation over five." % (len(seeds), "" if len(seeds) == 1 else "s"))
+    yield ("Ours: mean ± sample standard deviation over %d seed%s, at each training's highest Top-1. Published: Top-1 ± the "
+           "paper's deviation over five." % (len(seeds), "" if len(seeds) == 1 else "s"))
     slips = [published.policy.partition("(")[0] for published in target.published if published.slips]
     if slips:
         yield "The published CDAC of %s is a misprint: no difference to it is given." % " and ".join(slips)

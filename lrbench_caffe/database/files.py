@@ -1,4 +1,4 @@
-"""Trials in a file, in the format of :mod:`lrbench_caffe.database.incoming`, for those who have no database.  gzip where it ends so."""
+"""Trials in a file, in the format of :mod:`lrbench_caffe.database.incoming`, for those who have no database."""
 import datetime
 import gzip
 import hashlib
@@ -15,7 +15,10 @@ ROWS_A_LINE = 200
 
 
 def read(path):
-    """The Trials of a file, with all their rows.  Raises InputError for one that cannot be read or is not right."""
+    """The Trials of a file, compressed if its name ends in .gz, with all their rows.
+
+    Raises InputError for one that cannot be read or is not right.
+    """
     shared = {kind: [] for kind in incoming.SHARED}
     trials, rows = [], []
     try:
@@ -34,7 +37,8 @@ def read(path):
 
 
 def _trial(content, shared, rows):
-    framework, network, dataset, policy = (shared[kind][content[kind] - 1] for kind in ("framework", "network", "dataset", "policy"))
+    kinds = ("framework", "network", "dataset", "policy")
+    framework, network, dataset, policy = (shared[kind][content[kind] - 1] for kind in kinds)
     setup = Setup(Framework(**framework), Network(**network), from_dict(Dataset, dataset), content["classes"], content["solver"],
                   content["seed"])
     known = [(place, name) for place, name in enumerate(incoming.ROW) if name in Evaluation.__annotations__]
@@ -46,7 +50,10 @@ def _trial(content, shared, rows):
 
 
 def write(path, trials):
-    """Write Trials with their rows to a file.  Their host stands for the database that they were trained into."""
+    """Write Trials with their rows to a file, compressed if its name ends in .gz.
+
+    Their host stands for the database that they were trained into.
+    """
     digest, numbers, lines = hashlib.sha256(), {}, []
 
     def line(kind, content):

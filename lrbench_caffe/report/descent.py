@@ -102,7 +102,7 @@ def draw(path):
         panel.set_title("iteration %d" % until, fontsize=10)
     panel = figure.add_subplot(2, 3, 4, projection="3d")
     x, y = _grid()
-    panel.plot_surface(x, y, surface(x, y), cmap="Blues_r", alpha=0.8, linewidth=0, rcount=90, ccount=180)
+    panel.plot_surface(x, y, surface(x, y), cmap="Blues_r", alpha=0.45, linewidth=0, rcount=90, ccount=180)
     for descent in found:
         panel.plot(*descent.points.T, descent.heights + 0.05, color=descent.color, linewidth=1.4, marker=".", markersize=3)
     panel.view_init(50, -70)

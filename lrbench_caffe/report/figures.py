@@ -78,8 +78,8 @@ def _training(panels, target, trials, scale):
         at = [row.iteration for row in trial.rows]
         accuracy.plot(at, [100 * row.top1 for row in trial.rows], color="tab:blue", alpha=0.7)
         losses.plot(at, [row.test_loss for row in trial.rows], color="tab:orange", alpha=0.7, label=None if n else "test loss")
-        losses.plot(at, [math.nan if row.train_loss is None else row.train_loss for row in trial.rows], color="tab:green", alpha=0.7,
-                    label=None if n else "train loss")
+        train = [math.nan if row.train_loss is None else row.train_loss for row in trial.rows]
+        losses.plot(at, train, color="tab:green", alpha=0.7, label=None if n else "train loss")
         for step in trial.parameters["l"]:
             for panel in panels:
                 panel.axvline(step, color="black", linestyle="--", linewidth=0.7)
