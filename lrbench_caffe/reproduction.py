@@ -99,7 +99,8 @@ def _notes(target, trials, scale):
     if scale != 1:
         yield ("**At scale %.6g**: these trainings have %d iterations instead of %d, and everything that counts iterations was "
                "made shorter alike. They are not the paper's trainings, and their accuracies need not be the paper's. The "
-               "difference of #Iter is to the published one made shorter." % (scale, round(scale * target.setting.max_iter), target.setting.max_iter))
+               "difference of #Iter is to the published one made shorter." % (
+                   scale, round(scale * target.setting.max_iter), target.setting.max_iter))
     seeds = {trial.setup.seed for trial in trials}
     yield ("Ours: mean ± sample standard deviation over %d seed%s, at each training's highest Top-1. Published: Top-1 ± the "
            "paper's deviation over five." % (len(seeds), "" if len(seeds) == 1 else "s"))

@@ -12,7 +12,6 @@ from lrbench_caffe import paper
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranking import spread
-from lrbench_caffe.tables import METRICS
 from lrbench_caffe.trial import FAILED, Dataset, Evaluation, Framework, Network, Setup, Trial
 
 

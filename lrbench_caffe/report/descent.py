@@ -136,8 +136,9 @@ def animate(path, progress=lambda what, done, total: None):
             line.set_data(*descent.points[:t + 1].T)
             end.set_data(*descent.points[t:t + 1].T)
         panel.set_title("Figure 1: iteration %d" % t, fontsize=10)
+    show(0)
     figure.tight_layout()
-    FuncAnimation(figure, show, frames=frames).save(path, PillowWriter(fps=8), dpi=80, progress_callback=lambda n, total: progress(
+    FuncAnimation(figure, show, frames=frames).save(path, PillowWriter(fps=8), dpi=70, progress_callback=lambda n, total: progress(
         "drawing frames", n + 1, len(frames)))
     pyplot.close(figure)
 
