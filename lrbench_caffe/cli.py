@@ -208,6 +208,8 @@ def study_stop(name, now, dsn):
               "the seeds 1 to N")
 @click.option("--scale", type=click.FloatRange(1e-6, 1), default=1.0, metavar="S", help="Make the trainings S times as long, "
               "with all that counts iterations, e.g. 0.05 [default: 1, the paper's]")
+@click.option("--test-interval", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Evaluate every N iterations [default: the "
+              "paper's interval times S]")
 @click.option("--jobs", type=click.IntRange(1, 10000), metavar="N", help="Trainings at the same time [default: one for each GPU "
               "given, else for each core]")
 @click.option("--gpu", metavar="LIST", help="Spread the trainings over these GPUs, e.g. 0,1 or all")
@@ -217,7 +219,7 @@ def study_stop(name, now, dsn):
 @click.option("--out", default=".", metavar="DIR", help="Folder for the page, the picture and the rows [default: this one]")
 @_format_option
 @_database_option
-def reproduce(name, data, seeds, scale, jobs, gpu, cluster, source, out, dsn, format):
+def reproduce(name, data, seeds, scale, test_interval, jobs, gpu, cluster, source, out, dsn, format):
     """Train a table or figure of the paper (table-2a to table-9, figure-1, -3, -4, -5) and put it beside the published one.
 
     It is a study of that name: run again, it goes on.
@@ -239,7 +241,7 @@ def reproduce(name, data, seeds, scale, jobs, gpu, cluster, source, out, dsn, fo
         with display.Bar() as bar:
             data = reproduction.prepare(target, scale, out, data, bar)
         with display.StudyDisplay() as shown:
-            waiting = reproduction.train(target, scale, seeds, pool, shown, data, dsn)
+            waiting = reproduction.train(target, scale, seeds, pool, shown, data, dsn, test_interval)
         with display.Bar() as bar:
             rows = reproduction.export(target, scale, out, dsn, bar)
     table, page, trials = reproduction.write(target, rows, out)

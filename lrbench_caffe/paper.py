@@ -129,6 +129,11 @@ def exact_scale(target, scale):
     return float("%.10g" % (max(1, round(scale * max_iter)) / max_iter))
 
 
+def test_interval(target, scale):
+    """The iterations between two evaluations at that scale."""
+    return max(1, round(scale * target.setting.test_interval))
+
+
 def study_name(target, scale):
     """The name of the target's study and files: table-7, or table-8-at-0.05 for a training that is made shorter."""
     return target.name if scale == 1 else "%s-at-%.6g" % (target.name, scale)
@@ -167,7 +172,11 @@ def policies(target, scale):
 
 def scale_of(target, trials):
     """The scale at which trials were trained, by their max_iter.  Raises InputError for trials that are none of the target's."""
-    lengths = {trial.setup.solver["max_iter"] for trial in trials}
+    for trial in trials:
+        if trial.setup.network.name != target.network:
+            raise InputError("a trial is of the network %s and %s is of %s: give the rows of its study" % (
+                trial.setup.network.name, target.name, target.network))
+    lengths = {_length(trial) for trial in trials}
     if len(lengths) != 1:
         raise InputError("the trials are %s iterations long: give those of one study of %s" % (
             " and ".join(str(length) for length in sorted(lengths)) or "0", target.name))
@@ -176,6 +185,11 @@ def scale_of(target, trials):
     if not any(trial.policy in known for trial in trials):
         raise InputError("none of the trials is under a policy of %s: give the rows of its study" % target.name)
     return scale
+
+
+def _length(trial):
+    length = trial.setup.solver.get("max_iter")
+    return length if isinstance(length, int) else 0  # what comes from elsewhere may hold anything
 
 
 def title(target, scale):

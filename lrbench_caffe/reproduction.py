@@ -22,14 +22,16 @@ def prepare(target, scale, folder, data=None, progress=None):
     return data
 
 
-def train(target, scale, seeds, pool, display, data, dsn=None):
+def train(target, scale, seeds, pool, display, data, dsn=None, test_interval=None):
     """Train what the target needs, or go on with it; returns how many trainings could not begin.
 
-    Errors and display as of :func:`lrbench_caffe.study.go_on`.
+    test_interval: the iterations between two evaluations, None: the paper's at that scale.  Errors and display as of :func:`lrbench_caffe.study.go_on`.
     """
     setting, name = target.setting, paper.study_name(target, scale)
     lengths = {} if scale == 1 else {"max_iter": round(scale * setting.max_iter),
-                                     "test_interval": max(1, round(scale * setting.test_interval))}
+                                     "test_interval": paper.test_interval(target, scale)}
+    if test_interval is not None:
+        lengths["test_interval"] = test_interval
     jobs = [Job(demo.shipped(setting.solver), policy=policy, seed=seed, data=data, **lengths)
             for seed in range(1, seeds + 1) for policy in paper.policies(target, scale).values()]
     study.go_on(name, pool, display, jobs, dsn)
@@ -53,18 +55,10 @@ def write(target, rows, folder):
     trials = incoming.trials(rows)
     scale = paper.scale_of(target, trials)
     table = paper.comparison(target, trials, scale)
-    name = paper.study_name(target, scale)
-    place = os.path.join(_made(folder), name)
+    place = os.path.join(_made(folder), paper.study_name(target, scale))
     figures.draw(target, trials, scale, place + ".png")
-    command = "lrbench reproduce %s" % target.name
-    seeds = len({trial.setup.seed for trial in trials})
-    lines = ["# " + table.title, "![%s](%s.png)" % (table.title, name), tables.render([table._replace(title=None)], "markdown")[:-1]]
-    lines += _notes(target, seeds, scale)
-    lines.append("%d trainings: %s." % (len(trials), "; ".join(_machines(trials))))
-    lines.append("`%s%s --seeds %d` trains this; `%s --from %s` makes this page from the rows, with lrbench_caffe %s.\n" % (
-        command, "" if scale == 1 else " --scale %.10g" % scale, seeds, command, os.path.relpath(rows, folder), __version__))
     with open(place + ".md", "w", encoding="utf-8") as file:
-        file.write("\n\n".join(lines))
+        file.write("\n\n".join(_page(target, trials, scale, table, os.path.relpath(rows, folder))) + "\n")
     return table, place + ".md", trials
 
 
@@ -97,28 +91,60 @@ def _made(folder):
     return folder
 
 
-def _notes(target, seeds, scale):
-    """Sentences on what the numbers are, and are not."""
+def _page(target, trials, scale, table, rows):
+    """The parts of a target's page, in Markdown; rows is where it will find its export."""
+    seeds = len({trial.setup.seed for trial in trials})
+    found = {trial.setup.solver.get("test_interval") for trial in trials}
+    intervals = sorted(interval for interval in found if interval not in (None, paper.test_interval(target, scale)))
+    yield "# " + table.title
+    yield "![%s](%s.png)" % (table.title, paper.study_name(target, scale))
+    yield tables.render([table._replace(title=None)], "markdown").rstrip("\n")
     if scale != 1:
         yield ("**At scale %.6g**: these trainings have %d iterations instead of %d, and everything that counts iterations was "
                "made shorter alike. They are not the paper's trainings, and their accuracies need not be the paper's. The "
                "difference of #Iter is to the published one made shorter." % (
                    scale, round(scale * target.setting.max_iter), target.setting.max_iter))
-    yield ("Ours: mean ± sample standard deviation over %d seed%s, at each training's highest Top-1. Published: Top-1 ± the "
-           "paper's deviation over five." % (seeds, "" if seeds == 1 else "s"))
+    if intervals:
+        yield ("**Evaluated every %s iterations**, where the paper's interval at this scale is %d: the highest Top-1 is that of "
+               "other evaluations." % (_listed(intervals), paper.test_interval(target, scale)))
+    yield ("Ours: mean ± sample standard deviation over %s, at each training's highest Top-1. Published: Top-1 ± the paper's "
+           "deviation over five seeds." % ("one seed" if seeds == 1 else "%d seeds" % seeds))
+    yield from _notes(target)
+    for trial in trials:
+        if trial.error:
+            yield "Not counted: %s, seed %d, %s: %s." % (trial.policy, trial.setup.seed, trial.state, trial.error)
+    yield _origin(trials)
+    options = ("" if scale == 1 else " --scale %.10g" % scale) + "".join(" --test-interval %d" % n for n in intervals)
+    yield "`lrbench reproduce %s%s --seeds %d` trains this; `lrbench reproduce %s --from %s` makes this page from the rows." % (
+        target.name, options, seeds, target.name, rows)
+
+
+def _notes(target):
+    """Sentences on what the paper leaves open."""
     slips = [published.policy.partition("(")[0] for published in target.published if published.slips]
     if slips:
-        yield "The published CDAC of %s is a misprint: no difference to it is given." % " and ".join(slips)
+        yield "The published CDAC of %s is a misprint: no difference to it is given." % _listed(slips)
     if target.name in ("table-3a", "table-5"):
         yield "The paper gives no l for this table; 2000 is taken from its Tables VIII and IX."
     if target.name.startswith(("figure-3", "figure-4")):
         yield "The paper gives neither the values along the axis nor the lengths of training: both are chosen here."
 
 
-def _machines(trials):
+def _origin(trials):
+    """How many trainings there are, what made them, and how many were cut off on the way."""
     found = {}
     for trial in trials:
         framework = trial.setup.framework
         where = "%s %s, %s, on %s" % (framework.name, framework.version, trial.blas or "unknown BLAS", trial.host)
         found[where] = found.get(where, 0) + 1
-    return ["%d with %s" % (count, where) for where, count in sorted(found.items())]
+    text = "%d trainings: %s." % (len(trials), "; ".join("%d with %s" % (count, where) for where, count in sorted(found.items())))
+    resumed = sum(trial.resumed_at is not None for trial in trials)
+    if resumed:
+        text += " %d of them went on from a snapshot; Caffe then reads the batches from the first one again." % resumed
+    return text
+
+
+def _listed(values):
+    """1, 2 and 3."""
+    *others, last = [str(value) for value in values]
+    return ", ".join(others) + " and " + last if others else last

@@ -15,12 +15,15 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranking import spread
 from lrbench_caffe.trial import FAILED
-from trials import record, trial
+from trials import NETWORK, record, trial
+
+
+LENET = dataclasses.replace(NETWORK, name="LeNet")
 
 
 def a_trial(policy, top1, seed=1, max_iter=10000, state="finished"):
     """A trial of Table VII: the second of its two rows, in the middle of the training, is the best."""
-    made = trial(policy, (0.1, top1), seed, state, solver={"max_iter": max_iter})
+    made = trial(policy, (0.1, top1), seed, state, solver={"max_iter": max_iter}, network=LENET)
     return dataclasses.replace(made, rows=(made.rows[0], dataclasses.replace(made.rows[1], iteration=max_iter // 2)))
 
 
@@ -135,6 +138,8 @@ def test_rows_of_something_else_are_refused():
         paper.scale_of(target, [a_trial(target.policies[1], 0.9), a_trial(target.policies[1], 0.9, max_iter=500)])
     with pytest.raises(InputError, match="the trials are 0 iterations long"):
         paper.scale_of(target, [])
+    with pytest.raises(InputError, match="of the network LeNet and table-8 is of CNN3"):
+        paper.scale_of(paper.TARGETS["table-8"], [a_trial(target.policies[1], 0.9)])
 
 
 @needs_caffe
@@ -178,9 +183,9 @@ def rows(dsn, tmp_path):
     from lrbench_caffe import database
     from lrbench_caffe.database import exchange
     name, host = str(tmp_path / "rows.jsonl"), "made-up-%s" % uuid.uuid4()
-    solver = {"max_iter": 10000}
+    solver = {"max_iter": 10000, "test_interval": 500}
     with database.Store(dsn) as store:
-        record(store, *(trial(policy, (0.1, 0.99), seed, solver=solver, dataset=host)
+        record(store, *(trial(policy, (0.1, 0.99), seed, solver=solver, dataset=host, network=LENET)
                         for policy in paper.TARGETS["table-7"].policies for seed in (1, 2)))
     assert exchange.export(name, dsn, {"dataset": host}) == 20
     return name
@@ -199,6 +204,27 @@ def test_the_page_is_made_again_from_an_export_without_a_database(rows, tmp_path
 
 
 @needs_caffe
+def test_a_page_says_how_often_was_evaluated_what_went_on_from_a_snapshot_and_what_does_not_count(dsn, tmp_path):
+    from lrbench_caffe import database, reproduction
+    from lrbench_caffe.database import exchange
+    target, host = paper.TARGETS["table-7"], "made-up-%s" % uuid.uuid4()
+    texts = paper.policies(target, 0.05)
+    made = [trial(texts[policy], (0.1, 0.99), solver={"max_iter": 500, "test_interval": 100}, dataset=host, network=LENET, **more)
+            for policy, more in zip(target.policies, [{"resumed_at": 100}, {"state": "diverged", "error": "the loss became nan"}, {}])]
+    with database.Store(dsn) as store:
+        record(store, *made)
+    rows = str(tmp_path / "rows.jsonl")
+    exchange.export(rows, dsn, {"dataset": host})
+    table, page, _ = reproduction.write(target, rows, str(tmp_path))
+    text = open(page, encoding="utf-8").read()
+    assert page.endswith("table-7-at-0.05.md") and "AT SCALE 0.05" in text.splitlines()[0]
+    assert "**Evaluated every 100 iterations**, where the paper's interval at this scale is 25" in text
+    assert "Not counted: INV(k0=0.01, gamma=0.002, p=0.75), seed 1, diverged: the loss became nan." in text
+    assert "3 trainings: 3 with Caffe 1.0.0" in text and "1 of them went on from a snapshot" in text
+    assert "`lrbench reproduce table-7 --scale 0.05 --test-interval 100 --seeds 1` trains this" in text
+
+
+@needs_caffe
 def test_programs_get_the_comparison_with_policy_and_scale_in_each_line(rows, tmp_path, lrbench):
     ended = lrbench("reproduce", "table-7", "--from", rows, "--out", tmp_path, "--format", "json")
     lines = json.loads(ended.stdout)
@@ -209,7 +235,8 @@ def test_programs_get_the_comparison_with_policy_and_scale_in_each_line(rows, tm
 
 
 @pytest.mark.parametrize("name,change,reason", [
-    ("table-8", None, "none of the trials is under a policy of table-8"), ("table-7", (b"0.99", b"0.98"), "checksum"),
+    ("table-8", None, "a trial is of the network LeNet and table-8 is of CNN3"),
+    ("figure-3-lenet", None, "none of the trials is under a policy of figure-3-lenet"), ("table-7", (b"0.99", b"0.98"), "checksum"),
     ("table-7", (b"lrbench", b"a bench"), "line 1"), ("table-6x", None, "it is one of figure-1")])
 @needs_caffe
 def test_rows_that_are_not_right_get_a_sentence(rows, tmp_path, lrbench, name, change, reason):
