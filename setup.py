@@ -28,6 +28,6 @@ setup(
     install_requires=["click>=8", "distributed>=2022.2", "lmdb", "matplotlib", "numpy", "plotext>=5.2", "plotly>=5.18", "protobuf",
                       "psycopg2-binary", "rich>=12", "scikit-learn", "threadpoolctl>=3.1"],
     extras_require={"test": ["hypothesis", "pytest", "selenium"]},
-    entry_points={"console_scripts": ["lrbench = lrbench_caffe.cli:main"]},
+    entry_points={"console_scripts": ["lrbench = lrbench_caffe.__main__:main"]},
     classifiers=["License :: OSI Approved :: BSD License", "Programming Language :: Python :: 3"],
 )
