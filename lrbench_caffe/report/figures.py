@@ -44,8 +44,9 @@ def _table(panels, target, trials, scale):
 
 def _along_rates(panels, target, trials, scale):
     _curves(panels[0], target, trials, scale, "k0", "learning rate k0 of FIX")
-    for rate, color in ((0.001, "black"), (0.01, "black"), (0.1, "black"), (0.0005, "red"), (0.006, "red")):
-        panels[0].axvline(rate, color=color, linestyle="--", linewidth=0.7)  # the paper's
+    if target.name == "figure-3":  # the paper's lines
+        for rate, color in ((0.001, "black"), (0.01, "black"), (0.1, "black"), (0.0005, "red"), (0.006, "red")):
+            panels[0].axvline(rate, color=color, linestyle="--", linewidth=0.7)
 
 
 def _along_steps(panels, target, trials, scale):
