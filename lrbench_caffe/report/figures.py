@@ -1,6 +1,8 @@
 """Pictures of the paper's tables and of its Figures 3 to 5, drawn from trials."""
 import math
 
+from matplotlib.ticker import FormatStrFormatter
+
 from lrbench_caffe import paper
 from lrbench_caffe.ranking import spread
 from lrbench_caffe.report.plots import pyplot, save
@@ -10,9 +12,10 @@ _SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of a training, at which Figures 3 and 4
 
 def draw(target, trials, scale, path):
     """Write the picture of a Target: its figure, or its table's Top-1 beside the published one."""
-    figure, panels = pyplot.subplots(1, 2 if target.name == "figure-5" else 1, figsize=(11, 5), squeeze=False)
-    {"figure-3": _along_rates, "figure-4": _along_steps, "figure-5": _training}.get(
-        target.name[:8], _table)(panels[0], target, trials, scale)
+    count, drawn = {"figure-3": (3, _along_rates), "figure-4": (1, _along_steps), "figure-5": (2, _training)}.get(
+        target.name[:8], (1, _table))
+    figure, panels = pyplot.subplots(1, count, figsize=(15 if count == 3 else 11, 5), squeeze=False)
+    drawn(panels[0], target, trials, scale)
     for panel in panels[0]:
         panel.grid(alpha=0.25)
     figure.suptitle(paper.title(target, scale), fontsize=11)
@@ -43,31 +46,38 @@ def _table(panels, target, trials, scale):
 
 
 def _along_rates(panels, target, trials, scale):
-    _curves(panels[0], target, trials, scale, "k0", "learning rate k0 of FIX")
-    if target.name == "figure-3":  # the paper's lines
-        for rate, color in ((0.001, "black"), (0.01, "black"), (0.1, "black"), (0.0005, "red"), (0.006, "red")):
-            panels[0].axvline(rate, color=color, linestyle="--", linewidth=0.7)
+    """The paper's three views: Top-1, the highest of it, and the error."""
+    for panel in panels:
+        _curves(panel, target, trials, scale, "k0", "learning rate k0 of FIX", error=panel is panels[2])
+        if target.name == "figure-3":  # the paper's lines
+            for rate, color in ((0.001, "black"), (0.01, "black"), (0.1, "black"), (0.0005, "red"), (0.006, "red")):
+                panel.axvline(rate, color=color, linestyle="--", linewidth=0.7)
+    best = 100 * max((trial.best.top1 for trial in trials if trial.best), default=0)
+    panels[1].set_ylim(best - (100 - best), best + 0.1 * (100 - best))
+    panels[2].set_yscale("log")
+    panels[2].yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    panels[2].yaxis.set_minor_formatter(FormatStrFormatter("%g"))
 
 
 def _along_steps(panels, target, trials, scale):
     _curves(panels[0], target, trials, scale, "l", "step size l of STEP (iterations)")
 
 
-def _curves(panel, target, trials, scale, parameter, label):
-    """Top-1 after several lengths of training against a parameter: the mean over the seeds of each."""
+def _curves(panel, target, trials, scale, parameter, label, error=False):
+    """Top-1, or its error, after several lengths of training against a parameter: the mean over the seeds of each."""
     members = [trial for policy in paper.policies(target, scale).values() for trial in paper.finished(trials, policy)]
     for share in _SHARES:
         measured = {}
         for trial in members:
             rows = [row for row in trial.rows if 0 < row.iteration <= share * trial.rows[-1].iteration]
             if rows:
-                measured.setdefault(trial.parameters[parameter], []).append(rows[-1].top1)
+                measured.setdefault(trial.parameters[parameter], []).append(1 - rows[-1].top1 if error else rows[-1].top1)
         epochs = share * scale * target.setting.max_iter / target.setting.epoch
         values = sorted(measured)
         panel.plot(values, [100 * spread(measured[value]).mean for value in values], ".-", label="%.3g epochs" % epochs)
     panel.set_xscale("log")
     panel.set_xlabel(label)
-    panel.set_ylabel("Top-1 (%)")
+    panel.set_ylabel("test error (%)" if error else "Top-1 (%)")
     panel.legend(frameon=False, fontsize=8)
 
 
