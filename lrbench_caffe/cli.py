@@ -1,4 +1,5 @@
 """The command line: words to calls.  Nothing is computed here; what a command needs is imported when it runs."""
+import signal
 import sys
 
 import click
@@ -11,6 +12,8 @@ class _Commands(click.Group):
     """Turns the errors a user can cause into one sentence and an exit status: 2 for input, 1 for a failed training."""
 
     def invoke(self, context):
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # until now, see __main__
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return super().invoke(context)
         except InputError as error:
