@@ -138,19 +138,13 @@ def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster,
     """
     from lrbench_caffe import display
     from lrbench_caffe import study as trainings
-    from lrbench_caffe.cores import Cores, gpus
     from lrbench_caffe.trial import Job
     for option, value in (("--policy", policies), ("--seeds", seeds), ("--max-iter", max_iter), ("--data", data)):
         if value and not solver:
             raise InputError("%s needs a solver to train: lrbench study run %s SOLVER.prototxt %s ..." % (option, name, option))
     wanted = [Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
               for seed in range(1, (seeds or 1) + 1) for policy in policies or [None]] if solver else []
-    devices = gpus(gpu) if gpu else ()
-    if cluster:
-        from lrbench_caffe.cluster import Cluster
-        pool = Cluster(cluster, jobs, devices)
-    else:
-        pool = Cores(jobs, devices)
+    pool = _pool(jobs, gpu, cluster)
     with display.StudyDisplay() as shown:
         trainings.go_on(name, pool, shown, wanted, dsn, prune, retry_failed)
     waiting, failed = _show_study(name, dsn, format)
@@ -208,6 +202,70 @@ def study_stop(name, now, dsn):
         database.studies.stop(store, name, requests=2 if now else 1, waiting=lambda: console.say(
             "waiting for the trainings of %s to end; Ctrl-C stops waiting" % name))
     console.say("the study %s has stopped: `lrbench study run %s` goes on" % (name, name))
+
+
+@main.command()
+@click.argument("name", metavar="TABLE-OR-FIGURE")
+@click.option("--data", metavar="DIR", help="Folder that `lrbench data` wrote to [default: one below $LRBENCH_HOME, downloaded]")
+@click.option("--seeds", type=click.IntRange(1, 10000), default=5, metavar="N", show_default=True, help="Train each policy with "
+              "the seeds 1 to N")
+@click.option("--scale", type=click.FloatRange(1e-6, 1), default=1.0, metavar="S", help="Make the trainings S times as long, "
+              "with all that counts iterations, e.g. 0.05 [default: 1, the paper's]")
+@click.option("--test-interval", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Evaluate every N iterations [default: the "
+              "paper's interval times S]")
+@click.option("--jobs", type=click.IntRange(1, 10000), metavar="N", help="Trainings at the same time [default: one for each GPU "
+              "given, else for each core]")
+@click.option("--gpu", metavar="LIST", help="Spread the trainings over these GPUs, e.g. 0,1 or all")
+@click.option("--cluster", metavar="ADDRESS", help="Train on the workers of the Dask cluster with this scheduler; local: on one "
+              "started here")
+@click.option("--from", "source", metavar="FILE", help="Train nothing: take the trials of this export, e.g. results/table-7.jsonl")
+@click.option("--out", default=".", metavar="DIR", help="Folder for the page, the picture and the rows [default: this one]")
+@_format_option
+@_database_option
+def reproduce(name, data, seeds, scale, test_interval, jobs, gpu, cluster, source, out, dsn, format):
+    """Train a table or figure of the paper (table-2a to table-9, figure-1, -3, -4, -5) and put it beside the published one.
+
+    It is a study of that name: run again, it goes on.
+    """
+    from lrbench_caffe import console, display, paper, reproduction
+    from lrbench_caffe.trial import FAILED
+    name = paper.named(name)
+    if name == paper.FIGURE_1:
+        with display.Bar() as bar:
+            page = reproduction.write_figure_1(out, bar)
+        console.say("page: %s" % page)
+        return
+    target = paper.TARGETS[name]
+    if source:
+        rows, waiting = source, 0
+    else:
+        scale = paper.exact_scale(target, scale)
+        pool = _pool(jobs, gpu, cluster)
+        with display.Bar() as bar:
+            data = reproduction.prepare(target, scale, out, data, bar)
+        with display.StudyDisplay() as shown:
+            waiting = reproduction.train(target, scale, seeds, pool, shown, data, dsn, test_interval)
+        with display.Bar() as bar:
+            rows = reproduction.export(target, scale, out, dsn, bar)
+    table, page, trials = reproduction.write(target, rows, out)
+    console.show(table, format=format)
+    console.say("page: %s" % page, aside=format != "table")
+    if waiting:
+        raise TrialError("%d of the trainings could not begin: the same command tries again" % waiting)
+    failed = sum(trial.state == FAILED for trial in trials)
+    if failed and not source:
+        raise TrialError("%d of the trainings have failed: `lrbench study run %s --retry-failed` trains them once more"
+                         % (failed, paper.study_name(target, scale)))
+
+
+def _pool(jobs, gpu, cluster):
+    """What trains: this machine's cores or GPUs, or a cluster's workers."""
+    from lrbench_caffe.cores import Cores, gpus
+    devices = gpus(gpu) if gpu else ()
+    if not cluster:
+        return Cores(jobs, devices)
+    from lrbench_caffe.cluster import Cluster
+    return Cluster(cluster, jobs, devices)
 
 
 _BY = click.option("--by", metavar="METRICS", default="top1", show_default=True,

@@ -98,15 +98,15 @@ def ranking(task, ranked):
     rows = []
     for entry in ranked:
         shown = "-" if entry.rank is None else "%d%s" % (entry.rank, "=" if entry.tied else "")
-        rows.append((shown, entry.rank, entry.tied, entry.label + noted(entry), entry.policy,
+        rows.append((shown, entry.rank, entry.tied, entry.label + noted(entry.others), entry.policy,
                      " ".join("%s=%s" % item for item in entry.settings), dataset.name, network.name, len(entry.trials),
                      *(_fixed(entry.metrics[column.name], column.name) for column in METRICS)))
     return Table("%s on %s" % (network.name, dataset.name), columns, tuple(rows))
 
 
-def noted(entry):
-    """What a Ranked's other trials came to: " (1 failed, 2 running)", or nothing."""
-    states = [trial.state for trial in entry.others]
+def noted(others):
+    """What trials that do not count came to: " (1 failed, 2 running)", or nothing."""
+    states = [trial.state for trial in others]
     return " (%s)" % ", ".join("%d %s" % (states.count(state), state) for state in sorted(set(states))) if states else ""
 
 

@@ -79,7 +79,7 @@ def _policy(entry, rows, front, by_metric):
         longest = max((rows.get(trial.id, ()) for trial in entry.trials + entry.others), key=len, default=())
         curve = [[row.iteration for row in longest], [row.lr for row in longest]]
     return {
-        "policy": entry.policy, "label": entry.label, "note": noted(entry).strip(" ()"), "function": entry.function,
+        "policy": entry.policy, "label": entry.label, "note": noted(entry.others).strip(" ()"), "function": entry.function,
         "paste": paste(entry.policy), "rank": entry.rank, "tied": entry.tied, "seeds": len(entry.trials),
         "front": entry.label in front,
         "metrics": {name: [found.mean, found.deviation if name != "n_params" else None] for name, found in entry.metrics.items()},

@@ -48,7 +48,7 @@ def curves(trials, path, title):
         panel.set_xlabel("iteration")
     figure.suptitle("%s\ndots: a policy's best evaluation; dotted line: the best of all" % title, fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
-    _save(figure, path)
+    save(figure, path)
 
 
 def rates(policies, max_iter=None, out=None, terminal=False):
@@ -109,12 +109,13 @@ def _in_picture(curves, out):
     panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncol=1 if len(curves) < 4 else 2)
     figure.tight_layout()
     if out:
-        _save(figure, out)
+        save(figure, out)
     else:
         pyplot.show()
 
 
-def _save(figure, path):
+def save(figure, path):
+    """Write a figure and forget it.  Raises InputError when the picture cannot be written."""
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
