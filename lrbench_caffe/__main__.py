@@ -3,12 +3,10 @@ import signal
 
 
 def main():
-    """Run the command line; a Ctrl-C while its modules are imported, when nothing has begun, ends the process without a word."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # not where it is ignored, as in the background of a script
+    """Run the command line; a Ctrl-C before a command has begun ends the process without a word."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in the background of a script
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from lrbench_caffe.cli import main as commands
-    signal.signal(signal.SIGINT, before)
     commands(prog_name="lrbench")
 
 

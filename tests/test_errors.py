@@ -129,7 +129,7 @@ def test_ctrl_c_while_caffe_starts_ends_it_too(seconds, tmp_path, digits, dsn):
         time.sleep(seconds)
         parent.send_signal(signal.SIGINT)
         _, stderr = parent.communicate(timeout=30)
-    assert parent.returncode in (130, -signal.SIGINT) and stderr in ("lrbench: interrupted\n", "")
+    assert parent.returncode in (130, -signal.SIGINT) and stderr in ("lrbench: interrupted\n", ""), stderr
 
 
 def test_ctrl_c_twice_ends_it_at_once_and_is_still_an_interruption(tmp_path, digits, dsn):
