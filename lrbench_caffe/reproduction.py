@@ -25,14 +25,12 @@ def prepare(target, scale, folder, data=None, progress=None):
 def train(target, scale, seeds, pool, display, data, dsn=None, test_interval=None):
     """Train what the target needs, or go on with it; returns how many trainings could not begin.
 
-    test_interval: the iterations between two evaluations, None: the paper's at that scale.  Errors and display as of :func:`lrbench_caffe.study.go_on`.
+    test_interval: the iterations between two evaluations, None: the paper's at that scale.  Errors and display as of
+    :func:`lrbench_caffe.study.go_on`.
     """
     setting, name = target.setting, paper.study_name(target, scale)
-    lengths = {} if scale == 1 else {"max_iter": round(scale * setting.max_iter),
-                                     "test_interval": paper.test_interval(target, scale)}
-    if test_interval is not None:
-        lengths["test_interval"] = test_interval
-    jobs = [Job(demo.shipped(setting.solver), policy=policy, seed=seed, data=data, **lengths)
+    jobs = [Job(demo.shipped(setting.solver), policy=policy, seed=seed, data=data, max_iter=round(scale * setting.max_iter),
+                test_interval=test_interval or paper.test_interval(target, scale))
             for seed in range(1, seeds + 1) for policy in paper.policies(target, scale).values()]
     study.go_on(name, pool, display, jobs, dsn)
     with database.Store(dsn) as store:

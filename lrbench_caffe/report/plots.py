@@ -92,7 +92,7 @@ def range_test(test, path):
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     panel.set_title(test.title + (": good from %r to %r" % (test.good.low, test.good.high) if test.good else ""), fontsize=11)
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
 
 
 def span(policies):
