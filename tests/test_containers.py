@@ -38,6 +38,13 @@ def test_the_workers_of_a_study_see_the_same_files(services):
         assert services[service]["environment"]["LRBENCH_HOME"].startswith("/results/")
 
 
+def test_the_data_can_be_written_by_the_service_that_makes_it_only(services):
+    """What LMDB may write it locks by process ids, which two containers both have."""
+    writers = {name for name, service in services.items() for volume in service["volumes"]
+               if isinstance(volume, dict) and volume["target"] == "/data" and not volume.get("read_only")}
+    assert writers == {"data"}
+
+
 def test_gpu_and_cpu_differ_in_build_arguments_only(services):
     cpu, gpu = (dict(services[name]["build"]) for name in ("lrbench", "lrbench-gpu"))
     arguments = gpu.pop("args")
