@@ -17,7 +17,7 @@ from trials import NETWORK, record, trial
 psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
 pytest.importorskip("plotly", reason="needs plotly: run the tests with `make test`")
 from lrbench_caffe.database import Store  # noqa: E402
-from lrbench_caffe.report import content, live, page  # noqa: E402
+from lrbench_caffe.report import content, curves, live, page  # noqa: E402
 
 BEST, SECOND = "SIN2(k0=0.01, k1=0.06, l=100)", "FIX(k0=0.02)"
 EVIL = "<img src=x onerror=\"document.title='stolen'\"> '\"&</script>"
@@ -230,11 +230,14 @@ def test_the_server_only_reads_and_has_two_addresses(store, served):
         reader.begin(trial())
 
 
-def test_a_curve_is_thinned_without_losing_a_peak():
-    text = "SIN2(k0=0.005, k1=0.08, l=70)"
-    t, lr = content.rates(text, 70000)
-    assert len(t) <= content.POINTS + 2 and t[0] == 0 and t[-1] == 70000 and max(lr) == pytest.approx(0.08)
-    assert lr[:50] == pytest.approx([float(Policy.parse(text)(n)) for n in t[:50]], rel=1e-5)
+@pytest.mark.parametrize("last", [70000, 2 ** 31 - 1])
+def test_a_curve_is_thinned_without_losing_a_peak(last):
+    policy = Policy.parse("SIN2(k0=0.005, k1=0.08, l=70)")
+    t, lr = curves.thinned(policy, last, 600)
+    assert 100 < len(t) <= 602 and t[0] == 0 and t[-1] == last and lr == pytest.approx(policy(t))
+    assert last > 70000 or lr.max() == pytest.approx(0.08)
+    lr = curves.thinned(Policy.parse("TRI(k0=0.1, k1=1, l=537)"), last, 600)[1]
+    assert lr[10:20].min() < 0.15 and lr[10:20].max() > 0.95, "no cycle is always met at the same place"
 
 
 def test_caffes_own_schedules_are_pasted_as_its_fields():
@@ -254,11 +257,38 @@ def test_plot_writes_pictures(file, tmp_path, lrbench):
     assert (tmp_path / file).read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
 
 
-def test_plot_in_the_terminal_and_without_a_window(lrbench, monkeypatch):
+@pytest.mark.parametrize("policy, end", [
+    ("WARMUP(k0=0.01) for 400 then FIX(k0=0.1)", 800), ("SGDR(k0=0.05, k1=0, l=100, mult=2)", 700), ("PLATEAU(k0=0.1, gamma=0.1, l=500)", 500),
+    ("WARMUP(k0=0.01) for 22 then PLATEAU(k0=0.1, gamma=0.1, l=44)", 66), ("TRI(k0=0.1, k1=1, l=40) for 80 then POLY(k0=0.1, p=1, l=20)", 100),
+    ("FIX(k0=0.1)", 10000), ("STEP(k0=0.1, gamma=0.1, l=9007199254740992)", 2 ** 31 - 1),
+])
+def test_plot_reaches_as_far_as_a_policy_has_something_to_show(policy, end, lrbench):
+    done = lrbench("plot", policy, "--terminal")
+    assert done.returncode == 0 and done.stdout.splitlines()[-4].split()[-1].rstrip(".0") == str(end).rstrip(".0")
+    assert str(Policy.parse(policy)) in done.stdout and "\x1b" not in done.stdout, "no colours where no terminal is"
+
+
+def test_plot_ends_where_the_policy_ends_whatever_was_asked(lrbench):
+    done = lrbench("plot", "POLY(k0=0.05, p=1.2, l=50)", "FIX(k0=0.01)", "--max-iter", 100, "--terminal")
+    lowest = [line for line in done.stdout.splitlines() if "┤" in line or "│" in line][-1]
+    assert done.returncode == 0 and "x" in lowest and lowest.rstrip("│").rstrip().endswith("x"), "0 at 50, half-way"
+
+
+@pytest.mark.parametrize("policy, words", [
+    ("SGDR(k0=0.05, k1=0, l=5 epochs)", "give the number of iterations"), ("WARMUP(k0=0.1)", "needs one"), ("FIX(k0=1e308)", "Caffe's learning rates"),
+])
+def test_plot_says_what_it_cannot_draw(policy, words, lrbench):
+    done = lrbench("plot", policy, "--terminal")
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("display, words", [(None, "DISPLAY is not set"), (":4242", ":4242")])
+def test_plot_without_a_window_says_what_to_do_instead(display, words, lrbench, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
-    assert "learning rate" in lrbench("plot", BEST, "--terminal").stdout
+    if display:
+        monkeypatch.setenv("DISPLAY", display)
     done = lrbench("plot", BEST)
-    assert done.returncode == 2 and "--terminal" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and words in done.stderr and "--terminal" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("words, sentence", [(("report", "/no/such/x.html"), "cannot be written"), (("rank", "--study", "none"), "no such trials"),
