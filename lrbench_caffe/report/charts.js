@@ -26,8 +26,9 @@ const Charts = (() => {
     Plotly.react(chart, traces, wanted, {responsive: true, displaylogo: false, displayModeBar: "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]});
     if (shown) Plotly.Plots.resize(chart);
-    chart.setAttribute("role", "img");
+    chart.setAttribute("role", "group");  // it has buttons in it, which an image has not
     chart.setAttribute("aria-label", said);
+    chart.querySelectorAll(".main-svg").forEach(svg => svg.setAttribute("aria-hidden", "true"));
     let details = figure.querySelector("details");
     if (!details) {
       details = make("details", {}, make("summary", {}, "The numbers"), make("div", {class: "scroll", tabindex: "0", role: "region",
@@ -73,7 +74,8 @@ const Charts = (() => {
       marker: {color: Ranking.style(p).color},
       hovertemplate: "%{y:.4~g} at %{x}<extra>" + plain(p.label) + "</extra>"}))), layout(x, {rangemode: "tozero"}),
       "Learning rate against the iteration of " + names);
-    const tops = selection.map(p => p.metrics.top1[0]).filter(v => v !== null).map(v => 100 * v);
+    const ranked = selection.filter(p => p.rank !== null);  // those that never got far do not decide what is seen of the others
+    const tops = (ranked.length ? ranked : selection).map(p => p.metrics.top1[0]).filter(v => v !== null).map(v => 100 * v);
     const high = Math.max(...tops), low = Math.min(...tops), room = Math.max(3, 0.6 * (high - low));
     const y = tops.length ? {range: [Math.max(0, low - room), Math.min(100.3, high + 0.2 * room)]} : {};
     draw("top1", perSeed(selection, "top1", 100), layout(x, y), "Top-1 accuracy in percent against the iteration; means of the best: "
