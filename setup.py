@@ -23,11 +23,11 @@ setup(
     license="BSD-2-Clause",
     python_requires=">=3.7",
     packages=find_packages(include=["lrbench_caffe", "lrbench_caffe.*"]),
-    package_data={"lrbench_caffe": ["database/*.sql", "database/migrations/*.sql", "report/page.*", "report/*.js"]},
+    package_data={"lrbench_caffe": ["database/*.sql", "database/migrations/*.sql", "report/page.*", "report/*.js", "paper.csv"]},
     data_files=[("share/lrbench_caffe/" + folder, sorted(glob(folder + "/*.prototxt"))) for folder in ("prototxt", "solvers")],
     install_requires=["click>=8", "distributed>=2022.2", "lmdb", "matplotlib", "numpy", "plotext>=5.2", "plotly>=5.18", "protobuf",
                       "psycopg2-binary", "rich>=12", "scikit-learn", "threadpoolctl>=3.1"],
     extras_require={"test": ["hypothesis", "pytest", "selenium"]},
-    entry_points={"console_scripts": ["lrbench = lrbench_caffe.cli:main"]},
+    entry_points={"console_scripts": ["lrbench = lrbench_caffe.__main__:main"]},
     classifiers=["License :: OSI Approved :: BSD License", "Programming Language :: Python :: 3"],
 )

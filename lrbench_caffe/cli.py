@@ -1,4 +1,6 @@
 """The command line: words to calls.  Nothing is computed here; what a command needs is imported when it runs."""
+import functools
+import signal
 import sys
 
 import click
@@ -11,6 +13,8 @@ class _Commands(click.Group):
     """Turns the errors a user can cause into one sentence and an exit status: 2 for input, 1 for a failed training."""
 
     def invoke(self, context):
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # until now, see __main__
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return super().invoke(context)
         except InputError as error:
@@ -111,6 +115,33 @@ def study():
     """Many trainings under a name: isolated, side by side, and resumable."""
 
 
+def _pool_options(command):
+    """The options that say where trainings run, passed on as pool: a function that makes the pool."""
+    def chosen(context, option, value):
+        context.meta.setdefault("pool", {})[option.name] = value
+
+    def make():
+        given = click.get_current_context().meta["pool"]
+        from lrbench_caffe.cores import Cores, gpus
+        devices = gpus(given["gpu"]) if given["gpu"] else ()
+        if not given["cluster"]:
+            return Cores(given["jobs"], devices)
+        from lrbench_caffe.cluster import Cluster
+        return Cluster(given["cluster"], given["jobs"], devices)
+
+    @functools.wraps(command)
+    def with_pool(**options):
+        return command(pool=make, **options)
+    for name, kind, metavar, text in reversed([
+            ("--jobs", click.IntRange(1, 10000), "N", "Trainings at the same time [default: one for each GPU given, else for each "
+             "core]"),
+            ("--gpu", str, "LIST", "Spread the trainings over these GPUs, e.g. 0,1 or all"),
+            ("--cluster", str, "ADDRESS", "Train on the workers of the Dask cluster with this scheduler, e.g. tcp://host:8786; "
+             "local: on one started here")]):
+        with_pool = click.option(name, type=kind, metavar=metavar, help=text, callback=chosen, expose_value=False)(with_pool)
+    return with_pool
+
+
 @study.command("run")
 @click.argument("name")
 @click.argument("solver", required=False, metavar="[SOLVER.prototxt]")
@@ -118,38 +149,28 @@ def study():
 @click.option("--seeds", type=click.IntRange(1, 10000), metavar="N", help="Train each policy with the seeds 1 to N [default: 1]")
 @click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Train for N iterations")
 @click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
-@click.option("--jobs", type=click.IntRange(1, 10000), metavar="N", help="Trainings at the same time [default: one for each GPU "
-              "given, else for each core]")
-@click.option("--gpu", metavar="LIST", help="Spread the trainings over these GPUs, e.g. 0,1 or all")
-@click.option("--cluster", metavar="ADDRESS", help="Train on the workers of the Dask cluster with this scheduler, e.g. "
-              "tcp://host:8786; local: on one started here")
+@_pool_options
 @click.option("--prune", type=click.FloatRange(0, 1), metavar="X", help="Stop a training whose best Top-1 is more than X, a share "
               "of 1, below the median of the others at its iteration, e.g. 0.2")
 @click.option("--retry-failed", is_flag=True, help="Train those that failed once more")
 @_format_option
 @_database_option
-def study_run(name, solver, policies, seeds, max_iter, data, jobs, gpu, cluster, prune, retry_failed, dsn, format):
+def study_run(name, solver, policies, seeds, max_iter, data, pool, prune, retry_failed, dsn, format):
     """Start the study NAME, or go on with it.
 
     Without SOLVER the study goes on as it is; with it, trainings that the study has not got are added.
     """
     from lrbench_caffe import display
     from lrbench_caffe import study as trainings
-    from lrbench_caffe.cores import Cores, gpus
     from lrbench_caffe.trial import Job
     for option, value in (("--policy", policies), ("--seeds", seeds), ("--max-iter", max_iter), ("--data", data)):
         if value and not solver:
             raise InputError("%s needs a solver to train: lrbench study run %s SOLVER.prototxt %s ..." % (option, name, option))
     wanted = [Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
               for seed in range(1, (seeds or 1) + 1) for policy in policies or [None]] if solver else []
-    devices = gpus(gpu) if gpu else ()
-    if cluster:
-        from lrbench_caffe.cluster import Cluster
-        pool = Cluster(cluster, jobs, devices)
-    else:
-        pool = Cores(jobs, devices)
+    where = pool()
     with display.StudyDisplay() as shown:
-        trainings.go_on(name, pool, shown, wanted, dsn, prune, retry_failed)
+        trainings.go_on(name, where, shown, wanted, dsn, prune, retry_failed)
     waiting, failed = _show_study(name, dsn, format)
     if waiting:
         raise TrialError("%d of the trainings could not begin: `lrbench study run %s` tries again" % (waiting, name))
@@ -205,6 +226,91 @@ def study_stop(name, now, dsn):
         database.studies.stop(store, name, requests=2 if now else 1, waiting=lambda: console.say(
             "waiting for the trainings of %s to end; Ctrl-C stops waiting" % name))
     console.say("the study %s has stopped: `lrbench study run %s` goes on" % (name, name))
+
+
+@main.command()
+@click.argument("name", metavar="TABLE-OR-FIGURE")
+@click.option("--data", metavar="DIR", help="Folder that `lrbench data` wrote to [default: one below $LRBENCH_HOME, downloaded]")
+@click.option("--seeds", type=click.IntRange(1, 10000), default=5, metavar="N", show_default=True, help="Train each policy with "
+              "the seeds 1 to N")
+@click.option("--scale", type=click.FloatRange(1e-6, 1), default=1.0, metavar="S", help="Make the trainings S times as long, "
+              "with all that counts iterations, e.g. 0.05 [default: 1, the paper's]")
+@click.option("--test-interval", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Evaluate every N iterations [default: the "
+              "paper's interval times S]")
+@_pool_options
+@click.option("--from", "source", metavar="FILE", help="Train nothing: take the trials of this export, e.g. results/table-7.jsonl")
+@click.option("--out", default=".", metavar="DIR", help="Folder for the page, the picture and the rows [default: this one]")
+@_format_option
+@_database_option
+def reproduce(name, data, seeds, scale, test_interval, pool, source, out, dsn, format):
+    """Train a table or figure of the paper (table-2a to table-9, figure-1, -3, -4, -5) and put it beside the published one.
+
+    It is a study of that name: run again, it goes on.
+    """
+    from lrbench_caffe import console, display, paper, reproduction
+    from lrbench_caffe.trial import FAILED
+    name = paper.named(name)
+    if name == paper.FIGURE_1:
+        with display.Bar() as bar:
+            page = reproduction.write_figure_1(out, bar)
+        console.say("page: %s" % page)
+        return
+    target = paper.TARGETS[name]
+    if source:
+        rows, waiting = source, 0
+    else:
+        scale = paper.exact_scale(target, scale)
+        where = pool()
+        with display.Bar() as bar:
+            data = reproduction.prepare(target, scale, out, data, bar)
+        with display.StudyDisplay() as shown:
+            waiting = reproduction.train(target, scale, seeds, where, shown, data, dsn, test_interval)
+        with display.Bar() as bar:
+            rows = reproduction.export(target, scale, out, dsn, bar)
+    table, page, trials = reproduction.write(target, rows, out)
+    console.show(table, format=format)
+    console.say("page: %s" % page, aside=format != "table")
+    if waiting:
+        raise TrialError("%d of the trainings could not begin: the same command tries again" % waiting)
+    failed = sum(trial.state == FAILED for trial in trials)
+    if failed and not source:
+        raise TrialError("%d of the trainings have failed: `lrbench study run %s --retry-failed` trains them once more"
+                         % (failed, paper.study_name(target, scale)))
+
+
+def _evaluation_options(kind):
+    """The options of what trains a solver again and again: which study, data and pool."""
+    def options(command):
+        for option in (
+                _database_option, _format_option, _pool_options,
+                click.option("--study", "name", metavar="NAME", help="The study that the trainings belong to [default: %s-NETWORK-"
+                             "DATASET]; run again, it goes on" % kind),
+                click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")):
+            command = option(command)
+        return click.argument("solver", metavar="SOLVER.prototxt")(command)
+    return options
+
+
+@main.command("range")
+@click.option("--sweep", is_flag=True, help="Smith's test instead: one training with a growing rate")
+@click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Train each rate for N iterations [default: a "
+              "quarter of the solver's; --sweep: all]")
+@click.option("--seed", type=click.IntRange(0, 2 ** 32 - 1), default=1, show_default=True, metavar="N", help="Caffe's random_seed")
+@click.option("--out", default="lrbench-range.png", metavar="FILE.png", show_default=True, help="Where figure 3 for this net goes")
+@_evaluation_options("range")
+def range_command(solver, sweep, max_iter, seed, out, name, data, pool, dsn, format):
+    """Find the range of good constant learning rates: decades from 1 down, then finer where accuracy is high."""
+    from lrbench_caffe import console, tables
+    from lrbench_caffe.evaluator import range_test
+    from lrbench_caffe.evaluator.trainings import Trainings
+    trainings = Trainings(solver, pool(), "range", name, data, dsn)
+    test = (range_test.sweep if sweep else range_test.run)(trainings, max_iter, seed)
+    console.show(tables.range_test(test), format=format)
+    for line in range_test.sentences(test):
+        console.say(line, aside=format != "table")
+    from lrbench_caffe.report import plots
+    plots.range_test(test, out)
+    console.say("figure: %s" % out, aside=format != "table")
 
 
 _BY = click.option("--by", metavar="METRICS", default="top1", show_default=True,

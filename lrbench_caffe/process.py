@@ -43,6 +43,25 @@ def train(solver, policy=None, dsn=None, listen=lambda kind, content: None, thre
     return trial
 
 
+def describe(job):
+    """The Trial that a Job is about to be, as far as it is known before it begins: the setup, and the policy's canonical text.
+
+    Nothing is trained and nothing recorded.  Raises as :func:`run`, and KeyboardInterrupt after Ctrl-C.
+    """
+    begun = []
+
+    def look(kind, content):
+        if kind == "begin":
+            begun.append(content)
+            return INTERRUPTED, "it was only looked at"
+        return None
+    with interruptible() as stop:
+        run(job, stop, look, threads=1)
+    if stop.requests:
+        raise KeyboardInterrupt
+    return begun[0]
+
+
 def run(job, stop, listen, threads=None, log=None):
     """Train one Job in a process of its own and return the Trial as it ended; None when it was stopped before it had begun.
 

@@ -1,11 +1,13 @@
-"""Pruning: which trials of a study are hopeless beside the others at the same iteration, and need not be trained to their end."""
+"""Pruning: which trials need not be trained to their end, hopeless beside others at the same iteration or by themselves."""
+import math
 import threading
 from bisect import insort
 from collections import defaultdict
 
-from lrbench_caffe.trial import PRUNED
+from lrbench_caffe.trial import DIVERGED, PRUNED
 
 OTHERS = 3  # trials that got as far, at least, before one is hopeless beside them
+EVALUATIONS = 2  # in a row that are no better than guessing: such a training is stuck
 
 
 class Pruner:
@@ -52,3 +54,37 @@ class Pruner:
             return None
         return PRUNED, ("at iteration %d its best Top-1, %.2f %%, was more than %.4g points below %.2f %%, the median of %d others"
                         % (iteration, 100 * best, 100 * self._margin, 100 * median, count))
+
+
+class Stuck:
+    """Sees trainings that diverged without a loss that is no number: Caffe's softmax bounds it, and units that died stay dead.
+
+    Such a one tells the classes apart no better than guessing from its first evaluations on, and its test loss, no better either,
+    does not fall any more, as it does where the rate is only too small.
+    """
+
+    def __init__(self):
+        self._lock, self._losses = threading.Lock(), {}  # by the trial's id, while it is no better than guessing
+        self._classes = {}
+
+    def listen(self, job, kind, content):
+        """An event of a trial, as a watcher of :func:`lrbench_caffe.study.go_on`; (DIVERGED, why) when it is stuck."""
+        with self._lock:
+            if kind == "begin":
+                self._classes[job.id], self._losses[job.id] = content.setup.classes, []
+            elif kind == "end":
+                self._losses.pop(job.id, None)
+            elif kind == "row" and content.iteration and job.id in self._losses:
+                return self._judge(job.id, content)
+        return None
+
+    def _judge(self, trial_id, row):
+        classes, losses = self._classes[trial_id], self._losses[trial_id]
+        if classes is None or row.top1 > 1.5 / classes or row.test_loss < 0.999 * math.log(classes):
+            del self._losses[trial_id]  # it learns
+            return None
+        losses.append(row.test_loss)
+        if len(losses) < EVALUATIONS or row.test_loss < min(losses[:-1]):
+            return None
+        return DIVERGED, ("at iteration %d it is still no better than guessing: Top-1 %.2f %%, test loss %.4g"
+                          % (row.iteration, 100 * row.top1, row.test_loss))

@@ -219,6 +219,8 @@ def apply(job, solver):
                              for weights in job.weights.split(",")]
     if job.max_iter is not None:
         solver.max_iter = job.max_iter
+    if job.test_interval is not None:
+        solver.test_interval = job.test_interval
     if job.seed is not None:
         solver.random_seed = job.seed
     if job.snapshot_prefix is not None:

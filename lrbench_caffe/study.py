@@ -35,13 +35,14 @@ def run(jobs, pool, display, dsn=None):
     return trials
 
 
-def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False):
+def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False, watchers=()):
     """Start the study of that name, or go on with it.
 
     jobs (none: those it has) are added where the study has not got them.  Trials that have ended by themselves are not run again,
     but for failed ones with retry_failed; those that were cut off go on from their last snapshot, or begin again where there is
     none.  prune: how far below the others a trial is stopped, see :class:`lrbench_caffe.pruning.Pruner`.  display has begin(jobs),
-    called once, listen(job, kind, content) as for :meth:`lrbench_caffe.cores.Cores.run`, and say(sentence).
+    called once, listen(job, kind, content) as for :meth:`lrbench_caffe.cores.Cores.run`, and say(sentence).  watchers are called as
+    listen is, and end a trial by what they return, as in :func:`lrbench_caffe.process.run`.
 
     Raises InputError for a study that is not there or that another program runs, and for jobs that cannot be trained;
     KeyboardInterrupt after Ctrl-C or a request to stop, with all that was measured recorded.
@@ -56,7 +57,7 @@ def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False
             found = studies.jobs(store, name)
             left = [dataclasses.replace(entry.job, folder=os.path.join(folder, entry.job.id))
                     for entry in found if entry.state in again]
-            watchers = [_tidy]
+            watchers = [_tidy, *watchers]
             if prune is not None:
                 pruner = Pruner(prune, studies.reached(store, [entry.job.id for entry in found if entry.state not in again]))
                 watchers.append(lambda job, kind, content: pruner.listen(job.id, kind, content))

@@ -98,15 +98,32 @@ def ranking(task, ranked):
     rows = []
     for entry in ranked:
         shown = "-" if entry.rank is None else "%d%s" % (entry.rank, "=" if entry.tied else "")
-        rows.append((shown, entry.rank, entry.tied, entry.label + noted(entry), entry.policy,
+        rows.append((shown, entry.rank, entry.tied, entry.label + noted(entry.others), entry.policy,
                      " ".join("%s=%s" % item for item in entry.settings), dataset.name, network.name, len(entry.trials),
                      *(_fixed(entry.metrics[column.name], column.name) for column in METRICS)))
     return Table("%s on %s" % (network.name, dataset.name), columns, tuple(rows))
 
 
-def noted(entry):
-    """What a Ranked's other trials came to: " (1 failed, 2 running)", or nothing."""
-    states = [trial.state for trial in entry.others]
+def range_test(test):
+    """A table of a :class:`lrbench_caffe.evaluator.range_test.RangeTest`: Top-1 by k0 after numbers of iterations, or by lr."""
+    def after(curve):
+        return "after %d%s" % (curve.iteration, " (%.3g epochs)" % (curve.iteration / test.epoch) if test.epoch else "")
+    rate = "lr" if test.swept else "k0"
+    columns = (Column(rate, rate, repr, True), Column("good", None), Column(None, "good"),
+               *(Column("Top-1 %" if test.swept else after(curve), "top1_%d" % curve.iteration, percent, True)
+                 for curve in test.curves),
+               Column("", None), Column(None, "diverged"))
+    tops = [{point.k0: point.top1 for point in curve.points} for curve in test.curves]
+    rows = []
+    for k0, _, diverged in test.curves[-1].points if test.curves else ():
+        good = test.good is not None and test.good.low <= k0 <= test.good.high
+        rows.append((k0, "*" if good else "", good, *(top1.get(k0) for top1 in tops), "diverged" if diverged else "", diverged))
+    return Table(test.title if test.swept else "%s: Top-1 %%" % test.title, columns, tuple(rows))
+
+
+def noted(others):
+    """What trials that do not count came to: " (1 failed, 2 running)", or nothing."""
+    states = [trial.state for trial in others]
     return " (%s)" % ", ".join("%d %s" % (states.count(state), state) for state in sorted(set(states))) if states else ""
 
 

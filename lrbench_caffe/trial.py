@@ -147,10 +147,11 @@ class Job:
 
     policy is a policy's text (None: the prototxt's own lr_policy); seed is Caffe's random_seed (None: the prototxt's, or a new
     one); data is the folder that relative paths are looked up in first; gpu is a device index (None: as the prototxt says);
-    resume is a .solverstate, weights a .caffemodel to start from; until_top1 ends the trial at the first evaluation that reaches
-    it; snapshot_prefix replaces the solver's, and asks for a snapshot after training; stages and level are those of
-    ``caffe train``.  A trial of a study also has an id and a folder of its own for the snapshots that it goes on from; the solver's
-    own snapshots are not taken there, since trials would overwrite each other's.
+    max_iter and test_interval (None: the prototxt's) count iterations; resume is a .solverstate, weights a .caffemodel to start
+    from; until_top1 ends the trial at the first evaluation that reaches it; snapshot_prefix replaces the solver's, and asks for a
+    snapshot after training; stages and level are those of ``caffe train``.  A trial of a study also has an id and a folder of its
+    own for the snapshots that it goes on from; the solver's own snapshots are not taken there, since trials would overwrite each
+    other's.
     """
     solver: str
     policy: Optional[str] = None
@@ -166,6 +167,7 @@ class Job:
     level: int = 0
     id: Optional[str] = None
     folder: Optional[str] = None
+    test_interval: Optional[int] = None
 
 
 def to_dict(value) -> dict:

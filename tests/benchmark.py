@@ -128,7 +128,7 @@ def scale(trials=10000, evaluations=280):
     from conftest import private_home
     from simulation import measure
     from lrbench_caffe.database import server
-    with private_home(large=True):
+    with private_home(room=2 ** 33):
         first, last, megabytes = measure(server.start(), trials, evaluations)
     print("%d trials of %d evaluations: %.2f ms of the CPU a trial in the first tenth, %.2f in the last" % (
         trials, evaluations, 1e3 * first, 1e3 * last), flush=True)
@@ -282,7 +282,7 @@ def exchange(trials=100000, rows=20):
     import psycopg2
     from conftest import private_home
     from lrbench_caffe.database import Store, exchange, server
-    with private_home(large=True) as home:
+    with private_home(room=2 ** 33) as home:
         dsn, path = server.start(), str(home / "trials.jsonl")
 
         def execute(database, *statements):

@@ -36,12 +36,12 @@ def digits(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def private_home(large=False):
+def private_home(room=2 ** 30):
     """A folder that is LRBENCH_HOME within the block; a server that is left running in it is stopped.
 
-    It is in memory, where no busy disk makes the tests slow, if there is room, and on the disk if the database will be large.
+    It is in memory, where no busy disk makes the tests slow, if that has room (bytes), else on the disk.
     """
-    memory = not large and os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 ** 30
+    memory = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > room
     folder = tempfile.mkdtemp(prefix="lrbench-", dir="/dev/shm" if memory else None)
     before = os.environ.get("LRBENCH_HOME")
     os.environ["LRBENCH_HOME"] = folder

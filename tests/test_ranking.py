@@ -80,7 +80,7 @@ def test_within_the_noise_of_the_front_is_on_it_and_says_so():
 def test_only_finished_trials_count_and_the_others_are_told():
     trials = seeds(GOOD, 0.99) + [trial(GOOD, [0.1], seed=2, state="diverged"), trial(POOR, [0.5], state="running")]
     first, last = rank(trials)
-    assert first.metrics["top1"] == (0.99, None, 1) and tables.noted(first) == " (1 diverged)"
+    assert first.metrics["top1"] == (0.99, None, 1) and tables.noted(first.others) == " (1 diverged)"
     assert last.rank is None and last.metrics["top1"].mean == 0.5
 
 

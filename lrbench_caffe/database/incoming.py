@@ -10,7 +10,7 @@ import uuid
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
-from lrbench_caffe.trial import RUNNING, STATES
+from lrbench_caffe.trial import RUNNING, STATES, Dataset, Evaluation, Framework, Network, Setup, Trial, from_dict
 
 VERSION = 1
 LONGEST = 4 << 20  # bytes of a line, which JSON may turn into thirty times as many in memory
@@ -86,6 +86,35 @@ def read(file, progress=lambda position: None):
             progress(position)
     if not ended:
         raise wrong(file.name, line + 1, "the file ends before its last line, which has the checksum: it was cut off")
+
+
+def trials(path):
+    """The Trials of an export, with all their rows, without a database.  Raises InputError for a file that is not right."""
+    shared, found, rows = {kind: [] for kind in SHARED}, [], []
+    try:
+        with open(path, "rb") as file:
+            for kind, _, content in read(file):
+                if kind == "rows":
+                    rows[-1] += content
+                elif kind == "trial":
+                    found.append(content)
+                    rows.append([])
+                else:
+                    shared[kind].append(content)
+    except OSError as error:
+        raise InputError("the export %s cannot be read: %s" % (path, error.strerror)) from None
+    return [_trial(content, {kind: shared[kind][content[kind] - 1] for kind in SHARED}, own) for content, own in zip(found, rows)]
+
+
+def _trial(content, shared, rows):
+    """The Trial that a checked line, what it refers to and its rows describe."""
+    setup = Setup(Framework(**shared["framework"]), Network(**shared["network"]), from_dict(Dataset, shared["dataset"]),
+                  content["classes"], content["solver"], content["seed"])
+    own = {name: content[name] for name in TRIAL if name in Trial.__annotations__ and name not in SHARED}
+    policy = dict(shared["policy"], policy=shared["policy"]["text"])
+    policy.pop("text")
+    evaluations = tuple(from_dict(Evaluation, dict(zip(ROW, row))) for row in rows)
+    return Trial(setup=setup, rows=evaluations, origin=shared["origin"]["name"], **policy, **own)
 
 
 def _parsed(data):

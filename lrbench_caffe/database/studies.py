@@ -84,6 +84,11 @@ def jobs(store, name):
     return [StudyJob(dataclasses.replace(from_dict(Job, line.job), id=line.trial_id), line.state, line.attempts) for line in lines]
 
 
+def ids(store, name):
+    """{Job: its trial's id} of a study."""
+    return {dataclasses.replace(entry.job, id=None): entry.job.id for entry in jobs(store, name)}
+
+
 def summaries(store):
     """A StudySummary of each study, the newest first."""
     lines = store.transaction(lambda cursor: cursor.execute(_STUDIES, {"lock": _LOCK}) or cursor.fetchall())

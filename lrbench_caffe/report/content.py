@@ -1,18 +1,17 @@
 """What a report shows, as plain values that JSON can hold: read from the store, ranked, thinned to what a page can draw."""
+import dataclasses
 import functools
 import time
 
-from lrbench_caffe import ranking
+from lrbench_caffe import ranges, ranking
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.report import curves
 from lrbench_caffe.report.page import paste
 from lrbench_caffe.tables import noted
-from lrbench_caffe.trial import DIVERGED, FINISHED
 
 CURVES = 60  # policies of a task whose rows a page holds; the others are in its table
 POINTS = 600  # of a learning rate curve
-RANGE_CURVES = 5  # of the range test
 PARETO = ("top1", "iterations")
 
 
@@ -72,7 +71,7 @@ def _policy(entry, rows, front, by_metric):
             "classes": trial.best.class_confidence if trial.best else None,
         })
     return {
-        "policy": entry.policy, "label": entry.label, "note": noted(entry).strip(" ()"), "function": entry.function,
+        "policy": entry.policy, "label": entry.label, "note": noted(entry.others).strip(" ()"), "function": entry.function,
         "paste": paste(entry.policy), "rank": entry.rank, "tied": entry.tied, "seeds": len(entry.trials),
         "front": entry.label in front,
         "metrics": {name: [found.mean, found.deviation if name != "n_params" else None] for name, found in entry.metrics.items()},
@@ -104,30 +103,9 @@ def rates(policy, run):
 
 
 def _range_test(entries, rows):
-    """Figure 3 of the paper: Top-1 against k0 of the FIX policies after several numbers of iterations; None for fewer than three.
-
-    A trial that ended before, having diverged, counts with what it had then.
-    """
-    tests = {}
-    for entry in entries:
-        if entry.function == "FIX" and not entry.settings:
-            runs = [rows.get(trial.id, ()) for trial in entry.trials + entry.others]
-            ended = [trial.state for trial in entry.trials + entry.others]
-            tests[(entry.trials + entry.others)[0].parameters["k0"]] = [(run, state) for run, state in zip(runs, ended) if run]
-    tests = {k0: runs for k0, runs in tests.items() if runs}
-    if len(tests) < 3:
+    """The curves of figure 3 of the paper, see :func:`lrbench_caffe.ranges.curves`; None for fewer than three constant rates."""
+    trials = [dataclasses.replace(trial, rows=rows[trial.id]) for entry in entries if entry.function == "FIX" and not entry.settings
+              for trial in entry.trials + entry.others if trial.id in rows]
+    if len({trial.parameters["k0"] for trial in trials}) < 3:
         return None
-    seen = sorted({row.iteration for runs in tests.values() for run, state in runs if state == FINISHED for row in run} - {0})
-    if not seen:
-        return None
-    chosen = sorted({seen[round((n + 1) * len(seen) / RANGE_CURVES) - 1] for n in range(min(RANGE_CURVES, len(seen)))})
-    curves = []
-    for iteration in chosen:
-        points = []
-        for k0, runs in sorted(tests.items()):
-            values = [[row.top1 for row in run if row.iteration <= iteration][-1] for run, state in runs
-                      if run[0].iteration <= iteration and (run[-1].iteration >= iteration or state == DIVERGED)]
-            if values:
-                points.append([k0, sum(values) / len(values), any(state == DIVERGED for _, state in runs)])
-        curves.append({"iteration": iteration, "points": points})
-    return curves
+    return [curve._asdict() for curve in ranges.curves(trials)] or None

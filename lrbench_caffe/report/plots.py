@@ -5,6 +5,7 @@ import sys
 import textwrap
 
 import matplotlib
+import numpy as np
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.report.curves import measured, parsed, reach, thinned
@@ -52,7 +53,7 @@ def curves(trials, path, title):
         panel.set_xlabel("iteration")
     figure.suptitle("%s\ndots: a policy's best evaluation; dotted line: the best of all" % title, fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
-    _save(figure, path)
+    save(figure, path)
 
 
 def rates(policies, max_iter=None, out=None, terminal=False):
@@ -73,6 +74,34 @@ def rates(policies, max_iter=None, out=None, terminal=False):
         _in_terminal(curves)
     if out or not terminal:
         _in_picture(curves, out)
+
+
+def range_test(test, path):
+    """Write figure 3 of the paper for a :class:`lrbench_caffe.evaluator.range_test.RangeTest`: Top-1 against the constant rate.
+
+    A curve for each number of iterations; hollow: the training diverged; dashed lines: the good range.
+    """
+    figure, panel = pyplot.subplots(figsize=(9, 5))
+    colors = pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(test.curves)))
+    for curve, color in zip(test.curves, colors):
+        k0, top1 = [point.k0 for point in curve.points], [100 * point.top1 for point in curve.points]
+        epochs = " (%.3g epochs)" % (curve.iteration / test.epoch) if test.epoch else ""
+        panel.plot(k0, top1, color=color, linewidth=1.3, label="%d iterations%s" % (curve.iteration, epochs))
+        for diverged, fill in ((False, color), (True, "white")):
+            marks = [n for n, point in enumerate(curve.points) if point.diverged == diverged]
+            panel.plot([k0[n] for n in marks], [top1[n] for n in marks], "o", color=color, markerfacecolor=fill, markersize=5)
+    for end in {test.good.low, test.good.high} if test.good else ():
+        panel.axvline(end, color="tab:red", linewidth=1, linestyle="--")
+    panel.set_xscale("log")
+    panel.set_xlabel("learning rate while it grows" if test.swept else "constant learning rate k0 (FIX)")
+    panel.set_ylabel("Top-1 (%)")
+    panel.grid(alpha=0.25)
+    panel.spines["top"].set_visible(False)
+    panel.spines["right"].set_visible(False)
+    panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    panel.set_title(test.title + (": good from %r to %r" % (test.good.low, test.good.high) if test.good else ""), fontsize=11)
+    figure.tight_layout()
+    save(figure, path)
 
 
 def span(policies):
@@ -116,12 +145,13 @@ def _in_picture(curves, out):
     panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncol=columns)
     figure.tight_layout()
     if out:
-        _save(figure, out)
+        save(figure, out)
     else:
         pyplot.show()
 
 
-def _save(figure, path):
+def save(figure, path):
+    """Write a figure and forget it.  Raises InputError when the picture cannot be written."""
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:

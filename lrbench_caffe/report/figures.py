@@ -1,0 +1,101 @@
+"""Pictures of the paper's tables and of its Figures 3 to 5, drawn from trials."""
+import math
+
+from matplotlib.ticker import FormatStrFormatter
+
+from lrbench_caffe import paper
+from lrbench_caffe.ranking import spread
+from lrbench_caffe.report.plots import pyplot, save
+
+_SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of a training, at which Figures 3 and 4 look: the paper's five curves
+
+
+def draw(target, trials, scale, path):
+    """Write the picture of a Target: its figure, or its table's Top-1 beside the published one."""
+    count, drawn = {"figure-3": (3, _along_rates), "figure-4": (1, _along_steps), "figure-5": (2, _training)}.get(
+        target.name[:8], (1, _table))
+    figure, panels = pyplot.subplots(1, count, figsize=(15 if count == 3 else 11, 5), squeeze=False)
+    drawn(panels[0], target, trials, scale)
+    for panel in panels[0]:
+        panel.grid(alpha=0.25)
+    figure.suptitle(paper.title(target, scale), fontsize=11)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _table(panels, target, trials, scale):
+    """Top-1 of each policy with the seeds' deviation, ours and the published."""
+    panel, = panels
+    chosen = paper.policies(target, scale)
+    panel.figure.set_figheight(1.6 + 0.42 * len(chosen))
+    for place, text in enumerate(chosen):
+        ours = paper.finished(trials, chosen[text])
+        found = spread(trial.best.top1 for trial in ours)
+        printed = target.published[place]
+        panel.errorbar(100 * printed.metrics["top1"], place - 0.13, xerr=100 * (printed.top1_std or 0), fmt="D", color="tab:orange",
+                       capsize=3, label="published" if place == 0 else None)
+        panel.plot([100 * trial.best.top1 for trial in ours], [place + 0.13] * len(ours), "|", color="tab:blue", alpha=0.5)
+        if ours:
+            panel.errorbar(100 * found.mean, place + 0.13, xerr=100 * (found.deviation or 0), fmt="o", color="tab:blue", capsize=3)
+    panel.plot([], [], "o", color="tab:blue", label="ours (bars: the seeds)")
+    panel.set_yticks(range(len(chosen)))
+    panel.set_yticklabels(list(chosen.values()), fontsize=8)
+    panel.invert_yaxis()
+    panel.set_xlabel("highest Top-1 (%)")
+    panel.legend(frameon=False, fontsize=8)
+
+
+def _along_rates(panels, target, trials, scale):
+    """The paper's three views: Top-1, the highest of it, and the error."""
+    for panel in panels:
+        _curves(panel, target, trials, scale, "k0", "learning rate k0 of FIX", error=panel is panels[2])
+        if target.name == "figure-3":  # the paper's lines
+            for rate, color in ((0.001, "black"), (0.01, "black"), (0.1, "black"), (0.0005, "red"), (0.006, "red")):
+                panel.axvline(rate, color=color, linestyle="--", linewidth=0.7)
+    best = 100 * max((trial.best.top1 for trial in trials if trial.best), default=0)
+    panels[1].set_ylim(best - (100 - best), best + 0.1 * (100 - best))
+    panels[2].set_yscale("log")
+    panels[2].yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    panels[2].yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+
+
+def _along_steps(panels, target, trials, scale):
+    _curves(panels[0], target, trials, scale, "l", "step size l of STEP (iterations)")
+
+
+def _curves(panel, target, trials, scale, parameter, label, error=False):
+    """Top-1, or its error, after several lengths of training against a parameter: the mean over the seeds of each."""
+    members = [trial for policy in paper.policies(target, scale).values() for trial in paper.finished(trials, policy)]
+    for share in _SHARES:
+        measured = {}
+        for trial in members:
+            rows = [row for row in trial.rows if 0 < row.iteration <= share * trial.rows[-1].iteration]
+            if rows:
+                measured.setdefault(trial.parameters[parameter], []).append(1 - rows[-1].top1 if error else rows[-1].top1)
+        epochs = share * scale * target.setting.max_iter / target.setting.epoch
+        values = sorted(measured)
+        panel.plot(values, [100 * spread(measured[value]).mean for value in values], ".-", label="%.3g epochs" % epochs)
+    panel.set_xscale("log")
+    panel.set_xlabel(label)
+    panel.set_ylabel("test error (%)" if error else "Top-1 (%)")
+    panel.legend(frameon=False, fontsize=8)
+
+
+def _training(panels, target, trials, scale):
+    """Top-1 and losses along the training, with a line at each step of NSTEP."""
+    accuracy, losses = panels
+    policy, = paper.policies(target, scale).values()
+    for n, trial in enumerate(paper.finished(trials, policy)):
+        at = [row.iteration for row in trial.rows]
+        accuracy.plot(at, [100 * row.top1 for row in trial.rows], color="tab:blue", alpha=0.7)
+        losses.plot(at, [row.test_loss for row in trial.rows], color="tab:orange", alpha=0.7, label=None if n else "test loss")
+        train = [math.nan if row.train_loss is None else row.train_loss for row in trial.rows]
+        losses.plot(at, train, color="tab:green", alpha=0.7, label=None if n else "train loss")
+        for step in trial.parameters["l"]:
+            for panel in panels:
+                panel.axvline(step, color="black", linestyle="--", linewidth=0.7)
+    accuracy.set_ylabel("Top-1 (%)")
+    losses.set_ylabel("loss")
+    losses.legend(frameon=False)
+    for panel in panels:
+        panel.set_xlabel("iteration")
