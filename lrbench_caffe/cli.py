@@ -339,7 +339,7 @@ def rank(filters, by, dsn, format):
 @main.command()
 @click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 @click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Draw N iterations [default: three cycles, all "
-              "steps, POLY's l, else 10000]")
+              "steps, all pieces, POLY's l, else 10000]")
 @click.option("--out", metavar="FILE", help="Write a .png or .svg [default: open a window]")
 @click.option("--terminal", is_flag=True, help="Draw in the terminal")
 def plot(policies, max_iter, out, terminal):

@@ -184,7 +184,7 @@ def _markdown(table):
 
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
-          "|": r"$|$", '"': r"\textquotedbl{}"}
+          "|": r"$|$"}
 _LATEX.update({character: "\\" + character for character in "&%$#_{}"})
 
 
@@ -202,4 +202,4 @@ def _latex(table):
 
 
 def _one_line(text):
-    return " ".join(text.split("\n")) if "\n" in text else text
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)
