@@ -1,5 +1,6 @@
 """Export and import: what goes out comes in elsewhere as it was, once, and a file that is not right changes nothing."""
 import dataclasses
+import gzip
 import hashlib
 import json
 import uuid
@@ -52,8 +53,12 @@ def counts(dsn):
 
 MANY = (
     trial("SIN2(k0=0.01, k1=0.06, l=2000)"), trial("NSTEP(k0=0.05, gamma=0.1, l=[100, 200])", seed=2), trial(dataset='a "name" <b>\'s</b>\\N'),
-    trial(state="failed", top1=(), error="Check failed:\n\ttab \\ backslash"), trial(state="running", top1=(0.1, 0.2)), trial(classes=None),
-    trial(top1=tuple(n / 500 for n in range(450))),
+    trial(state="failed", top1=(), error="Check failed:\n\ttab \\ backslash \x1b[31mred\x1b[0m"), trial(state="running", top1=(0.1, 0.2)), trial(classes=None),
+    trial(top1=tuple(n / 500 for n in range(450))), trial("WARMUP(k0=0.01) for 400 then NSTEP(k0=0.1, gamma=0.1, l=[5, 7])"),
+    trial("WARMUP(k0=0.001) for 22 then PLATEAU(k0=0.05, k1=0.001, gamma=0.5, l=44, of=top1)"), trial("SGDR(k0=0.05, k1=0, l=10, mult=2)"),
+    dataclasses.replace(trial(), policy="multistep(base_lr=0.1, gamma=1.5, stepvalue=[5, 7])", function="multistep",
+                        parameters={"base_lr": 0.1, "gamma": 1.5, "stepvalue": [5, 7]}, n_params=4),
+    trial(classes=(0.5,) * 30000),
 )
 
 
@@ -95,7 +100,7 @@ def test_datasets_networks_and_policies_are_merged_by_content(file, databases):
     fill(there, trial("SIN2(k0=0.01, k1=0.06, l=2000)", seed=9))
     exchange.take_in(path, there)
     origin, framework, network, dataset, task, policy, trials, _ = counts(there)
-    assert (origin, framework, network, dataset, task, policy, trials) == (2, 1, 1, 2, 1, 3, len(MANY) + 1)
+    assert (origin, framework, network, dataset, task, policy, trials) == (2, 1, 1, 2, 1, 7, len(MANY) + 1)
 
 
 def test_a_third_database_still_knows_the_first_as_origin(file, databases, tmp_path):
@@ -115,7 +120,7 @@ def test_a_trial_that_still_ran_is_brought_up_to_date(databases, tmp_path):
     exchange.export(path, source, {})
     exchange.take_in(path, there)
     with Store(source) as store:
-        store.add(running.id, MANY[-1].rows[9])
+        store.add(running.id, trial(top1=[0.9] * 10).rows[9])
         store.end(running.id, "finished", 1700000900.0)
     exchange.export(path, source, {})
     assert exchange.take_in(path, there) == (1, 0, 1)
@@ -161,10 +166,16 @@ HOSTILE = {
     "iterations beyond all": (row(0, 2 ** 40), "iteration"), "confidences of text": (row(11, ["x"]), "class_confidence"),
     "a million-character name": (changed("dataset", name="x" * 10 ** 6), "1000000 characters"),
     "no name": (changed("dataset", name=""), "0 characters"), "a NUL in a name": (changed("dataset", name="a\0b"), "no text"),
+    "what commands a terminal": (changed("dataset", name="\x9b31m"), "no text"),
     "half a character": (changed("network", name="\ud800"), "no text"), "a number for a name": (changed("dataset", name=5), "no text"),
     "a shape of text": (changed("dataset", shape=["1; DROP TABLE trial"]), "shape"),
     "SQL for a function": (changed("policy", text="'; DROP TABLE trial; --"), "cannot read the policy"),
     "parameters of another policy": (changed("policy", parameters={"k0": 5}), "not those of its text"),
+    "another function than its text": (changed("policy", function="WARMUP then FIX"), "not those of its text"),
+    "a riddle for a parser": (changed("policy", text="FIX(k0=%s1)" % ("1+" * 300000)), "cannot read the policy"),
+    "a policy that leaves its quotes": (changed("policy", text='fixed(base_lr=0.1"\nx: 1)', function="fixed"), "cannot read the policy"),
+    "a confidence too small for the database": (row(11, [1e-300]), "class_confidence"), "true for a version": (changed("lrbench", version=True), "True"),
+    "a number beyond all floats": (instead("rows", '{"rows": [[0, 1e400, null, 1, 0, 0, null, null, null, null, null, null]]}'), "range"),
     "another network's hash": (changed("network", hash="0" * 64), "hash"), "a reference to nothing": (changed("trial", policy=99), "99"),
     "a reference of text": (changed("trial", network="1"), "network"), "a state of its own": (changed("trial", state="superb"), "superb"),
     "no UUID": (changed("trial", id="'; DROP TABLE trial; --"), "UUID"), "an end that cannot be": (changed("trial", state="finished", ended=None), "end"),
@@ -174,7 +185,7 @@ HOSTILE = {
     "a number of a million digits": (instead("trial", '{"trial": %s}' % ("9" * 10 ** 6)), "1000000 digits"),
     "NaN": (instead("rows", '{"rows": [[NaN]]}'), "NaN"), "no JSON": (instead("rows", "DROP TABLE trial;"), "no JSON"),
     "a line of its own kind": (instead("rows", '{"exec": "rm"}'), "exec"), "no object": (instead("rows", "[1, 2]"), "one key"),
-    "a line beyond all": (instead("rows", '{"rows": "%s"}' % ("x" * (17 << 20))), "longer than 16 MB"),
+    "a line beyond all": (instead("rows", '{"rows": "%s"}' % ("x" * (5 << 20))), "longer than 4 MB"),
 }
 
 
@@ -194,6 +205,14 @@ def test_a_hostile_file_gets_its_line_and_changes_nothing(what, file, tmp_path):
     assert counts(dsn) == before
 
 
+def test_what_is_no_file_is_said(file, tmp_path):
+    for path in (tmp_path, tmp_path / "none.jsonl"):
+        with pytest.raises(InputError, match="cannot be read"):
+            exchange.take_in(str(path), file[1])
+    with pytest.raises(InputError, match="line 1: it is longer"):
+        exchange.take_in("/dev/zero", file[1])
+
+
 def test_html_and_sql_in_names_are_names(file, databases):
     path, _ = file
     there = databases()
@@ -204,7 +223,7 @@ def test_html_and_sql_in_names_are_names(file, databases):
 @pytest.mark.parametrize("damage, words", [
     (lambda data: data[:len(data) // 2], "cut off|JSON"), (lambda data: data.replace(b'"top5"', b'"top5"').replace(b"0.9,", b"0.8,", 1), "checksum"),
     (lambda data: data + b"{}\n", "after the end"), (lambda data: b"", "cut off"), (lambda data: b"\xff\xfe" + data, "UTF-8"),
-    (lambda data: data[data.index(b"\n") + 1:], "no export"),
+    (lambda data: data[data.index(b"\n") + 1:], "no export"), (gzip.compress, "UTF-8"), (lambda data: bytes(1 << 20), "no JSON"),
 ])
 def test_a_damaged_file_is_refused_whole(damage, words, file, databases, tmp_path):
     there = databases()

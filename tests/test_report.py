@@ -3,9 +3,10 @@ import dataclasses
 import hashlib
 import http.client
 import json
+import socket
+import struct
 import threading
 import time
-import uuid
 
 import pytest
 
@@ -14,10 +15,10 @@ from lrbench_caffe import ranking
 from lrbench_caffe.policies import Policy
 from trials import NETWORK, record, trial
 
-psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
+pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
 pytest.importorskip("plotly", reason="needs plotly: run the tests with `make test`")
 from lrbench_caffe.database import Store  # noqa: E402
-from lrbench_caffe.report import content, live, page  # noqa: E402
+from lrbench_caffe.report import content, curves, live, page  # noqa: E402
 
 BEST, SECOND = "SIN2(k0=0.01, k1=0.06, l=100)", "FIX(k0=0.02)"
 EVIL = "<img src=x onerror=\"document.title='stolen'\"> '\"&</script>"
@@ -30,25 +31,6 @@ def chromium():
             yield driver
     except browsers.NoBrowser as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture
-def database(dsn):
-    """The DSN of a new database."""
-    name = "report_" + uuid.uuid4().hex
-    admin = psycopg2.connect(dsn)
-    admin.autocommit = True
-    admin.cursor().execute("CREATE DATABASE " + name)
-    yield dsn + " dbname=" + name
-    admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-    admin.cursor().execute("DROP DATABASE " + name)
-    admin.close()
-
-
-@pytest.fixture
-def store(database):
-    with Store(database) as store:
-        yield store
 
 
 @pytest.fixture
@@ -103,12 +85,14 @@ def report(store, tmp_path, chromium):
         page.write(str(path), content.read(store, {}, ranking.criterion("top1")))
         chromium.get_log("browser")
         chromium.get("file://%s" % path)
+        wait(lambda: chromium.execute_script("return document.readyState") == "complete")
         return chromium
     return opened
 
 
 def test_the_report_shows_the_ranking_and_draws_the_best(report):
     driver = report(study())
+    assert complaints(driver) == []
     assert column(driver, 2) == [BEST + " Pareto", SECOND + " Pareto", "FIX(k0=0.001)", "FIX(k0=0.5) (1 failed)"]
     assert column(driver, 1) == ["1", "2", "3", "-"] and column(driver, 6)[0] == "99.00 ± 0.00"
     assert BEST + ", seed 1" in drawn(driver, "top1") and BEST in drawn(driver, "rate") and BEST in drawn(driver, "classes")
@@ -166,6 +150,66 @@ def test_three_constant_rates_make_a_range_test(report):
     assert driver.execute_script("return document.getElementById('range').data[0].y") == pytest.approx([50, 90, 95, 10])
 
 
+def test_the_rate_of_a_plateau_is_drawn_as_each_seed_went(report):
+    plateau = "WARMUP(k0=0.01) for 100 then PLATEAU(k0=0.1, gamma=0.5, l=100)"
+    went = [dataclasses.replace(one, rows=tuple(dataclasses.replace(row, lr=lr) for row, lr in zip(one.rows, rates)))
+            for one, rates in ((trial(plateau, [0.1, 0.5, 0.9, 0.9]), (0.01, 0.1, 0.1, 0.05)), (trial(plateau, [0.1, 0.5, 0.9, 0.9], 2), (0.01, 0.1, 0.05, 0.025)))]
+    driver = report(went + [trial("SGDR(k0=0.1, k1=0, l=50)"), trial("FIX(k0=0.1) for 50 then FIX(k0=0.01)")])
+    assert sorted(drawn(driver, "rate")) == ["FIX(k0=0.1) for 50 then FIX(k0=0.01)", "SGDR(k0=0.1, k1=0.0, l=50)", plateau + ", seed 1", plateau + ", seed 2"]
+    x, y = driver.execute_script("return (t => [t.x, t.y])(document.getElementById('rate').data.find(t => t.name.endsWith('seed 2')))")
+    at = dict(zip(x, y))
+    assert [at[0], at[50], at[99], at[100], at[199], at[200], at[299], at[300]] == pytest.approx([0.01, 0.055, 0.0991, 0.1, 0.1, 0.05, 0.05, 0.025])
+    assert 'lr_policy: "%s"' % plateau in [e.text for e in driver.find_elements("css selector", "#lines pre")]
+    assert complaints(driver) == []
+
+
+def test_a_chart_without_anything_in_it_says_so(report):
+    driver = report([trial(BEST, state="running", classes=None), trial(SECOND, (), state="failed", error="no")])
+    said = {chart: driver.find_element("css selector", "figure:has(#%s) .nothing" % chart) for chart in ("top1", "cost", "classes")}
+    assert [said[chart].is_displayed() for chart in said] == [False, True, True]
+    assert not driver.find_element("id", "classes").is_displayed() and "No confidence" in said["classes"].text
+    click(driver, "#choose-none")
+    assert said["top1"].is_displayed() and not driver.find_element("id", "top1").is_displayed()
+    click(driver, "#choose-best")
+    assert driver.find_element("id", "top1").is_displayed() and driver.find_element("css selector", "#top1 .main-svg").size["width"] > 300
+    assert complaints(driver) == []
+
+
+def test_each_state_is_counted_and_what_went_wrong_is_told(report):
+    driver = report(study() + [trial("EXP(k0=0.1, gamma=0.99)", [0.1, 0.2], state="running"),
+                               trial("COS(k0=0.01, k1=0.1, l=50)", [0.1], state="pruned", error="hopeless")])
+    assert {e.text for e in driver.find_elements("css selector", "#states li")} == {"5 finished", "1 failed", "1 pruned", "1 running"}
+    assert [row.text.split()[-1] for row in driver.find_elements("css selector", "#troubles tr") if "pruned" in row.text] == ["hopeless"]
+
+
+def test_everything_has_a_name_for_a_screen_reader_and_is_reached_by_the_keyboard(report):
+    from selenium.webdriver.common.keys import Keys
+    driver = report(study())
+    nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored") and "role" in node]
+    for role in ("button", "checkbox", "searchbox", "spinbutton", "DisclosureTriangle", "columnheader"):
+        names = [name for kind, name in named if kind == role]
+        assert names and all(name.strip() for name in names), role
+    assert sum(role == "group" and "of " + BEST in name for role, name in named) >= 3, "the charts say what is in them"
+    driver.find_element("css selector", "figure:has(#top1) summary").send_keys(Keys.ENTER)
+    wait(lambda: BEST in driver.find_element("css selector", "figure:has(#top1) table").text)
+    unseen = driver.execute_script("""return [...document.querySelectorAll('button, input, summary')].filter(e => e.checkVisibility()).filter(
+        e => { e.focus({focusVisible: true}); return getComputedStyle(e).outlineWidth !== '3px'; }).map(e => e.outerHTML)""")
+    assert unseen == [], "whatever has the keyboard is seen to have it"
+
+
+def test_what_an_import_may_bring_is_drawn(report):
+    """Iterations up to Caffe's last, rates that are none of the policy's, none at all."""
+    strange = []
+    for policy in ("TRI(k0=0.01, k1=0.1, l=50)", "POLY(k0=0.1, p=1, l=20)", "PLATEAU(k0=0.1, gamma=0.1, l=5)"):
+        for seed, lr in enumerate((None, -1.0, 0.0)):
+            one = trial(policy, [0.1] * 3, seed)
+            at = zip(one.rows, (0, 10, 2 ** 31 - 1), (0.01, lr, 0.01))
+            strange.append(dataclasses.replace(one, rows=tuple(dataclasses.replace(row, iteration=n, lr=rate) for row, n, rate in at)))
+    driver = report(strange)
+    assert len(drawn(driver, "rate")) == 5 and complaints(driver) == []
+
+
 def test_it_fits_a_phone(report):
     driver = report(study())
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True})
@@ -213,6 +257,30 @@ def ask(address, path="/content.json", method="GET", **headers):
     return answer, answer.read()
 
 
+def test_a_live_view_outlives_its_database_and_browsers_that_go_away(database, served, capfd):
+    admin = psycopg2.connect(database.rpartition(" dbname=")[0])
+    admin.autocommit = True
+
+    def allow(word):
+        admin.cursor().execute("ALTER DATABASE %s %s" % (database.rpartition("=")[2], word))
+    assert ask(served)[0].status == 200
+    allow("ALLOW_CONNECTIONS false")
+    admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database.rpartition("=")[2]])
+    time.sleep(live.FRESH)
+    answer, body = ask(served)
+    assert answer.status == 503 and b"not currently accepting connections" in body
+    allow("ALLOW_CONNECTIONS true")
+    assert ask(served)[0].status == 200
+    host, port = served.split(":")
+    with socket.create_connection((host, int(port))) as gone:
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        gone.recv(100)
+    time.sleep(0.5)
+    assert ask(served)[0].status == 200 and capfd.readouterr().err == ""
+    admin.close()
+
+
 @pytest.mark.parametrize("host, status", [("127.0.0.1:1", 200), ("localhost", 200), ("[::1]:80", 200), ("192.168.1.5:8642", 200),
                                           ("evil.example", 403), ("127.0.0.1.evil.example:80", 403), ("", 403)])
 def test_only_the_servers_own_names_are_answered(host, status, served):
@@ -230,11 +298,14 @@ def test_the_server_only_reads_and_has_two_addresses(store, served):
         reader.begin(trial())
 
 
-def test_a_curve_is_thinned_without_losing_a_peak():
-    text = "SIN2(k0=0.005, k1=0.08, l=70)"
-    t, lr = content.rates(text, 70000)
-    assert len(t) <= content.POINTS + 2 and t[0] == 0 and t[-1] == 70000 and max(lr) == pytest.approx(0.08)
-    assert lr[:50] == pytest.approx([float(Policy.parse(text)(n)) for n in t[:50]], rel=1e-5)
+@pytest.mark.parametrize("last", [70000, 2 ** 31 - 1])
+def test_a_curve_is_thinned_without_losing_a_peak(last):
+    policy = Policy.parse("SIN2(k0=0.005, k1=0.08, l=70)")
+    t, lr = curves.thinned(policy, last, 600)
+    assert 100 < len(t) <= 602 and t[0] == 0 and t[-1] == last and lr == pytest.approx(policy(t))
+    assert last > 70000 or lr.max() == pytest.approx(0.08)
+    lr = curves.thinned(Policy.parse("TRI(k0=0.1, k1=1, l=537)"), last, 600)[1]
+    assert lr[10:20].min() < 0.15 and lr[10:20].max() > 0.95, "no cycle is always met at the same place"
 
 
 def test_caffes_own_schedules_are_pasted_as_its_fields():
@@ -254,11 +325,38 @@ def test_plot_writes_pictures(file, tmp_path, lrbench):
     assert (tmp_path / file).read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
 
 
-def test_plot_in_the_terminal_and_without_a_window(lrbench, monkeypatch):
+@pytest.mark.parametrize("policy, end", [
+    ("WARMUP(k0=0.01) for 400 then FIX(k0=0.1)", 800), ("SGDR(k0=0.05, k1=0, l=100, mult=2)", 700), ("PLATEAU(k0=0.1, gamma=0.1, l=500)", 500),
+    ("WARMUP(k0=0.01) for 22 then PLATEAU(k0=0.1, gamma=0.1, l=44)", 66), ("TRI(k0=0.1, k1=1, l=40) for 80 then POLY(k0=0.1, p=1, l=20)", 100),
+    ("FIX(k0=0.1)", 10000), ("STEP(k0=0.1, gamma=0.1, l=9007199254740992)", 2 ** 31 - 1),
+])
+def test_plot_reaches_as_far_as_a_policy_has_something_to_show(policy, end, lrbench):
+    done = lrbench("plot", policy, "--terminal")
+    assert done.returncode == 0 and done.stdout.splitlines()[-4].split()[-1].rstrip(".0") == str(end).rstrip(".0")
+    assert str(Policy.parse(policy)) in done.stdout and "\x1b" not in done.stdout, "no colours where no terminal is"
+
+
+def test_plot_ends_where_the_policy_ends_whatever_was_asked(lrbench):
+    done = lrbench("plot", "POLY(k0=0.05, p=1.2, l=50)", "FIX(k0=0.01)", "--max-iter", 100, "--terminal")
+    lowest = [line for line in done.stdout.splitlines() if "┤" in line or "│" in line][-1]
+    assert done.returncode == 0 and "x" in lowest and lowest.rstrip("│").rstrip().endswith("x"), "0 at 50, half-way"
+
+
+@pytest.mark.parametrize("policy, words", [
+    ("SGDR(k0=0.05, k1=0, l=5 epochs)", "give the number of iterations"), ("WARMUP(k0=0.1)", "needs one"), ("FIX(k0=1e308)", "Caffe's learning rates"),
+])
+def test_plot_says_what_it_cannot_draw(policy, words, lrbench):
+    done = lrbench("plot", policy, "--terminal")
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("display, words", [(None, "DISPLAY is not set"), (":4242", ":4242")])
+def test_plot_without_a_window_says_what_to_do_instead(display, words, lrbench, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
-    assert "learning rate" in lrbench("plot", BEST, "--terminal").stdout
+    if display:
+        monkeypatch.setenv("DISPLAY", display)
     done = lrbench("plot", BEST)
-    assert done.returncode == 2 and "--terminal" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and words in done.stderr and "--terminal" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("words, sentence", [(("report", "/no/such/x.html"), "cannot be written"), (("rank", "--study", "none"), "no such trials"),

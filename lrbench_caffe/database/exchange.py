@@ -30,7 +30,7 @@ from lrbench_caffe.database.incoming import ROW, TRIAL, VERSION
 from lrbench_caffe.database.store import Store, filtered
 from lrbench_caffe.errors import InputError
 
-ROWS_A_LINE = 200
+NUMBERS_A_LINE = 20000  # of rows, so that no line is too long for an import, however many classes there are
 BATCH = 8 << 20  # bytes of COPY data that wait in memory
 
 
@@ -128,8 +128,9 @@ def _export(writer, connection, filters, name, progress):
                     content[kind] = known[key]
                 writer.line("trial", content)
                 found = rows.get(trial.id, ())
-                for start in range(0, len(found), ROWS_A_LINE):
-                    writer.line("rows", found[start:start + ROWS_A_LINE])
+                size = max(1, NUMBERS_A_LINE // (len(ROW) + (trial.classes or 0)))
+                for start in range(0, len(found), size):
+                    writer.line("rows", found[start:start + size])
             done += len(batch)
             progress("exporting trials", done, None)
     writer.line("end", {"trials": done, "sha256": writer.checksum.hexdigest()})

@@ -9,17 +9,24 @@ import re
 import uuid
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import FUNCTIONS, Policy
+from lrbench_caffe.policies import Policy
 from lrbench_caffe.trial import RUNNING, STATES, Dataset, Evaluation, Framework, Network, Setup, Trial, from_dict
 
 VERSION = 1
-LONGEST = 16 << 20  # bytes of a line
+LONGEST = 4 << 20  # bytes of a line, which JSON may turn into thirty times as many in memory
 SHARED = ("origin", "framework", "network", "dataset", "policy")
 TRIAL = ("id", "origin", "framework", "network", "dataset", "policy", "classes", "solver", "seed", "host", "attempt", "resumed_at",
          "blas", "threads", "state", "started", "ended", "error")
 ROW = ("iteration", "lr", "train_loss", "test_loss", "top1", "top5", "ac", "cd", "cdac", "ld", "resumed_at", "class_confidence")
 INT32 = 2 ** 31 - 1
-_NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+SMALLEST = 1e-37  # that PostgreSQL's real holds with all its digits
+# The texts of policies as this program writes them: what is parsed further is known to be no riddle for a parser.
+_VALUE = r"(?:\d+(?:\.\d+)?(?:e[+-]\d+)?|[a-z]\w*|\[\d+(?:, \d+)*\])"
+_PIECE = r"[A-Z]\w*\(\w+=%s(?:, \w+=%s)*\)" % (_VALUE, _VALUE)
+_POLICY = re.compile("%s(?: for \\d+ then %s)*" % (_PIECE, _PIECE), re.ASCII)
+_CAFFES = re.compile(r"[a-z]+\(\w+=[^\"\\\n]*\)", re.ASCII)  # a schedule that only Caffe has
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_STORED = re.compile(r"[\x00\ud800-\udfff]")  # an error is what a log said, colours and all
 
 
 class Wrong(ValueError):
@@ -138,8 +145,9 @@ def _parse_constant(name):
 
 def _version(content):
     version = _fields(content, ("version", "made"))["version"]
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise Wrong("it is version %s of the format and this program reads %d: update lrbench_caffe" % (_short(version), VERSION))
+    _text(content, "made", 1, 500)
 
 
 def _check_end(content, trials, checksum):
@@ -175,7 +183,8 @@ def _check_rows(rows, last):
         if resumed_at is not None and not (type(resumed_at) is int and 0 <= resumed_at <= iteration):
             raise Wrong("resumed_at %s of iteration %d is no iteration before it" % (_short(resumed_at), iteration))
         if classes is not None:
-            if type(classes) is not list or not all(c is None or type(c) in (int, float) and 0 <= c <= 1.00001 for c in classes):
+            if type(classes) is not list or not all(c is None or type(c) in (int, float) and (c == 0 or SMALLEST <= c <= 1.00001)
+                                                    for c in classes):
                 raise Wrong("class_confidence of iteration %d is no list of shares" % iteration)
     return last
 
@@ -192,7 +201,7 @@ def _check_trial(trial, counts):
         _whole(trial, name, low, high, optional)
     _text(trial, "host", 0, 500)
     _text(trial, "blas", 0, 500, optional=True)
-    _text(trial, "error", 0, 100000, optional=True)
+    _text(trial, "error", 0, 100000, optional=True, never=_NOT_STORED)
     _plain_object(trial, "solver")
     if trial["state"] not in STATES:
         raise Wrong("state %s is none of %s" % (_short(trial["state"]), ", ".join(STATES)))
@@ -244,18 +253,24 @@ def _policy(content):
     _fields(content, ("text", "function", "parameters", "n_params"))
     _text(content, "text", 1, 1000000)
     _text(content, "function", 1, 500)
-    _plain_object(content, "parameters")
     _whole(content, "n_params", 0, INT32)
-    if content["function"] in FUNCTIONS:  # what it says it is, it has to be
-        try:
-            policy = Policy.parse(content["text"])
-        except InputError as error:
-            raise Wrong(str(error)) from None
-        same = {name: list(value) if isinstance(value, tuple) else value for name, value in policy.parameters.items()}
-        if (str(policy), policy.function, same, policy.n_params) != (
-                content["text"], content["function"], content["parameters"], content["n_params"]):
-            raise Wrong("the policy's function and parameters are not those of its text %s" % _short(content["text"]))
-    return {name: content[name] for name in ("text", "function", "parameters", "n_params")}
+    text = content["text"]
+    if _CAFFES.fullmatch(text):
+        if text.partition("(")[0] != content["function"]:
+            raise Wrong("the policy's function %s is not that of its text %s" % (_short(content["function"]), _short(text)))
+        _plain_object(content, "parameters")
+        return {name: content[name] for name in ("text", "function", "parameters", "n_params")}
+    if not _POLICY.fullmatch(text):
+        raise Wrong("cannot read the policy %s: it is not written as this program writes policies" % _short(text))
+    try:
+        policy = Policy.parse(text)
+    except InputError as error:
+        raise Wrong(str(error)) from None
+    same = {"text": str(policy), "function": policy.function, "parameters": json.loads(json.dumps(policy.parameters)),
+            "n_params": policy.n_params}
+    if same != content:
+        raise Wrong("the policy's function and parameters are not those of its text %s" % _short(text))
+    return same
 
 
 _CHECKS = {"origin": _origin, "framework": _framework, "network": _network, "dataset": _dataset, "policy": _policy}
@@ -273,7 +288,7 @@ def _fields(content, names):
     return content
 
 
-def _text(content, name, least, most, optional=False):
+def _text(content, name, least, most, optional=False, never=_NOT_TEXT):
     value = content[name]
     if value is None and optional:
         return
@@ -281,7 +296,7 @@ def _text(content, name, least, most, optional=False):
         raise Wrong("%s %s is no text" % (name, _short(value)))
     if not least <= len(value) <= most:
         raise Wrong("%s has %d characters and not %d to %d" % (name, len(value), least, most))
-    if _NOT_TEXT.search(value) or most == 500 and ("\n" in value or "\r" in value):
+    if never.search(value) or most == 500 and ("\n" in value or "\r" in value):
         raise Wrong("%s has characters that are no text" % name)
 
 

@@ -1,5 +1,6 @@
 """The Policy: a learning rate function with its parameters, and the Composition: policies one after another."""
 import functools
+import itertools
 import math
 import textwrap
 from bisect import bisect_right
@@ -172,7 +173,7 @@ class Composition(Policy):
             raise InputError("a composition has policies of one function each with a length between any two of them: for instance "
                              "FIX(k0=0.01) for 400 then FIX(k0=0.1)")
         lengths = [iterations(piece.function, "for", length) for piece, length in zip(pieces, parts[1::2])]
-        starts = [sum(lengths[:n]) for n in range(len(pieces))]
+        starts = [0, *itertools.accumulate(lengths)]
         if starts[-1] > LAST:
             raise InputError("the lengths of the pieces are %d iterations together: give at most %d" % (starts[-1], LAST))
         rates = [*map(_rates, pieces, lengths, pieces[1:]), pieces[-1]]

@@ -2,6 +2,7 @@
 // The charts, drawn by plotly.js.
 const Charts = (() => {
   const CURVES = ["rate", "top1", "train_loss", "test_loss"];
+  const NOTHING = {cost: "No policy has a finished trial yet.", classes: "No confidence per class is recorded for the chosen policies."};
   const make = Ranking.make, numbers = new Map();
   let linking = false;
 
@@ -14,20 +15,28 @@ const Charts = (() => {
       xaxis: Object.assign({}, axis, x), yaxis: Object.assign({}, axis, y)}, more || {});
   }
 
-  // Draws a chart, says for a screen reader what is in it, and has its numbers at hand as a table.
+  // Draws a chart, says for a screen reader what is in it, and has its numbers at hand as a table. Where there is nothing to draw it
+  // says so in its place.
   function draw(id, traces, wanted, said, columns) {
-    const chart = document.getElementById(id);
+    const chart = document.getElementById(id), figure = chart.parentElement, empty = !traces.some(t => t.x.length && t.y.some(v => v !== null));
+    if (!figure.querySelector(".nothing")) figure.append(make("p", {class: "nothing"}, NOTHING[id] || "No policy is chosen that has been measured."));
+    figure.querySelector(".nothing").hidden = !empty;
+    const shown = chart.hidden && !empty;
+    chart.hidden = empty;
     Plotly.react(chart, traces, wanted, {responsive: true, displaylogo: false, displayModeBar: "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]});
-    chart.setAttribute("role", "img");
+    if (shown) Plotly.Plots.resize(chart);
+    chart.setAttribute("role", "group");  // it has buttons in it, which an image has not
     chart.setAttribute("aria-label", said);
-    let details = chart.parentElement.querySelector("details");
+    chart.querySelectorAll(".main-svg").forEach(svg => svg.setAttribute("aria-hidden", "true"));
+    let details = figure.querySelector("details");
     if (!details) {
       details = make("details", {}, make("summary", {}, "The numbers"), make("div", {class: "scroll", tabindex: "0", role: "region",
         "aria-label": "Numbers of this chart"}));
       details.addEventListener("toggle", () => tabulate(details, id));
-      chart.parentElement.append(details);
+      figure.append(details);
     }
+    details.hidden = empty;
     numbers.set(id, columns || (() => traces.filter(t => t.name).map(t => ({name: t.name, x: t.x, y: t.y}))));
     tabulate(details, id);
   }
@@ -60,11 +69,13 @@ const Charts = (() => {
   function curves(selection) {
     const names = selection.map(p => p.label).join("; ") || "none";
     const x = {title: {text: "iteration"}, rangemode: "tozero"};
-    draw("rate", selection.map(p => ({type: "scatter", mode: "lines", x: p.rate[0], y: p.rate[1], name: p.label,
-      line: Object.assign({width: 1.7}, Ranking.style(p)),
-      hovertemplate: "%{y:.4~g} at %{x}<extra>" + plain(p.label) + "</extra>"})), layout(x, {rangemode: "tozero"}),
+    draw("rate", selection.flatMap(p => p.rates.map(r => ({type: "scatter", mode: r.iteration.length < 2 ? "markers" : "lines", x: r.iteration,
+      y: r.rate, name: p.label + (r.seed === null ? "" : ", seed " + r.seed), line: Object.assign({width: 1.7}, Ranking.style(p)),
+      marker: {color: Ranking.style(p).color},
+      hovertemplate: "%{y:.4~g} at %{x}<extra>" + plain(p.label) + "</extra>"}))), layout(x, {rangemode: "tozero"}),
       "Learning rate against the iteration of " + names);
-    const tops = selection.map(p => p.metrics.top1[0]).filter(v => v !== null).map(v => 100 * v);
+    const ranked = selection.filter(p => p.rank !== null);  // those that never got far do not decide what is seen of the others
+    const tops = (ranked.length ? ranked : selection).map(p => p.metrics.top1[0]).filter(v => v !== null).map(v => 100 * v);
     const high = Math.max(...tops), low = Math.min(...tops), room = Math.max(3, 0.6 * (high - low));
     const y = tops.length ? {range: [Math.max(0, low - room), Math.min(100.3, high + 0.2 * room)]} : {};
     draw("top1", perSeed(selection, "top1", 100), layout(x, y), "Top-1 accuracy in percent against the iteration; means of the best: "
@@ -99,8 +110,7 @@ const Charts = (() => {
         line: Object.assign({width: 1}, Ranking.style(p)), hovertemplate: "class %{x}: %{y:.4f}<extra>" + plain(p.label) + "</extra>"};
     });
     draw("classes", traces, layout({title: {text: "class"}, dtick: traces.length && traces[0].x.length < 21 ? 1 : undefined},
-      {title: {text: "average confidence"}}), traces.length ? "Average confidence per class of " + traces.map(t => t.name).join("; ")
-      : "No confidences per class are recorded for the chosen policies");
+      {title: {text: "average confidence"}}), "Average confidence per class of " + traces.map(t => t.name).join("; "));
   }
 
   function rangeTest(curves) {

@@ -3,13 +3,11 @@ import dataclasses
 import functools
 import time
 
-import numpy as np
-
 from lrbench_caffe import ranges, ranking
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.report import curves
 from lrbench_caffe.report.page import paste
-from lrbench_caffe.policies import Policy
 from lrbench_caffe.tables import noted
 
 CURVES = 60  # policies of a task whose rows a page holds; the others are in its table
@@ -72,38 +70,36 @@ def _policy(entry, rows, front, by_metric):
             "train_loss": [row.train_loss for row in found], "test_loss": [row.test_loss for row in found],
             "classes": trial.best.class_confidence if trial.best else None,
         })
-    last = max([row.iteration for trial in entry.trials + entry.others for row in rows.get(trial.id, ())], default=0)
-    curve = rates(entry.policy, last) if last else None
-    if curve is None:  # a schedule that only Caffe has: what was measured of it
-        longest = max((rows.get(trial.id, ()) for trial in entry.trials + entry.others), key=len, default=())
-        curve = [[row.iteration for row in longest], [row.lr for row in longest]]
     return {
         "policy": entry.policy, "label": entry.label, "note": noted(entry.others).strip(" ()"), "function": entry.function,
         "paste": paste(entry.policy), "rank": entry.rank, "tied": entry.tied, "seeds": len(entry.trials),
         "front": entry.label in front,
         "metrics": {name: [found.mean, found.deviation if name != "n_params" else None] for name, found in entry.metrics.items()},
         "ranks": {name: [ranks[entry.label].rank, ranks[entry.label].tied] for name, ranks in by_metric.items()},
-        "rate": curve, "runs": runs,
+        "rates": _rates(entry, rows), "runs": runs,
     }
 
 
+def _rates(entry, rows):
+    """The learning rate's curves: one for each seed where the rate depends on what was measured, else one, as far as the longest
+    went."""
+    policy = curves.parsed(entry.policy)
+    runs = [(trial.setup.seed, tuple((row.iteration, row.lr) for row in rows[trial.id]))
+            for trial in entry.trials + entry.others if trial.id in rows]
+    if not (policy and policy.has_memory):
+        runs = [(None, run) for _, run in sorted(runs, key=lambda run: run[1][-1])[-1:]]
+    return [dict(zip(("seed", "iteration", "rate"), (seed, *rates(policy, run)))) for seed, run in runs]
+
+
 @functools.lru_cache(maxsize=1000)
-def rates(text, last):
-    """[iterations, rates] of a policy's curve up to an iteration, thinned so that no peak is lost; None where it has none."""
+def rates(policy, run):
+    """(iterations, rates) of a trial under a policy (None: one that only Caffe has) up to the last of its (iteration, lr)."""
     try:
-        policy = Policy.parse(text)
-        t = np.arange(last + 1)
-        lr = policy(t)
-    except (InputError, MemoryError):
-        return None
-    if last >= POINTS:
-        edges = np.linspace(0, last + 1, POINTS // 2 + 1).astype(int)
-        kept = {0, last}
-        for start, end in zip(edges[:-1], edges[1:]):
-            kept.update((start + int(np.argmin(lr[start:end])), start + int(np.argmax(lr[start:end]))))
-        t = np.array(sorted(kept))
-        lr = lr[t]
-    return [t.tolist(), [float("%.6g" % value) for value in lr]]
+        t, lr = curves.thinned(curves.measured(policy, run), run[-1][0], POINTS)
+    except InputError:  # its rows are not those of its policy
+        t, lr = zip(*run)
+        return list(t), list(lr)
+    return t.tolist(), [float("%.6g" % value) for value in lr]
 
 
 def _range_test(entries, rows):

@@ -3,13 +3,16 @@ import gzip
 import hashlib
 import http.server
 import ipaddress
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 
 from lrbench_caffe import console, database
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.database import server
+from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.report import content, page
 
 FRESH = 1.0  # seconds that what was read of the database is served again, however many look
@@ -19,11 +22,11 @@ def serve(filters, criterion, host, port, dsn):
     """Serve the page on these trials until Ctrl-C.  Raises InputError when the database or the address cannot be used."""
     source = Source(filters, criterion, dsn)
     source.latest()  # says now what is wrong with the filters
-    with open_server(source, host, port) as server:
-        console.say("http://%s:%d/ - Ctrl-C ends it" % ("[%s]" % host if ":" in host else host, server.server_port))
-        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    with open_server(source, host, port) as listening:
+        console.say("http://%s:%d/ - Ctrl-C ends it" % ("[%s]" % host if ":" in host else host, listening.server_port))
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=listening.shutdown).start())
         try:
-            server.serve_forever(poll_interval=0.2)
+            listening.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
             pass
 
@@ -32,13 +35,20 @@ def open_server(source, host, port):
     """The server, which listens but does not serve yet."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        kind = type("Server", (http.server.ThreadingHTTPServer,), {"address_family": family, "daemon_threads": True})
-        server = kind(address[:2], Handler)
+        listening = type("Server", (_Server,), {"address_family": family})(address[:2], Handler)
     except OSError as error:
         raise InputError("cannot listen on %s, port %d (%s): name another with --host and --port" % (
             host, port, error.strerror or error)) from None
-    server.source, server.names = source, {"localhost", host.lower(), socket.gethostname().lower()}
-    return server
+    listening.source, listening.names = source, {"localhost", host.lower(), socket.gethostname().lower()}
+    return listening
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], (ConnectionError, socket.timeout)):  # a browser that went away is no error
+            super().handle_error(request, client_address)
 
 
 class Source:
@@ -46,7 +56,8 @@ class Source:
 
     def __init__(self, filters, criterion, dsn):
         self._filters, self._criterion = filters, criterion
-        self._store = database.Store(dsn, read_only=True)
+        # Asked for once: a private server that is stopped later is not started again by somebody who only looks.
+        self._store = database.Store(dsn or os.environ.get("LRBENCH_DSN") or server.start(), read_only=True)
         self._lock = threading.Lock()
         self._read, self._content, self._tag = float("-inf"), None, None
 
@@ -79,7 +90,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         try:
             found, tag = self.server.source.latest()
-        except (database.DatabaseUnavailable, InputError) as error:
+        except (DatabaseUnavailable, InputError) as error:
             self._answer(503, "text/plain", str(error).encode())
             return
         if self.path == "/":

@@ -44,9 +44,10 @@
     document.querySelectorAll("main > section").forEach(section => { section.hidden = !now; });
     if (!now) return;
     at("h-ranking").textContent = "Ranking: " + now.network + " on " + now.dataset;
-    at("explanation").textContent = "Ranked " + BY[content.by.kind] + " " + content.by.metrics.join(", ") + ". Mean \u00b1 standard deviation over "
+    at("explanation").textContent = "Ranked " + BY[content.by.kind] + " "
+      + content.by.metrics.map(name => Ranking.METRICS.find(m => m[0] === name)[1].replace(" %", "")).join(", ") + ". Mean \u00b1 standard deviation over "
       + "the seeds, at the evaluation with the highest Top-1. Ranks with = are tied: the noise of the seeds does not tell these policies apart "
-      + "(Welch's t-test, 5 %). " + now.about.filter(([, value]) => value !== null).map(item => item.join(" ")).join(", ") + ".";
+      + "(Welch's t-test, 5 %). Data: " + now.about.filter(([, value]) => value !== null).map(item => item.join(" ")).join(", ") + ".";
     Ranking.update(now.policies, shown !== now.id);
     chosen();
     if (!shown) Charts.begin();

@@ -1,12 +1,17 @@
 """Pictures with matplotlib: trials' learning rate and accuracy against the iteration, and policies by themselves."""
 import itertools
+import os
+import sys
+import textwrap
 
 import matplotlib
 import numpy as np
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import Policy
+from lrbench_caffe.report.curves import measured, parsed, reach, thinned
 
+POINTS = 5000  # of a curve
+LARGEST = 3.4e38  # that a float32 holds
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first: a server has no window)
 
@@ -54,13 +59,17 @@ def curves(trials, path, title):
 def rates(policies, max_iter=None, out=None, terminal=False):
     """Draw policies' learning rates over max_iter iterations (None: :func:`span`) to the file out, the terminal, or a window.
 
-    Raises InputError when the file cannot be written or no window opened.
+    A policy with memory is drawn as it is until it lowers its rate.  Raises InputError when the file cannot be written or no
+    window opened, and for rates beyond Caffe's numbers.
     """
-    end = max_iter or span(policies)
+    last = max_iter or span(policies)
     curves = []
     for policy in policies:
-        t = np.unique(np.linspace(0, min(end, policy.parameters["l"] if policy.function == "POLY" else end), 5001).astype(int))
-        curves.append((str(policy), t, policy(t)))
+        label = "%s, before it lowers its rate" % policy if policy.has_memory else str(policy)
+        curves.append((label, *thinned(policy.given(None), int(min(last, policy.end)), POINTS)))
+        if curves[-1][2].max() > LARGEST:
+            raise InputError("%s goes up to %g, and Caffe's learning rates to %g: give smaller ones"
+                             % (policy, curves[-1][2].max(), LARGEST))
     if terminal:
         _in_terminal(curves)
     if out or not terminal:
@@ -96,45 +105,44 @@ def range_test(test, path):
 
 
 def span(policies):
-    """How many iterations show what policies do: three cycles, all steps, POLY's l; 10,000 where nothing says."""
-    ends = []
-    for policy in policies:
-        l = policy.parameters.get("l")
-        if l is not None:
-            ends.append(int(1.2 * l[-1]) if isinstance(l, tuple) else l if policy.function == "POLY" else 6 * l)
-    return max(ends, default=10000)
+    """How many iterations show what each of the policies does, as far as Caffe counts; 10,000 where none has a length."""
+    return min(max(filter(None, map(reach, policies)), default=10000), 2 ** 31 - 1)
 
 
 def _in_terminal(curves):
     import plotext  # here, since nothing else needs it
     plotext.clear_figure()
     plotext.theme("clear")
-    for (text, t, lr), marker in zip(curves, itertools.cycle(("braille", "dot", "x", "+", "o", "*"))):
-        plotext.plot(t.tolist(), lr.tolist(), label=text, marker=marker)
+    marked = list(zip(curves, itertools.cycle("xo+*#@")))
+    for (_, t, lr), marker in marked:
+        plotext.plot(t.tolist(), lr.tolist(), marker="braille" if len(marked) == 1 else marker)
+    plotext.ylim(0, 1.05 * max(lr.max() for _, _, lr in curves))
     plotext.xlabel("iteration")
     plotext.ylabel("learning rate")
-    plotext.show()
+    picture = plotext.build()
+    print(picture if sys.stdout.isatty() else plotext.uncolorize(picture))
+    for (label, _, _), marker in marked:
+        print(label if len(marked) == 1 else "%s  %s" % (marker, label))
 
 
 def _in_picture(curves, out):
-    if not out:
-        try:
-            pyplot.switch_backend("TkAgg")
-        except ImportError as error:
-            raise InputError("no window can be opened here (%s): give --out FILE.png, or --terminal" % error) from None
     try:
-        figure, panel = pyplot.subplots(figsize=(10, 4.5))
-    except Exception as error:  # Tk's own, for a display that is not there
-        raise InputError("no window can be opened here (%s): give --out FILE.png, or --terminal" % error) from None
+        if not out:
+            pyplot.switch_backend("TkAgg")
+        figure, panel = pyplot.subplots(figsize=(10, 4.5), num="lrbench plot")
+    except Exception as error:  # of matplotlib or of Tk, where there is no display or none that answers
+        raise InputError("no window can be opened here (%s): give --out FILE.png, or --terminal" % (
+            error if os.environ.get("DISPLAY") else "DISPLAY is not set")) from None
+    columns, width = (1, 110) if len(curves) < 4 else (2, 55)
     for n, (text, t, lr) in enumerate(curves):
-        panel.plot(t, lr, label=text, linewidth=1.4, linestyle="-" if n == 0 else (0, (4, 3)))
+        panel.plot(t, lr, label=textwrap.fill(text, width), linewidth=1.4, linestyle="-" if n == 0 else (0, (4, 3)))
     panel.set_xlabel("iteration")
     panel.set_ylabel("learning rate")
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.25)
     panel.spines["top"].set_visible(False)
     panel.spines["right"].set_visible(False)
-    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncol=1 if len(curves) < 4 else 2)
+    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncol=columns)
     figure.tight_layout()
     if out:
         save(figure, out)
@@ -153,22 +161,8 @@ def save(figure, path):
 
 
 def _draw(trial, rates, accuracy, color, linestyle):
-    iterations = np.arange(trial.rows[-1].iteration)
-    rates.plot(iterations, _rates(trial, iterations), color=color, linewidth=1.3, linestyle=linestyle)
+    rows = [(row.iteration, row.lr) for row in trial.rows]
+    rates.plot(*thinned(measured(parsed(trial.policy), rows), rows[-1][0], POINTS), color=color, linewidth=1.3, linestyle=linestyle)
     accuracy.plot([row.iteration for row in trial.rows], [100 * row.top1 for row in trial.rows], color=color, linewidth=1.3,
                   linestyle=linestyle, label="%s  (%.2f)" % (trial.policy, 100 * trial.best.top1))
     accuracy.plot([trial.best.iteration], [100 * trial.best.top1], "o", color=color, markersize=4)
-
-
-def _rates(trial, iterations):
-    """The rates of a trial at its iterations from 0 on; where only the rows know them, none before the first."""
-    try:
-        policy = Policy.parse(trial.policy)
-    except InputError:  # one that only Caffe has, seen at its evaluations
-        policy = None
-    if policy is not None and not policy.has_memory:
-        return policy(iterations)
-    rates = np.full(len(iterations), np.nan)
-    for row in trial.rows:
-        rates[row.iteration:] = policy.going_on(row.iteration, row.lr)(iterations[row.iteration:]) if policy else row.lr
-    return rates
