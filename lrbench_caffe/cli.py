@@ -337,6 +337,36 @@ def rank(filters, by, dsn, format):
 
 
 @main.command()
+@click.option("--dataset", metavar="NAME", help="The dataset to train on [default: --solver's]")
+@click.option("--network", metavar="NAME", help="The network to train, by its name or its hash [default: --solver's]")
+@click.option("--solver", metavar="SOLVER.prototxt", help="How it will be trained, so that tasks can be compared")
+@click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
+@_format_option
+@_database_option
+def recommend(dataset, network, solver, data, dsn, format):
+    """The best known policies for a task; where it is not known, for similar ones, why these, and the rates to start from."""
+    from lrbench_caffe import console, database, process, tables
+    from lrbench_caffe.evaluator import recommendation
+    from lrbench_caffe.trial import Job
+    if not solver and not (dataset and network):
+        raise InputError("a task is a dataset and a network: give --dataset NAME and --network NAME, or --solver SOLVER.prototxt")
+    with database.Store(dsn) as store:
+        if solver:
+            wanted = recommendation.of_setup(process.describe(Job(solver, data=data)).setup, dataset, network)
+        else:
+            wanted = recommendation.named(store, dataset, network)
+        found = recommendation.recommend(store, wanted)
+    shown = [tables.standings(known.task, known.policies) for known in found.known]
+    if format != "table":
+        console.show(*shown, format=format)
+    for known, table, sentences in zip(found.known, shown, recommendation.sentences(found)):
+        for sentence in sentences:
+            console.say(sentence, aside=format != "table")
+        if format == "table":
+            console.show(table)
+
+
+@main.command()
 @click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 @click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Draw N iterations [default: three cycles, all "
               "steps, all pieces, POLY's l, else 10000]")

@@ -201,8 +201,9 @@ def title(target, scale):
 
 
 def finished(trials, policy):
-    """The trials under a policy that were trained to their end."""
-    return [trial for trial in trials if trial.policy == policy and trial.state == FINISHED and trial.best]
+    """The trials under a policy that were trained to their end; of a seed that was trained twice, the later one."""
+    found = [trial for trial in trials if trial.policy == policy and trial.state == FINISHED and trial.best]
+    return list({trial.setup.seed: trial for trial in sorted(found, key=lambda trial: trial.started)}.values())
 
 
 def comparison(target, trials, scale):
@@ -218,7 +219,7 @@ def comparison(target, trials, scale):
     for text, policy in policies(target, scale).items():
         ours = finished(trials, policy)
         means = {column.name: spread(getattr(trial.summary, column.name) for trial in ours) for column in METRICS[:-1]}
-        others = [trial for trial in trials if trial.policy == policy and trial not in ours]
+        others = [trial for trial in trials if trial.policy == policy and trial.state != FINISHED]
         rows.append((policy + noted(others), policy, "ours", scale, len(ours)) + tuple(means.values()))
         if text in lines:
             rows.append(("", text, "published", 1, None) + tuple(_printed(lines[text], name) for name in means))

@@ -125,7 +125,8 @@ def _notes(target):
     if target.name in ("table-3a", "table-5"):
         yield "The paper gives no l for this table; 2000 is taken from its Tables VIII and IX."
     if target.name.startswith(("figure-3", "figure-4")):
-        yield "The paper gives neither the values along the axis nor the lengths of training: both are chosen here."
+        yield ("The paper gives neither the values along the axis nor the lengths of training: both are chosen here. A hollow dot "
+               "is a training that diverged, with what it had reached then.")
 
 
 def _origin(trials):

@@ -1,5 +1,6 @@
 """What the data layers of a net read: which dataset it is, whether the labels fit the net, whether the test set is covered."""
 import errno
+import fcntl
 import os
 import re
 from typing import NamedTuple, Optional, Tuple
@@ -71,13 +72,24 @@ def _count_lines(layer, path):
 
 
 def _check_lock(layer, path):
-    """Caffe opens an LMDB only with its lock file open for writing, except on a file system that is read-only as a whole."""
+    """Raise InputError where Caffe could not open an LMDB: it does so only with its lock file open for writing, and locks the byte
+    at its own process id there, which a process in another container may have too.  A read-only file system needs no lock.
+    """
     try:
-        os.close(os.open(os.path.join(path, "lock.mdb"), os.O_RDWR | os.O_CREAT, 0o664))
+        lock = os.open(os.path.join(path, "lock.mdb"), os.O_RDWR | os.O_CREAT, 0o664)
     except OSError as error:
-        if error.errno != errno.EROFS:
-            raise InputError("layer %r reads %s, and Caffe opens an LMDB only where it may write the file lock.mdb (%s): make it "
-                             "writable, or copy the LMDB" % (layer.name, path, error.strerror)) from None
+        if error.errno == errno.EROFS:
+            return
+        raise InputError("layer %r reads %s, and Caffe opens an LMDB only where it may write the file lock.mdb (%s): make it "
+                         "writable, or copy the LMDB" % (layer.name, path, error.strerror)) from None
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, os.getpid())
+    except BlockingIOError:
+        raise InputError("layer %r reads %s, and so does a training in another container whose process id is %d as well, which an "
+                         "LMDB does not allow: mount the data read-only in both (--volume DATA:/data:ro)"
+                         % (layer.name, path, os.getpid())) from None
+    finally:
+        os.close(lock)
 
 
 def check_labels(found, classes, network, ignore_label=None):

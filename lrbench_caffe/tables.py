@@ -121,6 +121,16 @@ def range_test(test):
     return Table(test.title if test.swept else "%s: Top-1 %%" % test.title, columns, tuple(rows))
 
 
+def standings(task, found):
+    """A table of :class:`lrbench_caffe.database.standings.Standing` values on a task: policies, and how they were trained."""
+    columns = (Column("policy", "policy"), Column(None, "dataset"), Column(None, "network"), Column("seeds", "seeds", str, True),
+               *(column for column in METRICS if column.name in ("top1", "iterations")),
+               *(Column(name, name, str, True) for name in ("max_iter", "type", "batch_size")))
+    rows = ((one.policy, task.dataset.name, task.network.name, one.top1.n, one.iterations, one.top1,
+             one.settings.get("max_iter"), one.settings.get("type", "SGD"), one.settings.get("batch_size")) for one in found)
+    return Table("%s on %s" % (task.network.name, task.dataset.name), columns, tuple(rows))
+
+
 def noted(others):
     """What trials that do not count came to: " (1 failed, 2 running)", or nothing."""
     states = [trial.state for trial in others]

@@ -338,8 +338,59 @@ def exchange(trials=100000, rows=20):
     report("import of %d trials / COPY of their rows" % trials, [a / b for a, b in pairs], "", 1 / 3, worse=min)
 
 
+MILLION = """
+    INSERT INTO framework (name, version) VALUES ('Caffe', '1.0.0');
+    INSERT INTO task (classes) VALUES (10);
+    INSERT INTO network (name, hash, prototxt)
+        SELECT 'net' || n, encode(sha256(n::text::bytea), 'hex'), repeat(E'layer {\n  type: "Convolution"\n}\n', 20 * n)
+        FROM generate_series(1, 20) n;
+    INSERT INTO dataset (name, shape, train_samples, test_samples) SELECT 'data' || n, ARRAY[1 + n %% 3, 20 + n, 20 + n], 10000 * n, 10000
+        FROM generate_series(1, 10) n;
+    INSERT INTO policy (text, function, parameters, n_params)
+        SELECT format('FIX(k0=%%s)', k0), 'FIX', jsonb_build_object('k0', k0), 1 FROM (SELECT n / 1000.0::float8 AS k0 FROM generate_series(1, 50) n) k
+        UNION ALL
+        SELECT format('SIN2(k0=0.01, k1=0.06, l=%%s)', n), 'SIN2', jsonb_build_object('k0', 0.01, 'k1', 0.06, 'l', n), 3
+        FROM generate_series(51, 500) n;
+    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed, host, blas, threads, state, started_at, ended_at,
+                       best_iteration, best_top1)
+        SELECT md5(n::text)::uuid, 1, 1 + n %% 20, 1 + n / 20 %% 10, 1, 1 + n / 200 %% 500,
+               '{"type": "SGD", "momentum": 0.9, "max_iter": 10000, "batch_size": 100}', n / 100000, 'host', 'openblas 0.3.13 SkylakeX', 1,
+               'finished', now(), now(), 500, 0.5 + random() / 2 FROM generate_series(0, %(trials)s - 1) n;
+    INSERT INTO evaluation (trial_id, iteration, lr, test_loss, top1, top5) SELECT id, 500, 0.01, 0.1, best_top1, 1 FROM trial"""
+
+
+def recommend(trials=1000000):
+    """A recommendation with a million trials in the database, of the task itself and of similar ones; what the end of a trial costs."""
+    import psycopg2
+    from conftest import private_home
+    from lrbench_caffe.database import Store, server
+    from lrbench_caffe.evaluator import recommendation
+    from lrbench_caffe.trial import Dataset, Network
+    with private_home(room=2 ** 33):
+        dsn = server.start()
+        Store(dsn).close()
+        connection = psycopg2.connect(dsn)
+        start = time.perf_counter()
+        with connection, connection.cursor() as cursor:
+            cursor.execute(MILLION, {"trials": trials})
+        connection.autocommit = True
+        connection.cursor().execute("ANALYZE")
+        connection.close()
+        print("%d trials filled in within %.0f s" % (trials, time.perf_counter() - start), flush=True)
+        with Store(dsn) as store:
+            net = Network("mine", "0" * 64, 'layer {\n  type: "Convolution"\n}\n' * 30)
+            other = recommendation.Wanted(Dataset("mine", (1, 28, 28), 60000, 10000), net, 10, {"type": "SGD", "batch_size": 64})
+            for what, ask in (("the same task", lambda: recommendation.recommend(store, recommendation.named(store, "data3", "net7"))),
+                              ("similar tasks", lambda: recommendation.recommend(store, other))):
+                assert ask().known[0].policies
+                report("recommend, %s" % what, [1e3 * timeit.timeit(ask, number=1) for _ in range(31)], "ms", 20)
+            ended = store.transaction(lambda cursor: cursor.execute("SELECT id::text FROM trial LIMIT 31") or cursor.fetchall())
+            report("the end of a trial", [1e3 * timeit.timeit(lambda: store.end(line.id, "finished", 1.8e9), number=1)
+                                          for line in ended], "ms", 20)
+
+
 BENCHMARKS = {"training": training, "study": study, "scale": scale, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line,
-              "exchange": exchange}
+              "exchange": exchange, "recommend": recommend}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:

@@ -72,6 +72,28 @@ def dsn():
 
 
 @pytest.fixture
+def database(dsn):
+    """The DSN of a new database."""
+    import psycopg2
+    name = "test_" + uuid.uuid4().hex
+    admin = psycopg2.connect(dsn)
+    admin.autocommit = True
+    admin.cursor().execute("CREATE DATABASE " + name)
+    yield dsn + " dbname=" + name
+    admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    admin.cursor().execute("DROP DATABASE " + name)
+    admin.close()
+
+
+@pytest.fixture
+def store(database):
+    """A Store on it."""
+    from lrbench_caffe.database import Store
+    with Store(database) as store:
+        yield store
+
+
+@pytest.fixture
 def lrbench(dsn):
     """Run the command line in a process of its own: lrbench("train", ...) gives its CompletedProcess."""
     def run(*arguments, **options):

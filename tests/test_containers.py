@@ -1,7 +1,10 @@
 """The container files, as far as they can be tried without an engine; docker/test does the rest with one."""
+import ast
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +41,13 @@ def test_the_workers_of_a_study_see_the_same_files(services):
         assert services[service]["environment"]["LRBENCH_HOME"].startswith("/results/")
 
 
+def test_the_data_can_be_written_by_the_service_that_makes_it_only(services):
+    """What LMDB may write it locks by process ids, which two containers both have."""
+    writers = {name for name, service in services.items() for volume in service["volumes"]
+               if isinstance(volume, dict) and volume["target"] == "/data" and not volume.get("read_only")}
+    assert writers == {"data"}
+
+
 def test_gpu_and_cpu_differ_in_build_arguments_only(services):
     cpu, gpu = (dict(services[name]["build"]) for name in ("lrbench", "lrbench-gpu"))
     arguments = gpu.pop("args")
@@ -45,6 +55,12 @@ def test_gpu_and_cpu_differ_in_build_arguments_only(services):
     with open(os.path.join(ROOT, "docker", "Dockerfile")) as file:
         declared = {line[4:].partition("=")[0].strip() for line in file if line.startswith("ARG ")}
     assert declared == set(arguments)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="Python 3.7 itself says it when it imports them")
+def test_the_gpu_images_python_3_7_reads_every_module():
+    for module in Path(ROOT, "lrbench_caffe").rglob("*.py"):
+        ast.parse(module.read_text(encoding="utf-8"), str(module), feature_version=(3, 7))
 
 
 def test_where_no_engine_can_be_had_the_engines_test_says_so(tmp_path):

@@ -1,6 +1,8 @@
 """What bad input gets: one sentence that names the thing and says what would do, exit status 2, and no traceback.
 A Caffe that aborts all the same ends the trial with Caffe's message and exit status 1."""
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +74,18 @@ def test_foreseen(what, tmp_path, digits, lrbench):
     assert done.returncode == 2, done.stderr
     assert all(word in last for word in words), last
     assert "Traceback" not in done.stderr and len(last) < 600
+
+
+def test_an_lmdb_that_another_container_reads_under_the_same_process_id(tmp_path, digits, lrbench):
+    """Here all process ids are taken, as LMDB takes one: a lock of the byte at its number."""
+    shutil.copytree(digits, str(tmp_path / "data"))
+    path = nets.write(tmp_path)
+    with open(str(tmp_path / "data" / "digits_train_lmdb" / "lock.mdb"), "r+b") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX, 0, 1)
+        done = lrbench("train", path, "--data", str(tmp_path / "data"))
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and "another container" in last and "read-only" in last and "Traceback" not in done.stderr, last
+    assert lrbench("train", path, "--data", str(tmp_path / "data"), "--max-iter", "1").returncode == 0
 
 
 def trial(dsn, network):

@@ -7,7 +7,6 @@ import socket
 import struct
 import threading
 import time
-import uuid
 
 import pytest
 
@@ -16,7 +15,7 @@ from lrbench_caffe import ranking
 from lrbench_caffe.policies import Policy
 from trials import NETWORK, record, trial
 
-psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
+pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
 pytest.importorskip("plotly", reason="needs plotly: run the tests with `make test`")
 from lrbench_caffe.database import Store  # noqa: E402
 from lrbench_caffe.report import content, curves, live, page  # noqa: E402
@@ -32,25 +31,6 @@ def chromium():
             yield driver
     except browsers.NoBrowser as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture
-def database(dsn):
-    """The DSN of a new database."""
-    name = "report_" + uuid.uuid4().hex
-    admin = psycopg2.connect(dsn)
-    admin.autocommit = True
-    admin.cursor().execute("CREATE DATABASE " + name)
-    yield dsn + " dbname=" + name
-    admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-    admin.cursor().execute("DROP DATABASE " + name)
-    admin.close()
-
-
-@pytest.fixture
-def store(database):
-    with Store(database) as store:
-        yield store
 
 
 @pytest.fixture

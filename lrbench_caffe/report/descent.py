@@ -16,6 +16,7 @@ from typing import NamedTuple, Tuple
 
 import numpy as np
 
+from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.report.plots import pyplot, save
 
@@ -124,23 +125,30 @@ def draw(path):
 
 def animate(path, progress=lambda what, done, total: None):
     """Write the animation, a GIF of the descents on the contours."""
-    from matplotlib.animation import FuncAnimation, PillowWriter
+    from PIL import Image  # what matplotlib writes pictures with
     found = descents()
-    figure, panel = pyplot.subplots(figsize=(6.4, 3.6))
+    figure, panel = pyplot.subplots(figsize=(6.4, 3.6), dpi=100)
     lines = _contours(panel, found, 0)
     panel.legend([line for line, _ in lines], [descent.label for descent in found], fontsize=7, loc="upper right")
+    panel.set_title("Figure 1: iteration 0", fontsize=10)
+    figure.tight_layout()
     frames = list(range(0, 40)) + list(range(40, ITERATIONS + 1, 5))
-
-    def show(t):
+    pictures = []
+    for n, t in enumerate(frames):
         for (line, end), descent in zip(lines, found):
             line.set_data(*descent.points[:t + 1].T)
             end.set_data(*descent.points[t:t + 1].T)
         panel.set_title("Figure 1: iteration %d" % t, fontsize=10)
-    show(0)
-    figure.tight_layout()
-    FuncAnimation(figure, show, frames=frames).save(path, PillowWriter(fps=8), dpi=70, progress_callback=lambda n, total: progress(
-        "drawing frames", n + 1, len(frames)))
+        figure.canvas.draw()
+        pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
+        progress("drawing frames", n + 1, len(frames))
     pyplot.close(figure)
+    palette = pictures[-1].quantize(128)  # one for all frames, which makes the file small
+    first, *others = [picture.quantize(palette=palette, dither=0) for picture in pictures]
+    try:
+        first.save(path, save_all=True, append_images=others, duration=[125] * len(others) + [2000], loop=0)
+    except OSError as error:
+        raise InputError("the animation cannot be written to %s: %s" % (path, error.strerror or error)) from None
 
 
 def outcome():

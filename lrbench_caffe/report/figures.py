@@ -1,11 +1,13 @@
 """Pictures of the paper's tables and of its Figures 3 to 5, drawn from trials."""
 import math
 
+import numpy as np
 from matplotlib.ticker import FormatStrFormatter
 
 from lrbench_caffe import paper
 from lrbench_caffe.ranking import spread
 from lrbench_caffe.report.plots import pyplot, save
+from lrbench_caffe.trial import DIVERGED, FINISHED
 
 _SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of a training, at which Figures 3 and 4 look: the paper's five curves
 
@@ -64,21 +66,29 @@ def _along_steps(panels, target, trials, scale):
 
 
 def _curves(panel, target, trials, scale, parameter, label, error=False):
-    """Top-1, or its error, after several lengths of training against a parameter: the mean over the seeds of each."""
-    members = [trial for policy in paper.policies(target, scale).values() for trial in paper.finished(trials, policy)]
-    for share in _SHARES:
+    """Top-1, or its error, after several lengths of training against a parameter: the mean over the seeds of each.
+
+    Hollow: a training diverged, and counts with what it had then.
+    """
+    known = set(paper.policies(target, scale).values())
+    members = [trial for trial in trials if trial.policy in known and trial.state in (FINISHED, DIVERGED) and trial.rows]
+    seen = sorted({row.iteration for trial in members for row in trial.rows} - {0})
+    lengths = {max((at for at in seen if at <= share * seen[-1]), default=seen[0]) for share in _SHARES} if seen else ()
+    diverged = {trial.parameters[parameter] for trial in members if trial.state == DIVERGED}
+    for color, length in zip(pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(lengths))), sorted(lengths)):
         measured = {}
         for trial in members:
-            rows = [row for row in trial.rows if 0 < row.iteration <= share * trial.rows[-1].iteration]
-            if rows:
-                measured.setdefault(trial.parameters[parameter], []).append(1 - rows[-1].top1 if error else rows[-1].top1)
-        epochs = share * scale * target.setting.max_iter / target.setting.epoch
-        values = sorted(measured)
-        panel.plot(values, [100 * spread(measured[value]).mean for value in values], ".-", label="%.3g epochs" % epochs)
+            for row in [row for row in trial.rows if row.iteration <= length][-1:]:
+                measured.setdefault(trial.parameters[parameter], []).append(1 - row.top1 if error else row.top1)
+        means = [(value, 100 * spread(measured[value]).mean) for value in sorted(measured)]
+        panel.plot(*zip(*means), color=color, label="%.3g epochs" % (length / target.setting.epoch))
+        for value, mean in means:
+            panel.plot(value, mean, "o", color=color, markerfacecolor="white" if value in diverged else color, markersize=4)
     panel.set_xscale("log")
     panel.set_xlabel(label)
     panel.set_ylabel("test error (%)" if error else "Top-1 (%)")
-    panel.legend(frameon=False, fontsize=8)
+    if lengths:
+        panel.legend(frameon=False, fontsize=8)
 
 
 def _training(panels, target, trials, scale):
