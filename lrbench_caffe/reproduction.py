@@ -105,8 +105,10 @@ def _page(target, trials, scale, table, rows):
     if intervals:
         yield ("**Evaluated every %s iterations**, where the paper's interval at this scale is %d: the highest Top-1 is that of "
                "other evaluations." % (_listed(intervals), paper.test_interval(target, scale)))
-    yield ("Ours: mean ± sample standard deviation over %s, at each training's highest Top-1. Published: Top-1 ± the paper's "
-           "deviation over five seeds." % ("one seed" if seeds == 1 else "%d seeds" % seeds))
+    yield ("Ours: one seed, at the training's highest Top-1." if seeds == 1 else
+           "Ours: mean ± sample standard deviation over up to %d seeds, at each training's highest Top-1." % seeds)
+    if target.published:
+        yield "Published: what the paper prints, the deviation that of its trainings."
     yield from _notes(target)
     for trial in trials:
         if trial.error:
