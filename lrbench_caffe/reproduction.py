@@ -48,10 +48,13 @@ def export(target, scale, folder, dsn=None, progress=None):
 def write(target, rows, folder):
     """Write the page and the picture of an export's trials to a folder, which is made; returns (the table, page's path, trials).
 
-    The page depends on the rows and their place alone.  Raises InputError for trials that are none of the target's.
+    The page depends on the rows and their place alone; trials under other policies, those of another table of the same network,
+    are left out.  Raises InputError for trials that are none of the target's.
     """
     trials = incoming.trials(rows)
     scale = paper.scale_of(target, trials)
+    known = set(paper.policies(target, scale).values())
+    trials = [trial for trial in trials if trial.policy in known]
     table = paper.comparison(target, trials, scale)
     place = os.path.join(_made(folder), paper.study_name(target, scale))
     figures.draw(target, trials, scale, place + ".png")
