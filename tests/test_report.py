@@ -258,7 +258,6 @@ def ask(address, path="/content.json", method="GET", **headers):
 
 
 def test_a_live_view_outlives_its_database_and_browsers_that_go_away(database, served, capfd):
-    import psycopg2
     admin = psycopg2.connect(database.rpartition(" dbname=")[0])
     admin.autocommit = True
 
