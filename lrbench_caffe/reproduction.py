@@ -135,13 +135,13 @@ def _notes(target):
 
 
 def _origin(trials):
-    """How many trainings there are, what made them, and how many were cut off on the way."""
+    """How many trainings each program and machine has done, and how many of them were cut off on the way."""
     found = {}
     for trial in trials:
         framework = trial.setup.framework
         where = "%s %s, %s, on %s" % (framework.name, framework.version, trial.blas or "unknown BLAS", trial.host)
         found[where] = found.get(where, 0) + 1
-    text = "%d trainings: %s." % (len(trials), "; ".join("%d with %s" % (count, where) for where, count in sorted(found.items())))
+    text = "Trainings: %s." % "; ".join("%d with %s" % (count, where) for where, count in sorted(found.items()))
     resumed = sum(trial.resumed_at is not None for trial in trials)
     if resumed:
         text += " %d of them went on from a snapshot; Caffe then reads the batches from the first one again." % resumed
