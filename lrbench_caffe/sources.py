@@ -72,8 +72,10 @@ def _count_lines(layer, path):
 
 
 def _check_lock(layer, path):
-    """Raise InputError where Caffe could not open an LMDB: it does so only with its lock file open for writing, and locks the byte
-    at its own process id there, which a process in another container may have too.  A read-only file system needs no lock.
+    """Raise InputError where Caffe could not open an LMDB.
+
+    It does so only with the file lock.mdb open for writing, and locks the byte there at its own process id, which a process in
+    another container may have too.  On a read-only file system there is no lock.
     """
     try:
         lock = os.open(os.path.join(path, "lock.mdb"), os.O_RDWR | os.O_CREAT, 0o664)
@@ -85,7 +87,7 @@ def _check_lock(layer, path):
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, os.getpid())
     except BlockingIOError:
-        raise InputError("layer %r reads %s, and so does a training in another container whose process id is %d as well, which an "
+        raise InputError("layer %r reads %s, as a training in another container does that has the same process id, %d, which an "
                          "LMDB does not allow: mount the data read-only in both (--volume DATA:/data:ro)"
                          % (layer.name, path, os.getpid())) from None
     finally:

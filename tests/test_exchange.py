@@ -52,7 +52,8 @@ def counts(dsn):
 
 
 MANY = (
-    trial("SIN2(k0=0.01, k1=0.06, l=2000)"), trial("NSTEP(k0=0.05, gamma=0.1, l=[100, 200])", seed=2), trial(dataset='a "name" <b>\'s</b>\\N'),
+    dataclasses.replace(trial("SIN2(k0=0.01, k1=0.06, l=2000)"), started=1600000000.0),  # the first in the file
+    trial("NSTEP(k0=0.05, gamma=0.1, l=[100, 200])", seed=2), trial(dataset='a "name" <b>\'s</b>\\N'),
     trial(state="failed", top1=(), error="Check failed:\n\ttab \\ backslash \x1b[31mred\x1b[0m"), trial(state="running", top1=(0.1, 0.2)), trial(classes=None),
     trial(top1=tuple(n / 500 for n in range(450))), trial("WARMUP(k0=0.01) for 400 then NSTEP(k0=0.1, gamma=0.1, l=[5, 7])"),
     trial("WARMUP(k0=0.001) for 22 then PLATEAU(k0=0.05, k1=0.001, gamma=0.5, l=44, of=top1)"), trial("SGDR(k0=0.05, k1=0, l=10, mult=2)"),

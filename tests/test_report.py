@@ -15,7 +15,7 @@ from lrbench_caffe import ranking
 from lrbench_caffe.policies import Policy
 from trials import NETWORK, record, trial
 
-pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
+psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
 pytest.importorskip("plotly", reason="needs plotly: run the tests with `make test`")
 from lrbench_caffe.database import Store  # noqa: E402
 from lrbench_caffe.report import content, curves, live, page  # noqa: E402
