@@ -313,6 +313,30 @@ def range_command(solver, sweep, max_iter, seed, out, name, data, pool, dsn, for
     console.say("figure: %s" % out, aside=format != "table")
 
 
+@main.command()
+@click.option("--function", "functions", multiple=True, metavar="F", help="A function to choose from, e.g. SIN2; as often as you "
+              "like [default: the paper's 13, SGDR and PLATEAU]")
+@click.option("--goal", type=click.Choice(["accuracy", "cost", "robustness"]), default="accuracy", show_default=True,
+              help="The highest Top-1; the fewest iterations to within 0.1 points of it; LD, AC, CD and CDAC as much as Top-1")
+@click.option("--budget", type=click.IntRange(1), metavar="N", help="Iterations that all trainings may have together [default: 20 "
+              "times the solver's max_iter]")
+@_evaluation_options("tune")
+def tune(solver, functions, goal, budget, name, data, pool, dsn, format):
+    """Find a good policy for a solver: what is known first, else a range test, then finer and finer."""
+    from lrbench_caffe import console, tables
+    from lrbench_caffe.evaluator import tuner
+    from lrbench_caffe.evaluator.trainings import Trainings
+    trainings = Trainings(solver, pool(), "tune", name, data, dsn)
+    trainings.budget = budget or tuner.BUDGET * trainings.max_iter
+    tuned = tuner.tune(trainings, functions, goal, tell=lambda sentence: console.say(sentence, aside=True))
+    if format == "table":
+        console.show(tables.tried(tuned))
+    setup = trainings.setup
+    console.show(tables.ranking((setup.dataset, setup.network), tuned.ranked), format=format)
+    for line in tuner.sentences(tuned):
+        console.say(line, aside=format != "table")
+
+
 _BY = click.option("--by", metavar="METRICS", default="top1", show_default=True,
                    help='What to rank by: metrics in order ("top1,iterations": the next decides where the noise of the seeds does '
                    'not tell policies apart), weights ("top1=3,iterations=1"), or the Pareto front ("pareto:top1,iterations"); of '

@@ -121,6 +121,19 @@ def range_test(test):
     return Table(test.title if test.swept else "%s: Top-1 %%" % test.title, columns, tuple(rows))
 
 
+def tried(tuned):
+    """A table of what a :class:`lrbench_caffe.evaluator.tuner.Tuned` was found by: every training in its order, and why."""
+    columns = (Column("tried", "stage"), Column("policy", None), Column(None, "policy"), Column("max_iter", "max_iter", str, True),
+               Column("seed", "seed", str, True), Column(None, "state"), Column("Top-1 %", "top1", percent, True),
+               Column("why", "why"))
+    rows = []
+    for stage, why, trial in tuned.tried:
+        note = "" if trial.state == FINISHED else " (%s)" % trial.state
+        rows.append((stage, trial.policy + note, trial.policy, trial.setup.solver["max_iter"], trial.setup.seed, trial.state,
+                     trial.best and trial.best.top1, why))
+    return Table(None, columns, tuple(rows))
+
+
 def standings(task, found):
     """A table of :class:`lrbench_caffe.database.standings.Standing` values on a task: policies, and how they were trained."""
     columns = (Column("policy", "policy"), Column(None, "dataset"), Column(None, "network"), Column("seeds", "seeds", str, True),

@@ -76,6 +76,19 @@ def add(store, name, jobs):
     store.transaction(work)
 
 
+def beginning(store, name, content):
+    """What an evaluation knew when its study of that name began: content, unless that has begun before with another.
+
+    So it takes the same decisions when it goes on, whatever the database has learnt meanwhile.  The study is made if need be.
+    """
+    def work(cursor):
+        cursor.execute("INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING", [name])
+        cursor.execute("UPDATE study SET beginning = COALESCE(beginning, %s) WHERE name = %s RETURNING beginning",
+                       [Json(content), name])
+        return cursor.fetchone().beginning
+    return store.transaction(work)
+
+
 def jobs(store, name):
     """The StudyJobs of a study in their order.  Raises InputError when there is no such study."""
     lines = store.transaction(lambda cursor: cursor.execute(_JOBS, [name]) or cursor.fetchall())

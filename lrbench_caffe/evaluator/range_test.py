@@ -35,12 +35,13 @@ def run(trainings, max_iter=None, seed=1):
 
     trainings: a :class:`lrbench_caffe.evaluator.trainings.Trainings`.
     max_iter: how long each rate is trained (None: SHARE of the solver's).  A training that diverges ends at once, and so does one
-    that is stuck.  Raises as Trainings.train.
+    that is stuck; where the budget ends, so does the test.  Raises as Trainings.train.
     """
     length = max_iter or trainings.length(SHARE)
     found = {}
 
     def train(rates):
+        rates = rates[:trainings.room(length)]
         wanted = [(str(Policy("FIX", k0=rate)), length, seed) for rate in rates]
         found.update(zip(rates, trainings.train(wanted, [Stuck().listen])))
         return _points(found.values())
@@ -48,7 +49,7 @@ def run(trainings, max_iter=None, seed=1):
     while missing:
         points = train([_rate(1, power) for power in missing])
         lowest = missing[-1]
-        missing = range(lowest - 1, max(lowest - _missing(points, trainings), SMALLEST) - 1, -1)
+        missing = range(lowest - 1, max(lowest - _missing(points, trainings), SMALLEST) - 1, -1)[:trainings.room(length)]
     limit = ranges.least(points, *_task(trainings))
     decades = sorted(found)
     goods = {point.k0 for point in points if limit is not None and ranges.is_good(point, limit)}

@@ -2,6 +2,7 @@
 
 What the study has already is not trained again, so that an evaluation that was cut off is asked for once more and goes on.
 """
+import math
 import os
 import re
 
@@ -16,16 +17,19 @@ from lrbench_caffe.trial import FINISHED, Job
 class Trainings:
     """A solver, where it is trained and under which name; setup is its :class:`lrbench_caffe.trial.Setup`."""
 
-    def __init__(self, solver, pool, kind, name=None, data=None, dsn=None, display=StudyDisplay):
+    def __init__(self, solver, pool, kind, name=None, data=None, dsn=None, display=StudyDisplay, describe=process.describe):
         """pool: :class:`lrbench_caffe.cores.Cores` or :class:`lrbench_caffe.cluster.Cluster`.  data, dsn: as for a study.
 
         name: the study's (None: made of kind, what the evaluation is, the network and the dataset).  display: makes, for each
-        round, the context manager that :func:`lrbench_caffe.study.go_on` shows it on.  Raises InputError for a solver that cannot
-        be trained.
+        round, the context manager that :func:`lrbench_caffe.study.go_on` shows it on.  describe: as that of
+        :mod:`lrbench_caffe.process`.  Raises InputError for a solver that cannot be trained.
+
+        budget, the iterations that all trainings may have together, and reserved, those of them to be kept for later, may be set.
         """
         self._job = Job(os.path.abspath(solver), data=data and os.path.abspath(data))
-        self._pool, self._dsn, self._display = pool, dsn, display
-        self.setup = process.describe(self._job).setup
+        self._pool, self.dsn, self._display = pool, dsn, display
+        self.budget, self.reserved, self._asked = math.inf, 0, {}
+        self.setup = describe(self._job).setup
         self.name = name or default_name(kind, self.setup)
         self.max_iter, self.test_interval = (self.setup.solver[field] for field in ("max_iter", "test_interval"))
 
@@ -49,8 +53,8 @@ class Trainings:
         jobs = [Job(self._job.solver, policy=policy, max_iter=max_iter, seed=seed, data=self._job.data)
                 for policy, max_iter, seed in wanted]
         with self._display() as shown:
-            study.go_on(self.name, self._pool, shown, jobs, self._dsn, watchers=watchers)
-        with database.Store(self._dsn) as store:
+            study.go_on(self.name, self._pool, shown, jobs, self.dsn, watchers=watchers)
+        with database.Store(self.dsn) as store:
             ids = studies.ids(store, self.name)
             trials = {trial.id: trial for trial in store.trials(study=self.name)}
         found = [trials.get(ids[job]) for job in jobs]
@@ -58,7 +62,17 @@ class Trainings:
         if missing:
             raise TrialError("%d of the trainings of %s did not begin or are not in the database yet: the same command goes on"
                              % (missing, self.name))
+        self._asked.update((trial.id, self.cost(trial)) for trial in found)
         return found
+
+    @property
+    def spent(self):
+        """The iterations of all that was asked for, trained now or before."""
+        return sum(self._asked.values())
+
+    def room(self, length):
+        """How many trainings of so many iterations the budget has room for, beside what was asked for and what is reserved."""
+        return 10 ** 6 if self.budget == math.inf else max(0, int((self.budget - self.reserved - self.spent) // length))
 
     def cost(self, trial):
         """How many iterations a trial was trained for; at most, for one that ended between two evaluations."""

@@ -1,0 +1,184 @@
+"""Candidates: learning rate policies before their length is known, made by the paper's rules (section V) from a range of rates.
+
+A candidate says how often the rate is lowered or goes up and down and where it ends, all in shares of the training; for a length it
+becomes a policy.  So many can be tried in short trainings and few in long ones.  Pure functions.
+"""
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Composition, Policy
+
+TUNED = tuple(FUNCTIONS) + ("SGDR", "PLATEAU")
+ONE_WAY = ("STEP", "NSTEP", "EXP", "INV", "POLY")
+LAST = 0.01  # of the first rate: where a decay ends unless something speaks for another (section V-B: not too small)
+POWER = 0.75  # of INV, as Caffe's examples have it
+STEPS = (0.5, 0.75, 0.9)  # of the training: where NSTEP's steps are as long as no plateau was seen
+STOPPED = 0.01  # of the lowest loss so far: what improves less has stopped improving (figure 5)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy of any length.
+
+    high and low: the largest and the smallest rate (low 0: none is given).  count: the number of steps of STEP, of cycles, or
+    POLY's p.  last: the decay's share of the first rate that is left at the end.  at: NSTEP's steps, as shares of the training.
+    warmup: the share of the training in which the rate comes up to the policy's.
+    """
+    function: str
+    high: float
+    low: float = 0.0
+    count: float = 1
+    last: Optional[float] = None
+    at: Tuple[float, ...] = ()
+    warmup: float = 0.0
+
+    def policy(self, length, epoch=None):
+        """The Policy of a training of so many iterations; STEP's l and a warm-up are whole epochs (iterations in one) if long."""
+        warmup = _whole(self.warmup * length, epoch) if self.warmup else 0
+        main = Policy(self.function, **self._parameters(length - warmup, epoch))
+        return Composition(Policy("WARMUP", k0=_rate(self.high / 10)), warmup, main) if warmup else main
+
+    def _parameters(self, length, epoch):
+        k0, k1 = _rate(self.high), _rate(self.low)
+        count, last = self.count, self.last
+        if self.function == "FIX":
+            return {"k0": k0}
+        if self.function == "STEP":
+            l = _whole(length / (count + 1), epoch)
+            return {"k0": k0, "gamma": _gamma(last, max(1, (length - 1) // l)), "l": l}
+        if self.function == "NSTEP":
+            steps = sorted({_whole(share * length) for share in self.at})
+            return {"k0": k0, "gamma": _gamma(last, len(steps)), "l": steps}
+        if self.function == "EXP":
+            return {"k0": k0, "gamma": _gamma(last, length)}
+        if self.function == "INV":
+            return {"k0": k0, "gamma": _digits((last ** (-1 / POWER) - 1) / length, 3), "p": POWER}
+        if self.function == "POLY":
+            return {"k0": k0, "p": count, "l": length}
+        if self.function == "COS":
+            return {"k0": k0, "k1": k1, "l": math.ceil(length / (2 * count - 1))}
+        if self.function == "SGDR":
+            return {"k0": k0, "k1": k1, "l": math.ceil(length / (2 ** count - 1)), "mult": 2}
+        if self.function == "PLATEAU":
+            return {"k0": k0, "k1": _rate(self.high * last), "gamma": 0.3, "l": _whole(length / (4 * count))}
+        values = {"k0": k1, "k1": k0, "l": _whole(length / (2 * count))}
+        return dict(values, gamma=_gamma(last, length)) if last else values
+
+
+def first(function, good):
+    """The first Candidate of a function by the paper's rules, from a :class:`lrbench_caffe.ranges.Range`, and why.
+
+    k0 of a decaying function is the best constant rate; cyclic ones go from the upper end to a tenth of the lower one.
+    """
+    if function == "FIX":
+        return Candidate("FIX", good.best), "the best constant rate"
+    if function == "PLATEAU":
+        return Candidate("PLATEAU", good.best, count=3, last=LAST), "k0 is the best constant rate, the rest is for it to see"
+    if function in ONE_WAY:
+        candidate = Candidate(function, good.best, count=3 if function == "STEP" else 1, last=0.1 if function == "INV" else LAST,
+                              at=STEPS if function == "NSTEP" else ())
+        return candidate, "k0 is the best constant rate"
+    candidate = Candidate(function, good.high, good.low / 10, count=2 if function in ("TRI2", "SIN2", "SGDR") else 1,
+                          last=0.1 if function.endswith("EXP") else None)
+    return candidate, "from the upper end of the good range to a tenth of its lower end"
+
+
+def finer(candidate, factor, good):
+    """Candidates beside one, with why: its rates by a factor up and down, more steps or cycles, another end, a warm-up."""
+    changed = [(dataclasses.replace(candidate, high=candidate.high * factor), "its largest rate times %g" % factor),
+               (dataclasses.replace(candidate, high=candidate.high / factor), "its largest rate divided by %g" % factor)]
+    if candidate.low:
+        changed.append((dataclasses.replace(candidate, low=candidate.low / 10), "its smallest rate divided by 10"))
+    if candidate.last:
+        changed.append((dataclasses.replace(candidate, last=candidate.last / 10), "it ends at a tenth of the rate"))
+        changed.append((dataclasses.replace(candidate, last=min(1.0, candidate.last * 5)), "it ends at five times the rate"))
+    if candidate.function == "POLY":
+        changed += [(dataclasses.replace(candidate, count=power), "power %g" % power) for power in (0.5, 2)]
+    elif candidate.function in CYCLIC + ("STEP",):
+        changed.append((dataclasses.replace(candidate, count=candidate.count + 1), "%d %s" % (
+            candidate.count + 1, "steps" if candidate.function == "STEP" else "cycles")))
+    if _starts_high(candidate) and candidate.high * factor > good.high and not candidate.warmup:
+        changed.insert(0, (dataclasses.replace(candidate, high=candidate.high * factor, warmup=0.05),
+                           "its largest rate times %g, beyond the good ones: a warm-up of a twentieth" % factor))
+    elif candidate.warmup:
+        changed.insert(0, (dataclasses.replace(candidate, warmup=2 * candidate.warmup), "a warm-up twice as long"))
+    return [(one, why) for one, why in changed if one.high <= 1 and one != candidate]
+
+
+def stepped(candidate, trial):
+    """NSTEP with its steps where the loss of a trial under FIX stopped improving (figure 5), and why; None where it never did.
+
+    The first step is there, each of the others where half of the rest is over.
+    """
+    share = stopped(trial)
+    if share is None:
+        return None
+    at = tuple(1 - (1 - share) / 2 ** n for n in range(3))
+    return dataclasses.replace(candidate, at=at), "the loss under %s stopped improving after %.0f %% of the training" % (
+        trial.policy, 100 * share)
+
+
+def stopped(trial):
+    """The share of a trial after which its test loss did not improve any more, or None where it did so to the end."""
+    lowest, since = None, 0
+    for row in trial.rows:
+        if lowest is None or row.test_loss < lowest * (1 - STOPPED):
+            lowest, since = row.test_loss, row.iteration
+    share = since / trial.rows[-1].iteration
+    return share if 0 < share <= 0.8 else None
+
+
+def known(policy, length):
+    """The Candidate that a Policy was in a training of so many iterations, or None for what is made by none of the rules."""
+    values = policy.parameters
+    function, l = policy.function, values.get("l")
+    if function not in TUNED or isinstance(policy, Composition):
+        return None
+    one = Candidate(function, max(values["k0"], values.get("k1", 0.0)), min(values["k0"], values.get("k1", 0.0)))
+    if function == "STEP":
+        count = max(1, (length - 1) // l)
+        return dataclasses.replace(one, low=0.0, count=count, last=values["gamma"] ** count)
+    if function == "NSTEP":
+        at = tuple(step / length for step in l if step < length)
+        return dataclasses.replace(one, low=0.0, at=at, last=values["gamma"] ** len(at)) if at else None
+    if function in ("EXP", "TRIEXP", "SINEXP"):
+        one = dataclasses.replace(one, last=max(values["gamma"] ** length, 1e-6))
+    if function == "INV":
+        return dataclasses.replace(one, low=0.0, last=(1 + values["gamma"] * length) ** -POWER)
+    if function == "PLATEAU":
+        return dataclasses.replace(one, low=0.0, count=max(1, round(length / (4 * l))), last=max(one.low / one.high, 1e-6))
+    if function == "POLY":
+        return dataclasses.replace(one, low=0.0, count=values["p"])
+    if function == "COS":
+        return dataclasses.replace(one, count=max(1, round((length / l + 1) / 2)))
+    if function == "SGDR":
+        return dataclasses.replace(one, count=max(1, round((length / l + 1) ** 0.5)))
+    return dataclasses.replace(one, count=max(1, round(length / (2 * l)))) if l else one
+
+
+def _starts_high(candidate):
+    return candidate.function in ONE_WAY + ("FIX", "COS", "SGDR", "PLATEAU")
+
+
+def _whole(iterations, epoch=None):
+    """A length as whole iterations, and as whole epochs if there are any in it."""
+    if epoch and iterations >= epoch:
+        iterations = round(iterations / epoch) * epoch
+    return max(1, round(iterations))
+
+
+def _gamma(last, times):
+    """The factor that leaves this share after so many times (section V-B: gamma and the number of steps belong together)."""
+    gamma = last ** (1 / times)
+    return 1 - _digits(1 - gamma, 3) if gamma > 0.5 else _digits(gamma, 3)
+
+
+def _rate(rate):
+    return _digits(rate, 2)
+
+
+def _digits(value, digits):
+    """A number with so many significant digits, as a person would write it."""
+    return float("%.*g" % (digits, value))

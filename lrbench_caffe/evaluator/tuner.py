@@ -1,0 +1,320 @@
+"""The tuner: from a solver prototxt to a good policy, within a budget of iterations (sections IV and V).
+
+What the database knows comes first, else a range test.  Then finer and finer: a candidate of each function in short trainings,
+those beside the best in longer ones, the best few at full length, again with what is beside them and with more seeds.
+
+Own code samples the narrowed space: a sampler such as Optuna's TPE starts with ten random trials, about as many as are left to be
+trained here, and none of its trials has a reason that could be told.
+"""
+import dataclasses
+import itertools
+import math
+from typing import NamedTuple, Optional, Tuple
+
+from lrbench_caffe import ranking
+from lrbench_caffe.database import Store, studies
+from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.evaluator import candidates, range_test, recommendation
+from lrbench_caffe.policies import Policy, closest
+from lrbench_caffe.pruning import Stuck
+from lrbench_caffe.ranges import Range
+from lrbench_caffe.trial import FINISHED, Trial
+
+GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
+BUDGET = 20  # trainings at full length, where none is given
+SHORT = 0.6  # of the budget: for what is shorter than full length, a third of it for each of range test, coarse and fine
+RATES = 8  # trainings of a range test, about
+LONGEST = 2 / 3  # of the full length: no short training is longer
+KEPT = 3  # functions that are tried finer, and candidates that are tried at full length before what is beside them
+FINE = 12  # trainings of the fine round: the kept ones and what is beside them
+SEEDS = 3  # that the best policy is judged by
+NEAR = 0.001  # below the highest Top-1: what the goal cost asks for
+SHORTER = 0.7  # times the length: the next that is tried for the goal cost
+ALIKE = 0.5  # less like this task, and another one says nothing about it
+
+
+class Tried(NamedTuple):
+    """A training of the search and why: the stage, the policy's trial, the candidate's reason."""
+    stage: str
+    why: str
+    trial: Trial
+
+
+class Tuned(NamedTuple):
+    """What came of tuning: the best policy's text and the length (max_iter) that it is for, and how that was found.
+
+    ranked: the policies at that length as :func:`lrbench_caffe.ranking.rank` has them, the best first.  reaches: for the goal cost,
+    the Top-1 that is near enough and the iteration at which the mean of its seeds reaches it, else None.  tried: every training in
+    its order.  notes: the sentences on the way.  cost: iterations spent of the budget.
+    """
+    study: str
+    goal: str
+    policy: str
+    length: int
+    ranked: Tuple[ranking.Ranked, ...]
+    reaches: Optional[Tuple[float, float]]
+    notes: Tuple[str, ...]
+    tried: Tuple[Tried, ...]
+    cost: int
+    budget: int
+
+
+def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None):
+    """The Tuned policy of a :class:`lrbench_caffe.evaluator.trainings.Trainings`, whose budget is never exceeded.
+
+    functions: the names of those to choose from (none: all of candidates.TUNED).  goal: "accuracy", the highest Top-1; "cost", the
+    fewest iterations to within 0.1 points of it; "robustness", which weighs LD, AC, CD and CDAC as much as Top-1.  tell is called
+    with a sentence on each decision.  Raises as Trainings.train, and InputError for a budget that is too small, a function or goal
+    that there is none of, and a net that learns nothing.
+    """
+    functions = tuple(dict.fromkeys(functions or candidates.TUNED))
+    for name, known, what in [(goal, GOALS, "goal")] + [(function, candidates.TUNED, "function to tune") for function in functions]:
+        if name not in known:
+            raise InputError("%r is no %s%s" % (name, what, closest(name, known)))
+    if trainings.room(trainings.max_iter) < 2:
+        raise InputError("a budget of %d iterations does not do: give the length of at least two trainings, %d" % (
+            trainings.budget, 2 * trainings.max_iter))
+    return _Search(trainings, functions, goal, tell).run()
+
+
+class _Search:
+    def __init__(self, trainings, functions, goal, tell):
+        self._trainings, self._functions, self._goal = trainings, functions, goal
+        self._criterion = ranking.criterion(GOALS[goal])
+        self._tell, self._notes, self._tried = tell, [], []
+        self._why = {}  # by candidate
+        self._trials = {}  # by (policy's text, length): its trials, by seed
+        self._candidates = {}  # by the same: the candidate
+        full = trainings.max_iter
+        trainings.reserved = min(KEPT, max(1, trainings.room(full) // 2)) * full
+        self._short = min(SHORT * trainings.budget, trainings.budget - trainings.reserved)
+
+    def run(self):
+        good, chosen = self._begin()
+        if len({candidate.function for candidate in chosen}) < min(KEPT, len(self._functions)):
+            known = {candidate.function for candidate in chosen}
+            chosen = chosen + [self._first(function, good) for function in self._functions if function not in known]
+        leaders = self._round("coarse", chosen, self._length(max(len(chosen), FINE)))
+        leaders = self._fine(leaders, good)
+        self._trainings.reserved = 0
+        self._full(leaders, good)
+        return self._result()
+
+    def _say(self, sentence):
+        self._notes.append(sentence)
+        self._tell(sentence)
+
+    # What is known at the beginning
+
+    def _begin(self):
+        """The good Range, and the candidates that the database has for this task or for one like it (none: not known)."""
+        with Store(self._trainings.dsn) as store:
+            known = studies.beginning(store, self._trainings.name, _known(store, self._trainings))
+        self._say(known["words"])
+        chosen = []
+        for text, length in known["policies"]:
+            candidate = candidates.known(Policy.parse(text), length)
+            if candidate and candidate.function in self._functions and candidate not in self._why:
+                self._why[candidate] = "among the best there: %s in %d iterations" % (text, length)
+                chosen.append(candidate)
+        if known["good"] and known["same"]:
+            return Range(*known["good"]), chosen
+        test = range_test.run(self._trainings, self._length(RATES, range_test.SHARE))
+        for trial in test.trials:
+            candidate = candidates.Candidate("FIX", trial.parameters["k0"])
+            self._why[candidate] = "a constant rate"
+            self._keep("range", candidate, trial.setup.solver["max_iter"], 1, trial)
+        if test.good is None:
+            raise InputError("no constant rate from 1 down trains this net within %d iterations, the budget's share: give a larger "
+                             "--budget, or look at its data and initialization" % self._trainings.spent)
+        self._say("the range test finds rates from %r to %r good, best %r, for %d iterations" % (test.good[:3] + (test.cost,)))
+        if known["good"]:  # from a similar task: its rates as they lie in its range
+            factor = test.good.best / Range(*known["good"]).best
+            chosen = [self._moved(candidate, factor) for candidate in chosen]
+        return test.good, chosen
+
+    def _moved(self, candidate, factor):
+        moved = dataclasses.replace(candidate, high=min(1.0, candidate.high * factor), low=candidate.low * factor)
+        self._why[moved] = self._why[candidate] + ", its rates times %.3g as the best constant ones are" % factor
+        return moved
+
+    def _first(self, function, good):
+        candidate, why = candidates.first(function, good)
+        self._why.setdefault(candidate, why)
+        return candidate
+
+    def _length(self, many, most=LONGEST):
+        """The length of so many trainings that may have a third of the short ones' share of the budget together."""
+        return self._trainings.length(min(most, self._short / 3 / many / self._trainings.max_iter))
+
+    # Rounds
+
+    def _round(self, stage, some, length, seeds=()):
+        """Train candidates as far as the budget has room, with these seeds (none: 1 for each).
+
+        Returns all candidates that were trained so long, the best first.
+        """
+        wanted = {}
+        for candidate, seed in zip(some, seeds or [1] * len(some)):
+            policy = str(candidate.policy(length, self._trainings.epoch))
+            if seed not in self._trials.get((policy, length), ()):
+                wanted.setdefault((policy, length, seed), candidate)
+        wanted = dict(list(wanted.items())[:self._trainings.room(length)])
+        if wanted:
+            for key, trial in zip(wanted, self._trainings.train(list(wanted), [Stuck().listen])):
+                self._keep(stage, wanted[key], length, key[2], trial)
+        return self._leaders(length)
+
+    def _keep(self, stage, candidate, length, seed, trial):
+        self._trials.setdefault((trial.policy, length), {})[seed] = trial
+        self._candidates.setdefault((trial.policy, length), candidate)
+        self._tried.append(Tried(stage, self._why[candidate] if seed == 1 else "another seed", trial))
+
+    def _ranked(self, length):
+        trials = [trial for (_, at), seeds in self._trials.items() if at == length for trial in seeds.values()]
+        return ranking.rank(trials, self._criterion)
+
+    def _leaders(self, length):
+        """The candidates that were trained so long, the best first; those that did not finish are left out."""
+        return [self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.trials]
+
+    def _fine(self, leaders, good):
+        """The leaders again and what is beside them, longer; returns the best of these."""
+        length = self._length(FINE)
+        kept, functions = [], []
+        for candidate in leaders:  # the best of each of the best functions
+            if candidate.function not in functions and len(functions) < KEPT:
+                functions.append(candidate.function)
+                kept.append(candidate)
+        if not kept:
+            return leaders
+        self._say("the best so far: %s" % ", ".join(functions))
+        beside = [self._beside(candidate, 2.0, good)[:FINE // len(kept) - 1] for candidate in kept]
+        some = kept + [candidate for group in zip(*beside) for candidate in group]
+        some += self._stepped(kept, good)
+        return self._round("fine", some, length) or leaders
+
+    def _beside(self, candidate, factor, good):
+        found = candidates.finer(candidate, factor, good)
+        for one, why in found:
+            self._why.setdefault(one, "%s, %s" % (candidate.function, why))
+        return [one for one, _ in found]
+
+    def _stepped(self, kept, good):
+        """NSTEP with its steps where the longest training under FIX stopped improving."""
+        constant = [tried.trial for tried in self._tried if tried.trial.function == "FIX" and tried.trial.state == FINISHED
+                    and tried.trial.parameters["k0"] == good.best]
+        if "NSTEP" not in self._functions or not constant:
+            return []
+        found = candidates.stepped(candidates.first("NSTEP", good)[0], max(constant, key=lambda trial: trial.rows[-1].iteration))
+        if found is None:
+            return []
+        self._why.setdefault(found[0], found[1])
+        return [found[0]]
+
+    # At full length
+
+    def _full(self, leaders, good):
+        """The best few at full length; then, as far as the budget goes, the best with more seeds and what is beside it."""
+        full, factor = self._trainings.max_iter, 1.5
+        self._round("full", leaders[:max(1, min(KEPT, self._trainings.room(full) - 1))], full)
+        if self._goal == "cost":
+            while self._trainings.room(full) and self._shorter():
+                pass
+            return
+        while self._trainings.room(full) and factor > 1.1:
+            if not self._next(full, factor, good):
+                factor = factor ** 0.5
+
+    def _next(self, full, factor, good):
+        """More seeds for the best and for the next, or what is beside the best; whether there was anything to do."""
+        entries = [entry for entry in self._ranked(full) if entry.trials]
+        if not entries:
+            return False
+        before = len(self._tried)
+        if len(entries[0].trials) < SEEDS:
+            few = [entry for entry in entries[:2] if len(entry.trials) < SEEDS]
+            self._round("full", [self._candidates[entry.policy, full] for entry in few], full,
+                        [max(self._trials[entry.policy, full]) + 1 for entry in few])
+        else:
+            beside = self._beside(self._candidates[entries[0].policy, full], factor, good)
+            new = [one for one in beside if (str(one.policy(full, self._trainings.epoch)), full) not in self._trials]
+            self._round("full", new[:min(2, self._trainings.room(full) - 1)], full)  # what is left is for another seed
+        return len(self._tried) > before
+
+    # The goal cost
+
+    def _near(self):
+        """(the Top-1 that is near enough, {(policy, length): the iteration at which its trials reach it, as their mean})."""
+        tops = {key: _mean_so_far(list(seeds.values())) for key, seeds in self._trials.items()}
+        full = self._trainings.max_iter
+        near = max((top[-1][1] for (_, length), top in tops.items() if length == full and top), default=1.0) - NEAR
+        reached = {key: next((iteration for iteration, top1 in top if top1 >= near), None) for key, top in tops.items()}
+        return near, {key: iteration for key, iteration in reached.items() if iteration is not None}
+
+    def _shorter(self):
+        """Train what is near the highest Top-1 first in fewer iterations, or with more seeds; whether there was anything to do."""
+        before, (_, reached) = len(self._tried), self._near()
+        if not reached:
+            return False
+        policy, length = min(reached, key=lambda one: (reached[one], one[1]))
+        candidate = self._candidates[policy, length]
+        less = self._trainings.length(SHORTER * min(length, 1.5 * reached[policy, length]) / self._trainings.max_iter)
+        self._why[candidate] = "it needs the fewest iterations so far: again in fewer"
+        self._round("shorter", [candidate] if less < length else [], less)
+        if len(self._tried) == before:
+            seeds = self._trials[policy, length]
+            self._round("shorter", [candidate] if len(seeds) < SEEDS else [], length, [max(seeds) + 1])
+        return len(self._tried) > before
+
+    def _result(self):
+        length, reaches = self._trainings.max_iter, None
+        if self._goal == "cost":
+            near, reached = self._near()
+            if reached:
+                (_, length), iterations = min(reached.items(), key=lambda item: (item[1], item[0][1]))
+                reaches = near, iterations
+        ranked = self._ranked(length)
+        if not (ranked and ranked[0].trials):
+            raise TrialError("no training of %d iterations has finished under any policy: see `lrbench study show %s`" % (
+                length, self._trainings.name))
+        if reaches:  # several may have been trained so long
+            ranked.sort(key=lambda entry: reached.get((entry.policy, length), math.inf))
+        return Tuned(self._trainings.name, self._goal, ranked[0].policy, length, tuple(ranked), reaches, tuple(self._notes),
+                     tuple(self._tried), self._trainings.spent, self._trainings.budget)
+
+
+def _mean_so_far(trials):
+    """(iteration, the mean of the highest Top-1 up to there) of each evaluation of trials as long; () if any did not finish."""
+    if any(trial.state != FINISHED for trial in trials):
+        return ()
+    highest = [itertools.accumulate((row.top1 for row in trial.rows), max) for trial in trials]
+    return [(row.iteration, sum(tops) / len(tops)) for row, *tops in zip(trials[0].rows, *highest)]
+
+
+def _known(store, trainings):
+    """What the database knows for a solver, as JSON holds it: the good range, the best policies with their max_iter, in words."""
+    nothing = {"good": None, "same": False, "policies": [], "words": "the database knows neither this task nor one that is like it"}
+    try:
+        found = recommendation.recommend(store, recommendation.of_setup(trainings.setup), many=50)
+    except InputError:
+        return nothing
+    best = max(found.known, key=lambda known: (known.share, known.policies[0].top1.mean))
+    if best.share < ALIKE:
+        return nothing
+    by_function = {}
+    for standing in best.policies:
+        if "max_iter" in standing.settings:
+            by_function.setdefault(standing.function, (standing.policy, standing.settings["max_iter"]))
+    return {"good": best.good, "same": found.same, "policies": list(by_function.values())[:2 * KEPT],
+            "words": "; ".join(recommendation.sentences(found._replace(known=(best,)))[0])}
+
+
+def sentences(tuned):
+    """The lines to paste into the solver prototxt, and what they cost."""
+    lines = ['lr_policy: "%s"' % tuned.policy, "max_iter: %d" % tuned.length]
+    if tuned.reaches:
+        lines.append("it reaches Top-1 %.2f %%, 0.1 points below the highest, after %d iterations" % (
+            100 * tuned.reaches[0], tuned.reaches[1]))
+    return lines + ["found with %d of %d iterations in %d trainings, which are the study %s" % (
+        tuned.cost, tuned.budget, len(tuned.tried), tuned.study)]

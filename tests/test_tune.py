@@ -1,0 +1,239 @@
+"""Tuning: candidates by the paper's rules, and a search that keeps to its budget, says why it tries what, and goes on when cut off."""
+import dataclasses
+import json
+import random
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nets
+from conftest import needs_caffe
+from trials import trial
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.evaluator import candidates
+from lrbench_caffe.evaluator.candidates import TUNED, Candidate, finer, first, known, stepped
+from lrbench_caffe.policies import Policy
+from lrbench_caffe.ranges import Range
+from lrbench_caffe.trial import Dataset, Evaluation
+
+GOOD = Range(0.005, 0.06, 0.02, 0.99)
+LENGTH = 6000
+
+
+@pytest.mark.parametrize("function", TUNED)
+@given(length=st.integers(50, 100000), epoch=st.one_of(st.none(), st.floats(1, 5000)), low=st.floats(1e-5, 0.1), width=st.floats(1, 100))
+def test_every_candidate_is_a_policy_of_any_length_with_rates_from_the_range(function, length, epoch, low, width):
+    good = Range(low, min(1.0, low * width), low, 0.9)
+    candidate, why = first(function, good)
+    assert why
+    for one in [candidate] + [beside for beside, _ in finer(candidate, 2, good)]:
+        policy = one.policy(length, epoch)
+        assert Policy.parse(str(policy)) == policy and policy.end >= length - 1
+        if not policy.has_memory:
+            rates = [policy(t) for t in (0, length // 2, length - 1)]
+            assert all(0 <= rate <= 1.06 * 2 * good.high for rate in rates)
+
+
+def test_constant_and_decaying_rates_begin_at_the_best_constant_one_and_cycles_lie_in_the_range():
+    assert str(first("STEP", GOOD)[0].policy(LENGTH, 600)).startswith("STEP(k0=0.02, ")
+    assert str(first("FIX", GOOD)[0].policy(LENGTH)) == "FIX(k0=0.02)"
+    assert str(first("TRI", GOOD)[0].policy(LENGTH)) == "TRI(k0=0.0005, k1=0.06, l=3000)"
+
+
+@pytest.mark.parametrize("function", ["STEP", "NSTEP", "EXP"])
+def test_gamma_goes_with_the_number_of_steps_so_that_the_last_rate_is_not_too_small(function):
+    candidate, _ = first(function, GOOD)
+    for length in (500, 6000, 70000):
+        assert candidate.policy(length, 500)(length - 1) == pytest.approx(0.02 * candidates.LAST, rel=0.05)
+
+
+def test_step_sizes_are_multiples_of_an_epoch():
+    assert first("STEP", GOOD)[0].policy(10000, 600).parameters["l"] % 600 == 0
+
+
+@pytest.mark.parametrize("function", TUNED)
+def test_what_a_policy_was_as_a_candidate_is_found_again(function):
+    policy = first(function, GOOD)[0].policy(LENGTH)
+    assert known(policy, LENGTH).policy(LENGTH) == policy
+
+
+def test_what_is_made_by_no_rule_is_no_candidate():
+    assert known(Policy.parse("WARMUP(k0=0.001) for 5 then FIX(k0=0.1)"), LENGTH) is None
+
+
+def test_beyond_the_good_rates_a_warm_up_comes_first():
+    beside, why = finer(Candidate("POLY", 0.05), 2, GOOD)[0]
+    assert str(beside.policy(1000)) == "WARMUP(k0=0.01) for 50 then POLY(k0=0.1, p=1, l=950)".replace("p=1,", "p=1.0,") and "beyond the good ones" in why
+    assert "a warm-up twice as long" in finer(beside, 2, GOOD)[0][1]
+    assert not any(one.warmup for one, _ in finer(Candidate("POLY", 0.02), 2, GOOD))
+
+
+def test_nsteps_steps_are_where_the_loss_stopped_improving():
+    constant = trial("FIX(k0=0.02)", [0.1] * 11)
+    losses = [2.0, 1.0, 0.5, 0.4, 0.3, 0.3, 0.299, 0.31, 0.3, 0.3, 0.3]
+    constant = dataclasses.replace(constant, rows=tuple(dataclasses.replace(row, test_loss=loss) for row, loss in zip(constant.rows, losses)))
+    candidate, why = stepped(first("NSTEP", GOOD)[0], constant)
+    assert candidate.policy(1000).parameters["l"] == (400, 700, 850) and "FIX(k0=0.02) stopped improving after 40 %" in why
+    falling = dataclasses.replace(constant, rows=tuple(dataclasses.replace(row, test_loss=1 / (n + 1)) for n, row in enumerate(constant.rows)))
+    assert stepped(candidate, falling) is None
+
+
+pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
+from lrbench_caffe.cores import Cores  # noqa: E402
+from lrbench_caffe.database import Store  # noqa: E402
+from lrbench_caffe.evaluator import tuner  # noqa: E402
+from lrbench_caffe.evaluator.trainings import Trainings  # noqa: E402
+
+SETTINGS = {"type": "SGD", "momentum": 0.9, "max_iter": 1000, "test_interval": 50, "batch_size": 50}
+
+
+class Simulated:
+    """A net of which only the learning curve is made up: all else, from the study to the database, is real.
+
+    What is left to learn shrinks with the rate, a large rate leaves noise, and one above 0.3 diverges: decaying rates do best.
+    """
+
+    def __init__(self, best=0.02, dataset="made up"):
+        self.best, self.count = best, 0
+        self.setup = dataclasses.replace(trial().setup, classes=10, solver=SETTINGS, dataset=Dataset(dataset, (1, 8, 8), 1000, 10000))
+
+    def describe(self, job):
+        return dataclasses.replace(trial("FIX(k0=0.1)"), setup=self.setup)
+
+    def train(self, job, stop, listen, threads):
+        self.count += 1
+        policy, max_iter = Policy.parse(job.policy), job.max_iter or 1000
+        chance = random.Random("%s %s %s" % (job.policy, max_iter, job.seed))
+        begun = dataclasses.replace(trial(job.policy, (), state="running"), id=job.id, started=time.time(), setup=dataclasses.replace(self.setup, seed=job.seed, solver=dict(SETTINGS, max_iter=max_iter)))
+        listen("begin", begun)
+        left, state, memory = 0.9, "finished", None
+        for t in range(max_iter + 1):
+            lr = policy.given(memory)(min(t, policy.end)) / self.best
+            if t and lr > 15:
+                state = "diverged"
+                break
+            if t % 50 == 0 or t == max_iter:
+                top1 = max(0.1, 1 - left - 0.01 * lr - 0.0005 * chance.random())
+                row = Evaluation(t, lr, 1 - top1, 1 - top1, top1, 1.0, top1, 0.1, 0.1, 0.01)
+                memory = policy.see(memory, row)
+                begun = begun.with_row(row)
+                listen("row", row)
+            left = 0.001 + (left - 0.001) * (1 - 0.01 * min(lr, 3))
+        listen("end", begun.ended_as(state, time.time(), None if state == "finished" else "too large a rate"))
+
+    def tune(self, database, name="search", budget=20000, functions=(), goal="accuracy", tell=lambda sentence: None):
+        trainings = Trainings(__file__, Cores(2, train=self.train), "tune", name, dsn=database, describe=self.describe)
+        trainings.budget = budget
+        return tuner.tune(trainings, functions, goal, tell)
+
+
+def top1(tuned):
+    return tuned.ranked[0].metrics["top1"].mean
+
+
+@pytest.mark.parametrize("budget", [2000, 3000, 6000, 20000])
+def test_the_budget_is_never_exceeded_and_the_best_of_more_is_no_worse(budget, database):
+    tuned = Simulated().tune(database, budget=budget)
+    with Store(database) as store:
+        trials = store.trials(study="search")
+    assert len(tuned.tried) == len(trials)
+    assert sum(t.rows[-1].iteration for t in trials) <= tuned.cost <= budget
+    if budget >= 6000:
+        constant = max(t.best.top1 for t in trials if t.function == "FIX")
+        assert top1(tuned) > constant
+        assert len(tuned.ranked[0].trials) > 1 or budget < 20000
+        assert tuned.ranked[0].function.split()[-1] not in ("FIX", "INV")
+
+
+def test_every_training_says_why_and_short_ones_come_first(database):
+    tuned = Simulated().tune(database)
+    assert all(tried.why for tried in tuned.tried)
+    stages = [tried.stage for tried in tuned.tried]
+    assert list(dict.fromkeys(stages)) == ["range", "coarse", "fine", "full"]
+    lengths = {stage: {t.trial.setup.solver["max_iter"] for t in tuned.tried if t.stage == stage} for stage in stages}
+    assert max(lengths["range"] | lengths["coarse"] | lengths["fine"]) < 1000 and lengths["full"] == {1000}
+    assert {t.trial.function for t in tuned.tried if t.stage == "coarse"} | {"FIX"} == set(TUNED), "FIX is known from the range test"
+
+
+def test_asked_again_it_trains_nothing_and_says_the_same(database):
+    net = Simulated()
+    first_time, count = net.tune(database), net.count
+    assert net.tune(database) == first_time and net.count == count
+    longer = net.tune(database, budget=30000)
+    assert net.count > count and top1(longer) >= top1(first_time) - 0.001
+
+
+def test_a_search_goes_on_as_it_began_though_the_database_knows_more_by_now(database):
+    class Cut(Exception):
+        pass
+    net = Simulated()
+
+    def cut(sentence):
+        if "range test" in sentence:
+            raise Cut
+    with pytest.raises(Cut):
+        net.tune(database, tell=cut)
+    notes = net.tune(database).notes
+    assert notes[0].startswith("the database knows neither") and notes[1].startswith("the range test finds rates from")
+
+
+def test_a_task_that_is_known_needs_no_range_test_and_fewer_functions(database):
+    net = Simulated()
+    first_time = net.tune(database)
+    second = net.tune(database, name="second", budget=8000)
+    assert second.notes[0].startswith("net on made up: it was trained before; constant rates are good there from")
+    assert "range" not in {tried.stage for tried in second.tried}
+    assert len({tried.trial.function for tried in second.tried}) <= 8
+    assert top1(second) >= top1(first_time) - 0.001
+
+
+def test_a_similar_task_lends_its_policies_as_they_lie_in_its_range(database):
+    Simulated(best=0.02).tune(database)
+    other = Simulated(best=0.002, dataset="other")
+    tuned = other.tune(database, "other", budget=8000)
+    assert "% like net on other" in tuned.notes[0] and tuned.notes[1].startswith("the range test finds")
+    assert any("its rates times 0.1 as the best constant ones are" in tried.why for tried in tuned.tried)
+
+
+def test_the_goal_cost_is_the_fewest_iterations_to_nearly_the_highest_accuracy(database):
+    tuned = Simulated().tune(database, goal="cost")
+    near, reached = tuned.reaches
+    assert tuned.length < 1000 and reached <= tuned.length and any(tried.stage == "shorter" for tried in tuned.tried)
+    full = max(t.trial.best.top1 for t in tuned.tried if t.stage == "full")
+    assert full - 0.002 <= near <= full and top1(tuned) >= near
+    assert "max_iter: %d" % tuned.length in tuner.sentences(tuned)
+
+
+def test_the_goal_robustness_ranks_by_all_that_it_weighs(database):
+    tuned = Simulated().tune(database, goal="robustness", functions=["FIX", "POLY"])
+    assert tuned.ranked[0].function.split()[-1] == "POLY" and tuned.goal == "robustness"
+
+
+def test_a_net_that_learns_nothing_is_said(database):
+    with pytest.raises(InputError, match="no constant rate from 1 down trains this net"):
+        Simulated(best=1e9).tune(database)
+
+
+@needs_caffe
+def test_the_command_goes_from_a_solver_to_a_line_to_paste(lrbench, tmp_path, digits, database, name):
+    words = ("tune", nets.write(tmp_path, nets.solver(max_iter=40)), "--data", digits, "--dsn", database, "--study", name,
+             "--budget", "480", "--function", "POLY", "--format", "json")
+    done = lrbench(*words)
+    assert done.returncode == 0, done.stderr
+    ranked = json.loads(done.stdout)
+    assert ranked[0]["rank"] == 1 and 'lr_policy: "%s"\nmax_iter: 40\n' % ranked[0]["policy"] in done.stderr
+    assert "of 480 iterations in" in done.stderr
+    again = lrbench(*words)
+    assert again.stdout == done.stdout and "finished" not in again.stderr
+
+
+@needs_caffe
+@pytest.mark.parametrize("words, sentence", [
+    (("--budget", "100"), "a budget of 100 iterations does not do: give the length of at least two trainings, 240"),
+    (("--function", "SINN"), "did you mean SIN"),
+])
+def test_what_cannot_be_tuned_is_said_in_a_sentence(words, sentence, lrbench, tmp_path, digits):
+    done = lrbench("tune", nets.write(tmp_path, nets.solver(max_iter=120)), "--data", digits, *words)
+    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
