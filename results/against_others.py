@@ -255,7 +255,8 @@ SEARCHES = {
     "lrbench": lrbench,
     "tpe": with_optuna("tpe", lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True), lambda given:
                        optuna.pruners.SuccessiveHalvingPruner(min_resource=given.test_interval, reduction_factor=3)),
-    "random": with_optuna("random", lambda seed: optuna.samplers.RandomSampler(seed=seed), lambda given: optuna.pruners.NopPruner()),
+    "random": with_optuna("random", lambda seed: optuna.samplers.RandomSampler(seed=seed),
+                          lambda given: optuna.pruners.NopPruner()),
     "grid": grid,
 }
 

@@ -172,7 +172,9 @@ class _Search:
         self._tried.append(Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial))
 
     def _ranked(self, length):
-        trials = [trial for (_, at), seeds in self._trials.items() if at == length for trial in seeds.values()]
+        """The policies that were trained so long, of the functions to choose from."""
+        trials = [trial for key, seeds in self._trials.items() for trial in seeds.values()
+                  if key[1] == length and self._candidates[key].function in self._functions]
         return ranking.rank(trials, self._criterion)
 
     def _leaders(self, length):
@@ -191,8 +193,7 @@ class _Search:
             return leaders
         self._say("the best so far: %s" % ", ".join(functions))
         beside = [self._beside(candidate, 2.0, good)[:FINE // len(kept) - 1] for candidate in kept]
-        some = kept + [candidate for group in zip(*beside) for candidate in group]
-        some += self._stepped(kept, good)
+        some = kept + self._stepped(good) + [one for group in itertools.zip_longest(*beside) for one in group if one is not None]
         return self._round("fine", some, length) or leaders
 
     def _beside(self, candidate, factor, good):
@@ -201,7 +202,7 @@ class _Search:
             self._why.setdefault(one, "%s, %s" % (candidate.function, why))
         return [one for one, _ in found]
 
-    def _stepped(self, kept, good):
+    def _stepped(self, good):
         """NSTEP with its steps where the longest training under FIX stopped improving."""
         constant = [tried.trial for tried in self._tried if tried.trial.function == "FIX" and tried.trial.state == FINISHED
                     and tried.trial.parameters["k0"] == good.best]
@@ -247,7 +248,8 @@ class _Search:
 
     def _near(self):
         """(the Top-1 that is near enough, {(policy, length): the iteration at which its trials reach it, as their mean})."""
-        tops = {key: _mean_so_far(list(seeds.values())) for key, seeds in self._trials.items()}
+        tops = {key: _mean_so_far(list(seeds.values())) for key, seeds in self._trials.items()
+                if self._candidates[key].function in self._functions}
         full = self._trainings.max_iter
         near = max((top[-1][1] for (_, length), top in tops.items() if length == full and top), default=1.0) - NEAR
         reached = {key: next((iteration for iteration, top1 in top if top1 >= near), None) for key, top in tops.items()}
@@ -305,7 +307,7 @@ def _known(store, trainings):
         return nothing
     by_function = {}
     for standing in best.policies:
-        if "max_iter" in standing.settings:
+        if standing.function in candidates.TUNED and "max_iter" in standing.settings:
             by_function.setdefault(standing.function, (standing.policy, standing.settings["max_iter"]))
     return {"good": best.good, "same": found.same, "policies": list(by_function.values())[:2 * KEPT],
             "words": "; ".join(recommendation.sentences(found._replace(known=(best,)))[0])}
