@@ -127,12 +127,16 @@ def train(solver, watch, plan, emit, stop, keep=lambda: None, remember=lambda: N
             iteration = solver.iter
             if plan.evaluates(iteration):
                 keep()
-                row = watch.see(evaluate(solver, watch, plan.test_iter, stop))
-                if not math.isfinite(row.test_loss):
+                row = evaluate(solver, watch, plan.test_iter, stop)
+                if math.isfinite(row.test_loss):
+                    row = watch.see(row)
+                    emit("row", to_dict(row))
+                    if row.top1 >= plan.until_top1:
+                        return FINISHED, None
+                elif iteration:
                     return DIVERGED, "the test loss became %g at iteration %d" % (row.test_loss, iteration)
-                emit("row", to_dict(row))
-                if row.top1 >= plan.until_top1:
-                    return FINISHED, None
+                else:  # as with batch normalization, whose running averages are 0 before training
+                    emit("note", "the test loss is %g before training: the row of iteration 0 is left out" % row.test_loss)
             if iteration >= plan.max_iter:
                 return FINISHED, None
             started, first = time.monotonic(), len(watch.losses)

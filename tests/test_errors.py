@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import pytest
@@ -96,14 +95,15 @@ def trial(dsn, network):
     return found
 
 
-def test_an_abort_of_caffe_is_told_in_its_words_and_marks_the_trial_as_failed(tmp_path, digits, lrbench, dsn):
+def test_an_abort_of_caffe_is_told_in_its_words_and_marks_the_trial_as_failed(tmp_path, digits, lrbench, dsn, monkeypatch):
     """A kernel larger than its image: Caffe finds out when it builds the net, and aborts."""
     body = nets.BODY.replace("kernel_size: 3", "kernel_size: 30")
     path = nets.write(tmp_path, net_text=nets.net(body=body).replace('"small"', '"aborts"'))
-    before = os.listdir(tempfile.gettempdir())
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     done = lrbench("train", path, "--data", digits)
     assert done.returncode == 1 and "Check failed" in done.stderr and "Traceback" not in done.stderr
-    assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("lrbench-") and name not in before]
+    assert not os.listdir(str(tmp_path / "temporary"))
     failed = trial(dsn, "aborts")
     assert failed.state == "failed" and "Check failed" in failed.error and failed.ended
 

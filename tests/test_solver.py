@@ -181,6 +181,17 @@ def test_until_top1_ends_the_trial_at_the_first_evaluation_that_reaches_it(tmp_p
     assert trial.rows[-1].iteration < 400
 
 
+def test_a_net_that_cannot_be_tested_before_training_is_trained(tmp_path, digits, dsn):
+    """Before training, batch normalization divides by the root of epsilon: so many of them give more than a float can hold."""
+    norms = "".join('layer {{ name: "norm%d" type: "BatchNorm" bottom: "conv1" top: "conv1" }}\n' % n for n in range(20))
+    body = nets.BODY.replace('layer {{ name: "relu1"', norms + 'layer {{ name: "relu1"')
+    heard = []
+    trial = train(nets.write(tmp_path, net_text=nets.net(body=body)), data=digits, dsn=dsn,
+                  listen=lambda kind, content: heard.append((kind, content)))
+    assert trial.state == "finished" and [row.iteration for row in trial.rows] == [20, 40, 60]
+    assert ("note", "the test loss is nan before training: the row of iteration 0 is left out") in heard
+
+
 def test_a_loss_that_is_no_number_ends_the_trial_as_diverged_with_its_rows_kept(tmp_path, digits, dsn):
     path = nets.write(tmp_path, nets.solver(max_iter=400))
     trial = train(path, "FIX(k0=1e30)", data=digits)
