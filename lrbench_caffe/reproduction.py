@@ -48,10 +48,13 @@ def export(target, scale, folder, dsn=None, progress=None):
 def write(target, rows, folder):
     """Write the page and the picture of an export's trials to a folder, which is made; returns (the table, page's path, trials).
 
-    The page depends on the rows and their place alone.  Raises InputError for trials that are none of the target's.
+    The page depends on the rows and their place alone; trials under other policies, those of another table of the same network,
+    are left out.  Raises InputError for trials that are none of the target's.
     """
     trials = incoming.trials(rows)
     scale = paper.scale_of(target, trials)
+    known = set(paper.policies(target, scale).values())
+    trials = [trial for trial in trials if trial.policy in known]
     table = paper.comparison(target, trials, scale)
     place = os.path.join(_made(folder), paper.study_name(target, scale))
     figures.draw(target, trials, scale, place + ".png")
@@ -105,8 +108,10 @@ def _page(target, trials, scale, table, rows):
     if intervals:
         yield ("**Evaluated every %s iterations**, where the paper's interval at this scale is %d: the highest Top-1 is that of "
                "other evaluations." % (_listed(intervals), paper.test_interval(target, scale)))
-    yield ("Ours: mean ± sample standard deviation over %s, at each training's highest Top-1. Published: Top-1 ± the paper's "
-           "deviation over five seeds." % ("one seed" if seeds == 1 else "%d seeds" % seeds))
+    yield ("Ours: one seed, at the training's highest Top-1." if seeds == 1 else
+           "Ours: mean ± sample standard deviation over up to %d seeds, at each training's highest Top-1." % seeds)
+    if target.published:
+        yield "Published: what the paper prints, the deviation that of its trainings."
     yield from _notes(target)
     for trial in trials:
         if trial.error:
@@ -130,13 +135,13 @@ def _notes(target):
 
 
 def _origin(trials):
-    """How many trainings there are, what made them, and how many were cut off on the way."""
+    """How many trainings each program and machine has done, and how many of them were cut off on the way."""
     found = {}
     for trial in trials:
         framework = trial.setup.framework
         where = "%s %s, %s, on %s" % (framework.name, framework.version, trial.blas or "unknown BLAS", trial.host)
         found[where] = found.get(where, 0) + 1
-    text = "%d trainings: %s." % (len(trials), "; ".join("%d with %s" % (count, where) for where, count in sorted(found.items())))
+    text = "Trainings: %s." % "; ".join("%d with %s" % (count, where) for where, count in sorted(found.items()))
     resumed = sum(trial.resumed_at is not None for trial in trials)
     if resumed:
         text += " %d of them went on from a snapshot; Caffe then reads the batches from the first one again." % resumed

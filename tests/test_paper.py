@@ -211,8 +211,9 @@ def test_a_page_says_how_often_was_evaluated_what_went_on_from_a_snapshot_and_wh
     texts = paper.policies(target, 0.05)
     made = [trial(texts[policy], (0.1, 0.99), solver={"max_iter": 500, "test_interval": 100}, dataset=host, network=LENET, **more)
             for policy, more in zip(target.policies, [{"resumed_at": 100}, {"state": "diverged", "error": "the loss became nan"}, {}])]
+    other = trial("FIX(k0=0.5)", (0.1, 0.2), solver={"max_iter": 500}, dataset=host, network=LENET)  # of another table
     with database.Store(dsn) as store:
-        record(store, *made)
+        record(store, *made, other)
     rows = str(tmp_path / "rows.jsonl")
     exchange.export(rows, dsn, {"dataset": host})
     table, page, _ = reproduction.write(target, rows, str(tmp_path))
@@ -220,7 +221,7 @@ def test_a_page_says_how_often_was_evaluated_what_went_on_from_a_snapshot_and_wh
     assert page.endswith("table-7-at-0.05.md") and "AT SCALE 0.05" in text.splitlines()[0]
     assert "**Evaluated every 100 iterations**, where the paper's interval at this scale is 25" in text
     assert "Not counted: INV(k0=0.01, gamma=0.002, p=0.75), seed 1, diverged: the loss became nan." in text
-    assert "3 trainings: 3 with Caffe 1.0.0" in text and "1 of them went on from a snapshot" in text
+    assert "Trainings: 3 with Caffe 1.0.0" in text and "1 of them went on from a snapshot" in text
     assert "`lrbench reproduce table-7 --scale 0.05 --test-interval 100 --seeds 1` trains this" in text
 
 

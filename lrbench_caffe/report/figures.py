@@ -2,7 +2,7 @@
 import math
 
 import numpy as np
-from matplotlib.ticker import FormatStrFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from lrbench_caffe import paper
 from lrbench_caffe.ranking import spread
@@ -55,9 +55,10 @@ def _along_rates(panels, target, trials, scale):
             for rate, color in ((0.001, "black"), (0.01, "black"), (0.1, "black"), (0.0005, "red"), (0.006, "red")):
                 panel.axvline(rate, color=color, linestyle="--", linewidth=0.7)
     best = 100 * max((trial.best.top1 for trial in trials if trial.best), default=0)
-    panels[1].set_ylim(best - (100 - best), best + 0.1 * (100 - best))
+    panels[1].set_ylim(best - 2 * (100 - best), best + 0.2 * (100 - best))
     panels[2].set_yscale("log")
     panels[2].yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    panels[2].yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     panels[2].yaxis.set_minor_formatter(FormatStrFormatter("%g"))
 
 
