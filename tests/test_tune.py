@@ -211,6 +211,13 @@ def test_the_goal_robustness_ranks_by_all_that_it_weighs(database):
     assert tuned.ranked[0].function.split()[-1] == "POLY" and tuned.goal == "robustness"
 
 
+@pytest.mark.parametrize("budget", [2000, 6000])
+def test_only_the_functions_that_were_named_are_chosen_from(budget, database):
+    tuned = Simulated().tune(database, budget=budget, functions=["EXP"])
+    assert {entry.function.split()[-1] for entry in tuned.ranked} == {"EXP"}
+    assert {tried.trial.function.split()[-1] for tried in tuned.tried if tried.stage != "range"} == {"EXP"}
+
+
 def test_a_net_that_learns_nothing_is_said(database):
     with pytest.raises(InputError, match="no constant rate from 1 down trains this net"):
         Simulated(best=1e9).tune(database)

@@ -59,13 +59,14 @@ class Tuned(NamedTuple):
     budget: int
 
 
-def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None):
+def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None, seed=1):
     """The Tuned policy of a :class:`lrbench_caffe.evaluator.trainings.Trainings`, whose budget is never exceeded.
 
     functions: the names of those to choose from (none: all of candidates.TUNED).  goal: "accuracy", the highest Top-1; "cost", the
     fewest iterations to within 0.1 points of it; "robustness", which weighs LD, AC, CD and CDAC as much as Top-1.  tell is called
-    with a sentence on each decision.  Raises as Trainings.train, and InputError for a budget that is too small, a function or goal
-    that there is none of, and a net that learns nothing.
+    with a sentence on each decision.  seed: the first, of all trainings; more of them are those after it.  Raises as
+    Trainings.train, and InputError for a budget that is too small, a function or goal that there is none of, and a net that learns
+    nothing.
     """
     functions = tuple(dict.fromkeys(functions or candidates.TUNED))
     for name, known, what in [(goal, GOALS, "goal")] + [(function, candidates.TUNED, "function to tune") for function in functions]:
@@ -74,12 +75,12 @@ def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None):
     if trainings.room(trainings.max_iter) < 2:
         raise InputError("a budget of %d iterations does not do: give the length of at least two trainings, %d" % (
             trainings.budget, 2 * trainings.max_iter))
-    return _Search(trainings, functions, goal, tell).run()
+    return _Search(trainings, functions, goal, tell, seed).run()
 
 
 class _Search:
-    def __init__(self, trainings, functions, goal, tell):
-        self._trainings, self._functions, self._goal = trainings, functions, goal
+    def __init__(self, trainings, functions, goal, tell, seed):
+        self._trainings, self._functions, self._goal, self._seed = trainings, functions, goal, seed
         self._criterion = ranking.criterion(GOALS[goal])
         self._tell, self._notes, self._tried = tell, [], []
         self._why = {}  # by candidate
@@ -119,11 +120,11 @@ class _Search:
                 chosen.append(candidate)
         if known["good"] and known["same"]:
             return Range(*known["good"]), chosen
-        test = range_test.run(self._trainings, self._length(RATES, range_test.SHARE))
+        test = range_test.run(self._trainings, self._length(RATES, range_test.SHARE), self._seed)
         for trial in test.trials:
             candidate = candidates.Candidate("FIX", trial.parameters["k0"])
             self._why[candidate] = "a constant rate"
-            self._keep("range", candidate, trial.setup.solver["max_iter"], 1, trial)
+            self._keep("range", candidate, trial.setup.solver["max_iter"], self._seed, trial)
         if test.good is None:
             raise InputError("no constant rate from 1 down trains this net within %d iterations, the budget's share: give a larger "
                              "--budget, or look at its data and initialization" % self._trainings.spent)
@@ -150,12 +151,12 @@ class _Search:
     # Rounds
 
     def _round(self, stage, some, length, seeds=()):
-        """Train candidates as far as the budget has room, with these seeds (none: 1 for each).
+        """Train candidates as far as the budget has room, with these seeds (none: the first for each).
 
         Returns all candidates that were trained so long, the best first.
         """
         wanted = {}
-        for candidate, seed in zip(some, seeds or [1] * len(some)):
+        for candidate, seed in zip(some, seeds or [self._seed] * len(some)):
             policy = str(candidate.policy(length, self._trainings.epoch))
             if seed not in self._trials.get((policy, length), ()):
                 wanted.setdefault((policy, length, seed), candidate)
@@ -168,10 +169,12 @@ class _Search:
     def _keep(self, stage, candidate, length, seed, trial):
         self._trials.setdefault((trial.policy, length), {})[seed] = trial
         self._candidates.setdefault((trial.policy, length), candidate)
-        self._tried.append(Tried(stage, self._why[candidate] if seed == 1 else "another seed", trial))
+        self._tried.append(Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial))
 
     def _ranked(self, length):
-        trials = [trial for (_, at), seeds in self._trials.items() if at == length for trial in seeds.values()]
+        """The policies that were trained so long, of the functions to choose from."""
+        trials = [trial for key, seeds in self._trials.items() for trial in seeds.values()
+                  if key[1] == length and self._candidates[key].function in self._functions]
         return ranking.rank(trials, self._criterion)
 
     def _leaders(self, length):
@@ -190,8 +193,7 @@ class _Search:
             return leaders
         self._say("the best so far: %s" % ", ".join(functions))
         beside = [self._beside(candidate, 2.0, good)[:FINE // len(kept) - 1] for candidate in kept]
-        some = kept + [candidate for group in zip(*beside) for candidate in group]
-        some += self._stepped(kept, good)
+        some = kept + self._stepped(good) + [one for group in itertools.zip_longest(*beside) for one in group if one is not None]
         return self._round("fine", some, length) or leaders
 
     def _beside(self, candidate, factor, good):
@@ -200,7 +202,7 @@ class _Search:
             self._why.setdefault(one, "%s, %s" % (candidate.function, why))
         return [one for one, _ in found]
 
-    def _stepped(self, kept, good):
+    def _stepped(self, good):
         """NSTEP with its steps where the longest training under FIX stopped improving."""
         constant = [tried.trial for tried in self._tried if tried.trial.function == "FIX" and tried.trial.state == FINISHED
                     and tried.trial.parameters["k0"] == good.best]
@@ -246,7 +248,8 @@ class _Search:
 
     def _near(self):
         """(the Top-1 that is near enough, {(policy, length): the iteration at which its trials reach it, as their mean})."""
-        tops = {key: _mean_so_far(list(seeds.values())) for key, seeds in self._trials.items()}
+        tops = {key: _mean_so_far(list(seeds.values())) for key, seeds in self._trials.items()
+                if self._candidates[key].function in self._functions}
         full = self._trainings.max_iter
         near = max((top[-1][1] for (_, length), top in tops.items() if length == full and top), default=1.0) - NEAR
         reached = {key: next((iteration for iteration, top1 in top if top1 >= near), None) for key, top in tops.items()}
@@ -304,7 +307,7 @@ def _known(store, trainings):
         return nothing
     by_function = {}
     for standing in best.policies:
-        if "max_iter" in standing.settings:
+        if standing.function in candidates.TUNED and "max_iter" in standing.settings:
             by_function.setdefault(standing.function, (standing.policy, standing.settings["max_iter"]))
     return {"good": best.good, "same": found.same, "policies": list(by_function.values())[:2 * KEPT],
             "words": "; ".join(recommendation.sentences(found._replace(known=(best,)))[0])}

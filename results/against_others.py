@@ -1,0 +1,264 @@
+"""`lrbench tune` against Optuna's TPE with its ASHA pruner, random search and a grid, over the same 13 functions and budget.
+
+    docker/run python3 -m pip install --target OPTUNA "optuna<5" "numpy<1.20"
+    docker/run env PYTHONPATH=OPTUNA python3 results/against_others.py solvers/lenet_solver.prototxt --data DIR --work FOLDER
+
+Each search has a database of its own, so that it knows
+nothing of the others; each policy that a search held to be the best at some time is judged by three fresh seeds, which it does not
+pay for.  Everything is counted in iterations.  Run again with the same FOLDER, it goes on where it was cut off.
+"""
+import argparse
+import itertools
+import json
+import os
+import random
+import statistics
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import optuna  # noqa: E402
+import psycopg2  # noqa: E402
+
+from lrbench_caffe import process, prototxt, study  # noqa: E402
+from lrbench_caffe.cores import Cores, usable_cores  # noqa: E402
+from lrbench_caffe.database import Store, server, studies  # noqa: E402
+from lrbench_caffe.display import StudyDisplay  # noqa: E402
+from lrbench_caffe.errors import InputError, TrialError  # noqa: E402
+from lrbench_caffe.evaluator import tuner  # noqa: E402
+from lrbench_caffe.evaluator.trainings import Trainings  # noqa: E402
+from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Policy  # noqa: E402
+from lrbench_caffe.trial import FINISHED, PRUNED, Job  # noqa: E402
+
+METHODS = ("lrbench", "tpe", "random", "grid")
+NEAR = 0.0005  # of the best policy known to anyone
+FRESH = (1001, 1002, 1003)
+
+
+def main():
+    """Run all searches, judge what they found, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("solver")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work", required=True, help="folder for the solver as it is trained and for how far each search is")
+    parser.add_argument("--max-iter", type=int, default=2000)
+    parser.add_argument("--test-interval", type=int, default=100)
+    parser.add_argument("--budget", type=int, default=40000, help="iterations of each search")
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    os.makedirs(given.work, exist_ok=True)
+    solver = shortened(given)
+    runs = {(method, repeat): cached(given, "%s-%d" % (method, repeat), lambda: SEARCHES[method](solver, given, repeat))
+            for repeat in range(given.repeats) for method in METHODS}
+    judged = judge(solver, given, sorted({policy for found in runs.values() for _, policy in found}))
+    table(runs, judged, given.budget)
+
+
+def shortened(given):
+    """The path of the solver as it is trained here."""
+    param = prototxt.resolve(prototxt.read_solver(given.solver), given.solver, given.data)
+    param.max_iter, param.test_interval, param.snapshot, param.snapshot_after_train = given.max_iter, given.test_interval, 0, False
+    path = os.path.join(os.path.abspath(given.work), "solver.prototxt")
+    prototxt.write(param, path)
+    return path
+
+
+def cached(given, name, search):
+    """What search() returns, or returned when it was run before: [(iterations spent, the policy that was the best then)]."""
+    path = os.path.join(given.work, name + ".json")
+    if not os.path.exists(path):
+        print("== %s" % name, flush=True)
+        found = search()
+        with open(path + ".new", "w") as file:
+            json.dump(found, file)
+        os.replace(path + ".new", path)
+    with open(path) as file:
+        return [tuple(entry) for entry in json.load(file)]
+
+
+def database(name):
+    """The DSN of a database of the private server, made if need be."""
+    admin = psycopg2.connect(server.start())
+    admin.autocommit = True
+    with admin.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_database WHERE datname = %s", [name])
+        if not cursor.rowcount:
+            cursor.execute('CREATE DATABASE "%s"' % name)
+    admin.close()
+    return server.start() + " dbname=" + name
+
+
+def lrbench(solver, given, repeat):
+    """The search of the tuner, whose seeds are others in each repeat."""
+    dsn = database("against_lrbench_%d" % repeat)
+    trainings = Trainings(solver, Cores(), "tune", "search", dsn=dsn)
+    trainings.budget = given.budget
+    tuned = tuner.tune(trainings, [function for function in FUNCTIONS], tell=print, seed=100 * repeat + 1)
+    best, spent, found, tops = None, 0, [], {}
+    for tried in tuned.tried:
+        spent += trainings.cost(tried.trial)
+        if tried.trial.state == FINISHED and tried.trial.setup.solver["max_iter"] == given.max_iter:
+            tops.setdefault(tried.trial.policy, []).append(tried.trial.best.top1)
+            leader = max(tops, key=lambda policy: statistics.mean(tops[policy]))
+            if leader != best:
+                best = leader
+                found.append((spent, best))
+    return found
+
+
+def with_optuna(name, sampler, pruner):
+    """A search by an Optuna study with this sampler and pruner, as many trials at a time as there are cores."""
+    def search(solver, given, repeat):
+        dsn = database("against_%s_%d" % (name, repeat))
+        storage = "sqlite:///%s" % os.path.join(os.path.abspath(given.work), "%s-%d.db" % (name, repeat))
+        found = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True,
+                                    sampler=sampler(repeat), pruner=pruner(given))
+
+        def objective(asked):
+            policy = suggested(asked, given.max_iter)
+            asked.set_user_attr("policy", str(policy))
+
+            def listen(kind, content):
+                if kind == "row" and content.iteration:
+                    asked.set_user_attr("spent", content.iteration)
+                    asked.report(content.top1, content.iteration)
+                    if asked.should_prune():
+                        return PRUNED, "pruned by Optuna"
+                return None
+            return outcome(solver, policy, 100 * repeat + 1, dsn, listen)
+
+        def stop(ran, _):
+            if spent(ran) + usable_cores() * given.max_iter > given.budget:
+                ran.stop()
+        if spent(found) + usable_cores() * given.max_iter <= given.budget:
+            found.optimize(objective, n_jobs=usable_cores(), callbacks=[stop])
+        return incumbents([(one.user_attrs.get("spent", 0), one.user_attrs.get("policy"),
+                            one.value if one.state == optuna.trial.TrialState.COMPLETE else None)
+                           for one in sorted(found.trials, key=lambda one: one.datetime_complete or one.datetime_start)])
+    return search
+
+
+def outcome(solver, policy, seed, dsn, listen):
+    """The best Top-1 of a training; one that diverges or that Caffe refuses is worth 0."""
+    try:
+        trial = process.train(solver, policy, dsn=dsn, seed=seed, listen=listen, threads=1)
+    except (InputError, TrialError):
+        return 0.0
+    if trial.state == PRUNED:
+        raise optuna.TrialPruned
+    return trial.best.top1 if trial.state == FINISHED else 0.0
+
+
+def spent(found):
+    """The iterations of all trials of an Optuna study."""
+    return sum(one.user_attrs.get("spent", 0) for one in found.trials)
+
+
+def suggested(asked, length):
+    """A policy of any of the 13 functions, in the widest ranges that a user would give."""
+    function = asked.suggest_categorical("function", list(FUNCTIONS))
+    values = {"k0": asked.suggest_float("k0", 1e-5, 1, log=True)}
+    if function in CYCLIC:
+        values["k1"] = asked.suggest_float("k1", 1e-5, 1, log=True)
+        values["l"] = asked.suggest_int("l", 10, length, log=True)
+    if function in ("EXP", "TRIEXP", "SINEXP"):
+        values["gamma"] = 1 - asked.suggest_float("1 - gamma", 1e-6, 0.1, log=True)
+    if function in ("STEP", "NSTEP"):
+        values["gamma"] = asked.suggest_float("gamma", 0.01, 0.99)
+        values["l"] = asked.suggest_int("l", 10, length, log=True)
+    if function == "NSTEP":
+        more = [asked.suggest_int("l%d" % n, 10, length) for n in range(1, asked.suggest_int("steps", 1, 4))]
+        values["l"] = sorted({values["l"], *more})
+    if function == "INV":
+        values["gamma"], values["p"] = asked.suggest_float("INV gamma", 1e-6, 0.1, log=True), asked.suggest_float("p", 0.25, 2)
+    if function == "POLY":
+        values["p"], values["l"] = asked.suggest_float("POLY p", 0.25, 4), length
+    return Policy(function, **values)
+
+
+def grid(solver, given, repeat):
+    """The points of a grid in an order that chance gives, as far as the budget goes."""
+    name, dsn, length = "grid", database("against_grid_%d" % repeat), given.max_iter
+    points = [str(policy) for policy in grid_points(length)]
+    random.Random(repeat).shuffle(points)
+    jobs = [Job(solver, policy=policy, seed=100 * repeat + 1) for policy in points]
+    done, cost = [], 0
+    while cost + usable_cores() * length <= given.budget and len(done) < len(jobs):
+        batch = jobs[:len(done) + usable_cores()]
+        with StudyDisplay() as shown:
+            study.go_on(name, Cores(), shown, batch, dsn)
+        with Store(dsn) as store:
+            trials = {trial.id: trial for trial in store.trials(study=name)}
+            done = [trials[entry.job.id] for entry in studies.jobs(store, name)]
+        cost = sum(trial.rows[-1].iteration for trial in done if trial.rows)
+    return incumbents([(trial.rows[-1].iteration if trial.rows else 0, trial.policy,
+                        trial.best.top1 if trial.state == FINISHED else None) for trial in done])
+
+
+def grid_points(length):
+    """Every function with rates a decade apart, and two settings of each other parameter."""
+    rates = (1.0, 0.1, 0.01, 0.001, 0.0001)
+    for function, k0 in itertools.product(FUNCTIONS, rates):
+        for share, gamma in itertools.product((0.1, 0.5), (0.1, 0.5)):
+            l = max(1, int(share * length))
+            exp = gamma ** (1 / length)
+            values = {"STEP": dict(gamma=gamma, l=l), "NSTEP": dict(gamma=gamma, l=[l, (l + length) // 2]), "EXP": dict(gamma=exp),
+                      "INV": dict(gamma=1 / l, p=0.75), "POLY": dict(p=2 * gamma, l=length), "FIX": {}}.get(function)
+            if function in CYCLIC:
+                values = dict(k1=k0 * gamma / 5, l=l, **({"gamma": exp} if function.endswith("EXP") else {}))
+            yield Policy(function, k0=k0, **values)
+
+
+def incumbents(trials):
+    """[(iterations spent, policy)] whenever another policy is the best, from (iterations, policy, Top-1 or None) in their order."""
+    total, best, found = 0, -1.0, []
+    for iterations, policy, top1 in trials:
+        total += iterations
+        if top1 is not None and top1 > best:
+            best = top1
+            found.append((total, policy))
+    return found
+
+
+def judge(solver, given, policies):
+    """{policy: its Top-1 with each of the FRESH seeds}."""
+    dsn = database("against_judge")
+    jobs = [Job(solver, policy=policy, seed=seed) for policy in policies for seed in FRESH]
+    with StudyDisplay() as shown:
+        study.go_on("judge", Cores(), shown, jobs, dsn)
+    tops = {}
+    with Store(dsn) as store:
+        for trial in store.trials(study="judge", best_only=True):
+            tops.setdefault(trial.policy, []).append(trial.best.top1 if trial.state == FINISHED else 0.0)
+    return tops
+
+
+def table(runs, judged, budget):
+    """Print, for each search, its last policy as it was judged, and what it cost to come near the best that anyone knows."""
+    means = {policy: statistics.mean(tops) for policy, tops in judged.items()}
+    best = max(means, key=means.get)
+    print("\nbest known: %s, Top-1 %.2f %% over the seeds %s\n" % (best, 100 * means[best], ", ".join(map(str, FRESH))))
+    print("| search | repeat | Top-1 % of what it found | iterations to within 0.05 points of the best known | policy |")
+    print("| --- | ---: | ---: | ---: | --- |")
+    for (method, repeat), found in runs.items():
+        near = next((spent for spent, policy in found if means[policy] >= means[best] - NEAR), None)
+        if not found:
+            print("| %s | %d | none finished | > %d | |" % (method, repeat, budget))
+            continue
+        tops = judged[found[-1][1]]
+        print("| %s | %d | %.2f ± %.2f | %s | %s |" % (
+            method, repeat, 100 * statistics.mean(tops), 100 * statistics.stdev(tops), near or "> %d" % budget, found[-1][1]))
+
+
+SEARCHES = {
+    "lrbench": lrbench,
+    "tpe": with_optuna("tpe", lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True), lambda given:
+                       optuna.pruners.SuccessiveHalvingPruner(min_resource=given.test_interval, reduction_factor=3)),
+    "random": with_optuna("random", lambda seed: optuna.samplers.RandomSampler(seed=seed),
+                          lambda given: optuna.pruners.NopPruner()),
+    "grid": grid,
+}
+
+if __name__ == "__main__":
+    main()
