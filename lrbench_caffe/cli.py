@@ -9,12 +9,22 @@ from lrbench_caffe import __version__
 from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError
 
 
+class _Interrupt:
+    """What SIGINT calls: Python's own handler, but it knows that it was called, since an import may swallow the exception."""
+
+    called = False
+
+    def __call__(self, number, frame):
+        self.called = True
+        raise KeyboardInterrupt
+
+
 class _Commands(click.Group):
     """Turns the errors a user can cause into one sentence and an exit status: 2 for input, 1 for a failed training."""
 
     def invoke(self, context):
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # until now, see __main__
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, _Interrupt())
         try:
             return super().invoke(context)
         except InputError as error:
@@ -55,6 +65,9 @@ def _format_option(command):
 def _filters(command):
     """The options that choose trials, passed on as a dict of what Store.trials takes."""
     def chosen(context, option, value):
+        from lrbench_caffe.trial import STATES
+        if option.name == "state" and value not in STATES + (None,):
+            raise InputError("%r is no state of a trial: give one of %s" % (value, ", ".join(STATES)))
         if value is not None:
             context.ensure_object(dict)[option.name] = value
     for name, metavar, text in reversed([

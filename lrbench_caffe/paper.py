@@ -172,6 +172,8 @@ def policies(target, scale):
 
 def scale_of(target, trials):
     """The scale at which trials were trained, by their max_iter.  Raises InputError for trials that are none of the target's."""
+    if not trials:
+        raise InputError("no training of %s has begun, so that there is nothing to compare" % target.name)
     for trial in trials:
         if trial.setup.network.name != target.network:
             raise InputError("a trial is of the network %s and %s is of %s: give the rows of its study" % (
@@ -179,7 +181,7 @@ def scale_of(target, trials):
     lengths = {_length(trial) for trial in trials}
     if len(lengths) != 1:
         raise InputError("the trials are %s iterations long: give those of one study of %s" % (
-            " and ".join(str(length) for length in sorted(lengths)) or "0", target.name))
+            " and ".join(str(length) for length in sorted(lengths)), target.name))
     scale = exact_scale(target, lengths.pop() / target.setting.max_iter)
     known = set(policies(target, scale).values())
     if not any(trial.policy in known for trial in trials):

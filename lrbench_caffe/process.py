@@ -160,6 +160,8 @@ def interruptible():
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
                   if signal.getsignal(number) != signal.SIG_IGN}
     try:
+        if getattr(before.get(signal.SIGINT), "called", False):  # the command line's, whose exception was swallowed
+            raise KeyboardInterrupt
         yield stop
     finally:
         for number, handler in before.items():

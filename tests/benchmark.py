@@ -15,8 +15,6 @@ import time
 import timeit
 from types import SimpleNamespace
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("GLOG_minloglevel", "2")
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
@@ -393,6 +391,8 @@ BENCHMARKS = {"training": training, "study": study, "scale": scale, "monitor": m
               "exchange": exchange, "recommend": recommend}
 
 if __name__ == "__main__":
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("GLOG_minloglevel", "2")
     for name in sys.argv[1:] or BENCHMARKS:
         if name not in BENCHMARKS:
             sys.exit("no benchmark %s: there are %s" % (name, ", ".join(BENCHMARKS)))

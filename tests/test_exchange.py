@@ -170,6 +170,8 @@ HOSTILE = {
     "what commands a terminal": (changed("dataset", name="\x9b31m"), "no text"),
     "half a character": (changed("network", name="\ud800"), "no text"), "a number for a name": (changed("dataset", name=5), "no text"),
     "a shape of text": (changed("dataset", shape=["1; DROP TABLE trial"]), "shape"),
+    "a batch of text": (changed("trial", solver={"batch_size": "sixty"}), "batch_size"),
+    "no length": (changed("trial", solver={"max_iter": -5}), "max_iter"), "momentum of text": (changed("trial", solver={"momentum": "much"}), "momentum"),
     "SQL for a function": (changed("policy", text="'; DROP TABLE trial; --"), "cannot read the policy"),
     "parameters of another policy": (changed("policy", parameters={"k0": 5}), "not those of its text"),
     "another function than its text": (changed("policy", function="WARMUP then FIX"), "not those of its text"),

@@ -200,14 +200,16 @@ def test_everything_has_a_name_for_a_screen_reader_and_is_reached_by_the_keyboar
 
 def test_what_an_import_may_bring_is_drawn(report):
     """Iterations up to Caffe's last, rates that are none of the policy's, none at all."""
+    unknown = [dataclasses.replace(trial("SIN(k0=0.01, k1=0.1, l=50)", [0.1], seed), rows=(dataclasses.replace(
+        trial("SIN(k0=0.01, k1=0.1, l=50)", [0.1], seed).rows[0], lr=lr),)) for seed, lr in enumerate((None, 0.1))]
     strange = []
     for policy in ("TRI(k0=0.01, k1=0.1, l=50)", "POLY(k0=0.1, p=1, l=20)", "PLATEAU(k0=0.1, gamma=0.1, l=5)"):
         for seed, lr in enumerate((None, -1.0, 0.0)):
             one = trial(policy, [0.1] * 3, seed)
             at = zip(one.rows, (0, 10, 2 ** 31 - 1), (0.01, lr, 0.01))
             strange.append(dataclasses.replace(one, rows=tuple(dataclasses.replace(row, iteration=n, lr=rate) for row, n, rate in at)))
-    driver = report(strange)
-    assert len(drawn(driver, "rate")) == 5 and complaints(driver) == []
+    driver = report(strange + unknown)
+    assert len(drawn(driver, "rate")) >= 5 and complaints(driver) == []
 
 
 def test_it_fits_a_phone(report):
@@ -360,7 +362,8 @@ def test_plot_without_a_window_says_what_to_do_instead(display, words, lrbench, 
 
 
 @pytest.mark.parametrize("words, sentence", [(("report", "/no/such/x.html"), "cannot be written"), (("rank", "--study", "none"), "no such trials"),
-                                             (("report", "--study", "none", "x.html"), "no study none")])
+                                             (("report", "--study", "none", "x.html"), "no study none"),
+                                             (("report", "--state", "done", "x.html"), "'done' is no state")])
 def test_what_cannot_be_done_is_said(words, sentence, lrbench):
     done = lrbench(*words)
     assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1

@@ -203,6 +203,7 @@ def _check_trial(trial, counts):
     _text(trial, "blas", 0, 500, optional=True)
     _text(trial, "error", 0, 100000, optional=True, never=_NOT_STORED)
     _plain_object(trial, "solver")
+    _check_solver(trial["solver"])
     if trial["state"] not in STATES:
         raise Wrong("state %s is none of %s" % (_short(trial["state"]), ", ".join(STATES)))
     for name in ("started", "ended"):
@@ -212,6 +213,18 @@ def _check_trial(trial, counts):
     if (trial["ended"] is None) != (trial["state"] == RUNNING):
         raise Wrong("a trial has an end exactly when it does not run")
     return trial
+
+
+def _check_solver(solver):
+    """That the settings which this program reckons with are what Caffe has them as."""
+    for name in ("max_iter", "test_interval", "iter_size", "batch_size"):
+        if name in solver:
+            _whole(solver, name, 1, INT32, True)
+    momentum = solver.get("momentum")
+    if momentum is not None and type(momentum) not in (int, float):
+        raise Wrong("momentum %s is no number" % _short(momentum))
+    if "type" in solver:
+        _text(solver, "type", 1, 500)
 
 
 def _origin(content):

@@ -133,7 +133,7 @@ def _risen(points, trainings):
         return None
     best = max(points, key=lambda point: point.top1)
     start = points[0].top1 + RISEN * (best.top1 - points[0].top1)
-    low = next(point for point in points if point.top1 > start)
+    low = next((point for point in points if point.top1 > start), best)  # it may begin at its best, from given weights
     high = best
     for point in points[points.index(best):]:
         if not ranges.is_good(point, limit):

@@ -87,7 +87,7 @@ def _rates(entry, rows):
     runs = [(trial.setup.seed, tuple((row.iteration, row.lr) for row in rows[trial.id]))
             for trial in entry.trials + entry.others if trial.id in rows]
     if not (policy and policy.has_memory):
-        runs = [(None, run) for _, run in sorted(runs, key=lambda run: run[1][-1])[-1:]]
+        runs = [(None, run) for _, run in sorted(runs, key=lambda run: run[1][-1][0])[-1:]]
     return [dict(zip(("seed", "iteration", "rate"), (seed, *rates(policy, run)))) for seed, run in runs]
 
 
