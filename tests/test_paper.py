@@ -136,7 +136,7 @@ def test_rows_of_something_else_are_refused():
         paper.scale_of(target, [a_trial("FIX(k0=0.5)", 0.9)])
     with pytest.raises(InputError, match="500 and 10000 iterations long"):
         paper.scale_of(target, [a_trial(target.policies[1], 0.9), a_trial(target.policies[1], 0.9, max_iter=500)])
-    with pytest.raises(InputError, match="the trials are 0 iterations long"):
+    with pytest.raises(InputError, match="no training of table-7 has begun"):
         paper.scale_of(target, [])
     with pytest.raises(InputError, match="of the network LeNet and table-8 is of CNN3"):
         paper.scale_of(paper.TARGETS["table-8"], [a_trial(target.policies[1], 0.9)])
