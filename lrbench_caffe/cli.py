@@ -57,6 +57,10 @@ def _database_option(command):
                         "[default: $LRBENCH_DSN, else a private server]")(command)
 
 
+def _data_option(command):
+    return click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")(command)
+
+
 def _format_option(command):
     return click.option("--format", type=click.Choice(["table", "markdown", "csv", "json", "latex"]), default="table",
                         show_default=True, help="How tables are printed")(command)
@@ -85,7 +89,7 @@ def _filters(command):
               'lr_policy in the prototxt]')
 @click.option("--seed", type=click.IntRange(0, 2 ** 32 - 1), metavar="N", help="Caffe's random_seed [default: the prototxt's, "
               "else a new one]")
-@click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
+@_data_option
 @click.option("--gpu", type=click.IntRange(0, 1023), metavar="N", help="Train on this GPU [default: as the prototxt says]")
 @click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Train for N iterations")
 @click.option("--resume", metavar="FILE.solverstate", help="Go on from a snapshot")
@@ -161,7 +165,7 @@ def _pool_options(command):
 @click.option("--policy", "policies", multiple=True, metavar="P", help="A policy to train under; as often as you like")
 @click.option("--seeds", type=click.IntRange(1, 10000), metavar="N", help="Train each policy with the seeds 1 to N [default: 1]")
 @click.option("--max-iter", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Train for N iterations")
-@click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
+@_data_option
 @_pool_options
 @click.option("--prune", type=click.FloatRange(0, 1), metavar="X", help="Stop a training whose best Top-1 is more than X, a share "
               "of 1, below the median of the others at its iteration, e.g. 0.2")
@@ -298,7 +302,7 @@ def _evaluation_options(kind):
                 _database_option, _format_option, _pool_options,
                 click.option("--study", "name", metavar="NAME", help="The study that the trainings belong to [default: %s-NETWORK-"
                              "DATASET]; run again, it goes on" % kind),
-                click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")):
+                _data_option):
             command = option(command)
         return click.argument("solver", metavar="SOLVER.prototxt")(command)
     return options
@@ -377,7 +381,7 @@ def rank(filters, by, dsn, format):
 @click.option("--dataset", metavar="NAME", help="The dataset to train on [default: --solver's]")
 @click.option("--network", metavar="NAME", help="The network to train, by its name or its hash [default: --solver's]")
 @click.option("--solver", metavar="SOLVER.prototxt", help="How it will be trained, so that tasks can be compared")
-@click.option("--data", metavar="DIR", help="Folder that relative paths in the prototxts are looked up in first")
+@_data_option
 @_format_option
 @_database_option
 def recommend(dataset, network, solver, data, dsn, format):

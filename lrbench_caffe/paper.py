@@ -11,7 +11,7 @@ from typing import Dict, NamedTuple, Optional, Tuple
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
-from lrbench_caffe.ranking import Spread, spread
+from lrbench_caffe.ranking import Spread, counting, spread
 from lrbench_caffe.tables import METRICS, Column, Table, noted
 from lrbench_caffe.trial import FINISHED
 
@@ -178,7 +178,7 @@ def scale_of(target, trials):
         if trial.setup.network.name != target.network:
             raise InputError("a trial is of the network %s and %s is of %s: give the rows of its study" % (
                 trial.setup.network.name, target.name, target.network))
-    lengths = {_length(trial) for trial in trials}
+    lengths = {trial.setup.solver.get("max_iter") or 0 for trial in trials}
     if len(lengths) != 1:
         raise InputError("the trials are %s iterations long: give those of one study of %s" % (
             " and ".join(str(length) for length in sorted(lengths)), target.name))
@@ -187,11 +187,6 @@ def scale_of(target, trials):
     if not any(trial.policy in known for trial in trials):
         raise InputError("none of the trials is under a policy of %s: give the rows of its study" % target.name)
     return scale
-
-
-def _length(trial):
-    length = trial.setup.solver.get("max_iter")
-    return length if isinstance(length, int) else 0  # what comes from elsewhere may hold anything
 
 
 def title(target, scale):
@@ -203,9 +198,8 @@ def title(target, scale):
 
 
 def finished(trials, policy):
-    """The trials under a policy that were trained to their end; of a seed that was trained twice, the later one."""
-    found = [trial for trial in trials if trial.policy == policy and trial.state == FINISHED and trial.best]
-    return list({trial.setup.seed: trial for trial in sorted(found, key=lambda trial: trial.started)}.values())
+    """The trials under a policy that count, see :func:`lrbench_caffe.ranking.counting`."""
+    return counting(trial for trial in trials if trial.policy == policy)
 
 
 def comparison(target, trials, scale):

@@ -51,14 +51,22 @@ def curves(trials, many=CURVES):
 
 
 def _points(trials, iteration):
-    reached = {}
+    return tuple(Point(*found) for found in reached(trials, iteration, "k0"))
+
+
+def reached(trials, iteration, parameter):
+    """[(the parameter's value, the mean Top-1, whether any diverged)], sorted, of what trials had reached after so many iterations.
+
+    One that diverged before counts with what it had then, others that ended before do not.
+    """
+    tops = {}
     for trial in trials:
         diverged = trial.state == DIVERGED
         rows = [row for row in trial.rows if row.iteration <= iteration]
         if rows and (trial.rows[-1].iteration >= iteration or diverged):
-            reached.setdefault(trial.parameters["k0"], []).append((rows[-1].top1, diverged))
-    return tuple(Point(k0, sum(top1 for top1, _ in found) / len(found), any(diverged for _, diverged in found))
-                 for k0, found in sorted(reached.items()))
+            tops.setdefault(trial.parameters[parameter], []).append((rows[-1].top1, diverged))
+    return [(value, sum(top1 for top1, _ in found) / len(found), any(diverged for _, diverged in found))
+            for value, found in sorted(tops.items())]
 
 
 def good(points, samples=None, classes=None):

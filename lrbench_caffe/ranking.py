@@ -127,6 +127,15 @@ def rank(trials, by=Criterion("order", {"top1": 1.0})):
     return ranked + sorted(rest, key=lambda entry: (_loss(entry, "top1"), entry.label))
 
 
+def counting(trials):
+    """Those of a policy's trials that count: trained to their end, one for each seed; of one that was trained twice, the later."""
+    found = {}
+    for trial in sorted(trials, key=lambda trial: trial.started):
+        if trial.state == FINISHED and trial.best:
+            found[trial.setup.seed] = trial
+    return list(found.values())
+
+
 def spread(values):
     """The Spread of values, without those that are None."""
     values = [float(value) for value in values if value is not None]
@@ -188,14 +197,11 @@ def _plain(value):
 
 
 def _entry(policy, settings, trials):
-    counted = {}
-    for trial in sorted(trials, key=lambda trial: trial.started):
-        if trial.state == FINISHED and trial.best:
-            counted[trial.setup.seed] = trial  # of a seed that was trained twice, the later one
+    counted = counting(trials)
     others = [trial for trial in trials if not (trial.state == FINISHED and trial.best)]
-    shown = [trial.summary for trial in counted.values() or others if trial.best]
+    shown = [trial.summary for trial in counted or others if trial.best]
     metrics = {name: spread(getattr(summary, name) for summary in shown) for name in METRICS}
-    return Ranked(policy, trials[0].function, tuple(counted.values()), tuple(others), metrics, settings)
+    return Ranked(policy, trials[0].function, tuple(counted), tuple(others), metrics, settings)
 
 
 def _loss(entry, name):

@@ -71,18 +71,25 @@ def dsn():
         yield address
 
 
-@pytest.fixture
-def database(dsn):
-    """The DSN of a new database."""
+@contextlib.contextmanager
+def new_database_on(server):
+    """The DSN of a new database on the server with this DSN, within the block."""
     import psycopg2
     name = "test_" + uuid.uuid4().hex
-    admin = psycopg2.connect(dsn)
+    admin = psycopg2.connect(server)
     admin.autocommit = True
     admin.cursor().execute("CREATE DATABASE " + name)
-    yield dsn + " dbname=" + name
+    yield server + " dbname=" + name
     admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
     admin.cursor().execute("DROP DATABASE " + name)
     admin.close()
+
+
+@pytest.fixture
+def database(dsn):
+    """The DSN of a new database."""
+    with new_database_on(dsn) as address:
+        yield address
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from lrbench_caffe.trial import (DIVERGED, FAILED, FINISHED, Dataset, Evaluation
                                  from_dict, to_dict)
 
 psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
-from conftest import private_home  # noqa: E402
+from conftest import new_database_on, private_home  # noqa: E402
 from lrbench_caffe import database  # noqa: E402
 from lrbench_caffe.database import Store, schema, server, studies  # noqa: E402
 from lrbench_caffe.errors import DatabaseUnavailable  # noqa: E402
@@ -39,14 +39,8 @@ def private_server():
 @pytest.fixture
 def new_database(private_server):
     """The DSN of a new, empty database."""
-    name = "test_" + uuid.uuid4().hex
-    admin = psycopg2.connect(private_server)
-    admin.autocommit = True
-    admin.cursor().execute("CREATE DATABASE " + name)
-    yield private_server + " dbname=" + name
-    admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-    admin.cursor().execute("DROP DATABASE " + name)
-    admin.close()
+    with new_database_on(private_server) as address:
+        yield address
 
 
 @pytest.fixture

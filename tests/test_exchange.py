@@ -1,35 +1,25 @@
 """Export and import: what goes out comes in elsewhere as it was, once, and a file that is not right changes nothing."""
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import json
-import uuid
 
 import pytest
 
+from conftest import new_database_on
 from lrbench_caffe.errors import InputError
 from trials import record, trial
 
-psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
+pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
 from lrbench_caffe.database import Store, exchange  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def databases(dsn):
     """new(): the DSN of a new, empty database."""
-    made = []
-    admin = psycopg2.connect(dsn)
-    admin.autocommit = True
-
-    def new():
-        made.append("exchange_" + uuid.uuid4().hex)
-        admin.cursor().execute("CREATE DATABASE " + made[-1])
-        return dsn + " dbname=" + made[-1]
-    yield new
-    for name in made:
-        admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        admin.cursor().execute("DROP DATABASE " + name)
-    admin.close()
+    with contextlib.ExitStack() as made:
+        yield lambda: made.enter_context(new_database_on(dsn))
 
 
 def fill(dsn, *trials):

@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from conftest import needs_caffe
+from conftest import needs_caffe, new_database_on
 from studies import DIGITS
 from trials import NETWORK, record, trial
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.trial import Dataset, Network
 
-psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
+pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
 from lrbench_caffe.database import Store, exchange, schema  # noqa: E402
 from lrbench_caffe.evaluator import recommendation  # noqa: E402
 from lrbench_caffe.evaluator.recommendation import Wanted, named, recommend  # noqa: E402
@@ -135,12 +135,8 @@ def test_standings_of_an_import_are_those_of_the_database_it_came_from(store, da
 @pytest.fixture
 def private_copy(dsn):
     """The DSN of a second new database."""
-    admin = psycopg2.connect(dsn)
-    admin.autocommit = True
-    admin.cursor().execute("CREATE DATABASE recommendation_copy")
-    yield dsn + " dbname=recommendation_copy"
-    admin.cursor().execute("DROP DATABASE recommendation_copy")
-    admin.close()
+    with new_database_on(dsn) as address:
+        yield address
 
 
 def test_many_writers_at_once_miss_no_trial(store, database):

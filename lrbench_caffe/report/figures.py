@@ -4,7 +4,7 @@ import math
 import numpy as np
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
-from lrbench_caffe import paper
+from lrbench_caffe import paper, ranges
 from lrbench_caffe.ranking import spread
 from lrbench_caffe.report.plots import pyplot, save
 from lrbench_caffe.trial import DIVERGED, FINISHED
@@ -75,16 +75,12 @@ def _curves(panel, target, trials, scale, parameter, label, error=False):
     members = [trial for trial in trials if trial.policy in known and trial.state in (FINISHED, DIVERGED) and trial.rows]
     seen = sorted({row.iteration for trial in members for row in trial.rows} - {0})
     lengths = {max((at for at in seen if at <= share * seen[-1]), default=seen[0]) for share in _SHARES} if seen else ()
-    diverged = {trial.parameters[parameter] for trial in members if trial.state == DIVERGED}
     for color, length in zip(pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(lengths))), sorted(lengths)):
-        measured = {}
-        for trial in members:
-            for row in [row for row in trial.rows if row.iteration <= length][-1:]:
-                measured.setdefault(trial.parameters[parameter], []).append(1 - row.top1 if error else row.top1)
-        means = [(value, 100 * spread(measured[value]).mean) for value in sorted(measured)]
-        panel.plot(*zip(*means), color=color, label="%.3g epochs" % (length / target.setting.epoch))
-        for value, mean in means:
-            panel.plot(value, mean, "o", color=color, markerfacecolor="white" if value in diverged else color, markersize=4)
+        points = [(value, 100 * (1 - top1 if error else top1), diverged)
+                  for value, top1, diverged in ranges.reached(members, length, parameter)]
+        panel.plot(*list(zip(*points))[:2], color=color, label="%.3g epochs" % (length / target.setting.epoch))
+        for value, mean, diverged in points:
+            panel.plot(value, mean, "o", color=color, markerfacecolor="white" if diverged else color, markersize=4)
     panel.set_xscale("log")
     panel.set_xlabel(label)
     panel.set_ylabel("test error (%)" if error else "Top-1 (%)")

@@ -46,9 +46,7 @@ def curves(trials, path, title):
         accuracy.axhline(100 * best, color="gray", linewidth=0.8, linestyle=":")
         accuracy.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
         for panel in (rates, accuracy):
-            panel.grid(alpha=0.25)
-            panel.spines["top"].set_visible(False)
-            panel.spines["right"].set_visible(False)
+            _open(panel)
     for panel in panels[-1]:
         panel.set_xlabel("iteration")
     figure.suptitle("%s\ndots: a policy's best evaluation; dotted line: the best of all" % title, fontsize=11)
@@ -95,9 +93,7 @@ def range_test(test, path):
     panel.set_xscale("log")
     panel.set_xlabel("learning rate while it grows" if test.swept else "constant learning rate k0 (FIX)")
     panel.set_ylabel("Top-1 (%)")
-    panel.grid(alpha=0.25)
-    panel.spines["top"].set_visible(False)
-    panel.spines["right"].set_visible(False)
+    _open(panel)
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     panel.set_title(test.title + (": good from %r to %r" % (test.good.low, test.good.high) if test.good else ""), fontsize=11)
     figure.tight_layout()
@@ -139,15 +135,20 @@ def _in_picture(curves, out):
     panel.set_xlabel("iteration")
     panel.set_ylabel("learning rate")
     panel.set_ylim(bottom=0)
-    panel.grid(alpha=0.25)
-    panel.spines["top"].set_visible(False)
-    panel.spines["right"].set_visible(False)
+    _open(panel)
     panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncol=columns)
     figure.tight_layout()
     if out:
         save(figure, out)
     else:
         pyplot.show()
+
+
+def _open(panel):
+    """A panel with a pale grid, and open above and to the right."""
+    panel.grid(alpha=0.25)
+    panel.spines["top"].set_visible(False)
+    panel.spines["right"].set_visible(False)
 
 
 def save(figure, path):
