@@ -13,7 +13,7 @@ from conftest import needs_caffe
 from trials import trial
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator import candidates
-from lrbench_caffe.evaluator.candidates import TUNED, Candidate, finer, first, known, stepped
+from lrbench_caffe.evaluator.candidates import TUNED, Candidate, fallen, finer, first, known, placed
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranges import Range
 from lrbench_caffe.trial import Dataset, Evaluation
@@ -28,7 +28,7 @@ def test_every_candidate_is_a_policy_of_any_length_with_rates_from_the_range(fun
     good = Range(low, min(1.0, low * width), low, 0.9)
     candidate, why = first(function, good)
     assert why
-    for one in [candidate] + [beside for beside, _ in finer(candidate, 2, good)]:
+    for one in [candidate] + [beside for beside, _ in finer(candidate, 2, good, 40)]:
         policy = one.policy(length, epoch)
         assert Policy.parse(str(policy)) == policy and policy.end >= length - 1
         if not policy.has_memory:
@@ -64,20 +64,54 @@ def test_what_is_made_by_no_rule_is_no_candidate():
 
 
 def test_beyond_the_good_rates_a_warm_up_comes_first():
-    beside, why = finer(Candidate("POLY", 0.05), 2, GOOD)[0]
+    beside, why = finer(Candidate("POLY", 0.05), 2, GOOD, 50)[0]
     assert str(beside.policy(1000)) == "WARMUP(k0=0.01) for 50 then POLY(k0=0.1, p=1, l=950)".replace("p=1,", "p=1.0,") and "beyond the good ones" in why
-    assert "a warm-up twice as long" in finer(beside, 2, GOOD)[0][1]
-    assert not any(one.warmup for one, _ in finer(Candidate("POLY", 0.02), 2, GOOD))
+    assert not any(one.high > 0.06 and not one.warmup for one, _ in finer(Candidate("POLY", 0.05), 2, GOOD, 50))
+    assert "a warm-up twice as long" in finer(beside, 2, GOOD, 50)[0][1]
+    assert not any(one.warmup for one, _ in finer(Candidate("POLY", 0.02), 2, GOOD, 50))
+
+
+def test_a_warm_up_has_its_iterations_in_a_long_training_too_and_at_most_a_quarter_of_a_short_one():
+    candidate = Candidate("COS", 0.1, 0.001, warmup=50)
+    assert str(candidate.policy(10000)).startswith("WARMUP(k0=0.01) for 50 then ")
+    assert str(candidate.policy(100)).startswith("WARMUP(k0=0.01) for 25 then ")
+
+
+def test_a_warm_up_takes_as_long_as_most_of_the_fall_of_the_loss_under_the_best_constant_rate():
+    assert fallen(constant([2.3, 1.5, 0.6, 0.4, 0.3, 0.3])) == 300
+    assert fallen(constant([2.3, 0.4, 0.3, 0.3])) == 100
+    assert fallen(constant([0.3, 0.4, 0.5])) == 200  # never: all of it
+
+
+def constant(losses):
+    """A trial under FIX with these test losses, the first before training."""
+    found = trial("FIX(k0=0.02)", [0.1] * len(losses))
+    return dataclasses.replace(found, rows=tuple(dataclasses.replace(row, test_loss=loss) for row, loss in zip(found.rows, losses)))
+
+
+STOPPED = constant([2.0, 1.0, 0.5, 0.4, 0.3, 0.3, 0.299, 0.31, 0.3, 0.3, 0.3])
+FALLING = constant([1 / (n + 1) for n in range(11)])
 
 
 def test_nsteps_steps_are_where_the_loss_stopped_improving():
-    constant = trial("FIX(k0=0.02)", [0.1] * 11)
-    losses = [2.0, 1.0, 0.5, 0.4, 0.3, 0.3, 0.299, 0.31, 0.3, 0.3, 0.3]
-    constant = dataclasses.replace(constant, rows=tuple(dataclasses.replace(row, test_loss=loss) for row, loss in zip(constant.rows, losses)))
-    candidate, why = stepped(first("NSTEP", GOOD)[0], constant)
+    candidate, why = placed("NSTEP", GOOD, STOPPED)
     assert candidate.policy(1000).parameters["l"] == (400, 700, 850) and "FIX(k0=0.02) stopped improving after 40 %" in why
-    falling = dataclasses.replace(constant, rows=tuple(dataclasses.replace(row, test_loss=1 / (n + 1)) for n, row in enumerate(constant.rows)))
-    assert stepped(candidate, falling) is None
+    assert placed("NSTEP", GOOD, FALLING) is None
+
+
+def test_plateaus_patience_lets_it_lower_its_rate_as_often_as_what_is_left_after_the_plateau_has_room_for():
+    candidate, why = placed("PLATEAU", GOOD, STOPPED)
+    assert str(candidate.policy(1000)) == "PLATEAU(k0=0.02, k1=0.0002, gamma=0.316, l=120)"  # 60 % in five parts
+    assert "stopped improving after 40 %" in why and "each 10 % or sooner before" in why
+    assert placed("PLATEAU", GOOD, FALLING) is None
+
+
+def test_plateaus_patience_is_no_shorter_than_the_waits_for_an_improvement_before_the_plateau():
+    waits = constant([2.0, 2.1, 2.1, 1.0, 1.1, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6])
+    policy = placed("PLATEAU", GOOD, waits)[0].policy(1000)
+    assert policy.parameters["l"] == 300 and policy.parameters["gamma"] == 0.01  # lowered once, at 80 %
+    beside = [one.policy(1000).parameters["l"] for one, why in finer(placed("PLATEAU", GOOD, waits)[0], 2, GOOD, 50) if "patience" in why]
+    assert beside == [150, 600]
 
 
 pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")

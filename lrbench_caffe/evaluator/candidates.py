@@ -11,10 +11,14 @@ from typing import Optional, Tuple
 from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Composition, Policy
 
 TUNED = tuple(FUNCTIONS) + ("SGDR", "PLATEAU")
+PLACED = ("NSTEP", "PLATEAU")  # those that a plateau of the loss says something about
 ONE_WAY = ("STEP", "NSTEP", "EXP", "INV", "POLY")
 LAST = 0.01  # of the first rate: where a decay ends unless something speaks for another (section V-B: not too small)
 POWER = 0.75  # of INV, as Caffe's examples have it
 STEPS = (0.5, 0.75, 0.9)  # of the training: where NSTEP's steps are as long as no plateau was seen
+LOWERED = 4  # times that PLATEAU lowers its rate, at most
+PATIENCE = 0.1  # of the training: PLATEAU's, as long as no plateau was seen
+FALL = 0.9  # of the way from the first loss to the lowest: the steep beginning is over, and so is a warm-up
 STOPPED = 0.01  # of the lowest loss so far: what improves less has stopped improving (figure 5)
 
 
@@ -22,9 +26,10 @@ STOPPED = 0.01  # of the lowest loss so far: what improves less has stopped impr
 class Candidate:
     """A policy of any length.
 
-    high and low: the largest and the smallest rate (low 0: none is given).  count: the number of steps of STEP, of cycles, or
-    POLY's p.  last: the decay's share of the first rate that is left at the end.  at: NSTEP's steps, as shares of the training.
-    warmup: the share of the training in which the rate comes up to the policy's.
+    high and low: the largest and the smallest rate (low 0: none is given).  count: the number of steps of STEP, of times that
+    PLATEAU lowers the rate, of cycles, or POLY's p.  last: the decay's share of the first rate that is left at the end.  at:
+    NSTEP's steps, or PLATEAU's patience alone, as shares of the training.  warmup: iterations in which the rate comes up to the
+    policy's, whatever the length, but no more than a quarter of it.
     """
     function: str
     high: float
@@ -32,11 +37,11 @@ class Candidate:
     count: float = 1
     last: Optional[float] = None
     at: Tuple[float, ...] = ()
-    warmup: float = 0.0
+    warmup: int = 0
 
     def policy(self, length, epoch=None):
         """The Policy of a training of so many iterations; STEP's l and a warm-up are whole epochs (iterations in one) if long."""
-        warmup = _whole(self.warmup * length, epoch) if self.warmup else 0
+        warmup = _whole(min(self.warmup, length / 4), epoch) if self.warmup else 0
         main = Policy(self.function, **self._parameters(length - warmup, epoch))
         return Composition(Policy("WARMUP", k0=_rate(self.high / 10)), warmup, main) if warmup else main
 
@@ -62,7 +67,7 @@ class Candidate:
         if self.function == "SGDR":
             return {"k0": k0, "k1": k1, "l": math.ceil(length / (2 ** count - 1)), "mult": 2}
         if self.function == "PLATEAU":
-            return {"k0": k0, "k1": _rate(self.high * last), "gamma": 0.3, "l": _whole(length / (4 * count))}
+            return {"k0": k0, "k1": _rate(self.high * min(last, 0.5)), "gamma": _gamma(last, count), "l": _whole(self.at[0] * length)}
         values = {"k0": k1, "k1": k0, "l": _whole(length / (2 * count))}
         return dict(values, gamma=_gamma(last, length)) if last else values
 
@@ -75,7 +80,8 @@ def first(function, good):
     if function == "FIX":
         return Candidate("FIX", good.best), "the best constant rate"
     if function == "PLATEAU":
-        return Candidate("PLATEAU", good.best, count=3, last=LAST), "k0 is the best constant rate, the rest is for it to see"
+        return (Candidate("PLATEAU", good.best, count=LOWERED, last=LAST, at=(PATIENCE,)),
+                "k0 is the best constant rate, the rest is for it to see")
     if function in ONE_WAY:
         candidate = Candidate(function, good.best, count=3 if function == "STEP" else 1, last=0.1 if function == "INV" else LAST,
                               at=STEPS if function == "NSTEP" else ())
@@ -85,39 +91,52 @@ def first(function, good):
     return candidate, "from the upper end of the good range to a tenth of its lower end"
 
 
-def finer(candidate, factor, good):
-    """Candidates beside one, with why: its rates by a factor up and down, more steps or cycles, another end, a warm-up."""
+def finer(candidate, factor, good, warmup):
+    """Candidates beside one, with why: its rates by a factor up and down, more steps or cycles, another end, a warm-up.
+
+    warmup: the iterations of one, see :func:`fallen`.
+    """
     changed = [(dataclasses.replace(candidate, high=candidate.high * factor), "its largest rate times %g" % factor),
                (dataclasses.replace(candidate, high=candidate.high / factor), "its largest rate divided by %g" % factor)]
     if candidate.low:
         changed.append((dataclasses.replace(candidate, low=candidate.low / 10), "its smallest rate divided by 10"))
     if candidate.last:
         changed.append((dataclasses.replace(candidate, last=candidate.last / 10), "it ends at a tenth of the rate"))
-        changed.append((dataclasses.replace(candidate, last=min(1.0, candidate.last * 5)), "it ends at five times the rate"))
+        changed.append((dataclasses.replace(candidate, last=candidate.last * 5), "it ends at five times the rate"))
     if candidate.function == "POLY":
         changed += [(dataclasses.replace(candidate, count=power), "power %g" % power) for power in (0.5, 2)]
+    elif candidate.function == "PLATEAU":
+        changed += [(dataclasses.replace(candidate, at=(candidate.at[0] * share,)), "%s its patience" % word)
+                    for share, word in ((0.5, "half"), (2, "twice"))]
     elif candidate.function in CYCLIC + ("STEP",):
         changed.append((dataclasses.replace(candidate, count=candidate.count + 1), "%d %s" % (
             candidate.count + 1, "steps" if candidate.function == "STEP" else "cycles")))
     if _starts_high(candidate) and candidate.high * factor > good.high and not candidate.warmup:
-        changed.insert(0, (dataclasses.replace(candidate, high=candidate.high * factor, warmup=0.05),
-                           "its largest rate times %g, beyond the good ones: a warm-up of a twentieth" % factor))
+        changed[0] = (dataclasses.replace(candidate, high=candidate.high * factor, warmup=warmup),
+                      "its largest rate times %g, beyond the good ones: a warm-up, for the loss took %d iterations to fall" % (
+                          factor, warmup))
     elif candidate.warmup:
         changed.insert(0, (dataclasses.replace(candidate, warmup=2 * candidate.warmup), "a warm-up twice as long"))
-    return [(one, why) for one, why in changed if one.high <= 1 and one != candidate]
+    return [(one, why) for one, why in changed if one.high <= 1 and ((one.last or 0) < 1 or one.last == candidate.last)]
 
 
-def stepped(candidate, trial):
-    """NSTEP with its steps where the loss of a trial under FIX stopped improving (figure 5), and why; None where it never did.
+def placed(function, good, trial):
+    """NSTEP or PLATEAU as a trial under FIX has it, by where its loss stopped improving (figure 5), and why; None if it never did.
 
-    The first step is there, each of the others where half of the rest is over.
+    NSTEP's first step is there, each of the others where half of the rest is over.  PLATEAU waits no shorter than the trial had to
+    before, and else so that what is left has room for LOWERED times that the rate is lowered.
     """
     share = stopped(trial)
     if share is None:
         return None
-    at = tuple(1 - (1 - share) / 2 ** n for n in range(3))
-    return dataclasses.replace(candidate, at=at), "the loss under %s stopped improving after %.0f %% of the training" % (
-        trial.policy, 100 * share)
+    why = "the loss under %s stopped improving after %.0f %% of the training" % (trial.policy, 100 * share)
+    candidate, _ = first(function, good)
+    if function == "NSTEP":
+        return dataclasses.replace(candidate, at=tuple(1 - (1 - share) / 2 ** n for n in range(3))), why
+    wait = waited(trial, share)
+    count = min(LOWERED, max(1, int((1 - share) / wait) - 1))
+    return (dataclasses.replace(candidate, count=count, at=(max(wait, (1 - share) / (count + 1)),)),
+            "%s, and improved each %.0f %% or sooner before" % (why, 100 * wait))
 
 
 def stopped(trial):
@@ -130,11 +149,28 @@ def stopped(trial):
     return share if 0 < share <= 0.8 else None
 
 
+def waited(trial, share):
+    """The longest part of a trial, up to a share of it, that went by without a new lowest test loss: what PLATEAU has to bear."""
+    lowest, since, longest = math.inf, 0, 0
+    for row in trial.rows:
+        if row.test_loss < lowest and row.iteration <= share * trial.rows[-1].iteration:
+            longest = max(longest, row.iteration - since)
+            lowest, since = row.test_loss, row.iteration
+    return longest / trial.rows[-1].iteration
+
+
+def fallen(trial):
+    """The iterations after which the steep beginning of a trial was over, FALL of all that its test loss fell: for a warm-up."""
+    losses = [row.test_loss for row in trial.rows]
+    over = losses[0] - FALL * (losses[0] - min(losses))
+    return next((row.iteration for row in trial.rows if row.iteration and row.test_loss <= over), trial.rows[-1].iteration)
+
+
 def known(policy, length):
     """The Candidate that a Policy was in a training of so many iterations, or None for what is made by none of the rules."""
     values = policy.parameters
     function, l = policy.function, values.get("l")
-    if function not in TUNED or isinstance(policy, Composition):
+    if function not in TUNED or isinstance(policy, Composition) or function == "PLATEAU" and values["gamma"] == 1:
         return None
     one = Candidate(function, max(values["k0"], values.get("k1", 0.0)), min(values["k0"], values.get("k1", 0.0)))
     if function == "STEP":
@@ -148,7 +184,9 @@ def known(policy, length):
     if function == "INV":
         return dataclasses.replace(one, low=0.0, last=(1 + values["gamma"] * length) ** -POWER)
     if function == "PLATEAU":
-        return dataclasses.replace(one, low=0.0, count=max(1, round(length / (4 * l))), last=max(one.low / one.high, 1e-6))
+        last = one.low / one.high if one.low else max(values["gamma"] ** max(1, length // l - 1), 1e-6)
+        count = max(1, round(math.log(last) / math.log(values["gamma"])))
+        return dataclasses.replace(one, low=0.0, count=count, last=last, at=(l / length,))
     if function == "POLY":
         return dataclasses.replace(one, low=0.0, count=values["p"])
     if function == "COS":

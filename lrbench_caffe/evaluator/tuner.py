@@ -29,6 +29,7 @@ KEPT = 3  # functions that are tried finer, and candidates that are tried at ful
 FINE = 12  # trainings of the fine round: the kept ones and what is beside them
 SEEDS = 3  # that the best policy is judged by
 NEAR = 0.001  # below the highest Top-1: what the goal cost asks for
+WARMUP = 0.05  # of the full length: a warm-up's, where no training under the best constant rate says how long it takes
 SHORTER = 0.7  # times the length: the next that is tried for the goal cost
 ALIKE = 0.5  # less like this task, and another one says nothing about it
 
@@ -193,26 +194,32 @@ class _Search:
             return leaders
         self._say("the best so far: %s" % ", ".join(functions))
         beside = [self._beside(candidate, 2.0, good)[:FINE // len(kept) - 1] for candidate in kept]
-        some = kept + self._stepped(good) + [one for group in itertools.zip_longest(*beside) for one in group if one is not None]
+        some = kept + self._placed(good) + [one for group in itertools.zip_longest(*beside) for one in group if one is not None]
         return self._round("fine", some, length) or leaders
 
     def _beside(self, candidate, factor, good):
-        found = candidates.finer(candidate, factor, good)
+        constant = self._constant(good)
+        warmup = candidates.fallen(constant) if constant else self._trainings.length(WARMUP)
+        found = candidates.finer(candidate, factor, good, warmup)
         for one, why in found:
             self._why.setdefault(one, "%s, %s" % (candidate.function, why))
         return [one for one, _ in found]
 
-    def _stepped(self, good):
-        """NSTEP with its steps where the longest training under FIX stopped improving."""
+    def _placed(self, good):
+        """NSTEP and PLATEAU as they go with where the longest training under the best constant rate stopped improving."""
+        constant, some = self._constant(good), []
+        for function in candidates.PLACED:
+            found = candidates.placed(function, good, constant) if constant and function in self._functions else None
+            if found:
+                self._why.setdefault(*found)
+                some.append(found[0])
+        return some
+
+    def _constant(self, good):
+        """The longest of the search's trials under the best constant rate, or None."""
         constant = [tried.trial for tried in self._tried if tried.trial.function == "FIX" and tried.trial.state == FINISHED
                     and tried.trial.parameters["k0"] == good.best]
-        if "NSTEP" not in self._functions or not constant:
-            return []
-        found = candidates.stepped(candidates.first("NSTEP", good)[0], max(constant, key=lambda trial: trial.rows[-1].iteration))
-        if found is None:
-            return []
-        self._why.setdefault(found[0], found[1])
-        return [found[0]]
+        return max(constant, key=lambda trial: trial.rows[-1].iteration) if constant else None
 
     # At full length
 
