@@ -6,27 +6,28 @@ from lrbench_caffe.trial import Dataset, Network
 
 CONSTANTS = 200  # constant rates of a task that are looked at
 
-# Each (dataset, network) by one look into the index, whatever lies between two of them.
-_PAIRS = """
-    WITH RECURSIVE pair AS (
-        (SELECT dataset_id, network_id FROM standing ORDER BY dataset_id, network_id LIMIT 1)
+# The best of each (dataset, network) by one look into the index, whatever lies between two of them.
+_ALL = """
+    WITH RECURSIVE best AS (
+        (SELECT dataset_id, network_id, settings, task_id FROM standing
+         ORDER BY dataset_id, network_id, top1 DESC, iterations LIMIT 1)
         UNION ALL
-        SELECT following.* FROM pair, LATERAL (
-            SELECT dataset_id, network_id FROM standing WHERE (dataset_id, network_id) > (pair.dataset_id, pair.network_id)
-            ORDER BY dataset_id, network_id LIMIT 1) AS following)"""
+        SELECT following.* FROM best, LATERAL (
+            SELECT dataset_id, network_id, settings, task_id FROM standing
+            WHERE (dataset_id, network_id) > (best.dataset_id, best.network_id)
+            ORDER BY dataset_id, network_id, top1 DESC, iterations LIMIT 1) AS following)"""
 
 _NAMED = """
-    WITH pair AS (
-        SELECT dataset.id AS dataset_id, network.id AS network_id FROM dataset, network
+    WITH best AS (
+        SELECT found.* FROM dataset, network, LATERAL (
+            SELECT dataset_id, network_id, settings, task_id FROM standing
+            WHERE dataset_id = dataset.id AND network_id = network.id ORDER BY top1 DESC, iterations LIMIT 1) AS found
         WHERE dataset.name = %(dataset)s AND (network.name = %(network)s OR network.hash = %(network)s))"""
 
 _TASKS = """
     SELECT dataset_id, network_id, dataset.name AS dataset, shape, train_samples, test_samples, network.name AS network, hash,
-           classes, best.settings
-    FROM pair JOIN dataset ON dataset.id = dataset_id JOIN network ON network.id = network_id, LATERAL (
-        SELECT settings, task_id FROM standing
-        WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id ORDER BY top1 DESC, iterations LIMIT 1) AS best
-    LEFT JOIN task ON task.id = best.task_id"""
+           classes, settings
+    FROM best JOIN dataset ON dataset.id = dataset_id JOIN network ON network.id = network_id LEFT JOIN task ON task.id = task_id"""
 
 # Of several tasks at once, since each question costs a way there and back.
 _BEST = """
@@ -67,7 +68,7 @@ class Standing(NamedTuple):
 
 def tasks(store, dataset=None, network=None):
     """The KnownTasks of a database: all, or those of a dataset's name and a network's name or hash."""
-    query = (_NAMED if dataset else _PAIRS) + _TASKS
+    query = (_NAMED if dataset else _ALL) + _TASKS
     lines = store.transaction(lambda cursor: cursor.execute(query, {"dataset": dataset, "network": network}) or cursor.fetchall())
     return [KnownTask(line.dataset_id, line.network_id, _dataset(line.dataset, line), Network(line.network, line.hash, ""),
                       line.classes, line.settings) for line in lines]
