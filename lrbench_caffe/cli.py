@@ -248,9 +248,8 @@ def study_stop(name, now, dsn):
 @main.command()
 @click.argument("name", metavar="TABLE-OR-FIGURE")
 @click.option("--data", metavar="DIR", help="Folder that `lrbench data` wrote to [default: one below $LRBENCH_HOME, downloaded]")
-@click.option("--seeds", type=click.IntRange(1, 10000), default=5, metavar="N", show_default=True, help="Train each policy with "
-              "the seeds 1 to N")
-@click.option("--scale", type=click.FloatRange(1e-6, 1), default=1.0, metavar="S", help="Make the trainings S times as long, "
+@click.option("--seeds", type=click.IntRange(1, 10000), metavar="N", help="Train each policy with the seeds 1 to N [default: 5]")
+@click.option("--scale", type=click.FloatRange(1e-6, 1), metavar="S", help="Make the trainings S times as long, "
               "with all that counts iterations, e.g. 0.05 [default: 1, the paper's]")
 @click.option("--test-interval", type=click.IntRange(1, 2 ** 31 - 1), metavar="N", help="Evaluate every N iterations [default: the "
               "paper's interval times S]")
@@ -274,9 +273,12 @@ def reproduce(name, data, seeds, scale, test_interval, pool, source, out, dsn, f
         return
     target = paper.TARGETS[name]
     if source:
+        given = dict(click.get_current_context().meta["pool"], data=data, seeds=seeds, scale=scale, test_interval=test_interval)
+        for option in (option for option, value in given.items() if value is not None):
+            raise InputError("--from trains nothing, and --%s says how to train: leave one of them out" % option.replace("_", "-"))
         rows, waiting = source, 0
     else:
-        scale = paper.exact_scale(target, scale)
+        scale, seeds = paper.exact_scale(target, scale or 1.0), seeds or 5
         where = pool()
         with display.Bar() as bar:
             data = reproduction.prepare(target, scale, out, data, bar)
@@ -320,12 +322,13 @@ def range_command(solver, sweep, max_iter, seed, out, name, data, pool, dsn, for
     from lrbench_caffe import console, tables
     from lrbench_caffe.evaluator import range_test
     from lrbench_caffe.evaluator.trainings import Trainings
+    from lrbench_caffe.report import plots
+    plots.check(out)
     trainings = Trainings(solver, pool(), "range", name, data, dsn)
     test = (range_test.sweep if sweep else range_test.run)(trainings, max_iter, seed)
     console.show(tables.range_test(test), format=format)
     for line in range_test.sentences(test):
         console.say(line, aside=format != "table")
-    from lrbench_caffe.report import plots
     plots.range_test(test, out)
     console.say("figure: %s" % out, aside=format != "table")
 

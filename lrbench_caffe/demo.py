@@ -27,8 +27,8 @@ def shipped(path):
 
 def run(out, parallel, dsn, format="table"):
     """Train the digits under each of POLICIES, show the ranking in this format, and write the picture of the curves to out."""
-    if not os.access(os.path.dirname(os.path.abspath(out)), os.W_OK):
-        raise InputError("the picture cannot be written to %s: name another file with --out" % out)
+    from lrbench_caffe.report import plots
+    plots.check(out)
     data = os.path.join(home.home(), "data")
     datasets.convert("digits", data)
     jobs = [Job(solver=shipped("solvers/digits_solver.prototxt"), policy=policy, seed=1, data=data) for policy in POLICIES]
@@ -36,7 +36,6 @@ def run(out, parallel, dsn, format="table"):
         trials = study.run(jobs, Cores(parallel), shown, dsn)
     ranked = ranking.by_top1(trials)
     console.show(tables.results(ranked, "13 learning rate policies on scikit-learn's handwritten digits"), format=format)
-    from lrbench_caffe.report import plots
     plots.curves(trials, out, "Learning rate policies on handwritten digits")
     console.say("curves: %s" % os.path.abspath(out), aside=format != "table")
     console.say("rows: SELECT * FROM result in `lrbench db shell`", aside=format != "table")

@@ -89,6 +89,8 @@ def _made(folder):
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise InputError("the folder %s cannot be made (%s): name another with --out" % (folder, error.strerror))
+    if not os.access(folder, os.W_OK):
+        raise InputError("nothing can be written to the folder %s: name another with --out" % folder)
     return folder
 
 

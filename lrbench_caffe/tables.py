@@ -12,6 +12,7 @@ from typing import Callable, NamedTuple, Optional, Tuple
 from lrbench_caffe.ranking import Spread
 from lrbench_caffe.trial import FINISHED, STATES
 
+_ZERO = re.compile(r"^-(0(?:\.0+)?)$")  # a difference that rounds to it has no sign
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 
 
@@ -45,8 +46,8 @@ def cell(column, value):
     if isinstance(value, Spread):
         if value.mean is None:
             return "-"
-        return column.text(value.mean) + (" ± " + column.text(value.deviation) if value.deviation is not None else "")
-    return "-" if value is None else column.text(value)
+        return _ZERO.sub(r"\1", column.text(value.mean)) + (" ± " + column.text(value.deviation) if value.deviation is not None else "")
+    return "-" if value is None else _ZERO.sub(r"\1", column.text(value))
 
 
 # The paper's metrics as in its Tables VII to IX, by the names of a Summary's fields.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import needs_caffe
-from lrbench_caffe import paper
+from lrbench_caffe import paper, tables
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranking import spread
@@ -128,6 +128,13 @@ def test_trials_that_failed_are_named_and_do_not_count():
     target = paper.TARGETS["table-7"]
     table = paper.comparison(target, [a_trial(target.policies[0], 0.99), a_trial(target.policies[0], 0.2, 2, state=FAILED)], 1)
     assert table.rows[0][0].endswith("(1 failed)") and table.rows[0][4] == 1
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign():
+    target = paper.TARGETS["table-7"]
+    published = next(line for line in target.published if line.policy == target.policies[0]).metrics["top1"]
+    text = tables.render([paper.comparison(target, [a_trial(target.policies[0], published - 0.00001)], 1)], "markdown")
+    assert "| 0.00 |" in text and "-0.00 " not in text
 
 
 def test_rows_of_something_else_are_refused():
@@ -256,6 +263,13 @@ def test_a_file_or_folder_that_is_not_there_gets_a_sentence(rows, tmp_path, lrbe
     assert ended.returncode == 2 and "none.jsonl" in ended.stderr and ended.stderr.count("\n") == 1
     ended = lrbench("reproduce", "table-7", "--from", rows, "--out", os.path.join(rows, "below"))
     assert ended.returncode == 2 and "--out" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+@needs_caffe
+@pytest.mark.parametrize("option", [("--seeds", "3"), ("--scale", "0.5"), ("--jobs", "2"), ("--data", "data"), ("--test-interval", "9")])
+def test_options_of_a_training_are_refused_where_nothing_is_trained(rows, tmp_path, lrbench, option):
+    ended = lrbench("reproduce", "table-7", "--from", rows, "--out", tmp_path / "out", *option)
+    assert ended.returncode == 2 and "--from trains nothing, and %s" % option[0] in ended.stderr and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["figure-3-lenet", "figure-4", "figure-5"])

@@ -124,7 +124,9 @@ def test_a_sweep_is_one_training_with_a_growing_rate(name, digits, lrbench, tria
 
 @needs_caffe
 @pytest.mark.parametrize("words, sentence", [
-    (("not-there.prototxt",), "not-there.prototxt"), ((DIGITS, "--sweep", "--max-iter", "4"), "give --max-iter 5 or more"),
+    (("not-there.prototxt",), "not-there.prototxt"), ((DIGITS, "--sweep", "--max-iter", "499"), "give --max-iter 500 or more"),
+    ((DIGITS, "--out", "no/folder/range.png"), "no/folder/range.png: name another file with --out"),
+    ((DIGITS, "--out", "range"), "its name has to end as one of"),
     ((DIGITS, "--study", "no/name"), "no name for a study"), ((DIGITS, "--data", "/not/there"), "the data folder /not/there is not there"),
 ])
 def test_what_cannot_be_tested_is_said_in_a_sentence(words, sentence, lrbench, digits):

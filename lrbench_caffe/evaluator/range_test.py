@@ -11,6 +11,7 @@ LARGEST, SMALLEST = 0, -7  # powers of 10: the first rate that is tried, and the
 DROPS = 2  # decades in a row that have to be worse before accuracy has dropped for good
 SHARE = 0.25  # of the solver's max_iter: the rates are told apart long before its end (figure 3)
 SWEEP = -5, 0  # powers of 10 between which Smith's test lets the rate grow
+SEEN = 10  # evaluations that a sweep has to have at least: two in each decade
 RISEN = 0.1  # of the way from the first Top-1 to the highest: accuracy has begun to rise
 
 
@@ -66,11 +67,13 @@ def sweep(trainings, max_iter=None, seed=1):
     """Smith's RangeTest (2015): one training whose rate grows from 0.00001 to 1, each decade in as many iterations.
 
     max_iter: its length (None: the solver's).  Good are the rates from where Top-1 has begun to rise to the last before it falls.
-    Raises as Trainings.train, and InputError for a length that has no room for the decades.
+    Raises as Trainings.train, and InputError for a length with too few evaluations.
     """
     length = max_iter or trainings.max_iter
-    policy = growing(length)
-    trial, = trainings.train([(str(policy), length, seed)], [Stuck().listen])
+    if length < SEEN * trainings.test_interval:
+        raise InputError("a sweep of %d iterations that are evaluated every %d shows no range: give --max-iter %d or more, or the solver "
+                         "a smaller test_interval" % (length, trainings.test_interval, SEEN * trainings.test_interval))
+    trial, = trainings.train([(str(growing(length)), length, seed)], [Stuck().listen])
     points = tuple(ranges.Point(row.lr, row.top1, False) for row in trial.rows)
     curve = ranges.Curve(length, points)
     return _result(trainings, "sweep of %s on %s", (trial,), (curve,) if points else (),
@@ -92,8 +95,6 @@ def growing(length):
     """The policy of a sweep of so many iterations: a straight line through each decade."""
     first, last = SWEEP
     share = length // (last - first)
-    if share < 1:
-        raise InputError("a sweep of %d iterations does not do: give --max-iter %d or more" % (length, last - first))
     parts = []
     for power in range(first, last):
         parts += [Policy("WARMUP", k0=_rate(1, power)), share]

@@ -60,8 +60,8 @@ class Trainings:
         found = [trials.get(ids[job]) for job in jobs]
         missing = sum(trial is None or trial.state in CUT_OFF for trial in found)
         if missing:
-            raise TrialError("%d of the trainings of %s did not begin or are not in the database yet: the same command goes on"
-                             % (missing, self.name))
+            raise TrialError("%d of the trainings of %s did not begin or are not in the database yet: once that is mended, the same "
+                             "command goes on" % (missing, self.name))
         self._asked.update((trial.id, self.cost(trial)) for trial in found)
         return found
 

@@ -7,6 +7,8 @@ import textwrap
 import matplotlib
 import numpy as np
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.report.curves import measured, parsed, reach, thinned
 
@@ -149,6 +151,16 @@ def _open(panel):
     panel.grid(alpha=0.25)
     panel.spines["top"].set_visible(False)
     panel.spines["right"].set_visible(False)
+
+
+def check(path):
+    """Raise InputError, before anything is trained for it, where :func:`save` could not write a picture to this path."""
+    kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if os.path.splitext(path)[1][1:].lower() not in kinds:
+        raise InputError("the picture cannot be written to %s: its name has to end as one of %s" % (path, ", ".join(kinds)))
+    target = path if os.path.exists(path) else os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(target, os.W_OK):
+        raise InputError("the picture cannot be written to %s: name another file with --out" % path)
 
 
 def save(figure, path):
