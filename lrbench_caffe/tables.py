@@ -128,7 +128,7 @@ def tried(tuned):
                Column("seed", "seed", str, True), Column(None, "state"), Column("Top-1 %", "top1", percent, True),
                Column("why", "why"))
     rows = []
-    for stage, why, trial in tuned.tried:
+    for stage, why, trial, _ in tuned.tried:
         note = "" if trial.state == FINISHED else " (%s)" % trial.state
         rows.append((stage, trial.policy + note, trial.policy, trial.setup.solver["max_iter"], trial.setup.seed, trial.state,
                      trial.best and trial.best.top1, why))

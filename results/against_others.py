@@ -3,9 +3,11 @@
     docker/run python3 -m pip install --target OPTUNA "optuna<5" "numpy<1.20"
     docker/run env PYTHONPATH=OPTUNA python3 results/against_others.py solvers/lenet_solver.prototxt --data DIR --work FOLDER
 
-Each search has a database of its own, so that it knows
-nothing of the others; each policy that a search held to be the best at some time is judged by three fresh seeds, which it does not
-pay for.  Everything is counted in iterations.  Run again with the same FOLDER, it goes on where it was cut off.
+Each search has a database of its own, so that it knows nothing of the others; what it ends with is judged by three fresh seeds, which
+it does not pay for.  Near the best known is a search from the iteration on from which the policy that it held to be the best always
+was: what it held before is judged, back from its end, until one is not.  While `lrbench tune` trains short, that is the policy at
+full length of the best candidate of its last round.  Everything is counted in iterations.  Run again with the same FOLDER, it goes on
+where it was cut off.
 """
 import argparse
 import itertools
@@ -51,7 +53,12 @@ def main():
     solver = shortened(given)
     runs = {(method, repeat): cached(given, "%s-%d" % (method, repeat), lambda: SEARCHES[method](solver, given, repeat))
             for repeat in range(given.repeats) for method in METHODS}
-    judged = judge(solver, given, sorted({policy for found in runs.values() for _, policy in found}))
+    judged = judge(solver, given, {found[-1][1] for found in runs.values() if found})
+    best, ends = max(map(statistics.mean, judged.values())), {key: len(found) - 1 for key, found in runs.items() if found}
+    while ends:  # back from the end, as long as what was the best then is near
+        ends = {key: n for key, n in ends.items() if n >= 0 and statistics.mean(judged[runs[key][n][1]]) >= best - NEAR}
+        ends = {key: n - 1 for key, n in ends.items() if n}
+        judged.update(judge(solver, given, {runs[key][n][1] for key, n in ends.items()} - set(judged)))
     table(runs, judged, given.budget)
 
 
@@ -95,16 +102,23 @@ def lrbench(solver, given, repeat):
     trainings = Trainings(solver, Cores(), "tune", "search", dsn=dsn)
     trainings.budget = given.budget
     tuned = tuner.tune(trainings, [function for function in FUNCTIONS], tell=print, seed=100 * repeat + 1)
-    best, spent, found, tops = None, 0, [], {}
-    for tried in tuned.tried:
-        spent += trainings.cost(tried.trial)
-        if tried.trial.state == FINISHED and tried.trial.setup.solver["max_iter"] == given.max_iter:
-            tops.setdefault(tried.trial.policy, []).append(tried.trial.best.top1)
-            leader = max(tops, key=lambda policy: statistics.mean(tops[policy]))
-            if leader != best:
-                best = leader
-                found.append((spent, best))
+    spent, found = 0, []
+    for stage, some in itertools.groupby(tuned.tried, key=lambda tried: tried.stage):
+        tops = {}
+        for tried in some:
+            spent += trainings.cost(tried.trial)
+            if tried.trial.state == FINISHED:
+                tops.setdefault(tried.policy, []).append(tried.trial.best.top1)
+            if stage == "full":
+                found += another(found, spent, tops)
+        found += another(found, spent, tops)  # a round of short trainings says something when it is over
     return found
+
+
+def another(found, spent, tops):
+    """[(iterations spent, the policy with the highest mean Top-1)] if that was not the best before, else []."""
+    best = max(tops, key=lambda policy: statistics.mean(tops[policy]), default=None)
+    return [(spent, best)] if best and (not found or found[-1][1] != best) else []
 
 
 def with_optuna(name, sampler, pruner):
@@ -223,8 +237,10 @@ def incumbents(trials):
 
 def judge(solver, given, policies):
     """{policy: its Top-1 with each of the FRESH seeds}."""
+    if not policies:
+        return {}
     dsn = database("against_judge")
-    jobs = [Job(solver, policy=policy, seed=seed) for policy in policies for seed in FRESH]
+    jobs = [Job(solver, policy=policy, seed=seed) for policy in sorted(policies) for seed in FRESH]
     with StudyDisplay() as shown:
         study.go_on("judge", Cores(), shown, jobs, dsn)
     tops = {}
@@ -237,12 +253,16 @@ def judge(solver, given, policies):
 def table(runs, judged, budget):
     """Print, for each search, its last policy as it was judged, and what it cost to come near the best that anyone knows."""
     means = {policy: statistics.mean(tops) for policy, tops in judged.items()}
-    best = max(means, key=means.get)
+    best = max({found[-1][1] for found in runs.values() if found}, key=means.get)
     print("\nbest known: %s, Top-1 %.2f %% over the seeds %s\n" % (best, 100 * means[best], ", ".join(map(str, FRESH))))
     print("| search | repeat | Top-1 % of what it found | iterations to within 0.05 points of the best known | policy |")
     print("| --- | ---: | ---: | ---: | --- |")
     for (method, repeat), found in runs.items():
-        near = next((spent for spent, policy in found if means[policy] >= means[best] - NEAR), None)
+        near = None
+        for spent, policy in reversed(found):
+            if means.get(policy, 0) < means[best] - NEAR:
+                break
+            near = spent
         if not found:
             print("| %s | %d | none finished | > %d | |" % (method, repeat, budget))
             continue

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nets
-from conftest import needs_caffe
+from conftest import needs_caffe, new_database_on
 from trials import trial
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator import candidates
@@ -228,7 +228,19 @@ def test_a_similar_task_lends_its_policies_as_they_lie_in_its_range(database):
     other = Simulated(best=0.002, dataset="other")
     tuned = other.tune(database, "other", budget=8000)
     assert "% like net on other" in tuned.notes[0] and tuned.notes[1].startswith("the range test finds")
+    assert "coarse" not in {tried.stage for tried in tuned.tried}
     assert any("its rates times 0.1 as the best constant ones are" in tried.why for tried in tuned.tried)
+
+
+def test_a_similar_task_needs_at_most_half_the_iterations_before_the_first_training_at_full_length(dsn):
+    def before(tuned):
+        return sum(tried.trial.rows[-1].iteration for tried in tuned.tried if tried.stage != "full")
+    with new_database_on(dsn) as first, new_database_on(dsn) as none:
+        Simulated(best=0.02).tune(first)
+        second = Simulated(best=0.01, dataset="other")
+        with_it, without = second.tune(first, "second"), second.tune(none, "second")
+    assert before(with_it) <= before(without) / 2
+    assert top1(with_it) >= top1(without) - 0.001
 
 
 def test_the_goal_cost_is_the_fewest_iterations_to_nearly_the_highest_accuracy(database):

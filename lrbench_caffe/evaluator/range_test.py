@@ -31,36 +31,73 @@ class RangeTest(NamedTuple):
     swept: bool = False
 
 
-def run(trainings, max_iter=None, seed=1):
+def run(trainings, max_iter=None, seed=1, around=None):
     """The RangeTest of constant rates: decades from 1 down until accuracy has dropped for good, then 2 and 5 in the good ones.
 
     trainings: a :class:`lrbench_caffe.evaluator.trainings.Trainings`.
-    max_iter: how long each rate is trained (None: SHARE of the solver's).  A training that diverges ends at once, and so does one
-    that is stuck; where the budget ends, so does the test.  Raises as Trainings.train.
+    max_iter: how long each rate is trained (None: SHARE of the solver's).  around: the good Range of a task like this one, whose best
+    rate and ends are tried instead, and what lies beyond an end as long as that is the best; all decades where none of them learns.
+    A training that diverges ends at once, and so does one that is stuck; where the budget ends, so does the test.  Raises as
+    Trainings.train.
     """
-    length = max_iter or trainings.length(SHARE)
-    found = {}
-
-    def train(rates):
-        rates = rates[:trainings.room(length)]
-        wanted = [(str(Policy("FIX", k0=rate)), length, seed) for rate in rates]
-        found.update(zip(rates, trainings.train(wanted, [Stuck().listen])))
-        return _points(found.values())
-    missing = range(LARGEST, LARGEST - DROPS - 1, -1)
-    while missing:
-        points = train([_rate(1, power) for power in missing])
-        lowest = missing[-1]
-        missing = range(lowest - 1, max(lowest - _missing(points, trainings), SMALLEST) - 1, -1)[:trainings.room(length)]
-    limit = ranges.least(points, *_task(trainings))
-    decades = sorted(found)
-    goods = {point.k0 for point in points if limit is not None and ranges.is_good(point, limit)}
-    finer = [_rate(digit, power) for n, power in enumerate(range(lowest, LARGEST))
-             if goods & set(decades[n:n + 2]) for digit in (2, 5)]
-    if finer:
-        points = train(finer)
-    trials = tuple(found[rate] for rate in sorted(found))
-    good = ranges.good(points, *_task(trainings))
+    test = _Constant(trainings, max_iter or trainings.length(SHARE), seed)
+    if not (around and test.around(around)):
+        test.decades()
+    trials = tuple(test.found[rate] for rate in sorted(test.found))
+    good = ranges.good(test.points, *test.task)
     return _result(trainings, "range test of %s on %s", trials, ranges.curves(trials), good)
+
+
+class _Constant:
+    """Trainings under constant rates: found has the trials by their rates, points what they reached."""
+
+    def __init__(self, trainings, length, seed):
+        self._trainings, self._length, self._seed = trainings, length, seed
+        self.found, self.points, self.task = {}, (), _task(trainings)
+
+    def _train(self, rates):
+        rates = rates[:self._room]
+        wanted = [(str(Policy("FIX", k0=rate)), self._length, self._seed) for rate in rates]
+        self.found.update(zip(rates, self._trainings.train(wanted, [Stuck().listen])))
+        self.points = _points(self.found.values())
+
+    @property
+    def _room(self):
+        return self._trainings.room(self._length)
+
+    def around(self, known):
+        """Train near a known Range; whether any rate learnt."""
+        rates = sorted({known.low, known.best, known.high})
+        while rates and self._room:
+            self._train(rates)
+            if ranges.least(self.points, *self.task) is None:
+                return False
+            best = max(self.points, key=lambda point: (not point.diverged, point.top1)).k0
+            tried = sorted(self.found)
+            rates = _lower(best) if best == tried[0] else _higher(best) if best == tried[-1] else []
+        return bool(self.points)
+
+    def decades(self):
+        """Train the decades until accuracy has dropped for good, and finer in the good ones."""
+        missing = range(LARGEST, LARGEST - DROPS - 1, -1)
+        while missing:
+            self._train([_rate(1, power) for power in missing])
+            lowest = missing[-1]
+            missing = range(lowest - 1, max(lowest - self._missing(), SMALLEST) - 1, -1)[:self._room]
+        limit = ranges.least(self.points, *self.task)
+        goods = {point.k0 for point in self.points if limit is not None and ranges.is_good(point, limit)}
+        finer = [_rate(digit, power) for power in range(lowest, LARGEST)
+                 if goods & {_rate(1, power), _rate(1, power + 1)} for digit in (2, 5)]
+        if finer:
+            self._train(finer)
+
+    def _missing(self):
+        """How many decades more it takes at least until accuracy has dropped for good."""
+        limit = ranges.least(self.points, *self.task)
+        if limit is None:
+            return DROPS
+        goods = [n for n, point in enumerate(self.points) if ranges.is_good(point, limit)]
+        return max(0, DROPS - goods[0])
 
 
 def sweep(trainings, max_iter=None, seed=1):
@@ -101,9 +138,22 @@ def growing(length):
     return Composition(*parts, Policy("FIX", k0=_rate(1, last)))
 
 
+def _lower(rate):
+    """[the next lower rate of those that begin with 1, 2 or 5], or [] below the smallest."""
+    return [one for one in reversed(_FINE) if one < 0.9 * rate][:1]
+
+
+def _higher(rate):
+    """[the next higher rate of those that begin with 1, 2 or 5], or [] above the largest."""
+    return [one for one in _FINE if one > 1.1 * rate][:1]
+
+
 def _rate(digit, power):
     """digit * 10 ^ power as the float that its text is."""
     return float("%de%d" % (digit, power))
+
+
+_FINE = [_rate(digit, power) for power in range(SMALLEST, LARGEST) for digit in (1, 2, 5)] + [1.0]
 
 
 def _task(trainings):
@@ -116,15 +166,6 @@ def _points(trials):
     if found:
         return found[-1].points
     return tuple(sorted(ranges.Point(trial.parameters["k0"], trial.best.top1, True) for trial in trials if trial.rows))
-
-
-def _missing(points, trainings):
-    """How many decades more it takes at least until accuracy has dropped for good."""
-    limit = ranges.least(points, *_task(trainings))
-    if limit is None:
-        return DROPS
-    goods = [n for n, point in enumerate(points) if ranges.is_good(point, limit)]
-    return max(0, DROPS - goods[0])
 
 
 def _risen(points, trainings):

@@ -1,7 +1,8 @@
 """The tuner: from a solver prototxt to a good policy, within a budget of iterations (sections IV and V).
 
-What the database knows comes first, else a range test.  Then finer and finer: a candidate of each function in short trainings,
-those beside the best in longer ones, the best few at full length, again with what is beside them and with more seeds.
+What the database knows of the task comes first, else a range test, for a similar task around the good rates there.  Then finer and
+finer: a candidate of each function in short trainings, unless the database has the best ones, those beside the best in longer ones,
+the best few at full length, again with what is beside them and with more seeds.
 
 Own code samples the narrowed space: a sampler such as Optuna's TPE starts with ten random trials, about as many as are left to be
 trained here, and none of its trials has a reason that could be told.
@@ -35,10 +36,11 @@ ALIKE = 0.5  # less like this task, and another one says nothing about it
 
 
 class Tried(NamedTuple):
-    """A training of the search and why: the stage, the policy's trial, the candidate's reason."""
+    """A training of the search and why: the stage, the candidate's reason, its trial, and its policy's text at full length."""
     stage: str
     why: str
     trial: Trial
+    policy: str
 
 
 class Tuned(NamedTuple):
@@ -92,11 +94,11 @@ class _Search:
         self._short = min(SHORT * trainings.budget, trainings.budget - trainings.reserved)
 
     def run(self):
-        good, chosen = self._begin()
-        if len({candidate.function for candidate in chosen}) < min(KEPT, len(self._functions)):
-            known = {candidate.function for candidate in chosen}
-            chosen = chosen + [self._first(function, good) for function in self._functions if function not in known]
-        leaders = self._round("coarse", chosen, self._length(max(len(chosen), FINE)))
+        good, leaders = self._begin()
+        known = {candidate.function for candidate in leaders}
+        if len(known) < min(KEPT, len(self._functions)):
+            some = leaders + [self._first(function, good) for function in self._functions if function not in known]
+            leaders = self._round("coarse", some, self._length(max(len(some), FINE)))
         leaders = self._fine(leaders, good)
         self._trainings.reserved = 0
         self._full(leaders, good)
@@ -121,7 +123,8 @@ class _Search:
                 chosen.append(candidate)
         if known["good"] and known["same"]:
             return Range(*known["good"]), chosen
-        test = range_test.run(self._trainings, self._length(RATES, range_test.SHARE), self._seed)
+        around = Range(*known["good"]) if known["good"] else None
+        test = range_test.run(self._trainings, self._length(RATES, range_test.SHARE), self._seed, around)
         for trial in test.trials:
             candidate = candidates.Candidate("FIX", trial.parameters["k0"])
             self._why[candidate] = "a constant rate"
@@ -130,8 +133,8 @@ class _Search:
             raise InputError("no constant rate from 1 down trains this net within %d iterations, the budget's share: give a larger "
                              "--budget, or look at its data and initialization" % self._trainings.spent)
         self._say("the range test finds rates from %r to %r good, best %r, for %d iterations" % (test.good[:3] + (test.cost,)))
-        if known["good"]:  # from a similar task: its rates as they lie in its range
-            factor = test.good.best / Range(*known["good"]).best
+        if around:  # from a similar task: its rates as they lie in its range
+            factor = test.good.best / around.best
             chosen = [self._moved(candidate, factor) for candidate in chosen]
         return test.good, chosen
 
@@ -170,7 +173,8 @@ class _Search:
     def _keep(self, stage, candidate, length, seed, trial):
         self._trials.setdefault((trial.policy, length), {})[seed] = trial
         self._candidates.setdefault((trial.policy, length), candidate)
-        self._tried.append(Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial))
+        policy = str(candidate.policy(self._trainings.max_iter, self._trainings.epoch))
+        self._tried.append(Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial, policy))
 
     def _ranked(self, length):
         """The policies that were trained so long, of the functions to choose from."""
