@@ -274,8 +274,9 @@ def reproduce(name, data, seeds, scale, test_interval, pool, source, out, dsn, f
     target = paper.TARGETS[name]
     if source:
         given = dict(click.get_current_context().meta["pool"], data=data, seeds=seeds, scale=scale, test_interval=test_interval)
-        for option in (option for option, value in given.items() if value is not None):
-            raise InputError("--from trains nothing, and --%s says how to train: leave one of them out" % option.replace("_", "-"))
+        given = [option.replace("_", "-") for option, value in given.items() if value is not None]
+        if given:
+            raise InputError("--from trains nothing, and --%s says how to train: leave one of them out" % given[0])
         rows, waiting = source, 0
     else:
         scale, seeds = paper.exact_scale(target, scale or 1.0), seeds or 5

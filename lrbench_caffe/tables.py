@@ -12,8 +12,8 @@ from typing import Callable, NamedTuple, Optional, Tuple
 from lrbench_caffe.ranking import Spread
 from lrbench_caffe.trial import FINISHED, STATES
 
-_ZERO = re.compile(r"^-(0(?:\.0+)?)$")  # a difference that rounds to it has no sign
 FORMATS = ("table", "markdown", "csv", "json", "latex")
+_ZERO = re.compile(r"^-(0(?:\.0+)?)$")  # a difference that rounds to it has no sign
 
 
 class Column(NamedTuple):
@@ -44,9 +44,7 @@ def number(value):
 def cell(column, value):
     """A value as a person reads it in this column."""
     if isinstance(value, Spread):
-        if value.mean is None:
-            return "-"
-        return _ZERO.sub(r"\1", column.text(value.mean)) + (" ± " + column.text(value.deviation) if value.deviation is not None else "")
+        return cell(column, value.mean) + (" ± " + column.text(value.deviation) if value.deviation is not None else "")
     return "-" if value is None else _ZERO.sub(r"\1", column.text(value))
 
 
@@ -128,10 +126,11 @@ def tried(tuned):
                Column("seed", "seed", str, True), Column(None, "state"), Column("Top-1 %", "top1", percent, True),
                Column("why", "why"))
     rows = []
-    for stage, why, trial, _ in tuned.tried:
+    for one in tuned.tried:
+        trial = one.trial
         note = "" if trial.state == FINISHED else " (%s)" % trial.state
-        rows.append((stage, trial.policy + note, trial.policy, trial.setup.solver["max_iter"], trial.setup.seed, trial.state,
-                     trial.best and trial.best.top1, why))
+        rows.append((one.stage, trial.policy + note, trial.policy, trial.setup.solver["max_iter"], trial.setup.seed, trial.state,
+                     trial.best and trial.best.top1, one.why))
     return Table(None, columns, tuple(rows))
 
 

@@ -54,12 +54,13 @@ def main():
     runs = {(method, repeat): cached(given, "%s-%d" % (method, repeat), lambda: SEARCHES[method](solver, given, repeat))
             for repeat in range(given.repeats) for method in METHODS}
     judged = judge(solver, given, {found[-1][1] for found in runs.values() if found})
-    best, ends = max(map(statistics.mean, judged.values())), {key: len(found) - 1 for key, found in runs.items() if found}
-    while ends:  # back from the end, as long as what was the best then is near
-        ends = {key: n for key, n in ends.items() if n >= 0 and statistics.mean(judged[runs[key][n][1]]) >= best - NEAR}
-        ends = {key: n - 1 for key, n in ends.items() if n}
-        judged.update(judge(solver, given, {runs[key][n][1] for key, n in ends.items()} - set(judged)))
-    table(runs, judged, given.budget)
+    best = max(judged, key=lambda policy: statistics.mean(judged[policy]))
+    while True:  # what each search held to be the best before it was near
+        before = {found[-1 - len(near(found, judged, best))][1] for found in runs.values() if len(near(found, judged, best)) < len(found)}
+        if before <= set(judged):
+            break
+        judged.update(judge(solver, given, before - set(judged)))
+    table(runs, judged, best, given.budget)
 
 
 def shortened(given):
@@ -235,10 +236,14 @@ def incumbents(trials):
     return found
 
 
+def near(found, judged, best):
+    """The entries of a search, back from its end, whose policies are judged to be near the best; the first that is not ends them."""
+    limit = statistics.mean(judged[best]) - NEAR
+    return list(itertools.takewhile(lambda entry: entry[1] in judged and statistics.mean(judged[entry[1]]) >= limit, reversed(found)))
+
+
 def judge(solver, given, policies):
     """{policy: its Top-1 with each of the FRESH seeds}."""
-    if not policies:
-        return {}
     dsn = database("against_judge")
     jobs = [Job(solver, policy=policy, seed=seed) for policy in sorted(policies) for seed in FRESH]
     with StudyDisplay() as shown:
@@ -250,25 +255,19 @@ def judge(solver, given, policies):
     return tops
 
 
-def table(runs, judged, budget):
+def table(runs, judged, best, budget):
     """Print, for each search, its last policy as it was judged, and what it cost to come near the best that anyone knows."""
-    means = {policy: statistics.mean(tops) for policy, tops in judged.items()}
-    best = max({found[-1][1] for found in runs.values() if found}, key=means.get)
-    print("\nbest known: %s, Top-1 %.2f %% over the seeds %s\n" % (best, 100 * means[best], ", ".join(map(str, FRESH))))
+    print("\nbest known: %s, Top-1 %.2f %% over the seeds %s\n" % (
+        best, 100 * statistics.mean(judged[best]), ", ".join(map(str, FRESH))))
     print("| search | repeat | Top-1 % of what it found | iterations to within 0.05 points of the best known | policy |")
     print("| --- | ---: | ---: | ---: | --- |")
     for (method, repeat), found in runs.items():
-        near = None
-        for spent, policy in reversed(found):
-            if means.get(policy, 0) < means[best] - NEAR:
-                break
-            near = spent
         if not found:
             print("| %s | %d | none finished | > %d | |" % (method, repeat, budget))
             continue
-        tops = judged[found[-1][1]]
+        tops, held = judged[found[-1][1]], near(found, judged, best)
         print("| %s | %d | %.2f ± %.2f | %s | %s |" % (
-            method, repeat, 100 * statistics.mean(tops), 100 * statistics.stdev(tops), near or "> %d" % budget, found[-1][1]))
+            method, repeat, 100 * statistics.mean(tops), 100 * statistics.stdev(tops), held[-1][0] if held else "> %d" % budget, found[-1][1]))
 
 
 SEARCHES = {

@@ -70,11 +70,10 @@ class _Constant:
         rates = sorted({known.low, known.best, known.high})
         while rates and self._room:
             self._train(rates)
-            if ranges.least(self.points, *self.task) is None:
+            good = ranges.good(self.points, *self.task)
+            if good is None:
                 return False
-            best = max(self.points, key=lambda point: (not point.diverged, point.top1)).k0
-            tried = sorted(self.found)
-            rates = _lower(best) if best == tried[0] else _higher(best) if best == tried[-1] else []
+            rates = _lower(good.best) if good.best == min(self.found) else _higher(good.best) if good.best == max(self.found) else []
         return bool(self.points)
 
     def decades(self):

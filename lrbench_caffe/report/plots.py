@@ -6,7 +6,6 @@ import textwrap
 
 import matplotlib
 import numpy as np
-
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lrbench_caffe.errors import InputError
