@@ -266,17 +266,20 @@ def reproduce(name, data, seeds, scale, test_interval, pool, source, out, dsn, f
     from lrbench_caffe import console, display, paper, reproduction
     from lrbench_caffe.trial import FAILED
     name = paper.named(name)
+    untrained = "--from" if source else name if name == paper.FIGURE_1 else None
+    given = dict(click.get_current_context().meta["pool"], data=data, seeds=seeds, scale=scale, test_interval=test_interval)
+    given = [option.replace("_", "-") for option, value in given.items() if value is not None]
+    if untrained and given:
+        raise InputError("%s trains nothing, and --%s says how to train: leave one of them out" % (untrained, given[0]))
     if name == paper.FIGURE_1:
+        if source:
+            raise InputError("figure-1 is made from no rows: leave --from out")
         with display.Bar() as bar:
             page = reproduction.write_figure_1(out, bar)
         console.say("page: %s" % page)
         return
     target = paper.TARGETS[name]
     if source:
-        given = dict(click.get_current_context().meta["pool"], data=data, seeds=seeds, scale=scale, test_interval=test_interval)
-        given = [option.replace("_", "-") for option, value in given.items() if value is not None]
-        if given:
-            raise InputError("--from trains nothing, and --%s says how to train: leave one of them out" % given[0])
         rows, waiting = source, 0
     else:
         scale, seeds = paper.exact_scale(target, scale or 1.0), seeds or 5

@@ -272,6 +272,13 @@ def test_options_of_a_training_are_refused_where_nothing_is_trained(rows, tmp_pa
     assert ended.returncode == 2 and "--from trains nothing, and %s" % option[0] in ended.stderr and not (tmp_path / "out").exists()
 
 
+@needs_caffe
+@pytest.mark.parametrize("options,reason", [(("--seeds", "3"), "figure-1 trains nothing, and --seeds"), (("--from", "rows"), "no rows")])
+def test_figure_1_takes_neither_options_of_a_training_nor_rows(tmp_path, lrbench, options, reason):
+    ended = lrbench("reproduce", "figure-1", "--out", tmp_path / "out", *options)
+    assert ended.returncode == 2 and reason in ended.stderr and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["figure-3-lenet", "figure-4", "figure-5"])
 @needs_caffe
 def test_the_figures_are_drawn_from_rows(tmp_path, name):
