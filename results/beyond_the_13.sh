@@ -1,7 +1,7 @@
 #!/bin/sh
 # What policies of several pieces and PLATEAU give beside the best of the 13: a study for LeNet at full length, which goes beside the
 # trainings of table-7, and one for CNN3 at a twentieth of it, with everything that counts iterations made shorter alike; there
-# SIN is the paper's best of Table VIII and NSTEP Caffe's own schedule.  Run again, it goes on where it was cut off.
+# SIN is among the paper's best of Table VIII and NSTEP Caffe's own schedule.  Run again, it goes on where it was cut off.
 #
 #     sh results/beyond_the_13.sh lenet DATA [more options of `lrbench study run`]
 #     sh results/beyond_the_13.sh cnn3 DATA
