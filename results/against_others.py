@@ -5,8 +5,8 @@
 
 Each search has a database of its own, so that it knows nothing of the others; what it ends with is judged by three fresh seeds, which
 it does not pay for.  Near the best known is a search from the iteration on from which the policy that it held to be the best always
-was: what it held before is judged, back from its end, until one is not.  While `lrbench tune` trains short, that is the policy at
-full length of the best candidate of its last round.  Everything is counted in iterations.  Run again with the same FOLDER, it goes on
+was: what it held before is judged, back from its end, until one is not.  The others begin their last training as long as the budget is
+not spent, and may end a little above it.  Everything is counted in iterations.  Run again with the same FOLDER, it goes on
 where it was cut off.
 """
 import argparse
@@ -102,24 +102,8 @@ def lrbench(solver, given, repeat):
     dsn = database("against_lrbench_%d" % repeat)
     trainings = Trainings(solver, Cores(), "tune", "search", dsn=dsn)
     trainings.budget = given.budget
-    tuned = tuner.tune(trainings, [function for function in FUNCTIONS], tell=print, seed=100 * repeat + 1)
-    spent, found = 0, []
-    for stage, some in itertools.groupby(tuned.tried, key=lambda tried: tried.stage):
-        tops = {}
-        for tried in some:
-            spent += trainings.cost(tried.trial)
-            if tried.trial.state == FINISHED:
-                tops.setdefault(tried.policy, []).append(tried.trial.best.top1)
-            if stage == "full":
-                found += another(found, spent, tops)
-        found += another(found, spent, tops)  # a round of short trainings says something when it is over
-    return found
-
-
-def another(found, spent, tops):
-    """[(iterations spent, the policy with the highest mean Top-1)] if that was not the best before, else []."""
-    best = max(tops, key=lambda policy: statistics.mean(tops[policy]), default=None)
-    return [(spent, best)] if best and (not found or found[-1][1] != best) else []
+    tuned = tuner.tune(trainings, FUNCTIONS, tell=print, seed=100 * repeat + 1)
+    return list(tuned.answers)
 
 
 def with_optuna(name, sampler, pruner):
@@ -144,9 +128,9 @@ def with_optuna(name, sampler, pruner):
             return outcome(solver, policy, 100 * repeat + 1, dsn, listen)
 
         def stop(ran, _):
-            if spent(ran) + usable_cores() * given.max_iter > given.budget:
+            if spent(ran) + given.max_iter > given.budget:  # one more may be under way: the others get a little more
                 ran.stop()
-        if spent(found) + usable_cores() * given.max_iter <= given.budget:
+        if spent(found) + given.max_iter <= given.budget:
             found.optimize(objective, n_jobs=usable_cores(), callbacks=[stop])
         return incumbents([(one.user_attrs.get("spent", 0), one.user_attrs.get("policy"),
                             one.value if one.state == optuna.trial.TrialState.COMPLETE else None)
@@ -199,7 +183,7 @@ def grid(solver, given, repeat):
     random.Random(repeat).shuffle(points)
     jobs = [Job(solver, policy=policy, seed=100 * repeat + 1) for policy in points]
     done, cost = [], 0
-    while cost + usable_cores() * length <= given.budget and len(done) < len(jobs):
+    while cost + length <= given.budget and len(done) < len(jobs):
         batch = jobs[:len(done) + usable_cores()]
         with StudyDisplay() as shown:
             study.go_on(name, Cores(), shown, batch, dsn)

@@ -8,9 +8,10 @@ import math
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
-from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Composition, Policy
+from lrbench_caffe.policies import CYCLIC, Composition, Policy
 
-TUNED = tuple(FUNCTIONS) + ("SGDR", "PLATEAU")
+# All that are tuned, as they are tried first where the budget is too small for all: by the paper's Tables VII, VIII and IX.
+TUNED = ("SINEXP", "TRIEXP", "SIN", "TRI", "COS", "SIN2", "TRI2", "SGDR", "NSTEP", "POLY", "PLATEAU", "STEP", "EXP", "INV", "FIX")
 PLACED = ("NSTEP", "PLATEAU")  # those that a plateau of the loss says something about
 ONE_WAY = ("STEP", "NSTEP", "EXP", "INV", "POLY")
 LAST = 0.01  # of the first rate: where a decay ends unless something speaks for another (section V-B: not too small)
@@ -75,7 +76,8 @@ class Candidate:
 def first(function, good):
     """The first Candidate of a function by the paper's rules, from a :class:`lrbench_caffe.ranges.Range`, and why.
 
-    k0 of a decaying function is the best constant rate; cyclic ones go from the upper end to a tenth of the lower one.
+    k0 of what begins at its largest rate is the best constant one.  Cycles rise from a tenth of the lower end to the upper one, or
+    to twice that where an exponential keeps them below it: SINEXP's single cycle is highest after 30 % of the training, at 0.8 of it.
     """
     if function == "FIX":
         return Candidate("FIX", good.best), "the best constant rate"
@@ -86,9 +88,13 @@ def first(function, good):
         candidate = Candidate(function, good.best, count=3 if function == "STEP" else 1, last=0.1 if function == "INV" else LAST,
                               at=STEPS if function == "NSTEP" else ())
         return candidate, "k0 is the best constant rate"
-    candidate = Candidate(function, good.high, good.low / 10, count=2 if function in ("TRI2", "SIN2", "SGDR") else 1,
-                          last=0.1 if function.endswith("EXP") else None)
-    return candidate, "from the upper end of the good range to a tenth of its lower end"
+    count = 2 if function in ("TRI2", "SIN2", "SGDR") else 1
+    if function in ("COS", "SGDR"):
+        return Candidate(function, good.best, good.low / 10, count), "from the best constant rate to a tenth of the good range's lower end"
+    if function.endswith("EXP"):
+        return (Candidate(function, min(1.0, 2 * good.high), good.low / 10, count, last=0.1),
+                "between a tenth of the good range's lower end and twice its upper one, which the decay keeps it below")
+    return Candidate(function, good.high, good.low / 10, count), "between a tenth of the good range's lower end and its upper one"
 
 
 def finer(candidate, factor, good, warmup):
@@ -111,9 +117,9 @@ def finer(candidate, factor, good, warmup):
     elif candidate.function in CYCLIC + ("STEP",):
         changed.append((dataclasses.replace(candidate, count=candidate.count + 1), "%d %s" % (
             candidate.count + 1, "steps" if candidate.function == "STEP" else "cycles")))
-    if _starts_high(candidate) and candidate.high * factor > good.high and not candidate.warmup:
+    if _starts_high(candidate) and candidate.high * factor > good.best and not candidate.warmup:
         changed[0] = (dataclasses.replace(candidate, high=candidate.high * factor, warmup=warmup),
-                      "its largest rate times %g, beyond the good ones: a warm-up, for the loss took %d iterations to fall" % (
+                      "its largest rate times %g, beyond the best constant one: a warm-up, for the loss took %d iterations to fall" % (
                           factor, warmup))
     elif candidate.warmup:
         changed.insert(0, (dataclasses.replace(candidate, warmup=2 * candidate.warmup), "a warm-up twice as long"))

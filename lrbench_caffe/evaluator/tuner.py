@@ -1,8 +1,8 @@
 """The tuner: from a solver prototxt to a good policy, within a budget of iterations (sections IV and V).
 
-What the database knows of the task comes first, else a range test, for a similar task around the good rates there.  Then finer and
-finer: a candidate of each function in short trainings, unless the database has the best ones, those beside the best in longer ones,
-the best few at full length, again with what is beside them and with more seeds.
+What the database knows of the task comes first, else a range test, for a similar task around the good rates there.  That gives a first
+answer.  Then finer and finer: a candidate of each function in short trainings, unless the database has the best ones, those beside the
+best in longer ones, the best few at full length, again with what is beside them and with more seeds.
 
 Own code samples the narrowed space: a sampler such as Optuna's TPE starts with ten random trials, about as many as are left to be
 trained here, and none of its trials has a reason that could be told.
@@ -19,16 +19,16 @@ from lrbench_caffe.evaluator import candidates, range_test, recommendation
 from lrbench_caffe.policies import Policy, closest
 from lrbench_caffe.pruning import Stuck
 from lrbench_caffe.ranges import Range
-from lrbench_caffe.trial import FINISHED, Trial
+from lrbench_caffe.trial import DIVERGED, FINISHED, Trial
 
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
 BUDGET = 20  # trainings at full length, where none is given
 SHORT = 0.6  # of the budget: for what is shorter than full length, a third of it for each of range test, coarse and fine
 RATES = 8  # trainings of a range test, about
 LONGEST = 2 / 3  # of the full length: no short training is longer
-KEPT = 3  # functions that are tried finer, and candidates that are tried at full length before what is beside them
+KEPT = 3  # functions that are tried, and tried finer, at least; candidates at full length before what is beside them
 FINE = 12  # trainings of the fine round: the kept ones and what is beside them
-SEEDS = 3  # that the best policy is judged by
+SEEDS = 3  # that the best policy is judged by, and that no training may diverge with
 NEAR = 0.001  # below the highest Top-1: what the goal cost asks for
 WARMUP = 0.05  # of the full length: a warm-up's, where no training under the best constant rate says how long it takes
 SHORTER = 0.7  # times the length: the next that is tried for the goal cost
@@ -36,11 +36,10 @@ ALIKE = 0.5  # less like this task, and another one says nothing about it
 
 
 class Tried(NamedTuple):
-    """A training of the search and why: the stage, the candidate's reason, its trial, and its policy's text at full length."""
+    """A training of the search and why: the stage, the candidate's reason, and its trial."""
     stage: str
     why: str
     trial: Trial
-    policy: str
 
 
 class Tuned(NamedTuple):
@@ -48,7 +47,8 @@ class Tuned(NamedTuple):
 
     ranked: the policies at that length as :func:`lrbench_caffe.ranking.rank` has them, the best first.  reaches: for the goal cost,
     the Top-1 that is near enough and the iteration at which the mean of its seeds reaches it, else None.  tried: every training in
-    its order.  notes: the sentences on the way.  cost: iterations spent of the budget.
+    its order.  answers: (iterations spent, the policy at full length that was held to be the best from then on), but for what the
+    goal cost shortens.  notes: the sentences on the way.  cost: iterations spent of the budget.
     """
     study: str
     goal: str
@@ -58,6 +58,7 @@ class Tuned(NamedTuple):
     reaches: Optional[Tuple[float, float]]
     notes: Tuple[str, ...]
     tried: Tuple[Tried, ...]
+    answers: Tuple[Tuple[int, str], ...]
     cost: int
     budget: int
 
@@ -71,21 +72,22 @@ def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None, s
     Trainings.train, and InputError for a budget that is too small, a function or goal that there is none of, and a net that learns
     nothing.
     """
-    functions = tuple(dict.fromkeys(functions or candidates.TUNED))
+    functions = tuple(functions or candidates.TUNED)
     for name, known, what in [(goal, GOALS, "goal")] + [(function, candidates.TUNED, "function to tune") for function in functions]:
         if name not in known:
             raise InputError("%r is no %s%s" % (name, what, closest(name, known)))
     if trainings.room(trainings.max_iter) < 2:
         raise InputError("a budget of %d iterations does not do: give the length of at least two trainings, %d" % (
             trainings.budget, 2 * trainings.max_iter))
-    return _Search(trainings, functions, goal, tell, seed).run()
+    return _Search(trainings, sorted(set(functions), key=candidates.TUNED.index), goal, tell, seed).run()
 
 
 class _Search:
     def __init__(self, trainings, functions, goal, tell, seed):
         self._trainings, self._functions, self._goal, self._seed = trainings, functions, goal, seed
         self._criterion = ranking.criterion(GOALS[goal])
-        self._tell, self._notes, self._tried = tell, [], []
+        self._tell, self._notes, self._tried, self._answers = tell, [], [], []
+        self._held = None  # the candidate that is the best so far
         self._why = {}  # by candidate
         self._trials = {}  # by (policy's text, length): its trials, by seed
         self._candidates = {}  # by the same: the candidate
@@ -95,10 +97,12 @@ class _Search:
 
     def run(self):
         good, leaders = self._begin()
+        self._hold((leaders or [self._first(self._functions[0], good)])[0])
         known = {candidate.function for candidate in leaders}
         if len(known) < min(KEPT, len(self._functions)):
             some = leaders + [self._first(function, good) for function in self._functions if function not in known]
-            leaders = self._round("coarse", some, self._length(max(len(some), FINE)))
+            many, length = self._shared(max(len(some), FINE))
+            leaders = self._short_round("coarse", some[:many], length)
         leaders = self._fine(leaders, good)
         self._trainings.reserved = 0
         self._full(leaders, good)
@@ -107,6 +111,17 @@ class _Search:
     def _say(self, sentence):
         self._notes.append(sentence)
         self._tell(sentence)
+
+    def _hold(self, candidate):
+        """This is the best from now on."""
+        policy = self._at_full_length(candidate)
+        if not self._answers or self._answers[-1][1] != policy:
+            self._answers.append((self._trainings.spent, policy))
+            self._say("the best after %d iterations: %s" % self._answers[-1])
+        self._held = candidate
+
+    def _at_full_length(self, candidate):
+        return str(candidate.policy(self._trainings.max_iter, self._trainings.epoch))
 
     # What is known at the beginning
 
@@ -124,7 +139,7 @@ class _Search:
         if known["good"] and known["same"]:
             return Range(*known["good"]), chosen
         around = Range(*known["good"]) if known["good"] else None
-        test = range_test.run(self._trainings, self._length(RATES, range_test.SHARE), self._seed, around)
+        test = range_test.run(self._trainings, self._shared(RATES, range_test.SHARE)[1], self._seed, around)
         for trial in test.trials:
             candidate = candidates.Candidate("FIX", trial.parameters["k0"])
             self._why[candidate] = "a constant rate"
@@ -133,10 +148,22 @@ class _Search:
             raise InputError("no constant rate from 1 down trains this net within %d iterations, the budget's share: give a larger "
                              "--budget, or look at its data and initialization" % self._trainings.spent)
         self._say("the range test finds rates from %r to %r good, best %r, for %d iterations" % (test.good[:3] + (test.cost,)))
+        good = self._sure(test)
         if around:  # from a similar task: its rates as they lie in its range
             factor = test.good.best / around.best
             chosen = [self._moved(candidate, factor) for candidate in chosen]
-        return test.good, chosen
+        return good, chosen
+
+    def _sure(self, test):
+        """The good Range of a RangeTest, its best rate the largest up to there with which other seeds do not diverge either."""
+        for trial in reversed([trial for trial in test.trials if trial.parameters["k0"] <= test.good.best]):
+            rate, length = trial.parameters["k0"], trial.setup.solver["max_iter"]
+            seeds = range(self._seed + 1, self._seed + SEEDS)
+            self._round("range", [candidates.Candidate("FIX", rate)] * len(seeds), length, seeds)
+            if all(other.state != DIVERGED for other in self._trials[trial.policy, length].values()):
+                break
+            self._say("%s diverged with another seed" % trial.policy)
+        return test.good._replace(best=rate, low=min(rate, test.good.low))
 
     def _moved(self, candidate, factor):
         moved = dataclasses.replace(candidate, high=min(1.0, candidate.high * factor), low=candidate.low * factor)
@@ -148,9 +175,11 @@ class _Search:
         self._why.setdefault(candidate, why)
         return candidate
 
-    def _length(self, many, most=LONGEST):
-        """The length of so many trainings that may have a third of the short ones' share of the budget together."""
-        return self._trainings.length(min(most, self._short / 3 / many / self._trainings.max_iter))
+    def _shared(self, many, most=LONGEST):
+        """(how many trainings up to so many, their length) may have a third of the short ones' share of the budget together."""
+        share = self._short / 3
+        many = min(many, max(KEPT, int(share // self._trainings.length(0))))
+        return many, self._trainings.length(min(most, share / many / self._trainings.max_iter))
 
     # Rounds
 
@@ -170,36 +199,51 @@ class _Search:
                 self._keep(stage, wanted[key], length, key[2], trial)
         return self._leaders(length)
 
+    def _short_round(self, stage, some, length):
+        """As _round; the best of it is held to be the best from now on if it is so by more than the noise of the seeds."""
+        leaders = self._round(stage, some, length)
+        tops = {self._candidates[entry.policy, length]: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
+        noise = max((top1.deviation for top1 in tops.values() if top1.n > 1), default=0.0)
+        if leaders and (self._held not in tops or tops[leaders[0]].mean > tops[self._held].mean + 2 * noise):
+            self._hold(leaders[0])
+        return leaders
+
     def _keep(self, stage, candidate, length, seed, trial):
         self._trials.setdefault((trial.policy, length), {})[seed] = trial
         self._candidates.setdefault((trial.policy, length), candidate)
-        policy = str(candidate.policy(self._trainings.max_iter, self._trainings.epoch))
-        self._tried.append(Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial, policy))
+        self._tried.append(Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial))
 
     def _ranked(self, length):
-        """The policies that were trained so long, of the functions to choose from."""
-        trials = [trial for key, seeds in self._trials.items() for trial in seeds.values()
-                  if key[1] == length and self._candidates[key].function in self._functions]
-        return ranking.rank(trials, self._criterion)
+        """The policies that were trained so long, of the functions to choose from; those that diverged with any seed come last."""
+        safe, others = [], []
+        for key, seeds in self._trials.items():
+            if key[1] == length and self._candidates[key].function in self._functions:
+                diverged = any(trial.state == DIVERGED for trial in seeds.values())
+                (others if diverged else safe).extend(seeds.values())
+        return ranking.rank(safe, self._criterion) + [
+            dataclasses.replace(entry, rank=None, tied=False) for entry in ranking.rank(others, self._criterion)]
 
     def _leaders(self, length):
         """The candidates that were trained so long, the best first; those that did not finish are left out."""
-        return [self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.trials]
+        return [self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.rank]
 
     def _fine(self, leaders, good):
         """The leaders again and what is beside them, longer; returns the best of these."""
-        length = self._length(FINE)
-        kept, functions = [], []
-        for candidate in leaders:  # the best of each of the best functions
-            if candidate.function not in functions and len(functions) < KEPT:
-                functions.append(candidate.function)
-                kept.append(candidate)
-        if not kept:
+        many, length = self._shared(FINE)
+        kept = self._distinct(leaders)[:KEPT]
+        if not leaders:
             return leaders
-        self._say("the best so far: %s" % ", ".join(functions))
+        self._say("the best functions so far: %s" % ", ".join(candidate.function for candidate in kept))
         beside = [self._beside(candidate, 2.0, good)[:FINE // len(kept) - 1] for candidate in kept]
         some = kept + self._placed(good) + [one for group in itertools.zip_longest(*beside) for one in group if one is not None]
-        return self._round("fine", some, length) or leaders
+        return self._short_round("fine", some[:many], length) or leaders
+
+    def _distinct(self, leaders):
+        """What is held to be the best and the best of each other function."""
+        found = {}
+        for candidate in [self._held] + leaders:
+            found.setdefault(candidate.function, candidate)
+        return list(found.values())
 
     def _beside(self, candidate, factor, good):
         constant = self._constant(good)
@@ -230,7 +274,8 @@ class _Search:
     def _full(self, leaders, good):
         """The best few at full length; then, as far as the budget goes, the best with more seeds and what is beside it."""
         full, factor = self._trainings.max_iter, 1.5
-        self._round("full", leaders[:max(1, min(KEPT, self._trainings.room(full) - 1))], full)
+        some = list(dict.fromkeys(self._distinct(leaders) + leaders))
+        self._full_round(some[:max(1, min(KEPT, self._trainings.room(full) - 1))])
         if self._goal == "cost":
             while self._trainings.room(full) and self._shorter():
                 pass
@@ -241,19 +286,23 @@ class _Search:
 
     def _next(self, full, factor, good):
         """More seeds for the best and for the next, or what is beside the best; whether there was anything to do."""
-        entries = [entry for entry in self._ranked(full) if entry.trials]
+        entries = [entry for entry in self._ranked(full) if entry.rank]
         if not entries:
             return False
         before = len(self._tried)
         if len(entries[0].trials) < SEEDS:
             few = [entry for entry in entries[:2] if len(entry.trials) < SEEDS]
-            self._round("full", [self._candidates[entry.policy, full] for entry in few], full,
-                        [max(self._trials[entry.policy, full]) + 1 for entry in few])
+            self._full_round([self._candidates[entry.policy, full] for entry in few],
+                             [max(self._trials[entry.policy, full]) + 1 for entry in few])
         else:
             beside = self._beside(self._candidates[entries[0].policy, full], factor, good)
             new = [one for one in beside if (str(one.policy(full, self._trainings.epoch)), full) not in self._trials]
-            self._round("full", new[:min(2, self._trainings.room(full) - 1)], full)  # what is left is for another seed
+            self._full_round(new[:min(2, self._trainings.room(full) - 1)])  # what is left is for another seed
         return len(self._tried) > before
+
+    def _full_round(self, some, seeds=()):
+        for leader in self._round("full", some, self._trainings.max_iter, seeds)[:1]:
+            self._hold(leader)
 
     # The goal cost
 
@@ -289,13 +338,13 @@ class _Search:
                 (_, length), iterations = min(reached.items(), key=lambda item: (item[1], item[0][1]))
                 reaches = near, iterations
         ranked = self._ranked(length)
-        if not (ranked and ranked[0].trials):
-            raise TrialError("no training of %d iterations has finished under any policy: see `lrbench study show %s`" % (
+        if not (ranked and ranked[0].rank):
+            raise TrialError("under no policy have all trainings of %d iterations finished: see `lrbench study show %s`" % (
                 length, self._trainings.name))
         if reaches:  # several may have been trained so long
             ranked.sort(key=lambda entry: reached.get((entry.policy, length), math.inf))
         return Tuned(self._trainings.name, self._goal, ranked[0].policy, length, tuple(ranked), reaches, tuple(self._notes),
-                     tuple(self._tried), self._trainings.spent, self._trainings.budget)
+                     tuple(self._tried), tuple(self._answers), self._trainings.spent, self._trainings.budget)
 
 
 def _mean_so_far(trials):
