@@ -1,10 +1,11 @@
-"""`lrbench tune` against Optuna's TPE with its ASHA pruner, random search and a grid, over the same 13 functions and budget.
+"""`lrbench tune` against Optuna's TPE with its ASHA pruner, random search and a grid, over the same 13 functions and budget, and,
+with --known, against itself with what an export of another task has in its database.
 
     docker/run python3 -m pip install --target OPTUNA "optuna<5" "numpy<1.20"
     docker/run env PYTHONPATH=OPTUNA python3 results/against_others.py solvers/lenet_solver.prototxt --data DIR --work FOLDER
 
-Each search has a database of its own, so that it knows nothing of the others; what it ends with is judged by three fresh seeds, which
-it does not pay for.  Near the best known is a search from the iteration on from which the policy that it held to be the best always
+Each search has a database of its own, so that it knows nothing of the others; what it ends with is judged by fresh seeds, which it
+does not pay for.  Near the best known is a search from the iteration on from which the policy that it held to be the best always
 was: what it held before is judged, back from its end, until one is not.  The others begin their last training as long as the budget is
 not spent, and may end a little above it.  Everything is counted in iterations.  Run again with the same FOLDER, it goes on
 where it was cut off.
@@ -12,6 +13,7 @@ where it was cut off.
 import argparse
 import itertools
 import json
+import math
 import os
 import random
 import statistics
@@ -25,7 +27,7 @@ import psycopg2  # noqa: E402
 
 from lrbench_caffe import process, prototxt, study  # noqa: E402
 from lrbench_caffe.cores import Cores, usable_cores  # noqa: E402
-from lrbench_caffe.database import Store, server, studies  # noqa: E402
+from lrbench_caffe.database import Store, exchange, server, studies  # noqa: E402
 from lrbench_caffe.display import StudyDisplay  # noqa: E402
 from lrbench_caffe.errors import InputError, TrialError  # noqa: E402
 from lrbench_caffe.evaluator import tuner  # noqa: E402
@@ -33,9 +35,7 @@ from lrbench_caffe.evaluator.trainings import Trainings  # noqa: E402
 from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Policy  # noqa: E402
 from lrbench_caffe.trial import FINISHED, PRUNED, Job  # noqa: E402
 
-METHODS = ("lrbench", "tpe", "random", "grid")
-NEAR = 0.0005  # of the best policy known to anyone
-FRESH = (1001, 1002, 1003)
+FRESH = 1001  # the first of the seeds that judge
 
 
 def main():
@@ -48,19 +48,25 @@ def main():
     parser.add_argument("--test-interval", type=int, default=100)
     parser.add_argument("--budget", type=int, default=40000, help="iterations of each search")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fresh", type=int, default=3, help="seeds that judge a policy")
+    parser.add_argument("--near", type=float, default=0.05, help="points of Top-1 below the best known that are near it")
+    parser.add_argument("--search", action="append", choices=SEARCHES, help="only this one; may be given several times")
+    parser.add_argument("--known", help="an export of trainings on another task, which the tuner has in one more search")
     given = parser.parse_args()
+    methods = given.search or [name for name in SEARCHES if given.known or name != "second"]
     os.makedirs(given.work, exist_ok=True)
     solver = shortened(given)
     runs = {(method, repeat): cached(given, "%s-%d" % (method, repeat), lambda: SEARCHES[method](solver, given, repeat))
-            for repeat in range(given.repeats) for method in METHODS}
+            for repeat in range(given.repeats) for method in methods}
     judged = judge(solver, given, {found[-1][1] for found in runs.values() if found})
-    best = max(judged, key=lambda policy: statistics.mean(judged[policy]))
-    while True:  # what each search held to be the best before it was near
-        before = {found[-1 - len(near(found, judged, best))][1] for found in runs.values() if len(near(found, judged, best)) < len(found)}
-        if before <= set(judged):
-            break
-        judged.update(judge(solver, given, before - set(judged)))
-    table(runs, judged, best, given.budget)
+    more = True
+    while more:  # what each search held to be the best before it was near
+        best = max(judged, key=lambda policy: statistics.mean(judged[policy]))
+        limit = statistics.mean(judged[best]) - given.near / 100
+        held = [(found, near(found, judged, limit)) for found in runs.values()]
+        more = {found[-1 - len(last)][1] for found, last in held if len(last) < len(found)} - set(judged)
+        judged.update(judge(solver, given, more) if more else {})
+    table(runs, judged, best, limit, given)
 
 
 def shortened(given):
@@ -97,13 +103,20 @@ def database(name):
     return server.start() + " dbname=" + name
 
 
-def lrbench(solver, given, repeat):
+def lrbench(solver, given, repeat, name="lrbench"):
     """The search of the tuner, whose seeds are others in each repeat."""
-    dsn = database("against_lrbench_%d" % repeat)
+    dsn = database("against_%s_%d" % (name, repeat))
+    if name == "second":
+        exchange.take_in(given.known, dsn)
     trainings = Trainings(solver, Cores(), "tune", "search", dsn=dsn)
     trainings.budget = given.budget
     tuned = tuner.tune(trainings, FUNCTIONS, tell=print, seed=100 * repeat + 1)
     return list(tuned.answers)
+
+
+def second(solver, given, repeat):
+    """The same with what is known of another task."""
+    return lrbench(solver, given, repeat, "second")
 
 
 def with_optuna(name, sampler, pruner):
@@ -220,42 +233,51 @@ def incumbents(trials):
     return found
 
 
-def near(found, judged, best):
-    """The entries of a search, back from its end, whose policies are judged to be near the best; the first that is not ends them."""
-    limit = statistics.mean(judged[best]) - NEAR
+def near(found, judged, limit):
+    """The entries of a search, back from its end, that are judged to reach the limit; the first that does not ends them."""
     return list(itertools.takewhile(lambda entry: entry[1] in judged and statistics.mean(judged[entry[1]]) >= limit, reversed(found)))
 
 
 def judge(solver, given, policies):
-    """{policy: its Top-1 with each of the FRESH seeds}."""
+    """{policy: its Top-1 with each of the fresh seeds}."""
     dsn = database("against_judge")
-    jobs = [Job(solver, policy=policy, seed=seed) for policy in sorted(policies) for seed in FRESH]
+    jobs = [Job(solver, policy=policy, seed=FRESH + n) for policy in sorted(policies) for n in range(given.fresh)]
     with StudyDisplay() as shown:
         study.go_on("judge", Cores(), shown, jobs, dsn)
     tops = {}
     with Store(dsn) as store:
         for trial in store.trials(study="judge", best_only=True):
-            tops.setdefault(trial.policy, []).append(trial.best.top1 if trial.state == FINISHED else 0.0)
+            if trial.policy in policies:
+                tops.setdefault(trial.policy, []).append(trial.best.top1 if trial.state == FINISHED else 0.0)
     return tops
 
 
-def table(runs, judged, best, budget):
-    """Print, for each search, its last policy as it was judged, and what it cost to come near the best that anyone knows."""
-    print("\nbest known: %s, Top-1 %.2f %% over the seeds %s\n" % (
-        best, 100 * statistics.mean(judged[best]), ", ".join(map(str, FRESH))))
-    print("| search | repeat | Top-1 % of what it found | iterations to within 0.05 points of the best known | policy |")
+def table(runs, judged, best, limit, given):
+    """Print each search's last policy as it was judged and what it cost to come near the best that anyone knows; then all repeats."""
+    print("\nbest known: %s, Top-1 %.2f %% over %d fresh seeds\n" % (best, 100 * statistics.mean(judged[best]), given.fresh))
+    print("| search | repeat | Top-1 % of what it found | iterations to near the best known | policy |")
     print("| --- | ---: | ---: | ---: | --- |")
+    tops, costs = {}, {}
     for (method, repeat), found in runs.items():
-        if not found:
-            print("| %s | %d | none finished | > %d | |" % (method, repeat, budget))
-            continue
-        tops, held = judged[found[-1][1]], near(found, judged, best)
-        print("| %s | %d | %.2f ± %.2f | %s | %s |" % (
-            method, repeat, 100 * statistics.mean(tops), 100 * statistics.stdev(tops), held[-1][0] if held else "> %d" % budget, found[-1][1]))
+        judges = judged[found[-1][1]] if found else [0.0] * given.fresh
+        held = near(found, judged, limit)
+        tops.setdefault(method, []).append(statistics.mean(judges))
+        costs.setdefault(method, []).append(held[-1][0] if held else math.inf)
+        print("| %s | %d | %.2f ± %.2f | %s | %s |" % (method, repeat + 1, 100 * tops[method][-1], 100 * statistics.stdev(judges),
+                                                       iterations(costs[method][-1], given), found[-1][1] if found else "none finished"))
+    print("\n| search | Top-1 %, mean of the repeats | iterations to near the best known, median |\n| --- | ---: | ---: |")
+    for method, means in tops.items():
+        print("| %s | %.2f | %s |" % (method, 100 * statistics.mean(means), iterations(statistics.median(costs[method]), given)))
+
+
+def iterations(count, given):
+    """A number of iterations, or that it is more than the budget."""
+    return "> %d" % given.budget if count == math.inf else "%d" % count
 
 
 SEARCHES = {
     "lrbench": lrbench,
+    "second": second,
     "tpe": with_optuna("tpe", lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True), lambda given:
                        optuna.pruners.SuccessiveHalvingPruner(min_resource=given.test_interval, reduction_factor=3)),
     "random": with_optuna("random", lambda seed: optuna.samplers.RandomSampler(seed=seed),

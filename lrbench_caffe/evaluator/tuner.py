@@ -98,6 +98,9 @@ class _Search:
     def run(self):
         good, leaders = self._begin()
         self._hold((leaders or [self._first(self._functions[0], good)])[0])
+        good = self._sure(good)
+        if not leaders:
+            self._hold(self._first(self._functions[0], good))
         known = {candidate.function for candidate in leaders}
         if len(known) < min(KEPT, len(self._functions)):
             some = leaders + [self._first(function, good) for function in self._functions if function not in known]
@@ -136,9 +139,15 @@ class _Search:
             if candidate and candidate.function in self._functions and candidate not in self._why:
                 self._why[candidate] = "among the best there: %s in %d iterations" % (text, length)
                 chosen.append(candidate)
-        if known["good"] and known["same"]:
-            return Range(*known["good"]), chosen
         around = Range(*known["good"]) if known["good"] else None
+        if around and known["same"]:
+            return around, chosen
+        good = self._range_test(around)
+        if around:  # from a similar task: its rates as they lie in its range
+            chosen = [self._moved(candidate, good.best / around.best) for candidate in chosen]
+        return good, chosen
+
+    def _range_test(self, around):
         test = range_test.run(self._trainings, self._shared(RATES, range_test.SHARE)[1], self._seed, around)
         for trial in test.trials:
             candidate = candidates.Candidate("FIX", trial.parameters["k0"])
@@ -148,22 +157,19 @@ class _Search:
             raise InputError("no constant rate from 1 down trains this net within %d iterations, the budget's share: give a larger "
                              "--budget, or look at its data and initialization" % self._trainings.spent)
         self._say("the range test finds rates from %r to %r good, best %r, for %d iterations" % (test.good[:3] + (test.cost,)))
-        good = self._sure(test)
-        if around:  # from a similar task: its rates as they lie in its range
-            factor = test.good.best / around.best
-            chosen = [self._moved(candidate, factor) for candidate in chosen]
-        return good, chosen
+        return test.good
 
-    def _sure(self, test):
-        """The good Range of a RangeTest, its best rate the largest up to there with which other seeds do not diverge either."""
-        for trial in reversed([trial for trial in test.trials if trial.parameters["k0"] <= test.good.best]):
+    def _sure(self, good):
+        """The good Range, its best rate the largest of the range test's with which other seeds do not diverge either."""
+        tested = [tried.trial for tried in self._tried if tried.trial.parameters["k0"] <= good.best]
+        for trial in sorted(tested, key=lambda trial: -trial.parameters["k0"]):
             rate, length = trial.parameters["k0"], trial.setup.solver["max_iter"]
             seeds = range(self._seed + 1, self._seed + SEEDS)
             self._round("range", [candidates.Candidate("FIX", rate)] * len(seeds), length, seeds)
             if all(other.state != DIVERGED for other in self._trials[trial.policy, length].values()):
-                break
+                return good._replace(best=rate, low=min(rate, good.low))
             self._say("%s diverged with another seed" % trial.policy)
-        return test.good._replace(best=rate, low=min(rate, test.good.low))
+        return good
 
     def _moved(self, candidate, factor):
         moved = dataclasses.replace(candidate, high=min(1.0, candidate.high * factor), low=candidate.low * factor)
