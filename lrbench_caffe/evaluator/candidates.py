@@ -90,11 +90,11 @@ def first(function, good):
         return candidate, "k0 is the best constant rate"
     count = 2 if function in ("TRI2", "SIN2", "SGDR") else 1
     if function in ("COS", "SGDR"):
-        return Candidate(function, good.best, good.low / 10, count), "from the best constant rate to a tenth of the good range's lower end"
+        return Candidate(function, good.best, good.low / 10, count), "from the best constant rate to the good range's lower end / 10"
     if function.endswith("EXP"):
         return (Candidate(function, min(1.0, 2 * good.high), good.low / 10, count, last=0.1),
-                "between a tenth of the good range's lower end and twice its upper one, which the decay keeps it below")
-    return Candidate(function, good.high, good.low / 10, count), "between a tenth of the good range's lower end and its upper one"
+                "from the good range's lower end / 10 to its upper end * 2, for the decay keeps it lower")
+    return Candidate(function, good.high, good.low / 10, count), "from the good range's lower end / 10 to its upper end"
 
 
 def finer(candidate, factor, good, warmup):
