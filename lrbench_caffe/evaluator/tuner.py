@@ -45,10 +45,10 @@ class Tried(NamedTuple):
 class Tuned(NamedTuple):
     """What came of tuning: the best policy's text and the length (max_iter) that it is for, and how that was found.
 
-    ranked: the policies at that length as :func:`lrbench_caffe.ranking.rank` has them, the best first.  reaches: for the goal cost,
-    the Top-1 that is near enough and the iteration at which the mean of its seeds reaches it, else None.  tried: every training in
-    its order.  answers: (iterations spent, the policy at full length that was held to be the best from then on), but for what the
-    goal cost shortens.  notes: the sentences on the way.  cost: iterations spent of the budget.
+    ranked: the policies at that length as :func:`lrbench_caffe.ranking.rank` has them, of those that are tied the one with the most
+    seeds first.  reaches: for the goal cost, the Top-1 that is near enough and the iteration at which the mean of its seeds reaches
+    it, else None.  tried: every training in its order.  answers: (iterations spent, the policy at full length that was held to be the
+    best from then on), but for what the goal cost shortens.  notes: the sentences on the way.  cost: iterations spent of the budget.
     """
     study: str
     goal: str
@@ -307,8 +307,9 @@ class _Search:
         return len(self._tried) > before
 
     def _full_round(self, some, seeds=()):
-        for leader in self._round("full", some, self._trainings.max_iter, seeds)[:1]:
-            self._hold(leader)
+        full = self._trainings.max_iter
+        if self._round("full", some, full, seeds):
+            self._hold(self._candidates[_surest(self._ranked(full))[0].policy, full])
 
     # The goal cost
 
@@ -343,7 +344,7 @@ class _Search:
             if reached:
                 (_, length), iterations = min(reached.items(), key=lambda item: (item[1], item[0][1]))
                 reaches = near, iterations
-        ranked = self._ranked(length)
+        ranked = _surest(self._ranked(length))
         if not (ranked and ranked[0].rank):
             raise TrialError("under no policy have all trainings of %d iterations finished: see `lrbench study show %s`" % (
                 length, self._trainings.name))
@@ -351,6 +352,11 @@ class _Search:
             ranked.sort(key=lambda entry: reached.get((entry.policy, length), math.inf))
         return Tuned(self._trainings.name, self._goal, ranked[0].policy, length, tuple(ranked), reaches, tuple(self._notes),
                      tuple(self._tried), tuple(self._answers), self._trainings.spent, self._trainings.budget)
+
+
+def _surest(ranked):
+    """A ranking whose policies are sorted, where they are tied, by how many seeds they were trained with."""
+    return sorted(ranked, key=lambda entry: (entry.rank or math.inf, -len(entry.trials)))
 
 
 def _mean_so_far(trials):
