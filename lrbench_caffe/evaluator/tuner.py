@@ -117,14 +117,14 @@ class _Search:
 
     def _hold(self, candidate):
         """This is the best from now on."""
-        policy = self._at_full_length(candidate)
+        policy = self._text(candidate, self._trainings.max_iter)
         if not self._answers or self._answers[-1][1] != policy:
             self._answers.append((self._trainings.spent, policy))
             self._say("the best after %d iterations: %s" % self._answers[-1])
         self._held = candidate
 
-    def _at_full_length(self, candidate):
-        return str(candidate.policy(self._trainings.max_iter, self._trainings.epoch))
+    def _text(self, candidate, length):
+        return str(candidate.policy(length, self._trainings.epoch))
 
     # What is known at the beginning
 
@@ -196,7 +196,7 @@ class _Search:
         """
         wanted = {}
         for candidate, seed in zip(some, seeds or [self._seed] * len(some)):
-            policy = str(candidate.policy(length, self._trainings.epoch))
+            policy = self._text(candidate, length)
             if seed not in self._trials.get((policy, length), ()):
                 wanted.setdefault((policy, length, seed), candidate)
         wanted = dict(list(wanted.items())[:self._trainings.room(length)])
@@ -208,9 +208,10 @@ class _Search:
     def _short_round(self, stage, some, length):
         """As _round; the best of it is held to be the best from now on if it is so by more than the noise of the seeds."""
         leaders = self._round(stage, some, length)
-        tops = {self._candidates[entry.policy, length]: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
+        tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
         noise = max((top1.deviation for top1 in tops.values() if top1.n > 1), default=0.0)
-        if leaders and (self._held not in tops or tops[leaders[0]].mean > tops[self._held].mean + 2 * noise):
+        held = tops.get(self._text(self._held, length))
+        if leaders and not (held and tops[self._text(leaders[0], length)].mean <= held.mean + 2 * noise):
             self._hold(leaders[0])
         return leaders
 
@@ -235,10 +236,10 @@ class _Search:
 
     def _fine(self, leaders, good):
         """The leaders again and what is beside them, longer; returns the best of these."""
-        many, length = self._shared(FINE)
-        kept = self._distinct(leaders)[:KEPT]
         if not leaders:
             return leaders
+        many, length = self._shared(FINE)
+        kept = self._distinct(leaders)[:KEPT]
         self._say("the best functions so far: %s" % ", ".join(candidate.function for candidate in kept))
         beside = [self._beside(candidate, 2.0, good)[:FINE // len(kept) - 1] for candidate in kept]
         some = kept + self._placed(good) + [one for group in itertools.zip_longest(*beside) for one in group if one is not None]
@@ -302,7 +303,7 @@ class _Search:
                              [max(self._trials[entry.policy, full]) + 1 for entry in few])
         else:
             beside = self._beside(self._candidates[entries[0].policy, full], factor, good)
-            new = [one for one in beside if (str(one.policy(full, self._trainings.epoch)), full) not in self._trials]
+            new = [one for one in beside if (self._text(one, full), full) not in self._trials]
             self._full_round(new[:min(2, self._trainings.room(full) - 1)])  # what is left is for another seed
         return len(self._tried) > before
 
