@@ -78,6 +78,15 @@ def test_ranges_to_start_from_are_those_of_constant_rates(store):
     assert (good.low, good.high, good.best) == (0.001, 0.01, 0.01)
 
 
+def test_a_good_range_is_that_of_the_longer_trainings_where_they_tried_enough_rates(store):
+    def constants(max_iter, best, count):
+        for n in range(count):
+            one = trial("FIX(k0=%g)" % (0.001 * 2 ** n), [0.1, 0.99 if 0.001 * 2 ** n == best else 0.5])
+            yield dataclasses.replace(one, setup=dataclasses.replace(one.setup, solver=dict(one.setup.solver, max_iter=max_iter)))
+    record(store, *constants(10, 0.064, 9), *constants(200, 0.004, 5), *constants(1000, 0.001, 3))
+    assert recommend(store, named(store, "data", "net")).known[0].good.best == 0.004
+
+
 def test_similar_tasks_are_ordered_and_explained(store):
     big, small = ((3, 32, 32), 50000, 10000), ((1, 8, 8), 1000, 400)
     record(store, on(big, trial(GOOD, dataset="photos", network=CNN)), on(small, trial(FAIR, dataset="digits", network=MLP)))

@@ -14,6 +14,7 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.trial import Dataset, Network
 
 SIMILAR = 3  # tasks that are shown where the task itself is not known
+RATES = 5  # constant ones that tell a range, at least; of so many, longer trainings tell it better than more
 LOOKED_AT = 10  # tasks, the most alike by all else, whose networks are compared layer by layer
 # How much each likeness counts; chosen, since the paper only says that similar tasks share good policies.
 WEIGHTS = {"input": 0.25, "classes": 0.2, "samples": 0.15, "network": 0.25, "optimizer": 0.1, "batch": 0.05}
@@ -109,11 +110,11 @@ def _known(store, alike, many):
 
 
 def _good(task, constants):
-    """The Range of the constant rates, of those trained with the same settings where there are the most."""
-    by_settings = {}
+    """The Range of the constant rates that were trained with the same settings: of RATES or more the longest, else the most."""
+    groups = {}
     for k0, settings, top1 in constants:
-        by_settings.setdefault(repr(sorted(settings.items())), []).append(ranges.Point(k0, top1, False))
-    points = max(by_settings.values(), key=len, default=())
+        groups.setdefault(repr(sorted(settings.items())), (settings.get("max_iter", 0), []))[1].append(ranges.Point(k0, top1, False))
+    _, points = max(groups.values(), key=lambda group: (min(len(group[1]), RATES), group[0], len(group[1])), default=(0, ()))
     return ranges.good(sorted(points), task.dataset.test_samples, task.classes) if len(points) >= 3 else None
 
 
