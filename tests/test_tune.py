@@ -13,7 +13,7 @@ from conftest import needs_caffe, new_database_on
 from trials import trial
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator import candidates
-from lrbench_caffe.evaluator.candidates import TUNED, Candidate, fallen, finer, first, known, placed
+from lrbench_caffe.evaluator.candidates import TUNED, Candidate, fallen, finer, first, known, moved, placed
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranges import Range
 from lrbench_caffe.trial import Dataset, Evaluation
@@ -250,7 +250,15 @@ def test_a_similar_task_lends_its_policies_as_they_lie_in_its_range(database):
     tuned = other.tune(database, "other", budget=8000)
     assert "% like net on other" in tuned.notes[0] and tuned.notes[1].startswith("the range test finds")
     assert "coarse" not in {tried.stage for tried in tuned.tried}
-    assert any("its rates times 0.1 as the best constant ones are" in tried.why for tried in tuned.tried)
+    assert any("its rates as they lie in the good range here" in tried.why for tried in tuned.tried)
+
+
+@pytest.mark.parametrize("function", TUNED)
+def test_what_is_first_in_one_range_is_moved_to_what_is_first_in_another(function):
+    here = Range(0.001, 0.1, 0.01, 0.9)
+    one = first(function, GOOD)[0]
+    policy, expected = moved(one, GOOD, here).policy(LENGTH), first(function, here)[0].policy(LENGTH)
+    assert policy == expected
 
 
 def test_a_similar_task_needs_at_most_half_the_iterations_to_as_good_a_policy(dsn):

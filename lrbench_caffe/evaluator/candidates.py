@@ -202,6 +202,12 @@ def known(policy, length):
     return dataclasses.replace(one, count=max(1, round(length / (2 * l)))) if l else one
 
 
+def moved(candidate, there, here):
+    """A Candidate that was good where the good Range is there, as it lies in the one here: by the ends and rates of :func:`first`."""
+    high = here.best / there.best if _starts_high(candidate) else here.high / there.high
+    return dataclasses.replace(candidate, high=min(1.0, candidate.high * high), low=candidate.low * here.low / there.low)
+
+
 def _starts_high(candidate):
     return candidate.function in ONE_WAY + ("FIX", "COS", "SGDR", "PLATEAU")
 

@@ -144,7 +144,7 @@ class _Search:
             return around, chosen
         good = self._range_test(around)
         if around:  # from a similar task: its rates as they lie in its range
-            chosen = [self._moved(candidate, good.best / around.best) for candidate in chosen]
+            chosen = [self._moved(candidate, around, good) for candidate in chosen]
         return good, chosen
 
     def _range_test(self, around):
@@ -171,9 +171,9 @@ class _Search:
             self._say("%s diverged with another seed" % trial.policy)
         return good
 
-    def _moved(self, candidate, factor):
-        moved = dataclasses.replace(candidate, high=min(1.0, candidate.high * factor), low=candidate.low * factor)
-        self._why[moved] = self._why[candidate] + ", its rates times %.3g as the best constant ones are" % factor
+    def _moved(self, candidate, around, good):
+        moved = candidates.moved(candidate, around, good)
+        self._why[moved] = self._why[candidate] + ", its rates as they lie in the good range here"
         return moved
 
     def _first(self, function, good):
