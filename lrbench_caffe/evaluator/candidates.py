@@ -10,8 +10,9 @@ from typing import Optional, Tuple
 
 from lrbench_caffe.policies import CYCLIC, Composition, Policy
 
-# All that are tuned, as they are tried first where the budget is too small for all: by the paper's Tables VII, VIII and IX.
-TUNED = ("SINEXP", "TRIEXP", "SIN", "TRI", "COS", "SIN2", "TRI2", "SGDR", "NSTEP", "POLY", "PLATEAU", "STEP", "EXP", "INV", "FIX")
+# All that are tuned, in the order in which they are tried: first the best of each kind, cycles, steps and smooth decays, then the
+# others, each time as the paper's Tables VII, VIII and IX have them.
+TUNED = ("SINEXP", "NSTEP", "COS", "SIN2", "TRIEXP", "POLY", "SIN", "TRI2", "TRI", "SGDR", "PLATEAU", "STEP", "EXP", "INV", "FIX")
 PLACED = ("NSTEP", "PLATEAU")  # those that a plateau of the loss says something about
 ONE_WAY = ("STEP", "NSTEP", "EXP", "INV", "POLY")
 LAST = 0.01  # of the first rate: where a decay ends unless something speaks for another (section V-B: not too small)

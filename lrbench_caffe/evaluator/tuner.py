@@ -105,7 +105,8 @@ class _Search:
         if len(known) < min(KEPT, len(self._functions)):
             some = leaders + [self._first(function, good) for function in self._functions if function not in known]
             many, length = self._shared(max(len(some), FINE))
-            leaders = self._short_round("coarse", some[:many], length)
+            for part in (some[:KEPT], some[KEPT:many]):
+                leaders = self._short_round("coarse", part, length)
         leaders = self._fine(leaders, good)
         self._trainings.reserved = 0
         self._full(leaders, good)
