@@ -98,9 +98,9 @@ def least(points, samples=None, classes=None):
     Its error is at most WORSE times that of the best and, above that, a standard deviation of the latter on so many samples.
     """
     best = _best(points)
-    if best is None or best.top1 <= guessing(classes) + 3 * _deviation(guessing(classes), samples):
+    if best is None or best.top1 <= guessing(classes) + 3 * deviation(guessing(classes), samples):
         return None
-    return 1.0 - WORSE * (1.0 - best.top1) - _deviation(best.top1, samples)
+    return 1.0 - WORSE * (1.0 - best.top1) - deviation(best.top1, samples)
 
 
 def guessing(classes):
@@ -113,6 +113,6 @@ def _best(points):
     return max((point for point in points if not point.diverged), key=lambda point: (point.top1, point.k0), default=None)
 
 
-def _deviation(share, samples: Optional[int]):
+def deviation(share, samples: Optional[int]):
     """The standard deviation of a share of so many samples."""
     return math.sqrt(share * (1.0 - share) / (samples or 1000))

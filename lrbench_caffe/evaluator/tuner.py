@@ -12,13 +12,12 @@ import itertools
 import math
 from typing import NamedTuple, Optional, Tuple
 
-from lrbench_caffe import ranking
+from lrbench_caffe import ranges, ranking
 from lrbench_caffe.database import Store, studies
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.evaluator import candidates, range_test, recommendation
 from lrbench_caffe.policies import Policy, closest
 from lrbench_caffe.pruning import Stuck
-from lrbench_caffe.ranges import Range
 from lrbench_caffe.trial import DIVERGED, FINISHED, Trial
 
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
@@ -140,7 +139,7 @@ class _Search:
             if candidate and candidate.function in self._functions and candidate not in self._why:
                 self._why[candidate] = "among the best there: %s in %d iterations" % (text, length)
                 chosen.append(candidate)
-        around = Range(*known["good"]) if known["good"] else None
+        around = ranges.Range(*known["good"]) if known["good"] else None
         if around and known["same"]:
             return around, chosen
         good = self._range_test(around)
@@ -207,14 +206,18 @@ class _Search:
         return self._leaders(length)
 
     def _short_round(self, stage, some, length):
-        """As _round; the best of it is held to be the best from now on if it is so by more than the noise of the seeds."""
+        """As _round; the best of it is held to be the best from now on if it is so by more than the noise."""
         leaders = self._round(stage, some, length)
         tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
-        noise = max((top1.deviation for top1 in tops.values() if top1.n > 1), default=0.0)
         held = tops.get(self._text(self._held, length))
-        if leaders and not (held and tops[self._text(leaders[0], length)].mean <= held.mean + 2 * noise):
+        if leaders and not (held and tops[self._text(leaders[0], length)].mean <= held.mean + self._noise(held.mean, tops.values())):
             self._hold(leaders[0])
         return leaders
+
+    def _noise(self, top1, spreads):
+        """Two standard deviations: of seeds, where several were trained so long, or of chance on the test set if that is more."""
+        chance = ranges.deviation(top1, self._trainings.setup.dataset.test_samples)
+        return 2 * max([chance] + [spread.deviation for spread in spreads if spread.n > 1])
 
     def _keep(self, stage, candidate, length, seed, trial):
         self._trials.setdefault((trial.policy, length), {})[seed] = trial
