@@ -203,6 +203,12 @@ def known(policy, length):
     return dataclasses.replace(one, count=max(1, round(length / (2 * l)))) if l else one
 
 
+def highest(candidate, length):
+    """The largest rate that a Candidate reaches in so many iterations."""
+    policy = candidate.policy(length).given(None)
+    return max(policy(t) for t in range(0, length, max(1, length // 200)))
+
+
 def moved(candidate, there, here):
     """A Candidate that was good where the good Range is there, as it lies in the one here: by the ends and rates of :func:`first`."""
     high = here.best / there.best if _starts_high(candidate) else here.high / there.high

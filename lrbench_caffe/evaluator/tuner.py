@@ -192,12 +192,13 @@ class _Search:
     def _round(self, stage, some, length, seeds=()):
         """Train candidates as far as the budget has room, with these seeds (none: the first for each).
 
+        Those that reach a rate with which a constant one diverged are left out: they would with one seed or the other.
         Returns all candidates that were trained so long, the best first.
         """
         wanted = {}
         for candidate, seed in zip(some, seeds or [self._seed] * len(some)):
             policy = self._text(candidate, length)
-            if seed not in self._trials.get((policy, length), ()):
+            if candidates.highest(candidate, length) < self._limit and seed not in self._trials.get((policy, length), ()):
                 wanted.setdefault((policy, length, seed), candidate)
         wanted = dict(list(wanted.items())[:self._trainings.room(length)])
         if wanted:
@@ -218,6 +219,12 @@ class _Search:
         """Two standard deviations: of seeds, where several were trained so long, or of chance on the test set if that is more."""
         chance = ranges.deviation(top1, self._trainings.setup.dataset.test_samples)
         return 2 * max([chance] + [spread.deviation for spread in spreads if spread.n > 1])
+
+    @property
+    def _limit(self):
+        """The smallest constant rate that diverged, or infinity."""
+        return min((tried.trial.parameters["k0"] for tried in self._tried
+                    if tried.trial.function == "FIX" and tried.trial.state == DIVERGED), default=math.inf)
 
     def _keep(self, stage, candidate, length, seed, trial):
         self._trials.setdefault((trial.policy, length), {})[seed] = trial
