@@ -65,7 +65,8 @@ def main():
         limit = statistics.mean(judged[best]) - given.near / 100
         held = [(found, near(found, judged, limit)) for found in runs.values()]
         more = {found[-1 - len(last)][1] for found, last in held if len(last) < len(found)} - set(judged)
-        judged.update(judge(solver, given, more) if more else {})
+        if more:
+            judged.update(judge(solver, given, more))
     table(runs, judged, best, limit, given)
 
 

@@ -161,7 +161,7 @@ class _Search:
 
     def _sure(self, good):
         """The good Range, its best rate the largest of the range test's with which other seeds do not diverge either."""
-        tested = [tried.trial for tried in self._tried if tried.trial.parameters["k0"] <= good.best]
+        tested = [trial for trial in self._constants if trial.parameters["k0"] <= good.best]
         for trial in sorted(tested, key=lambda trial: -trial.parameters["k0"]):
             rate, length = trial.parameters["k0"], trial.setup.solver["max_iter"]
             seeds = range(self._seed + 1, self._seed + SEEDS)
@@ -195,10 +195,10 @@ class _Search:
         Those that reach a rate with which a constant one diverged are left out: they would with one seed or the other.
         Returns all candidates that were trained so long, the best first.
         """
-        wanted = {}
+        wanted, limit = {}, self._limit
         for candidate, seed in zip(some, seeds or [self._seed] * len(some)):
             policy = self._text(candidate, length)
-            if candidates.highest(candidate, length) < self._limit and seed not in self._trials.get((policy, length), ()):
+            if candidates.highest(candidate, length) < limit and seed not in self._trials.get((policy, length), ()):
                 wanted.setdefault((policy, length, seed), candidate)
         wanted = dict(list(wanted.items())[:self._trainings.room(length)])
         if wanted:
@@ -223,8 +223,12 @@ class _Search:
     @property
     def _limit(self):
         """The smallest constant rate that diverged, or infinity."""
-        return min((tried.trial.parameters["k0"] for tried in self._tried
-                    if tried.trial.function == "FIX" and tried.trial.state == DIVERGED), default=math.inf)
+        return min((trial.parameters["k0"] for trial in self._constants if trial.state == DIVERGED), default=math.inf)
+
+    @property
+    def _constants(self):
+        """The search's trials under constant rates."""
+        return [tried.trial for tried in self._tried if tried.trial.function == "FIX"]
 
     def _keep(self, stage, candidate, length, seed, trial):
         self._trials.setdefault((trial.policy, length), {})[seed] = trial
@@ -283,8 +287,7 @@ class _Search:
 
     def _constant(self, good):
         """The longest of the search's trials under the best constant rate, or None."""
-        constant = [tried.trial for tried in self._tried if tried.trial.function == "FIX" and tried.trial.state == FINISHED
-                    and tried.trial.parameters["k0"] == good.best]
+        constant = [trial for trial in self._constants if trial.state == FINISHED and trial.parameters["k0"] == good.best]
         return max(constant, key=lambda trial: trial.rows[-1].iteration) if constant else None
 
     # At full length
