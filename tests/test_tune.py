@@ -1,5 +1,6 @@
 """Tuning: candidates by the paper's rules, and a search that keeps to its budget, says why it tries what, and goes on when cut off."""
 import dataclasses
+import itertools
 import json
 import random
 import time
@@ -294,6 +295,17 @@ def test_a_policy_that_diverged_with_one_seed_is_not_the_best(database):
     tuned = Unsafe().tune(database, functions=["POLY"])
     assert any(entry.function.startswith("WARMUP") and entry.trials and entry.rank is None for entry in tuned.ranked)
     assert tuned.policy == tuned.ranked[0].policy and tuned.policy.startswith("POLY(")
+
+
+def test_the_next_takes_the_place_of_one_that_diverges_at_full_length(database):
+    class Unsafe(Simulated):
+        def rows(self, policy, max_iter, seed):
+            return iter(()) if max_iter == 1000 and "PLATEAU" in str(policy) else super().rows(policy, max_iter, seed)
+    tuned = Unsafe().tune(database, budget=12000)
+    full = [one for one in tuned.tried if one.stage == "full"]
+    contest = list(itertools.takewhile(lambda one: one.why != "another seed", full))
+    assert any(one.trial.state == "diverged" for one in contest)
+    assert len({one.trial.policy for one in contest if one.trial.state == "finished"}) == tuner.KEPT
 
 
 def test_no_policy_reaches_a_rate_that_diverged_when_it_was_constant(database):

@@ -295,8 +295,7 @@ class _Search:
     def _full(self, leaders, good):
         """The best few at full length; then, as far as the budget goes, the best with more seeds and what is beside it."""
         full, factor = self._trainings.max_iter, 1.5
-        some = list(dict.fromkeys(self._distinct(leaders) + leaders))
-        self._full_round(some[:max(1, min(KEPT, self._trainings.room(full) - 1))])
+        self._best_few(leaders, full)
         if self._goal == "cost":
             while self._trainings.room(full) and self._shorter():
                 pass
@@ -304,6 +303,17 @@ class _Search:
         while self._trainings.room(full) and factor > 1.1:
             if not self._next(full, factor, good):
                 factor = factor ** 0.5
+
+    def _best_few(self, leaders, full):
+        """KEPT candidates at full length, the next in place of each that diverges; room for another seed is left, if it can be."""
+        some = list(dict.fromkeys(self._distinct(leaders) + leaders))
+        while some:
+            finished = len(self._leaders(full))
+            places = min(KEPT - finished, max(1 - finished, self._trainings.room(full) - 1))
+            if places <= 0:
+                return
+            self._full_round(some[:places])
+            some = some[places:]
 
     def _next(self, full, factor, good):
         """More seeds for the best and for the next, or what is beside the best; whether there was anything to do."""
