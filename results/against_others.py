@@ -5,10 +5,10 @@ with --known, against itself with what an export of another task has in its data
     docker/run env PYTHONPATH=OPTUNA python3 results/against_others.py solvers/lenet_solver.prototxt --data DIR --work FOLDER
 
 Each search has a database of its own, so that it knows nothing of the others; what it ends with is judged by fresh seeds, which it
-does not pay for.  Near the best known is a search from the iteration on from which the policy that it held to be the best always
-was: what it held before is judged, back from its end, until one is not.  The others begin their last training as long as the budget is
-not spent, and may end a little above it.  Everything is counted in iterations.  Run again with the same FOLDER, it goes on
-where it was cut off.
+does not pay for, and by more of them where it comes near the best known, or just not.  Near is a search from the iteration on from
+which the policy that it held to be the best always was: what it held before is judged, back from its end, until one is not.  The
+others begin their last training as long as the budget is not spent, and may end a little above it.  Everything is counted in
+iterations.  Run again with the same FOLDER, it goes on where it was cut off.
 """
 import argparse
 import itertools
@@ -49,6 +49,7 @@ def main():
     parser.add_argument("--budget", type=int, default=40000, help="iterations of each search")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fresh", type=int, default=3, help="seeds that judge a policy")
+    parser.add_argument("--sure", type=int, default=10, help="seeds that judge what is in doubt")
     parser.add_argument("--near", type=float, default=0.05, help="points of Top-1 below the best known that are near it")
     parser.add_argument("--search", action="append", choices=SEARCHES, help="only this one; may be given several times")
     parser.add_argument("--known", help="an export of trainings on another task, which the tuner has in one more search")
@@ -58,16 +59,7 @@ def main():
     solver = shortened(given)
     runs = {(method, repeat): cached(given, "%s-%d" % (method, repeat), lambda: SEARCHES[method](solver, given, repeat))
             for repeat in range(given.repeats) for method in methods}
-    judged = judge(solver, given, {found[-1][1] for found in runs.values() if found})
-    more = True
-    while more:  # what each search held to be the best before it was near
-        best = max(judged, key=lambda policy: statistics.mean(judged[policy]))
-        limit = statistics.mean(judged[best]) - given.near / 100
-        held = [(found, near(found, judged, limit)) for found in runs.values()]
-        more = {found[-1 - len(last)][1] for found, last in held if len(last) < len(found)} - set(judged)
-        if more:
-            judged.update(judge(solver, given, more))
-    table(runs, judged, best, limit, given)
+    table(runs, *judgment(runs, solver, given), given)
 
 
 def shortened(given):
@@ -236,27 +228,52 @@ def incumbents(trials):
 
 def near(found, judged, limit):
     """The entries of a search, back from its end, that are judged to reach the limit; the first that does not ends them."""
-    return list(itertools.takewhile(lambda entry: entry[1] in judged and statistics.mean(judged[entry[1]]) >= limit, reversed(found)))
+    def reaches(entry):
+        return entry[1] in judged and statistics.mean(judged[entry[1]]) >= limit
+    return list(itertools.takewhile(reaches, reversed(found)))
 
 
-def judge(solver, given, policies):
-    """{policy: its Top-1 with each of the fresh seeds}."""
+def judgment(runs, solver, given):
+    """({policy: its Top-1 with each fresh seed}, the best of them, the Top-1 from which on one is near it)."""
+    judged, wanted = {}, {(found[-1][1], given.fresh) for found in runs.values() if found}
+    while wanted:
+        judged.update(judge(solver, wanted))
+        best = max(judged, key=lambda policy: statistics.mean(judged[policy]))
+        limit = statistics.mean(judged[best]) - given.near / 100
+        wanted = unsure(judged, limit, given) or {(policy, given.fresh) for policy in earlier(runs, judged, limit)}
+    return judged, best, limit
+
+
+def earlier(runs, judged, limit):
+    """What each search held to be the best before it was near, where that is not judged."""
+    last = [found[:len(found) - len(near(found, judged, limit))][-1:] for found in runs.values()]
+    return {policy for entries in last for _, policy in entries} - set(judged)
+
+
+def unsure(judged, limit, given):
+    """{(policy, seeds)} of those that are no further below the limit than it is below the best, and have not as many seeds yet."""
+    return {(policy, given.sure) for policy, tops in judged.items()
+            if len(tops) < given.sure and statistics.mean(tops) >= limit - given.near / 100}
+
+
+def judge(solver, wanted):
+    """{policy: its Top-1 with each of so many fresh seeds}, of the (policy, seeds) that are wanted."""
     dsn = database("against_judge")
-    jobs = [Job(solver, policy=policy, seed=FRESH + n) for policy in sorted(policies) for n in range(given.fresh)]
+    jobs = [Job(solver, policy=policy, seed=FRESH + n) for policy, seeds in sorted(wanted) for n in range(seeds)]
     with StudyDisplay() as shown:
         study.go_on("judge", Cores(), shown, jobs, dsn)
-    tops = {}
+    asked, tops = {(job.policy, job.seed) for job in jobs}, {}
     with Store(dsn) as store:
         for trial in store.trials(study="judge", best_only=True):
-            if trial.policy in policies:
+            if (trial.policy, trial.setup.seed) in asked:
                 tops.setdefault(trial.policy, []).append(trial.best.top1 if trial.state == FINISHED else 0.0)
     return tops
 
 
 def table(runs, judged, best, limit, given):
-    """Print each search's last policy as it was judged and what it cost to come near the best that anyone knows; then all repeats."""
-    print("\nbest known: %s, Top-1 %.2f %% over %d fresh seeds\n" % (best, 100 * statistics.mean(judged[best]), given.fresh))
-    print("| search | repeat | Top-1 % of what it found | iterations to near the best known | policy |")
+    """Print each search's last policy as it was judged and what it cost to come near the best known; then all repeats."""
+    print("\nbest known: %s, Top-1 %.2f %% over %d fresh seeds\n" % (best, 100 * statistics.mean(judged[best]), len(judged[best])))
+    print("| search | repeat | Top-1 % of what it found (seeds) | iterations to near the best known | policy |")
     print("| --- | ---: | ---: | ---: | --- |")
     tops, costs = {}, {}
     for (method, repeat), found in runs.items():
@@ -264,8 +281,9 @@ def table(runs, judged, best, limit, given):
         held = near(found, judged, limit)
         tops.setdefault(method, []).append(statistics.mean(judges))
         costs.setdefault(method, []).append(held[-1][0] if held else math.inf)
-        print("| %s | %d | %.2f ± %.2f | %s | %s |" % (method, repeat + 1, 100 * tops[method][-1], 100 * statistics.stdev(judges),
-                                                       iterations(costs[method][-1], given), found[-1][1] if found else "none finished"))
+        print("| %s | %d | %.2f ± %.2f (%d) | %s | %s |" % (
+            method, repeat + 1, 100 * tops[method][-1], 100 * statistics.stdev(judges), len(judges),
+            iterations(costs[method][-1], given), found[-1][1] if found else "none finished"))
     print("\n| search | Top-1 %, mean of the repeats | iterations to near the best known, median |\n| --- | ---: | ---: |")
     for method, means in tops.items():
         print("| %s | %.2f | %s |" % (method, 100 * statistics.mean(means), iterations(statistics.median(costs[method]), given)))
