@@ -249,7 +249,8 @@ def test_a_similar_task_lends_its_policies_as_they_lie_in_its_range(database):
     Simulated(best=0.02).tune(database)
     other = Simulated(best=0.002, dataset="other")
     tuned = other.tune(database, "other", budget=8000)
-    assert "% like net on other" in tuned.notes[0] and tuned.notes[1].startswith("the range test finds")
+    assert "% like net on other" in tuned.notes[0] and tuned.notes[2].startswith("the range test finds")
+    assert tuned.answers[0][0] == 0 and tuned.notes[1] == "the best after 0 iterations: %s" % tuned.answers[0][1]
     assert "coarse" not in {tried.stage for tried in tuned.tried}
     assert any("its rates as they lie in the good range here" in tried.why for tried in tuned.tried)
 
@@ -277,6 +278,14 @@ def test_there_is_an_answer_from_the_range_test_on_and_the_last_one_is_the_resul
     costs = [spent for spent, _ in tuned.answers]
     assert costs == sorted(costs) and costs[0] < 0.3 * tuned.budget and tuned.answers[0][1].startswith("SINEXP(")
     assert tuned.answers[-1][1] == tuned.policy and Simulated().reached(tuned, 0.99) < 0.5 * tuned.budget
+
+
+def test_no_single_training_at_full_length_changes_the_answer_by_less_than_the_noise(database):
+    tuned = Simulated().tune(database, budget=6000, functions=["COS", "POLY"])
+    full = [one.trial.policy for one in tuned.tried if one.stage == "full"]
+    begun = tuned.cost - 1000 * len(full)
+    changes = [(full[:(spent - begun) // 1000], policy) for spent, policy in tuned.answers if spent > begun]
+    assert changes and all(done.count(policy) > 1 for done, policy in changes)
 
 
 def test_the_best_constant_rate_is_one_with_which_no_other_seed_diverges(database):

@@ -140,6 +140,8 @@ class _Search:
                 self._why[candidate] = "among the best there: %s in %d iterations" % (text, length)
                 chosen.append(candidate)
         around = ranges.Range(*known["good"]) if known["good"] else None
+        if chosen:
+            self._hold(chosen[0])
         if around and known["same"]:
             return around, chosen
         good = self._range_test(around)
@@ -209,16 +211,22 @@ class _Search:
     def _short_round(self, stage, some, length):
         """As _round; the best of it is held to be the best from now on if it is so by more than the noise."""
         leaders = self._round(stage, some, length)
-        tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
-        held = tops.get(self._text(self._held, length))
-        if leaders and not (held and tops[self._text(leaders[0], length)].mean <= held.mean + self._noise(held.mean, tops.values())):
+        if leaders and not self._holds_against(leaders[0], length):
             self._hold(leaders[0])
         return leaders
 
-    def _noise(self, top1, spreads):
-        """Two standard deviations: of seeds, where several were trained so long, or of chance on the test set if that is more."""
-        chance = ranges.deviation(top1, self._trainings.setup.dataset.test_samples)
-        return 2 * max([chance] + [spread.deviation for spread in spreads if spread.n > 1])
+    def _holds_against(self, other, length):
+        """Whether the noise does not tell what is held from a candidate that did better in so many iterations.
+
+        The noise is two standard deviations: of seeds, where several were trained so long, or of chance on the test set if that is more.
+        """
+        tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
+        held = tops.get(self._text(self._held, length))
+        if held is None:
+            return False
+        chance = ranges.deviation(held.mean, self._trainings.setup.dataset.test_samples)
+        noise = 2 * max([chance] + [top.deviation for top in tops.values() if top.n > 1])
+        return tops[self._text(other, length)].mean <= held.mean + noise
 
     @property
     def _limit(self):
@@ -299,10 +307,12 @@ class _Search:
         if self._goal == "cost":
             while self._trainings.room(full) and self._shorter():
                 pass
-            return
-        while self._trainings.room(full) and factor > 1.1:
-            if not self._next(full, factor, good):
-                factor = factor ** 0.5
+        else:
+            while self._trainings.room(full) and factor > 1.1:
+                if not self._next(full, factor, good):
+                    factor = factor ** 0.5
+        if self._best(full):  # at the end a single training counts as well
+            self._hold(self._best(full)[1])
 
     def _best_few(self, leaders, full):
         """KEPT candidates at full length, the next in place of each that diverges; room for another seed is left, if it can be."""
@@ -334,7 +344,14 @@ class _Search:
     def _full_round(self, some, seeds=()):
         full = self._trainings.max_iter
         if self._round("full", some, full, seeds):
-            self._hold(self._candidates[_surest(self._ranked(full))[0].policy, full])
+            best, candidate = self._best(full)
+            if len(best.trials) > 1 or not self._holds_against(candidate, full):
+                self._hold(candidate)
+
+    def _best(self, length):
+        """The first of the policies that were trained so long, as a Ranked and as a candidate, or None where no training finished."""
+        ranked = _surest(self._ranked(length))
+        return (ranked[0], self._candidates[ranked[0].policy, length]) if ranked and ranked[0].rank else None
 
     # The goal cost
 
