@@ -280,12 +280,12 @@ def test_there_is_an_answer_from_the_range_test_on_and_the_last_one_is_the_resul
     assert tuned.answers[-1][1] == tuned.policy and Simulated().reached(tuned, 0.99) < 0.5 * tuned.budget
 
 
-def test_no_single_training_at_full_length_changes_the_answer_by_less_than_the_noise(database):
+def test_one_or_two_trainings_at_full_length_change_the_answer_only_by_more_than_the_noise(database):
     tuned = Simulated().tune(database, budget=6000, functions=["COS", "POLY"])
     full = [one.trial.policy for one in tuned.tried if one.stage == "full"]
     begun = tuned.cost - 1000 * len(full)
-    changes = [(full[:(spent - begun) // 1000], policy) for spent, policy in tuned.answers if spent > begun]
-    assert changes and all(done.count(policy) > 1 for done, policy in changes)
+    changes = [(spent, full[:(spent - begun) // 1000].count(policy)) for spent, policy in tuned.answers if spent > begun]
+    assert changes and all(seeds >= tuner.SEEDS or spent == tuned.cost for spent, seeds in changes)
 
 
 def test_the_best_constant_rate_is_one_with_which_no_other_seed_diverges(database):

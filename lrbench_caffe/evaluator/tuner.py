@@ -345,7 +345,7 @@ class _Search:
         full = self._trainings.max_iter
         if self._round("full", some, full, seeds):
             best, candidate = self._best(full)
-            if len(best.trials) > 1 or not self._holds_against(candidate, full):
+            if len(best.trials) >= SEEDS or not self._holds_against(candidate, full):
                 self._hold(candidate)
 
     def _best(self, length):
