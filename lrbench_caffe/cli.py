@@ -341,7 +341,7 @@ def range_command(solver, sweep, max_iter, seed, out, name, data, pool, dsn, for
 @click.option("--function", "functions", multiple=True, metavar="F", help="A function to choose from, e.g. SIN2; as often as you "
               "like [default: the paper's 13, SGDR and PLATEAU]")
 @click.option("--goal", type=click.Choice(["accuracy", "cost", "robustness"]), default="accuracy", show_default=True,
-              help="The highest Top-1; the fewest iterations to within 0.1 points of it; LD, AC, CD and CDAC as much as Top-1")
+              help="The highest Top-1; the fewest iterations to within 0.1 points of it; LD, AC, CD and CDAC together as much as Top-1")
 @click.option("--budget", type=click.IntRange(1), metavar="N", help="Iterations that all trainings may have together [default: 20 "
               "times the solver's max_iter]")
 @_evaluation_options("tune")

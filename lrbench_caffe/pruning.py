@@ -60,12 +60,12 @@ class Stuck:
     """Sees trainings that diverged without a loss that is no number: Caffe's softmax bounds it, and units that died stay dead.
 
     Such a one tells the classes apart no better than guessing from its first evaluations on, and its test loss, no better either,
-    does not fall any more, as it does where the rate is only too small.
+    does not fall any more or is above that of the untrained net; where the rate is only too small it falls from there.
     """
 
     def __init__(self):
         self._lock, self._losses = threading.Lock(), {}  # by the trial's id, while it is no better than guessing
-        self._classes = {}
+        self._classes, self._untrained = {}, {}
 
     def listen(self, job, kind, content):
         """An event of a trial, as a watcher of :func:`lrbench_caffe.study.go_on`; (DIVERGED, why) when it is stuck."""
@@ -74,7 +74,9 @@ class Stuck:
                 self._classes[job.id], self._losses[job.id] = content.setup.classes, []
             elif kind == "end":
                 self._losses.pop(job.id, None)
-            elif kind == "row" and content.iteration and job.id in self._losses:
+            elif kind == "row" and not content.iteration:
+                self._untrained[job.id] = content.test_loss
+            elif kind == "row" and job.id in self._losses:
                 return self._judge(job.id, content)
         return None
 
@@ -84,7 +86,7 @@ class Stuck:
             del self._losses[trial_id]  # it learns
             return None
         losses.append(row.test_loss)
-        if len(losses) < EVALUATIONS or row.test_loss < min(losses[:-1]):
+        if len(losses) < EVALUATIONS or row.test_loss < min([self._untrained.get(trial_id, math.inf)] + losses[:-1]):
             return None
         return DIVERGED, ("at iteration %d it is still no better than guessing: Top-1 %.2f %%, test loss %.4g"
                           % (row.iteration, 100 * row.top1, row.test_loss))

@@ -35,10 +35,10 @@ def run(jobs, pool, display, dsn=None):
     return trials
 
 
-def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False, watchers=()):
+def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False, watchers=(), others=True):
     """Start the study of that name, or go on with it.
 
-    jobs (none: those it has) are added where the study has not got them.  Trials that have ended by themselves are not run again,
+    jobs (none: those it has) are added where the study has not got them; others: those that it has beside them go on too.  Trials that have ended by themselves are not run again,
     but for failed ones with retry_failed; those that were cut off go on from their last snapshot, or begin again where there is
     none.  prune: how far below the others a trial is stopped, see :class:`lrbench_caffe.pruning.Pruner`.  display has begin(jobs),
     called once, listen(job, kind, content) as for :meth:`lrbench_caffe.cores.Cores.run`, and say(sentence).  watchers are called as
@@ -48,7 +48,7 @@ def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False
     KeyboardInterrupt after Ctrl-C or a request to stop, with all that was measured recorded.
     """
     jobs = [_checked_job(job) for job in jobs]
-    folder = os.path.join(home(), "studies", _checked_name(name))
+    folder = os.path.join(home(), "studies", checked_name(name))
     again = CUT_OFF + (FAILED,) if retry_failed else CUT_OFF
     with database.Store(dsn) as store, process.interruptible() as stop:
         if jobs:
@@ -56,7 +56,7 @@ def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False
         with studies.Claim(name, dsn, stop, display.say), database.Recorder(dsn, display.say) as recorder:
             found = studies.jobs(store, name)
             left = [dataclasses.replace(entry.job, folder=os.path.join(folder, entry.job.id))
-                    for entry in found if entry.state in again]
+                    for entry in found if entry.state in again and (others or dataclasses.replace(entry.job, id=None) in jobs)]
             watchers = [_tidy, *watchers]
             if prune is not None:
                 pruner = Pruner(prune, studies.reached(store, [entry.job.id for entry in found if entry.state not in again]))
@@ -88,7 +88,8 @@ def _tidy(job, kind, content):
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def _checked_name(name):
+def checked_name(name):
+    """The name, if a study can have it; else raises InputError."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise InputError("%r is no name for a study: use up to 100 letters, digits, dots, dashes and underscores" % name)
     return name

@@ -14,10 +14,10 @@ from conftest import needs_caffe, new_database_on
 from trials import trial
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator import candidates
-from lrbench_caffe.evaluator.candidates import TUNED, Candidate, fallen, finer, first, known, moved, placed
+from lrbench_caffe.evaluator.candidates import TUNED, Candidate, fallen, finer, first, highest, known, moved, of_text, placed
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranges import Range
-from lrbench_caffe.trial import Dataset, Evaluation
+from lrbench_caffe.trial import Dataset, Evaluation, Job
 
 GOOD = Range(0.005, 0.06, 0.02, 0.99)
 LENGTH = 6000
@@ -61,14 +61,24 @@ def test_step_sizes_are_multiples_of_an_epoch():
     assert first("STEP", GOOD)[0].policy(10000, 600).parameters["l"] % 600 == 0
 
 
+@pytest.mark.parametrize("warmup", [0, 50])
 @pytest.mark.parametrize("function", TUNED)
-def test_what_a_policy_was_as_a_candidate_is_found_again(function):
-    policy = first(function, GOOD)[0].policy(LENGTH)
+def test_what_a_policy_was_as_a_candidate_is_found_again(function, warmup):
+    policy = dataclasses.replace(first(function, GOOD)[0], warmup=warmup).policy(LENGTH)
     assert known(policy, LENGTH).policy(LENGTH) == policy
 
 
+def test_steps_that_leave_nothing_of_the_rate_are_a_candidate_too():
+    assert of_text("STEP(k0=0.05, gamma=0.1, l=1)", 600).policy(600)(599) > 0
+
+
+def test_the_highest_rate_is_found_however_short_the_cycles():
+    assert highest(of_text("TRI(k0=0.01, k1=0.06, l=100)", 40000), 40000) == pytest.approx(0.06)
+
+
 def test_what_is_made_by_no_rule_is_no_candidate():
-    assert known(Policy.parse("WARMUP(k0=0.001) for 5 then FIX(k0=0.1)"), LENGTH) is None
+    assert known(Policy.parse("FIX(k0=0.001) for 5 then FIX(k0=0.1)"), LENGTH) is None
+    assert of_text("whatever Caffe has", LENGTH) is None
 
 
 def test_beyond_the_best_constant_rate_a_warm_up_comes_first():
@@ -124,8 +134,8 @@ def test_plateaus_patience_is_no_shorter_than_the_waits_for_an_improvement_befor
 
 pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
 from lrbench_caffe.cores import Cores  # noqa: E402
-from lrbench_caffe.database import Store  # noqa: E402
-from lrbench_caffe.evaluator import tuner  # noqa: E402
+from lrbench_caffe.database import Store, studies  # noqa: E402
+from lrbench_caffe.evaluator import range_test, tuner  # noqa: E402
 from lrbench_caffe.evaluator.trainings import Trainings  # noqa: E402
 
 SETTINGS = {"type": "SGD", "momentum": 0.9, "max_iter": 1000, "test_interval": 50, "batch_size": 50}
@@ -147,7 +157,7 @@ class Simulated:
     def train(self, job, stop, listen, threads):
         self.count += 1
         policy, max_iter = Policy.parse(job.policy), job.max_iter or 1000
-        begun = dataclasses.replace(trial(job.policy, (), state="running"), id=job.id, started=time.time(), setup=dataclasses.replace(self.setup, seed=job.seed, solver=dict(SETTINGS, max_iter=max_iter)))
+        begun = dataclasses.replace(trial(job.policy, (), state="running"), id=job.id, started=time.time(), setup=dataclasses.replace(self.setup, seed=job.seed, solver=dict(self.setup.solver, max_iter=max_iter)))
         listen("begin", begun)
         state = "diverged"
         for row in self.rows(policy, max_iter, job.seed):
@@ -217,8 +227,51 @@ def test_asked_again_it_trains_nothing_and_says_the_same(database):
     net = Simulated()
     first_time, count = net.tune(database), net.count
     assert net.tune(database) == first_time and net.count == count
-    longer = net.tune(database, budget=30000)
-    assert net.count > count and top1(longer) >= top1(first_time) - 0.001
+    with pytest.raises(InputError, match="was begun with the budget 20000, not 30000: begin another with --study NAME"):
+        net.tune(database, budget=30000)
+    with pytest.raises(InputError, match="begun with the functions SINEXP, NSTEP, .*, FIX, not SIN"):
+        net.tune(database, functions=["SIN"])
+    assert net.count == count
+    longer = net.tune(database, name="longer", budget=30000)
+    assert top1(longer) >= top1(first_time) - 0.001
+
+
+def test_another_solver_or_net_under_the_name_of_a_study_is_refused(database):
+    Simulated().tune(database)
+    other = Simulated()
+    other.setup = dataclasses.replace(other.setup, solver=dict(SETTINGS, momentum=0.5))
+    with pytest.raises(InputError, match="the study search has trained test_tune.py before, when that or its net was another"):
+        other.tune(database)
+
+
+def test_what_waits_in_the_study_beside_what_the_search_asks_for_is_not_trained(database):
+    with Store(database) as store:
+        studies.add(store, "search", [Job(__file__, policy="FIX(k0=0.03)", max_iter=1000, seed=9)])
+    tuned = Simulated().tune(database)
+    with Store(database) as store:
+        assert len(store.trials(study="search")) == len(tuned.tried)
+
+
+def test_with_another_optimizer_a_task_is_only_like_itself(database):
+    Simulated().tune(database)
+    other = Simulated(best=0.002)
+    other.setup = dataclasses.replace(other.setup, solver=dict(SETTINGS, type="Adam", momentum=0.9))
+    tuned = other.tune(database, "adam")
+    assert "SGD with momentum 0.9 where yours has Adam with momentum 0.9" in tuned.notes[0]
+    assert any(note.startswith("the range test finds rates from 0.00") for note in tuned.notes)
+
+
+def test_after_a_range_test_tune_knows_which_constant_rates_diverge_and_sees_that_the_best_is_safe(database):
+    net = Simulated()
+    trainings = Trainings(__file__, Cores(2, train=net.train), "range", "range", dsn=database, describe=net.describe)
+    range_test.run(trainings)
+    limit = min(trial.parameters["k0"] for trial in Store(database).trials(function="FIX", state="diverged"))
+    tuned = net.tune(database)
+    assert {one.trial.setup.seed for one in tuned.tried if one.stage == "range"} == {1, 2, 3}
+    for one in tuned.tried:
+        if one.trial.function not in ("PLATEAU", "WARMUP then PLATEAU"):
+            policy = Policy.parse(one.trial.policy)
+            assert max(policy(t) for t in range(one.trial.setup.solver["max_iter"])) < limit
 
 
 def test_a_search_goes_on_as_it_began_though_the_database_knows_more_by_now(database):
@@ -348,7 +401,7 @@ def test_only_the_functions_that_were_named_are_chosen_from(budget, database):
 
 
 def test_a_net_that_learns_nothing_is_said(database):
-    with pytest.raises(InputError, match="no constant rate from 1 down trains this net"):
+    with pytest.raises(InputError, match="none of the constant rates .*, 1.0 trains this net within 2000 iterations"):
         Simulated(best=1e9).tune(database)
 
 

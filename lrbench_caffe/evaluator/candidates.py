@@ -8,6 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
+import numpy as np
+
+from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import CYCLIC, Composition, Policy
 
 # All that are tuned, in the order in which they are tried: first the best of each kind, cycles, steps and smooth decays, then the
@@ -15,6 +18,7 @@ from lrbench_caffe.policies import CYCLIC, Composition, Policy
 TUNED = ("SINEXP", "NSTEP", "COS", "SIN2", "TRIEXP", "POLY", "SIN", "TRI2", "TRI", "SGDR", "PLATEAU", "STEP", "EXP", "INV", "FIX")
 PLACED = ("NSTEP", "PLATEAU")  # those that a plateau of the loss says something about
 ONE_WAY = ("STEP", "NSTEP", "EXP", "INV", "POLY")
+LEAST = 1e-6  # of the first rate: what ends lower is taken to end there
 LAST = 0.01  # of the first rate: where a decay ends unless something speaks for another (section V-B: not too small)
 POWER = 0.75  # of INV, as Caffe's examples have it
 STEPS = (0.5, 0.75, 0.9)  # of the training: where NSTEP's steps are as long as no plateau was seen
@@ -173,25 +177,37 @@ def fallen(trial):
     return next((row.iteration for row in trial.rows if row.iteration and row.test_loss <= over), trial.rows[-1].iteration)
 
 
+def of_text(text, length):
+    """The Candidate that a policy, as the database has its text, was in a training of so many iterations, or None as :func:`known`."""
+    try:
+        return known(Policy.parse(text), length)
+    except InputError:  # a schedule that only Caffe has
+        return None
+
+
 def known(policy, length):
     """The Candidate that a Policy was in a training of so many iterations, or None for what is made by none of the rules."""
+    if isinstance(policy, Composition):
+        first_piece, warmup, main = (*policy.parts, None)[:3]
+        one = known(main, length - warmup) if len(policy.parts) == 3 and first_piece.function == "WARMUP" and warmup < length else None
+        return one and dataclasses.replace(one, warmup=warmup)
     values = policy.parameters
     function, l = policy.function, values.get("l")
-    if function not in TUNED or isinstance(policy, Composition) or function == "PLATEAU" and values["gamma"] == 1:
+    if function not in TUNED or function == "PLATEAU" and values["gamma"] == 1:
         return None
     one = Candidate(function, max(values["k0"], values.get("k1", 0.0)), min(values["k0"], values.get("k1", 0.0)))
     if function == "STEP":
         count = max(1, (length - 1) // l)
-        return dataclasses.replace(one, low=0.0, count=count, last=values["gamma"] ** count)
+        return dataclasses.replace(one, low=0.0, count=count, last=max(values["gamma"] ** count, LEAST))
     if function == "NSTEP":
         at = tuple(step / length for step in l if step < length)
-        return dataclasses.replace(one, low=0.0, at=at, last=values["gamma"] ** len(at)) if at else None
+        return dataclasses.replace(one, low=0.0, at=at, last=max(values["gamma"] ** len(at), LEAST)) if at else None
     if function in ("EXP", "TRIEXP", "SINEXP"):
-        one = dataclasses.replace(one, last=max(values["gamma"] ** length, 1e-6))
+        one = dataclasses.replace(one, low=0.0 if function == "EXP" else one.low, last=max(values["gamma"] ** length, LEAST))
     if function == "INV":
         return dataclasses.replace(one, low=0.0, last=(1 + values["gamma"] * length) ** -POWER)
     if function == "PLATEAU":
-        last = one.low / one.high if one.low else max(values["gamma"] ** max(1, length // l - 1), 1e-6)
+        last = one.low / one.high if one.low else max(values["gamma"] ** max(1, length // l - 1), LEAST)
         count = max(1, round(math.log(last) / math.log(values["gamma"])))
         return dataclasses.replace(one, low=0.0, count=count, last=last, at=(l / length,))
     if function == "POLY":
@@ -205,8 +221,7 @@ def known(policy, length):
 
 def highest(candidate, length):
     """The largest rate that a Candidate reaches in so many iterations."""
-    policy = candidate.policy(length).given(None)
-    return max(policy(t) for t in range(0, length, max(1, length // 200)))
+    return float(max(candidate.policy(length).given(None)(np.arange(length))))
 
 
 def moved(candidate, there, here):

@@ -122,6 +122,8 @@ def sentences(test):
         test.cost, len(test.trials), "" if len(test.trials) == 1 else "s", test.study)
     if test.good is None:
         return ["no rate learns anything: every one is as good as guessing", cost]
+    if test.good.low == test.good.high:
+        return ["good rates: of these only %r, with Top-1 %.2f %%" % (test.good.best, 100 * test.good.top1), cost]
     return ["good rates: %r to %r, the best %r with Top-1 %.2f %%" % (
         test.good.low, test.good.high, test.good.best, 100 * test.good.top1),
             "this rules out %.2f %% of (0, 1); %s" % (100 * test.good.ruled_out, cost)]

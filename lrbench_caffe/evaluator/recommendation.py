@@ -73,9 +73,13 @@ def of_setup(setup, dataset=None, network=None):
 
 
 def recommend(store, task, many=5):
-    """The Recommendation of so many policies for a Wanted task.  Raises InputError where the database knows nothing of use."""
+    """The Recommendation of so many policies for a Wanted task.  Raises InputError where the database knows nothing of use.
+
+    With another optimizer it is another task, for whose rates it says no more than a similar one.
+    """
     same = [known for known in standings.tasks(store, task.dataset.name, task.network.hash or task.network.name)
-            if len({known.dataset.shape, task.dataset.shape} - {None}) < 2]
+            if len({known.dataset.shape, task.dataset.shape} - {None}) < 2
+            and not (task.solver and optimizer(known.settings) != optimizer(task.solver))]
     if same:
         return Recommendation(task, True, _known(store, [(known, ()) for known in same], many))
     known = standings.tasks(store)
@@ -110,10 +114,15 @@ def _known(store, alike, many):
 
 
 def _good(task, constants):
-    """The Range of the constant rates that were trained with the same settings: of RATES or more the longest, else the most."""
+    """The Range of the constant rates that were trained with the same settings: of RATES or more the longest, else the most.
+
+    They are those of the task's best policy's optimizer.
+    """
     groups = {}
     for k0, settings, top1 in constants:
-        groups.setdefault(repr(sorted(settings.items())), (settings.get("max_iter", 0), []))[1].append(ranges.Point(k0, top1, False))
+        if optimizer(settings) == optimizer(task.settings):
+            group = groups.setdefault(repr(sorted(settings.items())), (settings.get("max_iter", 0), []))
+            group[1].append(ranges.Point(k0, top1, False))
     _, points = max(groups.values(), key=lambda group: (min(len(group[1]), RATES), group[0], len(group[1])), default=(0, ()))
     return ranges.good(sorted(points), task.dataset.test_samples, task.classes) if len(points) >= 3 else None
 
@@ -139,7 +148,7 @@ def _likenesses(task, known):
         share = 1.0 / (1.0 + abs(math.log10(ours.train_samples / theirs.train_samples)))
         found.append(_compared("samples", share, "%d training samples", theirs.train_samples, ours.train_samples))
     if task.solver:
-        optimizers = [_optimizer(solver) for solver in (known.settings, task.solver)]
+        optimizers = [optimizer(solver) for solver in (known.settings, task.solver)]
         found.append(_compared("optimizer", float(optimizers[0] == optimizers[1]), "%s", *optimizers))
         batches = [solver.get("batch_size") for solver in (known.settings, task.solver)]
         if all(batches):
@@ -159,7 +168,8 @@ def _of_networks(task, known, text):
     return Likeness("network", common / all_layers if all_layers else 0.0, words)
 
 
-def _optimizer(solver):
+def optimizer(solver):
+    """The optimizer of a solver's settings in words, e.g. "SGD with momentum 0.9"."""
     momentum = solver.get("momentum")
     return solver.get("type", "SGD") + (" with momentum %g" % momentum if momentum else "")
 
@@ -176,6 +186,10 @@ def _ratio(one, other):
     return min(one, other) / max(one, other)
 
 
+def _unknown(wanted):
+    return [] if wanted.dataset.shape else ["nothing is known of the inputs of %s" % wanted.dataset.name]
+
+
 def sentences(found):
     """What a Recommendation says of its tasks, a list of sentences for each of them."""
     lines = []
@@ -184,7 +198,7 @@ def sentences(found):
         said = ["%s: it was trained before" % task] if found.same else [
             "%s is %.0f %% like %s on %s: %s" % (
                 task, 100 * known.share, found.wanted.network.name, found.wanted.dataset.name,
-                "; ".join(likeness.words for likeness in known.likenesses))]
+                "; ".join([likeness.words for likeness in known.likenesses] + _unknown(found.wanted)))]
         if known.good:
             low, high, best, _ = known.good
             said.append("constant rates are good there from %r to %r, best at %r" % (low, high, best))

@@ -9,7 +9,7 @@ import re
 from lrbench_caffe import database, process, study
 from lrbench_caffe.database import studies
 from lrbench_caffe.display import StudyDisplay
-from lrbench_caffe.errors import TrialError
+from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import CUT_OFF
 from lrbench_caffe.trial import FINISHED, Job
 
@@ -30,7 +30,7 @@ class Trainings:
         self._pool, self.dsn, self._display = pool, dsn, display
         self.budget, self.reserved, self._asked = math.inf, 0, {}
         self.setup = describe(self._job).setup
-        self.name = name or default_name(kind, self.setup)
+        self.name = default_name(kind, self.setup) if name is None else study.checked_name(name)
         self.max_iter, self.test_interval = (self.setup.solver[field] for field in ("max_iter", "test_interval"))
 
     @property
@@ -47,13 +47,16 @@ class Trainings:
     def train(self, wanted, watchers=()):
         """The Trials of what is wanted, (policy's text, max_iter, seed) each, with all their rows, in this order.
 
-        watchers: as for :func:`lrbench_caffe.study.go_on`.  One that failed is among them as such.  Raises InputError and
-        KeyboardInterrupt as go_on does, TrialError where one could not begin or the database has not got it all.
+        watchers: as for :func:`lrbench_caffe.study.go_on`.  One that failed is among them as such; one that had failed before is
+        trained once more.  Raises InputError and KeyboardInterrupt as go_on does, and InputError where the study has trained another
+        solver or net; TrialError where one could not begin or the database has not got it all.
         """
+        if not wanted:
+            return []
         jobs = [Job(self._job.solver, policy=policy, max_iter=max_iter, seed=seed, data=self._job.data)
                 for policy, max_iter, seed in wanted]
         with self._display() as shown:
-            study.go_on(self.name, self._pool, shown, jobs, self.dsn, watchers=watchers)
+            study.go_on(self.name, self._pool, shown, jobs, self.dsn, retry_failed=True, watchers=watchers, others=False)
         with database.Store(self.dsn) as store:
             ids = studies.ids(store, self.name)
             trials = {trial.id: trial for trial in store.trials(study=self.name)}
@@ -62,6 +65,10 @@ class Trainings:
         if missing:
             raise TrialError("%d of the trainings of %s did not begin or are not in the database yet: once that is mended, the same "
                              "command goes on" % (missing, self.name))
+        for trial in found:
+            if _task(trial.setup) != _task(self.setup):
+                raise InputError("the study %s has trained %s before, when that or its net was another: begin another with --study NAME"
+                                 % (self.name, os.path.basename(self._job.solver)))
         self._asked.update((trial.id, self.cost(trial)) for trial in found)
         return found
 
@@ -78,6 +85,11 @@ class Trainings:
         """How many iterations a trial was trained for; at most, for one that ended between two evaluations."""
         last = trial.rows[-1].iteration if trial.rows else 0
         return last if trial.state == FINISHED else min(trial.setup.solver["max_iter"], last + self.test_interval)
+
+
+def _task(setup):
+    """What the trainings of an evaluation have in common."""
+    return setup.network.hash, setup.dataset, {field: value for field, value in setup.solver.items() if field != "max_iter"}
 
 
 def default_name(kind, setup):

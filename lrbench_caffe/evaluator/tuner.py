@@ -16,7 +16,8 @@ from lrbench_caffe import ranges, ranking
 from lrbench_caffe.database import Store, studies
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.evaluator import candidates, range_test, recommendation
-from lrbench_caffe.policies import Policy, closest
+from lrbench_caffe.evaluator.recommendation import optimizer
+from lrbench_caffe.policies import closest
 from lrbench_caffe.pruning import Stuck
 from lrbench_caffe.trial import DIVERGED, FINISHED, Trial
 
@@ -63,15 +64,17 @@ class Tuned(NamedTuple):
 
 
 def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None, seed=1):
-    """The Tuned policy of a :class:`lrbench_caffe.evaluator.trainings.Trainings`, whose budget is never exceeded.
+    """The Tuned policy of a :class:`lrbench_caffe.evaluator.trainings.Trainings`, whose budget (BUDGET where none is set) is never exceeded.
 
     functions: the names of those to choose from (none: all of candidates.TUNED).  goal: "accuracy", the highest Top-1; "cost", the
     fewest iterations to within 0.1 points of it; "robustness", which weighs LD, AC, CD and CDAC as much as Top-1.  tell is called
     with a sentence on each decision.  seed: the first, of all trainings; more of them are those after it.  Raises as
-    Trainings.train, and InputError for a budget that is too small, a function or goal that there is none of, and a net that learns
-    nothing.
+    Trainings.train, and InputError for a budget that is too small, a function or goal that there is none of, a study that was begun
+    with others, and a net that learns nothing.
     """
     functions = tuple(functions or candidates.TUNED)
+    if trainings.budget == math.inf:
+        trainings.budget = BUDGET * trainings.max_iter
     for name, known, what in [(goal, GOALS, "goal")] + [(function, candidates.TUNED, "function to tune") for function in functions]:
         if name not in known:
             raise InputError("%r is no %s%s" % (name, what, closest(name, known)))
@@ -83,10 +86,11 @@ def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None, s
 
 class _Search:
     def __init__(self, trainings, functions, goal, tell, seed):
-        self._trainings, self._functions, self._goal, self._seed = trainings, functions, goal, seed
+        self._trainings, self._functions, self._goal, self._seed = trainings, list(functions), goal, seed
         self._criterion = ranking.criterion(GOALS[goal])
         self._tell, self._notes, self._tried, self._answers = tell, [], [], []
         self._held = None  # the candidate that is the best so far
+        self._known = None  # what the database knew at the beginning, see _known
         self._why = {}  # by candidate
         self._trials = {}  # by (policy's text, length): its trials, by seed
         self._candidates = {}  # by the same: the candidate
@@ -130,12 +134,11 @@ class _Search:
 
     def _begin(self):
         """The good Range, and the candidates that the database has for this task or for one like it (none: not known)."""
-        with Store(self._trainings.dsn) as store:
-            known = studies.beginning(store, self._trainings.name, _known(store, self._trainings))
+        known = self._known = self._beginning()
         self._say(known["words"])
         chosen = []
         for text, length in known["policies"]:
-            candidate = candidates.known(Policy.parse(text), length)
+            candidate = candidates.of_text(text, length)
             if candidate and candidate.function in self._functions and candidate not in self._why:
                 self._why[candidate] = "among the best there: %s in %d iterations" % (text, length)
                 chosen.append(candidate)
@@ -149,6 +152,18 @@ class _Search:
             chosen = [self._moved(candidate, around, good) for candidate in chosen]
         return good, chosen
 
+    def _beginning(self):
+        """What the database knew when the study began; it goes on only as it was begun, so that it decides as it did."""
+        asked = {"budget": self._trainings.budget, "goal": self._goal, "functions": self._functions, "seed": self._seed}
+        with Store(self._trainings.dsn) as store:
+            known = dict(rates=[], sure=[], diverged=[], asked={})  # of a study that was begun before these were kept
+            known.update(studies.beginning(store, self._trainings.name, dict(_known(store, self._trainings), asked=asked)))
+        for what, value in known["asked"].items():
+            if value != asked[what]:
+                raise InputError("the study %s was begun with the %s %s, not %s: begin another with --study NAME, which starts from what "
+                                 "this one has found" % (self._trainings.name, what, *map(_words, (value, asked[what]))))
+        return known
+
     def _range_test(self, around):
         test = range_test.run(self._trainings, self._shared(RATES, range_test.SHARE)[1], self._seed, around)
         for trial in test.trials:
@@ -156,21 +171,25 @@ class _Search:
             self._why[candidate] = "a constant rate"
             self._keep("range", candidate, trial.setup.solver["max_iter"], self._seed, trial)
         if test.good is None:
-            raise InputError("no constant rate from 1 down trains this net within %d iterations, the budget's share: give a larger "
-                             "--budget, or look at its data and initialization" % self._trainings.spent)
+            raise InputError("none of the constant rates %s trains this net within %d iterations, the budget's share: give a larger "
+                             "--budget or a smaller test_interval, or look at its data and initialization" % (
+                                 ", ".join("%r" % trial.parameters["k0"] for trial in test.trials), self._trainings.spent))
         self._say("the range test finds rates from %r to %r good, best %r, for %d iterations" % (test.good[:3] + (test.cost,)))
         return test.good
 
     def _sure(self, good):
         """The good Range, its best rate the largest of the range test's with which other seeds do not diverge either."""
-        tested = [trial for trial in self._constants if trial.parameters["k0"] <= good.best]
-        for trial in sorted(tested, key=lambda trial: -trial.parameters["k0"]):
-            rate, length = trial.parameters["k0"], trial.setup.solver["max_iter"]
-            seeds = range(self._seed + 1, self._seed + SEEDS)
-            self._round("range", [candidates.Candidate("FIX", rate)] * len(seeds), length, seeds)
-            if all(other.state != DIVERGED for other in self._trials[trial.policy, length].values()):
-                return good._replace(best=rate, low=min(rate, good.low))
-            self._say("%s diverged with another seed" % trial.policy)
+        length = self._shared(RATES, range_test.SHARE)[1]
+        rates = self._known["rates"] or [trial.parameters["k0"] for trial in self._constants]
+        for rate in sorted(set(rates), reverse=True):
+            if rate <= good.best:
+                one = candidates.Candidate("FIX", rate)
+                self._why.setdefault(one, "a constant rate")
+                if rate not in self._known["sure"]:
+                    self._round("range", [one] * SEEDS, length, range(self._seed, self._seed + SEEDS))
+                if all(trial.state != DIVERGED for trial in self._trials.get((self._text(one, length), length), {}).values()):
+                    return good._replace(best=rate, low=min(rate, good.low))
+                self._say("%s diverged with another seed" % self._text(one, length))
         return good
 
     def _moved(self, candidate, around, good):
@@ -221,8 +240,11 @@ class _Search:
         The noise is two standard deviations: of seeds, where several were trained so long, or of chance on the test set if that is more.
         """
         tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
-        held = tops.get(self._text(self._held, length))
-        if held is None:
+        policy = self._text(self._held, length)
+        if (policy, length) not in self._trials:
+            return candidates.highest(self._held, length) < self._limit
+        held = tops.get(policy)
+        if held is None or len(self._criterion.weights) > 1:  # it diverged; or by other metrics, for which no noise is known
             return False
         chance = ranges.deviation(held.mean, self._trainings.setup.dataset.test_samples)
         noise = 2 * max([chance] + [top.deviation for top in tops.values() if top.n > 1])
@@ -230,8 +252,9 @@ class _Search:
 
     @property
     def _limit(self):
-        """The smallest constant rate that diverged, or infinity."""
-        return min((trial.parameters["k0"] for trial in self._constants if trial.state == DIVERGED), default=math.inf)
+        """The smallest constant rate that diverged, here or before, or infinity."""
+        diverged = [trial.parameters["k0"] for trial in self._constants if trial.state == DIVERGED]
+        return min(diverged + self._known["diverged"], default=math.inf)
 
     @property
     def _constants(self):
@@ -410,21 +433,42 @@ def _mean_so_far(trials):
 
 
 def _known(store, trainings):
-    """What the database knows for a solver, as JSON holds it: the good range, the best policies with their max_iter, in words."""
-    nothing = {"good": None, "same": False, "policies": [], "words": "the database knows neither this task nor one that is like it"}
+    """What the database knows for a solver, as JSON holds it.
+
+    good: the good range, or None.  same: of this very task, not of one that is like it.  policies: the best of each function with
+    their max_iter.  rates, sure and diverged: of this task's constant rates those that finished, those of them that did so with SEEDS
+    seeds, and those that diverged with any.  words: all this as a sentence.
+    """
+    known = {"good": None, "same": False, "policies": [], "rates": [], "sure": [], "diverged": [],
+             "words": "the database knows neither this task nor one that is like it"}
     try:
         found = recommendation.recommend(store, recommendation.of_setup(trainings.setup), many=50)
     except InputError:
-        return nothing
+        return known
     best = max(found.known, key=lambda known: (known.share, known.policies[0].top1.mean))
     if best.share < ALIKE:
-        return nothing
+        return known
     by_function = {}
     for standing in best.policies:
-        if standing.function in candidates.TUNED and "max_iter" in standing.settings:
-            by_function.setdefault(standing.function, (standing.policy, standing.settings["max_iter"]))
-    return {"good": best.good, "same": found.same, "policies": list(by_function.values())[:2 * KEPT],
-            "words": "; ".join(recommendation.sentences(found._replace(known=(best,)))[0])}
+        if "max_iter" in standing.settings and optimizer(standing.settings) == optimizer(best.task.settings):
+            candidate = candidates.of_text(standing.policy, standing.settings["max_iter"])
+            if candidate:
+                by_function.setdefault(candidate.function, (standing.policy, standing.settings["max_iter"]))
+    known.update(good=best.good, same=found.same, policies=list(by_function.values())[:2 * KEPT],
+                 words="; ".join(recommendation.sentences(found._replace(known=(best,)))[0]))
+    if found.same:
+        seeds = {FINISHED: {}, DIVERGED: {}}
+        for trial in store.trials(dataset=best.task.dataset.name, network=best.task.network.hash, function="FIX", best_only=True):
+            if trial.state in seeds and optimizer(trial.setup.solver) == optimizer(trainings.setup.solver):
+                seeds[trial.state].setdefault(trial.parameters["k0"], set()).add(trial.setup.seed)
+        diverged, finished = sorted(seeds[DIVERGED]), seeds[FINISHED]
+        known.update(rates=sorted(finished), diverged=diverged,
+                     sure=[rate for rate in sorted(finished) if len(finished[rate]) >= SEEDS and rate not in diverged])
+    return known
+
+
+def _words(value):
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def sentences(tuned):
