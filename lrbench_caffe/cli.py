@@ -66,6 +66,15 @@ def _format_option(command):
                         show_default=True, help="How tables are printed")(command)
 
 
+def _canonical(policy):
+    """A policy's text as the database has it; what is no policy of this program may be a schedule of Caffe's own."""
+    from lrbench_caffe.policies import Policy
+    try:
+        return str(Policy.parse(policy))
+    except InputError:
+        return policy
+
+
 def _filters(command):
     """The options that choose trials, passed on as a dict of what Store.trials takes."""
     def chosen(context, option, value):
@@ -73,7 +82,7 @@ def _filters(command):
         if option.name == "state" and value not in STATES + (None,):
             raise InputError("%r is no state of a trial: give one of %s" % (value, ", ".join(STATES)))
         if value is not None:
-            context.ensure_object(dict)[option.name] = value
+            context.ensure_object(dict)[option.name] = _canonical(value) if option.name == "policy" else value
     for name, metavar, text in reversed([
             ("study", "NAME", "Only trials of this study"), ("dataset", "NAME", "Only trials on this dataset"),
             ("network", "NAME", "Only trials of this network, by its name or its hash"),
@@ -341,7 +350,7 @@ def range_command(solver, sweep, max_iter, seed, out, name, data, pool, dsn, for
 @click.option("--function", "functions", multiple=True, metavar="F", help="A function to choose from, e.g. SIN2; as often as you "
               "like [default: the paper's 13, SGDR and PLATEAU]")
 @click.option("--goal", type=click.Choice(["accuracy", "cost", "robustness"]), default="accuracy", show_default=True,
-              help="The highest Top-1; the fewest iterations to within 0.1 points of it; LD, AC, CD and CDAC together as much as Top-1")
+              help="The highest Top-1; the fewest iterations to within 0.1 points of it; LD, AC, CD and CDAC together as much")
 @click.option("--budget", type=click.IntRange(1), metavar="N", help="Iterations that all trainings may have together [default: 20 "
               "times the solver's max_iter]")
 @_evaluation_options("tune")

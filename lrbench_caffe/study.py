@@ -38,11 +38,12 @@ def run(jobs, pool, display, dsn=None):
 def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False, watchers=(), others=True):
     """Start the study of that name, or go on with it.
 
-    jobs (none: those it has) are added where the study has not got them; others: those that it has beside them go on too.  Trials that have ended by themselves are not run again,
-    but for failed ones with retry_failed; those that were cut off go on from their last snapshot, or begin again where there is
-    none.  prune: how far below the others a trial is stopped, see :class:`lrbench_caffe.pruning.Pruner`.  display has begin(jobs),
-    called once, listen(job, kind, content) as for :meth:`lrbench_caffe.cores.Cores.run`, and say(sentence).  watchers are called as
-    listen is, and end a trial by what they return, as in :func:`lrbench_caffe.process.run`.
+    jobs (none: those it has) are added where the study has not got them; with others, those that it has beside them go on too.
+    Trials that have ended by themselves are not run again, but for failed ones with retry_failed; those that were cut off go on
+    from their last snapshot, or begin again where there is none.  prune: how far below the others a trial is stopped, see
+    :class:`lrbench_caffe.pruning.Pruner`.  display has begin(jobs), called once, listen(job, kind, content) as for
+    :meth:`lrbench_caffe.cores.Cores.run`, and say(sentence).  watchers are called as listen is, and end a trial by what they
+    return, as in :func:`lrbench_caffe.process.run`.
 
     Raises InputError for a study that is not there or that another program runs, and for jobs that cannot be trained;
     KeyboardInterrupt after Ctrl-C or a request to stop, with all that was measured recorded.

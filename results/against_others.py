@@ -6,11 +6,13 @@ with --known, against itself with what an export of another task has in its data
 
 Each search has a database of its own, so that it knows nothing of the others; what it ends with is judged by fresh seeds, which it
 does not pay for, and by more of them where it comes near the best known, or just not.  Near is a search from the iteration on from
-which the policy that it held to be the best always was: what it held before is judged, back from its end, until one is not.  The
-others begin their last training as long as the budget is not spent, and may end a little above it.  Everything is counted in
-iterations.  Run again with the same FOLDER, it goes on where it was cut off.
+which the policy that it held to be the best always was: what it held before is judged, back from its end, until one is not.
+Everything is counted in iterations: those up to the last evaluation, and for the tuner one interval more where a training diverged.
+TPE and random search train as many at a time as there are cores, and may end above the budget by what the others still have to go.
+Run again with the same FOLDER, it goes on where it was cut off.
 """
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -29,7 +31,7 @@ from lrbench_caffe import process, prototxt, study  # noqa: E402
 from lrbench_caffe.cores import Cores, usable_cores  # noqa: E402
 from lrbench_caffe.database import Store, exchange, server, studies  # noqa: E402
 from lrbench_caffe.display import StudyDisplay  # noqa: E402
-from lrbench_caffe.errors import InputError, TrialError  # noqa: E402
+from lrbench_caffe.errors import InputError  # noqa: E402
 from lrbench_caffe.evaluator import tuner  # noqa: E402
 from lrbench_caffe.evaluator.trainings import Trainings  # noqa: E402
 from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Policy  # noqa: E402
@@ -55,8 +57,13 @@ def main():
     parser.add_argument("--known", help="an export of trainings on another task, which the tuner has in one more search")
     given = parser.parse_args()
     methods = given.search or [name for name in SEARCHES if given.known or name != "second"]
+    if "second" in methods and not (given.known and os.path.isfile(given.known)):
+        parser.error("the search second needs --known FILE, an export of another task")
+    if given.fresh < 2:
+        parser.error("--fresh: at least 2 seeds, so that they have a deviation")
     os.makedirs(given.work, exist_ok=True)
     solver = shortened(given)
+    check(given)
     runs = {(method, repeat): cached(given, "%s-%d" % (method, repeat), lambda: SEARCHES[method](solver, given, repeat))
             for repeat in range(given.repeats) for method in methods}
     table(runs, *judgment(runs, solver, given), given)
@@ -69,6 +76,19 @@ def shortened(given):
     path = os.path.join(os.path.abspath(given.work), "solver.prototxt")
     prototxt.write(param, path)
     return path
+
+
+def check(given):
+    """Ends the program if what lies in the folder was found under other conditions."""
+    path = os.path.join(given.work, "conditions.json")
+    conditions = {name: getattr(given, name) for name in ("solver", "data", "max_iter", "test_interval", "budget")}
+    if not os.path.exists(path):
+        with open(path, "w") as file:
+            json.dump(conditions, file)
+    with open(path) as file:
+        found = json.load(file)
+    if found != conditions:
+        sys.exit("%s was begun with %s: give these, or another --work" % (given.work, found))
 
 
 def cached(given, name, search):
@@ -84,8 +104,9 @@ def cached(given, name, search):
         return [tuple(entry) for entry in json.load(file)]
 
 
-def database(name):
-    """The DSN of a database of the private server, made if need be."""
+def database(given, name):
+    """The DSN of a database of the private server for this folder, made if need be."""
+    name = "against_%s_%s" % (hashlib.sha256(os.path.realpath(given.work).encode()).hexdigest()[:8], name)
     admin = psycopg2.connect(server.start())
     admin.autocommit = True
     with admin.cursor() as cursor:
@@ -98,12 +119,12 @@ def database(name):
 
 def lrbench(solver, given, repeat, name="lrbench"):
     """The search of the tuner, whose seeds are others in each repeat."""
-    dsn = database("against_%s_%d" % (name, repeat))
+    dsn = database(given, "%s_%d" % (name, repeat))
     if name == "second":
         exchange.take_in(given.known, dsn)
     trainings = Trainings(solver, Cores(), "tune", "search", dsn=dsn)
     trainings.budget = given.budget
-    tuned = tuner.tune(trainings, FUNCTIONS, tell=print, seed=100 * repeat + 1)
+    tuned = tuner.tune(trainings, FUNCTIONS, tell=lambda sentence: print(sentence, flush=True), seed=100 * repeat + 1)
     return list(tuned.answers)
 
 
@@ -115,7 +136,7 @@ def second(solver, given, repeat):
 def with_optuna(name, sampler, pruner):
     """A search by an Optuna study with this sampler and pruner, as many trials at a time as there are cores."""
     def search(solver, given, repeat):
-        dsn = database("against_%s_%d" % (name, repeat))
+        dsn = database(given, "%s_%d" % (name, repeat))
         storage = "sqlite:///%s" % os.path.join(os.path.abspath(given.work), "%s-%d.db" % (name, repeat))
         found = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True,
                                     sampler=sampler(repeat), pruner=pruner(given))
@@ -145,10 +166,10 @@ def with_optuna(name, sampler, pruner):
 
 
 def outcome(solver, policy, seed, dsn, listen):
-    """The best Top-1 of a training; one that diverges or that Caffe refuses is worth 0."""
+    """The best Top-1 of a training; one that diverges or that Caffe refuses is worth 0, one that fails ends the search."""
     try:
         trial = process.train(solver, policy, dsn=dsn, seed=seed, listen=listen, threads=1)
-    except (InputError, TrialError):
+    except InputError:
         return 0.0
     if trial.state == PRUNED:
         raise optuna.TrialPruned
@@ -184,8 +205,8 @@ def suggested(asked, length):
 
 def grid(solver, given, repeat):
     """The points of a grid in an order that chance gives, as far as the budget goes."""
-    name, dsn, length = "grid", database("against_grid_%d" % repeat), given.max_iter
-    points = [str(policy) for policy in grid_points(length)]
+    name, dsn, length = "grid", database(given, "grid_%d" % repeat), given.max_iter
+    points = list(dict.fromkeys(str(policy) for policy in grid_points(length)))
     random.Random(repeat).shuffle(points)
     jobs = [Job(solver, policy=policy, seed=100 * repeat + 1) for policy in points]
     done, cost = [], 0
@@ -220,7 +241,7 @@ def incumbents(trials):
     total, best, found = 0, -1.0, []
     for iterations, policy, top1 in trials:
         total += iterations
-        if top1 is not None and top1 > best:
+        if top1 and top1 > best:
             best = top1
             found.append((total, policy))
     return found
@@ -236,8 +257,10 @@ def near(found, judged, limit):
 def judgment(runs, solver, given):
     """({policy: its Top-1 with each fresh seed}, the best of them, the Top-1 from which on one is near it)."""
     judged, wanted = {}, {(found[-1][1], given.fresh) for found in runs.values() if found}
+    if not wanted:
+        sys.exit("no search has finished a training")
     while wanted:
-        judged.update(judge(solver, wanted))
+        judged.update(judge(solver, given, wanted))
         best = max(judged, key=lambda policy: statistics.mean(judged[policy]))
         limit = statistics.mean(judged[best]) - given.near / 100
         wanted = unsure(judged, limit, given) or {(policy, given.fresh) for policy in earlier(runs, judged, limit)}
@@ -256,9 +279,9 @@ def unsure(judged, limit, given):
             if len(tops) < given.sure and statistics.mean(tops) >= limit - given.near / 100}
 
 
-def judge(solver, wanted):
+def judge(solver, given, wanted):
     """{policy: its Top-1 with each of so many fresh seeds}, of the (policy, seeds) that are wanted."""
-    dsn = database("against_judge")
+    dsn = database(given, "judge")
     jobs = [Job(solver, policy=policy, seed=FRESH + n) for policy, seeds in sorted(wanted) for n in range(seeds)]
     with StudyDisplay() as shown:
         study.go_on("judge", Cores(), shown, jobs, dsn)
@@ -267,6 +290,8 @@ def judge(solver, wanted):
         for trial in store.trials(study="judge", best_only=True):
             if (trial.policy, trial.setup.seed) in asked:
                 tops.setdefault(trial.policy, []).append(trial.best.top1 if trial.state == FINISHED else 0.0)
+    if any(len(tops.get(policy, ())) < seeds for policy, seeds in wanted):
+        sys.exit("not every training that judges has begun: run it again")
     return tops
 
 

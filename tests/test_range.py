@@ -74,6 +74,10 @@ class TestStuck:
     def test_a_small_rate_is_only_slow(self):
         assert not any(self.verdicts((0.3, 1.2), (0.3, 1.19), (0.31, 1.18), (0.31, 1.17)))
 
+    def test_falling_from_above_the_loss_of_the_untrained_net_is_stuck_too(self):
+        first, second, third = self.verdicts((0.3, 1.11), (0.33, 1.4), (0.33, 1.2))
+        assert first is second is None and third[0] == "diverged"
+
     def test_what_has_learnt_once_is_not_stuck(self):
         assert not any(self.verdicts((0.3, 1.2), (0.9, 0.3), (0.3, 1.2), (0.3, 1.3), (0.3, 1.3)))
 

@@ -244,6 +244,23 @@ def test_another_solver_or_net_under_the_name_of_a_study_is_refused(database):
         other.tune(database)
 
 
+def test_what_failed_is_said_and_trained_once_more_by_the_same_command(database):
+    class Killed(Simulated):
+        def train(self, job, stop, listen, threads):
+            if not job.policy.startswith("SIN(") or self.count > 30:
+                return super().train(job, stop, listen, threads)
+            begun = dataclasses.replace(trial(job.policy, (), state="running"), id=job.id, setup=dataclasses.replace(self.setup, seed=job.seed, solver=dict(self.setup.solver, max_iter=job.max_iter)))
+            listen("begin", begun)
+            listen("end", begun.ended_as("failed", time.time(), "killed by the system"))
+            self.count += 1
+    net = Killed()
+    first_time = net.tune(database, functions=["SIN", "COS", "FIX"])
+    assert any("of the trainings failed, `lrbench study show search` says why" in line for line in tuner.sentences(first_time))
+    net.count = 31
+    second = net.tune(database, functions=["SIN", "COS", "FIX"])
+    assert not any("failed" in line for line in tuner.sentences(second)) and second.policy.startswith("SIN(")
+
+
 def test_what_waits_in_the_study_beside_what_the_search_asks_for_is_not_trained(database):
     with Store(database) as store:
         studies.add(store, "search", [Job(__file__, policy="FIX(k0=0.03)", max_iter=1000, seed=9)])

@@ -73,7 +73,8 @@ class Candidate:
         if self.function == "SGDR":
             return {"k0": k0, "k1": k1, "l": math.ceil(length / (2 ** count - 1)), "mult": 2}
         if self.function == "PLATEAU":
-            return {"k0": k0, "k1": _rate(self.high * min(last, 0.5)), "gamma": _gamma(last, count), "l": _whole(self.at[0] * length)}
+            l = _whole(self.at[0] * length)
+            return {"k0": k0, "k1": _rate(self.high * min(last, 0.5)), "gamma": _gamma(last, count), "l": l}
         values = {"k0": k1, "k1": k0, "l": _whole(length / (2 * count))}
         return dict(values, gamma=_gamma(last, length)) if last else values
 
@@ -82,7 +83,7 @@ def first(function, good):
     """The first Candidate of a function by the paper's rules, from a :class:`lrbench_caffe.ranges.Range`, and why.
 
     k0 of what begins at its largest rate is the best constant one.  Cycles rise from a tenth of the lower end to the upper one, or
-    to twice that where an exponential keeps them below it: SINEXP's single cycle is highest after 30 % of the training, at 0.8 of it.
+    to twice that where an exponential keeps them below it: SINEXP's one cycle is highest after 30 % of the training, at 0.8 of it.
     """
     if function == "FIX":
         return Candidate("FIX", good.best), "the best constant rate"
@@ -95,7 +96,8 @@ def first(function, good):
         return candidate, "k0 is the best constant rate"
     count = 2 if function in ("TRI2", "SIN2", "SGDR") else 1
     if function in ("COS", "SGDR"):
-        return Candidate(function, good.best, good.low / 10, count), "from the best constant rate to the good range's lower end / 10"
+        return (Candidate(function, good.best, good.low / 10, count),
+                "from the best constant rate to the good range's lower end / 10")
     if function.endswith("EXP"):
         return (Candidate(function, min(1.0, 2 * good.high), good.low / 10, count, last=0.1),
                 "from the good range's lower end / 10 to its upper end * 2, for the decay keeps it lower")
@@ -124,8 +126,8 @@ def finer(candidate, factor, good, warmup):
             candidate.count + 1, "steps" if candidate.function == "STEP" else "cycles")))
     if _starts_high(candidate) and candidate.high * factor > good.best and not candidate.warmup:
         changed[0] = (dataclasses.replace(candidate, high=candidate.high * factor, warmup=warmup),
-                      "its largest rate times %g, beyond the best constant one: a warm-up, for the loss took %d iterations to fall" % (
-                          factor, warmup))
+                      "its largest rate times %g, beyond the best constant one: a warm-up, for the loss took %d iterations to fall"
+                      % (factor, warmup))
     elif candidate.warmup:
         changed.insert(0, (dataclasses.replace(candidate, warmup=2 * candidate.warmup), "a warm-up twice as long"))
     return [(one, why) for one, why in changed if one.high <= 1 and ((one.last or 0) < 1 or one.last == candidate.last)]
@@ -178,7 +180,7 @@ def fallen(trial):
 
 
 def of_text(text, length):
-    """The Candidate that a policy, as the database has its text, was in a training of so many iterations, or None as :func:`known`."""
+    """The Candidate that a policy, as the database has its text, was in so many iterations, or None as :func:`known`."""
     try:
         return known(Policy.parse(text), length)
     except InputError:  # a schedule that only Caffe has
@@ -188,8 +190,10 @@ def of_text(text, length):
 def known(policy, length):
     """The Candidate that a Policy was in a training of so many iterations, or None for what is made by none of the rules."""
     if isinstance(policy, Composition):
-        first_piece, warmup, main = (*policy.parts, None)[:3]
-        one = known(main, length - warmup) if len(policy.parts) == 3 and first_piece.function == "WARMUP" and warmup < length else None
+        before, warmup, main = (*policy.parts, None)[:3]
+        if len(policy.parts) > 3 or before.function != "WARMUP" or warmup >= length:
+            return None
+        one = known(main, length - warmup)
         return one and dataclasses.replace(one, warmup=warmup)
     values = policy.parameters
     function, l = policy.function, values.get("l")
@@ -225,7 +229,7 @@ def highest(candidate, length):
 
 
 def moved(candidate, there, here):
-    """A Candidate that was good where the good Range is there, as it lies in the one here: by the ends and rates of :func:`first`."""
+    """A Candidate that was good where the good Range is there, as it lies in the one here, by what :func:`first` goes by."""
     high = here.best / there.best if _starts_high(candidate) else here.high / there.high
     return dataclasses.replace(candidate, high=min(1.0, candidate.high * high), low=candidate.low * here.low / there.low)
 

@@ -35,8 +35,8 @@ def run(trainings, max_iter=None, seed=1, around=None):
     """The RangeTest of constant rates: decades from 1 down until accuracy has dropped for good, then 2 and 5 in the good ones.
 
     trainings: a :class:`lrbench_caffe.evaluator.trainings.Trainings`.
-    max_iter: how long each rate is trained (None: SHARE of the solver's).  around: the good Range of a task like this one, whose best
-    rate and ends are tried instead, and what lies beyond an end as long as that is the best; all decades where none of them learns.
+    max_iter: how long each rate is trained (None: SHARE of the solver's).  around: the good Range of a task like this one, whose
+    best rate and ends are tried instead, and what lies beyond an end as long as that is the best; all decades where none learns.
     A training that diverges ends at once, and so does one that is stuck; where the budget ends, so does the test.  Raises as
     Trainings.train.
     """
@@ -73,7 +73,8 @@ class _Constant:
             good = ranges.good(self.points, *self.task)
             if good is None:
                 return False
-            rates = _lower(good.best) if good.best == min(self.found) else _higher(good.best) if good.best == max(self.found) else []
+            lowest, highest = min(self.found), max(self.found)
+            rates = _lower(lowest) if good.best == lowest else _higher(highest) if good.best == highest else []
         return bool(self.points)
 
     def decades(self):
@@ -107,8 +108,8 @@ def sweep(trainings, max_iter=None, seed=1):
     """
     length = max_iter or trainings.max_iter
     if length < SEEN * trainings.test_interval:
-        raise InputError("a sweep of %d iterations that are evaluated every %d shows no range: give --max-iter %d or more, or the solver "
-                         "a smaller test_interval" % (length, trainings.test_interval, SEEN * trainings.test_interval))
+        raise InputError("a sweep of %d iterations that are evaluated every %d shows no range: give --max-iter %d or more, or the "
+                         "solver a smaller test_interval" % (length, trainings.test_interval, SEEN * trainings.test_interval))
     trial, = trainings.train([(str(growing(length)), length, seed)], [Stuck().listen])
     points = tuple(ranges.Point(row.lr, row.top1, False) for row in trial.rows)
     curve = ranges.Curve(length, points)

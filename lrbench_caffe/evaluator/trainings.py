@@ -48,8 +48,8 @@ class Trainings:
         """The Trials of what is wanted, (policy's text, max_iter, seed) each, with all their rows, in this order.
 
         watchers: as for :func:`lrbench_caffe.study.go_on`.  One that failed is among them as such; one that had failed before is
-        trained once more.  Raises InputError and KeyboardInterrupt as go_on does, and InputError where the study has trained another
-        solver or net; TrialError where one could not begin or the database has not got it all.
+        trained once more.  Raises InputError and KeyboardInterrupt as go_on does, InputError too where the study has trained
+        another solver or net, and TrialError where one could not begin or the database has not got it all.
         """
         if not wanted:
             return []
@@ -63,12 +63,12 @@ class Trainings:
         found = [trials.get(ids[job]) for job in jobs]
         missing = sum(trial is None or trial.state in CUT_OFF for trial in found)
         if missing:
-            raise TrialError("%d of the trainings of %s did not begin or are not in the database yet: once that is mended, the same "
-                             "command goes on" % (missing, self.name))
+            raise TrialError("%d of the trainings of %s did not begin or are not in the database yet: once that is mended, the "
+                             "same command goes on" % (missing, self.name))
         for trial in found:
             if _task(trial.setup) != _task(self.setup):
-                raise InputError("the study %s has trained %s before, when that or its net was another: begin another with --study NAME"
-                                 % (self.name, os.path.basename(self._job.solver)))
+                raise InputError("the study %s has trained %s before, when that or its net was another: begin another with "
+                                 "--study NAME" % (self.name, os.path.basename(self._job.solver)))
         self._asked.update((trial.id, self.cost(trial)) for trial in found)
         return found
 

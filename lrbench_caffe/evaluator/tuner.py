@@ -1,8 +1,9 @@
 """The tuner: from a solver prototxt to a good policy, within a budget of iterations (sections IV and V).
 
-What the database knows of the task comes first, else a range test, for a similar task around the good rates there.  That gives a first
-answer.  Then finer and finer: a candidate of each function in short trainings, unless the database has the best ones, those beside the
-best in longer ones, the best few at full length, again with what is beside them and with more seeds.
+What the database knows of the task, or of one that is like it, is the first answer.  Where it does not know the task itself a
+range test comes first, around the good rates of the one that is like it, and gives a better one.  Then finer and finer: a
+candidate of each function in short trainings, unless the database has the best ones, those beside the best in longer ones, the
+best few at full length, again with what is beside them and with more seeds.
 
 Own code samples the narrowed space: a sampler such as Optuna's TPE starts with ten random trials, about as many as are left to be
 trained here, and none of its trials has a reason that could be told.
@@ -19,7 +20,7 @@ from lrbench_caffe.evaluator import candidates, range_test, recommendation
 from lrbench_caffe.evaluator.recommendation import optimizer
 from lrbench_caffe.policies import closest
 from lrbench_caffe.pruning import Stuck
-from lrbench_caffe.trial import DIVERGED, FINISHED, Trial
+from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, Trial
 
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
 BUDGET = 20  # trainings at full length, where none is given
@@ -47,8 +48,8 @@ class Tuned(NamedTuple):
 
     ranked: the policies at that length as :func:`lrbench_caffe.ranking.rank` has them, of those that are tied the one with the most
     seeds first.  reaches: for the goal cost, the Top-1 that is near enough and the iteration at which the mean of its seeds reaches
-    it, else None.  tried: every training in its order.  answers: (iterations spent, the policy at full length that was held to be the
-    best from then on), but for what the goal cost shortens.  notes: the sentences on the way.  cost: iterations spent of the budget.
+    it, else None.  tried: every training in its order.  answers: (iterations spent, the policy at full length that was held to be
+    the best from then on), but for what the goal cost shortens.  notes: the sentences on the way.  cost: iterations spent.
     """
     study: str
     goal: str
@@ -64,7 +65,7 @@ class Tuned(NamedTuple):
 
 
 def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None, seed=1):
-    """The Tuned policy of a :class:`lrbench_caffe.evaluator.trainings.Trainings`, whose budget (BUDGET where none is set) is never exceeded.
+    """The Tuned policy of a :class:`lrbench_caffe.evaluator.trainings.Trainings`, whose budget is never exceeded (none: BUDGET).
 
     functions: the names of those to choose from (none: all of candidates.TUNED).  goal: "accuracy", the highest Top-1; "cost", the
     fewest iterations to within 0.1 points of it; "robustness", which weighs LD, AC, CD and CDAC as much as Top-1.  tell is called
@@ -140,7 +141,7 @@ class _Search:
         for text, length in known["policies"]:
             candidate = candidates.of_text(text, length)
             if candidate and candidate.function in self._functions and candidate not in self._why:
-                self._why[candidate] = "among the best there: %s in %d iterations" % (text, length)
+                self._why[candidate] = "among the best known: %s in %d iterations" % (text, length)
                 chosen.append(candidate)
         around = ranges.Range(*known["good"]) if known["good"] else None
         if chosen:
@@ -160,8 +161,8 @@ class _Search:
             known.update(studies.beginning(store, self._trainings.name, dict(_known(store, self._trainings), asked=asked)))
         for what, value in known["asked"].items():
             if value != asked[what]:
-                raise InputError("the study %s was begun with the %s %s, not %s: begin another with --study NAME, which starts from what "
-                                 "this one has found" % (self._trainings.name, what, *map(_words, (value, asked[what]))))
+                raise InputError("the study %s was begun with the %s %s, not %s: begin another with --study NAME, which starts "
+                                 "from what this one has found" % (self._trainings.name, what, *map(_words, (value, asked[what]))))
         return known
 
     def _range_test(self, around):
@@ -171,8 +172,8 @@ class _Search:
             self._why[candidate] = "a constant rate"
             self._keep("range", candidate, trial.setup.solver["max_iter"], self._seed, trial)
         if test.good is None:
-            raise InputError("none of the constant rates %s trains this net within %d iterations, the budget's share: give a larger "
-                             "--budget or a smaller test_interval, or look at its data and initialization" % (
+            raise InputError("none of the constant rates %s trains this net within %d iterations, the budget's share: give a "
+                             "larger --budget or a smaller test_interval, or look at its data and initialization" % (
                                  ", ".join("%r" % trial.parameters["k0"] for trial in test.trials), self._trainings.spent))
         self._say("the range test finds rates from %r to %r good, best %r, for %d iterations" % (test.good[:3] + (test.cost,)))
         return test.good
@@ -237,7 +238,7 @@ class _Search:
     def _holds_against(self, other, length):
         """Whether the noise does not tell what is held from a candidate that did better in so many iterations.
 
-        The noise is two standard deviations: of seeds, where several were trained so long, or of chance on the test set if that is more.
+        The noise is two standard deviations: of seeds, where several were trained so long, or of chance on the test set if more.
         """
         tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
         policy = self._text(self._held, length)
@@ -372,7 +373,7 @@ class _Search:
                 self._hold(candidate)
 
     def _best(self, length):
-        """The first of the policies that were trained so long, as a Ranked and as a candidate, or None where no training finished."""
+        """The first of the policies that were trained so long, as a Ranked and as a candidate; None where no training finished."""
         ranked = _surest(self._ranked(length))
         return (ranked[0], self._candidates[ranked[0].policy, length]) if ranked and ranked[0].rank else None
 
@@ -436,8 +437,8 @@ def _known(store, trainings):
     """What the database knows for a solver, as JSON holds it.
 
     good: the good range, or None.  same: of this very task, not of one that is like it.  policies: the best of each function with
-    their max_iter.  rates, sure and diverged: of this task's constant rates those that finished, those of them that did so with SEEDS
-    seeds, and those that diverged with any.  words: all this as a sentence.
+    their max_iter.  rates, sure and diverged: of this task's constant rates those that finished, those of them that did so with
+    SEEDS seeds, and those that diverged with any.  words: all this as a sentence.
     """
     known = {"good": None, "same": False, "policies": [], "rates": [], "sure": [], "diverged": [],
              "words": "the database knows neither this task nor one that is like it"}
@@ -477,5 +478,9 @@ def sentences(tuned):
     if tuned.reaches:
         lines.append("it reaches Top-1 %.2f %%, 0.1 points below the highest, after %d iterations" % (
             100 * tuned.reaches[0], tuned.reaches[1]))
+    failed = sum(tried.trial.state == FAILED for tried in tuned.tried)
+    if failed:
+        lines.append("%d of the trainings failed, `lrbench study show %s` says why: the same command trains them once more" % (
+            failed, tuned.study))
     return lines + ["found with %d of %d iterations in %d trainings, which are the study %s" % (
         tuned.cost, tuned.budget, len(tuned.tried), tuned.study)]
