@@ -365,6 +365,8 @@ def test_the_best_constant_rate_is_one_with_which_no_other_seed_diverges(databas
     tuned = Unsafe().tune(database, functions=["POLY"])
     assert "FIX(k0=0.05) diverged with another seed" in tuned.notes
     assert [policy for _, policy in tuned.answers[:2]] == ["POLY(k0=0.05, p=1.0, l=1000)", "POLY(k0=0.02, p=1.0, l=1000)"]
+    again = Unsafe().tune(database, name="again", functions=["POLY"])
+    assert not any("k0=0.05," in one.trial.policy for one in again.tried), "the database says that it diverges"
 
 
 def test_a_policy_that_diverged_with_one_seed_is_not_the_best(database):

@@ -179,7 +179,7 @@ class _Search:
         return test.good
 
     def _sure(self, good):
-        """The good Range, its best rate the largest of the range test's with which other seeds do not diverge either."""
+        """The good Range, its best rate the largest of those with which other seeds do not diverge either."""
         length = self._shared(RATES, range_test.SHARE)[1]
         rates = self._known["rates"] or [trial.parameters["k0"] for trial in self._constants]
         for rate in sorted(set(rates), reverse=True):
@@ -188,7 +188,7 @@ class _Search:
                 self._why.setdefault(one, "a constant rate")
                 if rate not in self._known["sure"]:
                     self._round("range", [one] * SEEDS, length, range(self._seed, self._seed + SEEDS))
-                if all(trial.state != DIVERGED for trial in self._trials.get((self._text(one, length), length), {}).values()):
+                if rate < self._limit:
                     return good._replace(best=rate, low=min(rate, good.low))
                 self._say("%s diverged with another seed" % self._text(one, length))
         return good
