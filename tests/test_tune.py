@@ -378,6 +378,18 @@ def test_a_policy_that_diverged_with_one_seed_is_not_the_best(database):
     assert tuned.policy == tuned.ranked[0].policy and tuned.policy.startswith("POLY(")
 
 
+@pytest.mark.parametrize("budget", [6000, 12000, 20000])
+def test_the_best_in_shorter_trainings_is_trained_at_full_length(budget, database):
+    net = Simulated()
+    net.setup = dataclasses.replace(net.setup, dataset=Dataset("small", (1, 8, 8), 1000, 10))  # whose noise leaves the first answer
+    tuned = net.tune(database, budget=budget, functions=["SINEXP", "TRIEXP", "EXP"])
+    length = next(one.trial.setup.solver["max_iter"] for one in tuned.tried if one.stage == "fine")
+    short = [one.trial for one in tuned.tried if one.stage != "range" and one.trial.setup.solver["max_iter"] == length]
+    best = max((one for one in short if one.state == "finished"), key=lambda one: one.best.top1)
+    rates = best.policy.split("gamma")[0].split("l=")[0]  # gamma and l go with the length
+    assert any(one.trial.policy.startswith(rates) for one in tuned.tried if one.stage == "full")
+
+
 def test_the_next_takes_the_place_of_one_that_diverges_at_full_length(database):
     class Unsafe(Simulated):
         def rows(self, policy, max_iter, seed):

@@ -339,8 +339,11 @@ class _Search:
             self._hold(self._best(full)[1])
 
     def _best_few(self, leaders, full):
-        """KEPT candidates at full length, the next in place of each that diverges; room for another seed is left, if it can be."""
-        some = list(dict.fromkeys(self._distinct(leaders) + leaders))
+        """KEPT candidates at full length, the next in place of each that diverges; room for another seed is left, if it can be.
+
+        They are the best in shorter trainings, what is held to be, which the noise may not have told from it, and other functions.
+        """
+        some = list(dict.fromkeys(leaders[:1] + self._distinct(leaders) + leaders))
         while some:
             finished = len(self._leaders(full))
             places = min(KEPT - finished, max(1 - finished, self._trainings.room(full) - 1))
