@@ -31,7 +31,7 @@ from lrbench_caffe import process, prototxt, study  # noqa: E402
 from lrbench_caffe.cores import Cores, usable_cores  # noqa: E402
 from lrbench_caffe.database import Store, exchange, server, studies  # noqa: E402
 from lrbench_caffe.display import StudyDisplay  # noqa: E402
-from lrbench_caffe.errors import InputError  # noqa: E402
+from lrbench_caffe.errors import InputError, TrialError  # noqa: E402
 from lrbench_caffe.evaluator import tuner  # noqa: E402
 from lrbench_caffe.evaluator.trainings import Trainings  # noqa: E402
 from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Policy  # noqa: E402
@@ -330,4 +330,7 @@ SEARCHES = {
 }
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (InputError, TrialError) as error:
+        sys.exit(str(error))
