@@ -66,23 +66,16 @@ def _format_option(command):
                         show_default=True, help="How tables are printed")(command)
 
 
-def _canonical(policy):
-    """A policy's text as the database has it; what is no policy of this program may be a schedule of Caffe's own."""
-    from lrbench_caffe.policies import Policy
-    try:
-        return str(Policy.parse(policy))
-    except InputError:
-        return policy
-
-
 def _filters(command):
     """The options that choose trials, passed on as a dict of what Store.trials takes."""
     def chosen(context, option, value):
+        from lrbench_caffe.policies import parsed
         from lrbench_caffe.trial import STATES
         if option.name == "state" and value not in STATES + (None,):
             raise InputError("%r is no state of a trial: give one of %s" % (value, ", ".join(STATES)))
         if value is not None:
-            context.ensure_object(dict)[option.name] = _canonical(value) if option.name == "policy" else value
+            canonical = parsed(value) if option.name == "policy" else None  # None too for a schedule that only Caffe has
+            context.ensure_object(dict)[option.name] = str(canonical or value)
     for name, metavar, text in reversed([
             ("study", "NAME", "Only trials of this study"), ("dataset", "NAME", "Only trials on this dataset"),
             ("network", "NAME", "Only trials of this network, by its name or its hash"),
@@ -360,7 +353,8 @@ def tune(solver, functions, goal, budget, name, data, pool, dsn, format):
     from lrbench_caffe.evaluator import tuner
     from lrbench_caffe.evaluator.trainings import Trainings
     trainings = Trainings(solver, pool(), "tune", name, data, dsn)
-    trainings.budget = budget or tuner.BUDGET * trainings.max_iter
+    if budget:
+        trainings.budget = budget
     tuned = tuner.tune(trainings, functions, goal, tell=lambda sentence: console.say(sentence, aside=True))
     if format == "table":
         console.show(tables.tried(tuned))

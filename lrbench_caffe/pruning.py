@@ -71,7 +71,7 @@ class Stuck:
         """An event of a trial, as a watcher of :func:`lrbench_caffe.study.go_on`; (DIVERGED, why) when it is stuck."""
         with self._lock:
             if kind == "begin":
-                self._classes[job.id], self._losses[job.id] = content.setup.classes, []
+                self._classes[job.id], self._untrained[job.id], self._losses[job.id] = content.setup.classes, math.inf, []
             elif kind == "end":
                 self._losses.pop(job.id, None)
             elif kind == "row" and not content.iteration:
@@ -86,7 +86,7 @@ class Stuck:
             del self._losses[trial_id]  # it learns
             return None
         losses.append(row.test_loss)
-        if len(losses) < EVALUATIONS or row.test_loss < min([self._untrained.get(trial_id, math.inf)] + losses[:-1]):
+        if len(losses) < EVALUATIONS or row.test_loss < min([self._untrained[trial_id]] + losses[:-1]):
             return None
         return DIVERGED, ("at iteration %d it is still no better than guessing: Top-1 %.2f %%, test loss %.4g"
                           % (row.iteration, 100 * row.top1, row.test_loss))

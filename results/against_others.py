@@ -62,8 +62,8 @@ def main():
     if given.fresh < 2:
         parser.error("--fresh: at least 2 seeds, so that they have a deviation")
     os.makedirs(given.work, exist_ok=True)
-    solver = shortened(given)
     check(given)
+    solver = shortened(given)
     runs = {(method, repeat): cached(given, "%s-%d" % (method, repeat), lambda: SEARCHES[method](solver, given, repeat))
             for repeat in range(given.repeats) for method in methods}
     table(runs, *judgment(runs, solver, given), given)

@@ -282,7 +282,8 @@ def test_after_a_range_test_tune_knows_which_constant_rates_diverge_and_sees_tha
     net = Simulated()
     trainings = Trainings(__file__, Cores(2, train=net.train), "range", "range", dsn=database, describe=net.describe)
     range_test.run(trainings)
-    limit = min(trial.parameters["k0"] for trial in Store(database).trials(function="FIX", state="diverged"))
+    with Store(database) as store:
+        limit = min(trial.parameters["k0"] for trial in store.trials(function="FIX", state="diverged"))
     tuned = net.tune(database)
     assert {one.trial.setup.seed for one in tuned.tried if one.stage == "range"} == {1, 2, 3}
     for one in tuned.tried:

@@ -10,8 +10,7 @@ from typing import Optional, Tuple
 
 import numpy as np
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import CYCLIC, Composition, Policy
+from lrbench_caffe.policies import CYCLIC, Composition, Policy, parsed
 
 # All that are tuned, in the order in which they are tried: first the best of each kind, cycles, steps and smooth decays, then the
 # others, each time as the paper's Tables VII, VIII and IX have them.
@@ -181,10 +180,8 @@ def fallen(trial):
 
 def of_text(text, length):
     """The Candidate that a policy, as the database has its text, was in so many iterations, or None as :func:`known`."""
-    try:
-        return known(Policy.parse(text), length)
-    except InputError:  # a schedule that only Caffe has
-        return None
+    policy = parsed(text)
+    return policy and known(policy, length)
 
 
 def known(policy, length):
@@ -225,7 +222,7 @@ def known(policy, length):
 
 def highest(candidate, length):
     """The largest rate that a Candidate reaches in so many iterations."""
-    return float(max(candidate.policy(length).given(None)(np.arange(length))))
+    return float(np.max(candidate.policy(length).given(None)(np.arange(length))))
 
 
 def moved(candidate, there, here):

@@ -17,7 +17,6 @@ from lrbench_caffe import ranges, ranking
 from lrbench_caffe.database import Store, studies
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.evaluator import candidates, range_test, recommendation
-from lrbench_caffe.evaluator.recommendation import optimizer
 from lrbench_caffe.policies import closest
 from lrbench_caffe.pruning import Stuck
 from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, Trial
@@ -87,7 +86,7 @@ def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None, s
 
 class _Search:
     def __init__(self, trainings, functions, goal, tell, seed):
-        self._trainings, self._functions, self._goal, self._seed = trainings, list(functions), goal, seed
+        self._trainings, self._functions, self._goal, self._seed = trainings, functions, goal, seed
         self._criterion = ranking.criterion(GOALS[goal])
         self._tell, self._notes, self._tried, self._answers = tell, [], [], []
         self._held = None  # the candidate that is the best so far
@@ -182,15 +181,14 @@ class _Search:
         """The good Range, its best rate the largest of those with which other seeds do not diverge either."""
         length = self._shared(RATES, range_test.SHARE)[1]
         rates = self._known["rates"] or [trial.parameters["k0"] for trial in self._constants]
-        for rate in sorted(set(rates), reverse=True):
-            if rate <= good.best:
-                one = candidates.Candidate("FIX", rate)
-                self._why.setdefault(one, "a constant rate")
-                if rate not in self._known["sure"]:
-                    self._round("range", [one] * SEEDS, length, range(self._seed, self._seed + SEEDS))
-                if rate < self._limit:
-                    return good._replace(best=rate, low=min(rate, good.low))
-                self._say("%s diverged with another seed" % self._text(one, length))
+        for rate in sorted({rate for rate in rates if rate <= good.best}, reverse=True):
+            one = candidates.Candidate("FIX", rate)
+            self._why.setdefault(one, "a constant rate")
+            if rate not in self._known["sure"]:
+                self._round("range", [one] * SEEDS, length, range(self._seed, self._seed + SEEDS))
+            if rate < self._limit:
+                return good._replace(best=rate, low=min(rate, good.low))
+            self._say("%s diverged with another seed" % self._text(one, length))
         return good
 
     def _moved(self, candidate, around, good):
@@ -240,10 +238,10 @@ class _Search:
 
         The noise is two standard deviations: of seeds, where several were trained so long, or of chance on the test set if more.
         """
-        tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
         policy = self._text(self._held, length)
         if (policy, length) not in self._trials:
             return candidates.highest(self._held, length) < self._limit
+        tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
         held = tops.get(policy)
         if held is None or len(self._criterion.weights) > 1:  # it diverged; or by other metrics, for which no noise is known
             return False
@@ -335,8 +333,9 @@ class _Search:
             while self._trainings.room(full) and factor > 1.1:
                 if not self._next(full, factor, good):
                     factor = factor ** 0.5
-        if self._best(full):  # at the end a single training counts as well
-            self._hold(self._best(full)[1])
+        best = self._best(full)
+        if best:  # at the end a single training counts as well
+            self._hold(best[1])
 
     def _best_few(self, leaders, full):
         """KEPT candidates at full length, the next in place of each that diverges; room for another seed is left, if it can be.
@@ -452,9 +451,9 @@ def _known(store, trainings):
     best = max(found.known, key=lambda known: (known.share, known.policies[0].top1.mean))
     if best.share < ALIKE:
         return known
-    by_function = {}
+    optimizer, by_function = recommendation.optimizer(best.task.settings), {}
     for standing in best.policies:
-        if "max_iter" in standing.settings and optimizer(standing.settings) == optimizer(best.task.settings):
+        if "max_iter" in standing.settings and recommendation.optimizer(standing.settings) == optimizer:
             candidate = candidates.of_text(standing.policy, standing.settings["max_iter"])
             if candidate:
                 by_function.setdefault(candidate.function, (standing.policy, standing.settings["max_iter"]))
@@ -463,11 +462,11 @@ def _known(store, trainings):
     if found.same:
         seeds = {FINISHED: {}, DIVERGED: {}}
         for trial in store.trials(dataset=best.task.dataset.name, network=best.task.network.hash, function="FIX", best_only=True):
-            if trial.state in seeds and optimizer(trial.setup.solver) == optimizer(trainings.setup.solver):
+            if trial.state in seeds and recommendation.optimizer(trial.setup.solver) == optimizer:
                 seeds[trial.state].setdefault(trial.parameters["k0"], set()).add(trial.setup.seed)
-        diverged, finished = sorted(seeds[DIVERGED]), seeds[FINISHED]
-        known.update(rates=sorted(finished), diverged=diverged,
-                     sure=[rate for rate in sorted(finished) if len(finished[rate]) >= SEEDS and rate not in diverged])
+        finished = seeds[FINISHED]
+        known.update(rates=sorted(finished), sure=[rate for rate in sorted(finished) if len(finished[rate]) >= SEEDS],
+                     diverged=sorted(seeds[DIVERGED]))
     return known
 
 

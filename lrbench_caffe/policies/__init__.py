@@ -18,6 +18,6 @@ Only numpy is needed.
 """
 from lrbench_caffe.policies.functions import CYCLIC, FUNCTIONS
 from lrbench_caffe.policies.parameters import closest, parameter_names
-from lrbench_caffe.policies.policy import Composition, Policy
+from lrbench_caffe.policies.policy import Composition, Policy, parsed
 
-__all__ = ["CYCLIC", "FUNCTIONS", "Composition", "Policy", "closest", "parameter_names"]
+__all__ = ["CYCLIC", "FUNCTIONS", "Composition", "Policy", "closest", "parameter_names", "parsed"]

@@ -257,3 +257,11 @@ def _rates(piece, length, following):
 def _line(start, end, length, t):
     """From start to end in a straight line."""
     return start + (end - start) * (t / length)
+
+
+def parsed(text):
+    """The Policy of a trial's text; None for a schedule that only Caffe has, and for what is no policy."""
+    try:
+        return Policy.parse(text)
+    except InputError:
+        return None

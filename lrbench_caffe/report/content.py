@@ -6,6 +6,7 @@ import time
 from lrbench_caffe import ranges, ranking
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.policies import parsed
 from lrbench_caffe.report import curves
 from lrbench_caffe.report.page import paste
 from lrbench_caffe.tables import noted
@@ -83,7 +84,7 @@ def _policy(entry, rows, front, by_metric):
 def _rates(entry, rows):
     """The learning rate's curves: one for each seed where the rate depends on what was measured, else one, as far as the longest
     went."""
-    policy = curves.parsed(entry.policy)
+    policy = parsed(entry.policy)
     runs = [(trial.setup.seed, tuple((row.iteration, row.lr) for row in rows[trial.id]))
             for trial in entry.trials + entry.others if trial.id in rows]
     if not (policy and policy.has_memory):

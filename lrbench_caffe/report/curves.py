@@ -3,8 +3,7 @@ import functools
 
 import numpy as np
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import Composition, Policy
+from lrbench_caffe.policies import Composition
 
 SAMPLES = 1000000  # iterations that a curve is looked at, however long it is
 
@@ -47,14 +46,6 @@ def thinned(rates, last, points):
         t, lr = t[chosen], lr[chosen]
     known = ~np.isnan(lr)
     return t[known], lr[known]
-
-
-def parsed(text):
-    """The Policy of a trial's text; None for a schedule that only Caffe has."""
-    try:
-        return Policy.parse(text)
-    except InputError:
-        return None
 
 
 def measured(policy, rows):

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.report.curves import measured, parsed, reach, thinned
+from lrbench_caffe.policies import parsed
+from lrbench_caffe.report.curves import measured, reach, thinned
 
 POINTS = 5000  # of a curve
 LARGEST = 3.4e38  # that a float32 holds
