@@ -24,6 +24,7 @@ STEPS = (0.5, 0.75, 0.9)  # of the training: where NSTEP's steps are as long as 
 LOWERED = 4  # times that PLATEAU lowers its rate, at most
 PATIENCE = 0.1  # of the training: PLATEAU's, as long as no plateau was seen
 FALL = 0.9  # of the way from the first loss to the lowest: the steep beginning is over, and so is a warm-up
+ONE_RATE = 2.6  # from one rate of a range test, which begin with 1, 2 and 5, to the next, and a little
 STOPPED = 0.01  # of the lowest loss so far: what improves less has stopped improving (figure 5)
 
 
@@ -226,9 +227,13 @@ def highest(candidate, length):
 
 
 def moved(candidate, there, here):
-    """A Candidate that was good where the good Range is there, as it lies in the one here, by what :func:`first` goes by."""
-    high = here.best / there.best if _starts_high(candidate) else here.high / there.high
-    return dataclasses.replace(candidate, high=min(1.0, candidate.high * high), low=candidate.low * here.low / there.low)
+    """A Candidate that was good where the good Range is there, as it lies in the one here, by what :func:`first` goes by.
+
+    An end that is only one rate of the range test's beside the other is where it was: a range test is no more exact than that.
+    """
+    ends = (there.best, here.best) if _starts_high(candidate) else (there.high, here.high)
+    high, low = (now / before if max(now / before, before / now) > ONE_RATE else 1.0 for before, now in (ends, (there.low, here.low)))
+    return dataclasses.replace(candidate, high=min(1.0, candidate.high * high), low=candidate.low * low)
 
 
 def _starts_high(candidate):

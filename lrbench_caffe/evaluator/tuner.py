@@ -1,9 +1,9 @@
 """The tuner: from a solver prototxt to a good policy, within a budget of iterations (sections IV and V).
 
 What the database knows of the task, or of one that is like it, is the first answer.  Where it does not know the task itself a
-range test comes first, around the good rates of the one that is like it, and gives a better one.  Then finer and finer: a
-candidate of each function in short trainings, unless the database has the best ones, those beside the best in longer ones, the
-best few at full length, again with what is beside them and with more seeds.
+range test comes first, around the good rates of the one that is like it, and gives a better one; a few seeds say whether its
+rates should be twice as high.  Then finer and finer: a candidate of each function in short trainings, unless the database has the
+best ones, those beside the best in longer ones, the best few at full length, again with what is beside them and with more seeds.
 
 Own code samples the narrowed space: a sampler such as Optuna's TPE starts with ten random trials, about as many as are left to be
 trained here, and none of its trials has a reason that could be told.
@@ -23,7 +23,8 @@ from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, Trial
 
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
 BUDGET = 20  # trainings at full length, where none is given
-SHORT = 0.6  # of the budget: for what is shorter than full length, a third of it for each of range test, coarse and fine
+SHORT = 0.6  # of the budget: for what is shorter than full length
+STAGES = 4  # that share it: range, height, coarse and fine
 RATES = 8  # trainings of a range test, about
 LONGEST = 2 / 3  # of the full length: no short training is longer
 KEPT = 3  # functions that are tried, and tried finer, at least; candidates at full length before what is beside them
@@ -101,13 +102,14 @@ class _Search:
     def run(self):
         good, leaders = self._begin()
         self._hold((leaders or [self._first(self._functions[0], good)])[0])
+        many, length = self._shared(max(len(self._functions), FINE))
+        if not (leaders and self._known["same"]):
+            self._height(length, good)
         good = self._sure(good)
-        if not leaders:
+        if not leaders and candidates.highest(self._held, length) >= self._limit:
             self._hold(self._first(self._functions[0], good))
-        known = {candidate.function for candidate in leaders}
-        if len(known) < min(KEPT, len(self._functions)):
-            some = leaders + [self._first(function, good) for function in self._functions if function not in known]
-            many, length = self._shared(max(len(some), FINE))
+        if len(leaders) < min(KEPT, len(self._functions)):
+            some = self._distinct(leaders + [self._first(function, good) for function in self._functions])
             for part in (some[:KEPT], some[KEPT:many]):
                 leaders = self._short_round("coarse", part, length)
         leaders = self._fine(leaders, good)
@@ -191,6 +193,30 @@ class _Search:
             self._say("%s diverged with another seed" % self._text(one, length))
         return good
 
+    def _height(self, length, good):
+        """What is held with rates twice as high is the best if its test loss is lower with each of SEEDS seeds; and so on.
+
+        Constant rates do not say how high one may go for a while.  The loss does, long before Top-1 tells it from the noise.
+        """
+        seeds = range(self._seed, self._seed + SEEDS)
+        while True:
+            held = self._held
+            higher = next((one for one in self._beside(held, 2.0, good) if one.high > held.high), None)
+            missing = sum(seed not in self._finished(one, length) for one in (held, higher) for seed in seeds) if higher else 0
+            if not missing or candidates.highest(higher, length) >= self._limit or self._trainings.room(length) < missing:
+                return
+            self._round("height", [held, higher] * SEEDS, length, [seed for seed in seeds for _ in (held, higher)])
+            before, after = (self._finished(one, length) for one in (held, higher))
+            if not all(seed in before and seed in after and _last_loss(after[seed]) < _last_loss(before[seed]) for seed in seeds):
+                return
+            self._say("its test loss is lower with rates twice as high, with each of %d seeds" % SEEDS)
+            self._hold(higher)
+
+    def _finished(self, candidate, length):
+        """The trials of a candidate that finished so many iterations, by seed."""
+        trials = self._trials.get((self._text(candidate, length), length), {})
+        return {seed: trial for seed, trial in trials.items() if trial.state == FINISHED}
+
     def _moved(self, candidate, around, good):
         moved = candidates.moved(candidate, around, good)
         self._why[moved] = self._why[candidate] + ", its rates as they lie in the good range here"
@@ -202,8 +228,8 @@ class _Search:
         return candidate
 
     def _shared(self, many, most=LONGEST):
-        """(how many trainings up to so many, their length) may have a third of the short ones' share of the budget together."""
-        share = self._short / 3
+        """(how many trainings up to so many, their length) may have a stage's share of the budget together."""
+        share = self._short / STAGES
         many = min(many, max(KEPT, int(share // self._trainings.length(0))))
         return many, self._trainings.length(min(most, share / many / self._trainings.max_iter))
 
@@ -276,8 +302,9 @@ class _Search:
             dataclasses.replace(entry, rank=None, tied=False) for entry in ranking.rank(others, self._criterion)]
 
     def _leaders(self, length):
-        """The candidates that were trained so long, the best first; those that did not finish are left out."""
-        return [self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.rank]
+        """The candidates that were trained so long, the best first, but for what did not finish or reaches a rate that diverged."""
+        leaders = [self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.rank]
+        return [candidate for candidate in leaders if candidates.highest(candidate, length) < self._limit]
 
     def _fine(self, leaders, good):
         """The leaders again and what is beside them, longer; returns the best of these."""
@@ -395,14 +422,17 @@ class _Search:
         before, (_, reached) = len(self._tried), self._near()
         if not reached:
             return False
-        policy, length = min(reached, key=lambda one: (reached[one], one[1]))
-        candidate = self._candidates[policy, length]
-        less = self._trainings.length(SHORTER * min(length, 1.5 * reached[policy, length]) / self._trainings.max_iter)
-        self._why[candidate] = "it needs the fewest iterations so far: again in fewer"
-        self._round("shorter", [candidate] if less < length else [], less)
+        soonest = sorted(reached, key=lambda one: (reached[one], one[1]))
+        for policy, length in soonest:
+            candidate = self._candidates[policy, length]
+            less = self._trainings.length(SHORTER * min(length, 1.5 * reached[policy, length]) / self._trainings.max_iter)
+            if less < length and len(self._tried) == before:
+                self._why[candidate] = "it needs few iterations: again in fewer"
+                self._round("shorter", [candidate], less)
         if len(self._tried) == before:
+            policy, length = soonest[0]
             seeds = self._trials[policy, length]
-            self._round("shorter", [candidate] if len(seeds) < SEEDS else [], length, [max(seeds) + 1])
+            self._round("shorter", [self._candidates[policy, length]] if len(seeds) < SEEDS else [], length, [max(seeds) + 1])
         return len(self._tried) > before
 
     def _result(self):
@@ -425,6 +455,10 @@ class _Search:
 def _surest(ranked):
     """A ranking whose policies are sorted, where they are tied, by how many seeds they were trained with."""
     return sorted(ranked, key=lambda entry: (entry.rank or math.inf, -len(entry.trials)))
+
+
+def _last_loss(trial):
+    return trial.rows[-1].test_loss
 
 
 def _mean_so_far(trials):
