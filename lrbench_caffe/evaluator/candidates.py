@@ -231,8 +231,8 @@ def moved(candidate, there, here):
 
     An end that is only one rate of the range test's beside the other is where it was: a range test is no more exact than that.
     """
-    ends = (there.best, here.best) if _starts_high(candidate) else (there.high, here.high)
-    high, low = (now / before if max(now / before, before / now) > ONE_RATE else 1.0 for before, now in (ends, (there.low, here.low)))
+    high = here.best / there.best if _starts_high(candidate) else here.high / there.high
+    high, low = (1.0 if 1 / ONE_RATE < ratio < ONE_RATE else ratio for ratio in (high, here.low / there.low))
     return dataclasses.replace(candidate, high=min(1.0, candidate.high * high), low=candidate.low * low)
 
 

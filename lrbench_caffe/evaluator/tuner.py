@@ -194,7 +194,7 @@ class _Search:
         return good
 
     def _height(self, length, good):
-        """What is held with rates twice as high is the best if its test loss is lower with each of SEEDS seeds; and so on.
+        """What is held, with rates twice as high, is the best if its test loss is lower with each of SEEDS seeds; and so on.
 
         Constant rates do not say how high one may go for a while.  The loss does, long before Top-1 tells it from the noise.
         """
@@ -202,20 +202,23 @@ class _Search:
         while True:
             held = self._held
             higher = next((one for one in self._beside(held, 2.0, good) if one.high > held.high), None)
-            missing = sum(seed not in self._finished(one, length) for one in (held, higher) for seed in seeds) if higher else 0
-            if not missing or candidates.highest(higher, length) >= self._limit or self._trainings.room(length) < missing:
+            if higher is None or candidates.highest(higher, length) >= self._limit:
                 return
-            self._round("height", [held, higher] * SEEDS, length, [seed for seed in seeds for _ in (held, higher)])
-            before, after = (self._finished(one, length) for one in (held, higher))
-            if not all(seed in before and seed in after and _last_loss(after[seed]) < _last_loss(before[seed]) for seed in seeds):
+            missing = [(one, seed) for seed in seeds for one in (held, higher) if seed not in self._losses(one, length)]
+            if len(missing) > self._trainings.room(length):
                 return
-            self._say("its test loss is lower with rates twice as high, with each of %d seeds" % SEEDS)
+            self._round("height", [one for one, _ in missing], length, [seed for _, seed in missing])
+            before, after = self._losses(held, length), self._losses(higher, length)
+            if not all(after.get(seed, math.inf) < before.get(seed, -math.inf) for seed in seeds):
+                self._say("rates twice as high do not lower the test loss with each of %d seeds" % SEEDS)
+                return
+            self._say("rates twice as high lower the test loss with each of %d seeds" % SEEDS)
             self._hold(higher)
 
-    def _finished(self, candidate, length):
-        """The trials of a candidate that finished so many iterations, by seed."""
+    def _losses(self, candidate, length):
+        """{seed: the last test loss} of a candidate's trials that finished so many iterations."""
         trials = self._trials.get((self._text(candidate, length), length), {})
-        return {seed: trial for seed, trial in trials.items() if trial.state == FINISHED}
+        return {seed: trial.rows[-1].test_loss for seed, trial in trials.items() if trial.state == FINISHED}
 
     def _moved(self, candidate, around, good):
         moved = candidates.moved(candidate, around, good)
@@ -455,10 +458,6 @@ class _Search:
 def _surest(ranked):
     """A ranking whose policies are sorted, where they are tied, by how many seeds they were trained with."""
     return sorted(ranked, key=lambda entry: (entry.rank or math.inf, -len(entry.trials)))
-
-
-def _last_loss(trial):
-    return trial.rows[-1].test_loss
 
 
 def _mean_so_far(trials):
