@@ -258,7 +258,8 @@ def test_what_failed_is_said_and_trained_once_more_by_the_same_command(database)
     assert any("of the trainings failed, `lrbench study show search` says why" in line for line in tuner.sentences(first_time))
     net.count = 31
     second = net.tune(database, functions=["SIN", "COS", "FIX"])
-    assert not any("failed" in line for line in tuner.sentences(second)) and second.policy.startswith("SIN(")
+    assert not any("failed" in line for line in tuner.sentences(second))
+    assert any(one.trial.policy.startswith("SIN(") and one.trial.state == "finished" for one in second.tried)
 
 
 def test_what_waits_in_the_study_beside_what_the_search_asks_for_is_not_trained(database):
@@ -386,12 +387,18 @@ def test_rates_twice_as_high_are_the_answer_if_the_loss_is_lower_with_each_seed(
     assert ("rates twice as high lower the test loss with each of 3 seeds" in tuned.notes) == (not worse)
 
 
+def test_what_cannot_be_tried_takes_no_place_of_what_can(database):
+    tuned = Simulated().tune(database, functions=["SINEXP", "COS", "SIN"])
+    fine = [one.trial.policy for one in tuned.tried if one.stage == "fine"]
+    assert len(fine) == len(set(fine)) == 9 and len({policy.split("(")[0] for policy in fine if "then" not in policy}) == 3
+
+
 def test_without_room_for_the_seeds_the_first_answer_stands(database):
     assert not any(one.stage == "height" for one in Simulated().tune(database, budget=2000).tried)
 
 
 def test_one_or_two_trainings_at_full_length_change_the_answer_only_by_more_than_the_noise(database):
-    tuned = Simulated().tune(database, budget=8000, functions=["POLY", "PLATEAU"])
+    tuned = Simulated().tune(database, budget=6000, functions=["TRI", "PLATEAU"])
     full = [one.trial.policy for one in tuned.tried if one.stage == "full"]
     begun = tuned.cost - 1000 * len(full)
     changes = [(spent, full[:(spent - begun) // 1000].count(policy)) for spent, policy in tuned.answers if spent > begun]

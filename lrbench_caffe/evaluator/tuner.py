@@ -310,15 +310,21 @@ class _Search:
         return [candidate for candidate in leaders if candidates.highest(candidate, length) < self._limit]
 
     def _fine(self, leaders, good):
-        """The leaders again and what is beside them, longer; returns the best of these."""
+        """What is beside the leaders, and these where they were not trained so long; returns the best of all that were."""
         if not leaders:
             return leaders
         many, length = self._shared(FINE)
         kept = self._distinct(leaders)[:KEPT]
         self._say("the best functions so far: %s" % ", ".join(candidate.function for candidate in kept))
-        beside = [self._beside(candidate, 2.0, good)[:FINE // len(kept) - 1] for candidate in kept]
-        some = kept + self._placed(good) + [one for group in itertools.zip_longest(*beside) for one in group if one is not None]
+        beside = [self._untried(self._beside(candidate, 2.0, good), length)[:FINE // len(kept) - 1] for candidate in kept]
+        in_turn = [one for group in itertools.zip_longest(*beside) for one in group if one]
+        some = self._untried(kept + self._placed(good), length) + in_turn
         return self._short_round("fine", some[:many], length) or leaders
+
+    def _untried(self, some, length):
+        """Those candidates that were not trained so long, but for what reaches a rate that diverged."""
+        return [one for one in some if (self._text(one, length), length) not in self._trials
+                and candidates.highest(one, length) < self._limit]
 
     def _distinct(self, leaders):
         """What is held to be the best and the best of each other function."""
@@ -392,8 +398,7 @@ class _Search:
             self._full_round([self._candidates[entry.policy, full] for entry in few],
                              [max(self._trials[entry.policy, full]) + 1 for entry in few])
         else:
-            beside = self._beside(self._candidates[entries[0].policy, full], factor, good)
-            new = [one for one in beside if (self._text(one, full), full) not in self._trials]
+            new = self._untried(self._beside(self._candidates[entries[0].policy, full], factor, good), full)
             self._full_round(new[:min(2, self._trainings.room(full) - 1)])  # what is left is for another seed
         return len(self._tried) > before
 
