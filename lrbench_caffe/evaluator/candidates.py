@@ -229,11 +229,12 @@ def highest(candidate, length):
 def moved(candidate, there, here):
     """A Candidate that was good where the good Range is there, as it lies in the one here, by what :func:`first` goes by.
 
-    An end that is only one rate of the range test's beside the other is where it was: a range test is no more exact than that.
+    A rate stays where the range test is no more exact, one rate beside the other; only what begins high ends in the good range.
     """
     high = here.best / there.best if _starts_high(candidate) else here.high / there.high
     high, low = (1.0 if 1 / ONE_RATE < ratio < ONE_RATE else ratio for ratio in (high, here.low / there.low))
-    return dataclasses.replace(candidate, high=min(1.0, candidate.high * high), low=candidate.low * low)
+    highest = here.high if _starts_high(candidate) and not candidate.warmup else 1.0
+    return dataclasses.replace(candidate, high=min(highest, candidate.high * high), low=candidate.low * low)
 
 
 def _starts_high(candidate):

@@ -2,8 +2,9 @@
 
 What the database knows of the task, or of one that is like it, is the first answer.  Where it does not know the task itself a
 range test comes first, around the good rates of the one that is like it, and gives a better one; a few seeds say whether its
-rates should be twice as high.  Then finer and finer: a candidate of each function in short trainings, unless the database has the
-best ones, those beside the best in longer ones, the best few at full length, again with what is beside them and with more seeds.
+largest rate should be twice as high.  Then finer and finer: a candidate of each function in short trainings, unless the database
+has the best ones, those beside the best in such ones or longer, the best few at full length, again with what is beside them and
+more seeds.
 
 Own code samples the narrowed space: a sampler such as Optuna's TPE starts with ten random trials, about as many as are left to be
 trained here, and none of its trials has a reason that could be told.
@@ -28,7 +29,8 @@ STAGES = 4  # that share it: range, height, coarse and fine
 RATES = 8  # trainings of a range test, about
 LONGEST = 2 / 3  # of the full length: no short training is longer
 KEPT = 3  # functions that are tried, and tried finer, at least; candidates at full length before what is beside them
-FINE = 12  # trainings of the fine round: the kept ones and what is beside them
+FINE = 12  # trainings of the fine round, at most
+HEIGHTS = 2  # times that the largest rate is doubled, at most
 SEEDS = 3  # that the best policy is judged by, and that no training may diverge with
 NEAR = 0.001  # below the highest Top-1: what the goal cost asks for
 WARMUP = 0.05  # of the full length: a warm-up's, where no training under the best constant rate says how long it takes
@@ -103,13 +105,17 @@ class _Search:
         good, leaders = self._begin()
         self._hold((leaders or [self._first(self._functions[0], good)])[0])
         many, length = self._shared(max(len(self._functions), FINE))
-        if not (leaders and self._known["same"]):
+        known = leaders and self._known["same"]
+        if not known:
             self._height(length, good)
         good = self._sure(good)
-        if not leaders and candidates.highest(self._held, length) >= self._limit:
-            self._hold(self._first(self._functions[0], good))
+        if not known:
+            leaders = [one for one in leaders if self._safe(one, length)]
+        firsts = [self._first(function, good) for function in self._functions]
+        if not known and not self._safe(self._held, length):
+            self._hold(next((one for one in leaders + firsts if self._safe(one, length)), firsts[0]))
         if len(leaders) < min(KEPT, len(self._functions)):
-            some = self._distinct(leaders + [self._first(function, good) for function in self._functions])
+            some = self._distinct(leaders + firsts)
             for part in (some[:KEPT], some[KEPT:many]):
                 leaders = self._short_round("coarse", part, length)
         leaders = self._fine(leaders, good)
@@ -189,20 +195,21 @@ class _Search:
             if rate not in self._known["sure"]:
                 self._round("range", [one] * SEEDS, length, range(self._seed, self._seed + SEEDS))
             if rate < self._limit:
-                return good._replace(best=rate, low=min(rate, good.low))
+                safe = max(one for one in rates if one < self._limit)
+                return good._replace(best=rate, low=min(rate, good.low), high=min(safe, good.high))
             self._say("%s diverged with another seed" % self._text(one, length))
         return good
 
     def _height(self, length, good):
-        """What is held, with rates twice as high, is the best if its test loss is lower with each of SEEDS seeds; and so on.
+        """What is held, its largest rate twice as high, is the best if its test loss is lower with each of SEEDS seeds; and so on.
 
         Constant rates do not say how high one may go for a while.  The loss does, long before Top-1 tells it from the noise.
         """
         seeds = range(self._seed, self._seed + SEEDS)
-        while True:
+        for _ in range(HEIGHTS):
             held = self._held
             higher = next((one for one in self._beside(held, 2.0, good) if one.high > held.high), None)
-            if higher is None or candidates.highest(higher, length) >= self._limit:
+            if higher is None or not self._within(higher, length):
                 return
             missing = [(one, seed) for seed in seeds for one in (held, higher) if seed not in self._losses(one, length)]
             if len(missing) > self._trainings.room(length):
@@ -210,9 +217,9 @@ class _Search:
             self._round("height", [one for one, _ in missing], length, [seed for _, seed in missing])
             before, after = self._losses(held, length), self._losses(higher, length)
             if not all(after.get(seed, math.inf) < before.get(seed, -math.inf) for seed in seeds):
-                self._say("rates twice as high do not lower the test loss with each of %d seeds" % SEEDS)
+                self._say("twice the largest rate does not lower the test loss with each of %d seeds" % SEEDS)
                 return
-            self._say("rates twice as high lower the test loss with each of %d seeds" % SEEDS)
+            self._say("twice the largest rate lowers the test loss with each of %d seeds" % SEEDS)
             self._hold(higher)
 
     def _losses(self, candidate, length):
@@ -222,7 +229,7 @@ class _Search:
 
     def _moved(self, candidate, around, good):
         moved = candidates.moved(candidate, around, good)
-        self._why[moved] = self._why[candidate] + ", its rates as they lie in the good range here"
+        self._why[moved] = self._why[candidate] + (", its rates as they lie in the good range here" if moved != candidate else "")
         return moved
 
     def _first(self, function, good):
@@ -244,10 +251,10 @@ class _Search:
         Those that reach a rate with which a constant one diverged are left out: they would with one seed or the other.
         Returns all candidates that were trained so long, the best first.
         """
-        wanted, limit = {}, self._limit
+        wanted = {}
         for candidate, seed in zip(some, seeds or [self._seed] * len(some)):
             policy = self._text(candidate, length)
-            if candidates.highest(candidate, length) < limit and seed not in self._trials.get((policy, length), ()):
+            if self._within(candidate, length) and seed not in self._trials.get((policy, length), ()):
                 wanted.setdefault((policy, length, seed), candidate)
         wanted = dict(list(wanted.items())[:self._trainings.room(length)])
         if wanted:
@@ -269,7 +276,7 @@ class _Search:
         """
         policy = self._text(self._held, length)
         if (policy, length) not in self._trials:
-            return candidates.highest(self._held, length) < self._limit
+            return self._within(self._held, length)
         tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
         held = tops.get(policy)
         if held is None or len(self._criterion.weights) > 1:  # it diverged; or by other metrics, for which no noise is known
@@ -277,6 +284,15 @@ class _Search:
         chance = ranges.deviation(held.mean, self._trainings.setup.dataset.test_samples)
         noise = 2 * max([chance] + [top.deviation for top in tops.values() if top.n > 1])
         return tops[self._text(other, length)].mean <= held.mean + noise
+
+    def _within(self, candidate, length):
+        """Whether a candidate stays below the constant rates that diverged."""
+        return candidates.highest(candidate, length) < self._limit
+
+    def _safe(self, candidate, length):
+        """The same, and that it did not diverge with any seed itself."""
+        trials = self._trials.get((self._text(candidate, length), length), {}).values()
+        return self._within(candidate, length) and not any(trial.state == DIVERGED for trial in trials)
 
     @property
     def _limit(self):
@@ -295,19 +311,17 @@ class _Search:
         self._tried.append(Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial))
 
     def _ranked(self, length):
-        """The policies that were trained so long, of the functions to choose from; those that diverged with any seed come last."""
+        """The policies that were trained so long, of the functions to choose from; those that are not safe come last, unranked."""
         safe, others = [], []
         for key, seeds in self._trials.items():
             if key[1] == length and self._candidates[key].function in self._functions:
-                diverged = any(trial.state == DIVERGED for trial in seeds.values())
-                (others if diverged else safe).extend(seeds.values())
+                (safe if self._safe(self._candidates[key], length) else others).extend(seeds.values())
         return ranking.rank(safe, self._criterion) + [
             dataclasses.replace(entry, rank=None, tied=False) for entry in ranking.rank(others, self._criterion)]
 
     def _leaders(self, length):
-        """The candidates that were trained so long, the best first, but for what did not finish or reaches a rate that diverged."""
-        leaders = [self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.rank]
-        return [candidate for candidate in leaders if candidates.highest(candidate, length) < self._limit]
+        """The candidates that were trained so long, the best first; those that did not finish or are not safe are left out."""
+        return [self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.rank]
 
     def _fine(self, leaders, good):
         """What is beside the leaders, and these where they were not trained so long; returns the best of all that were."""
@@ -322,9 +336,8 @@ class _Search:
         return self._short_round("fine", some[:many], length) or leaders
 
     def _untried(self, some, length):
-        """Those candidates that were not trained so long, but for what reaches a rate that diverged."""
-        return [one for one in some if (self._text(one, length), length) not in self._trials
-                and candidates.highest(one, length) < self._limit]
+        """Those candidates that were not trained so long, but for what reaches a rate with which a constant one diverged."""
+        return [one for one in some if (self._text(one, length), length) not in self._trials and self._within(one, length)]
 
     def _distinct(self, leaders):
         """What is held to be the best and the best of each other function."""
@@ -419,7 +432,7 @@ class _Search:
     def _near(self):
         """(the Top-1 that is near enough, {(policy, length): the iteration at which its trials reach it, as their mean})."""
         tops = {key: _mean_so_far(list(seeds.values())) for key, seeds in self._trials.items()
-                if self._candidates[key].function in self._functions}
+                if self._candidates[key].function in self._functions and self._safe(self._candidates[key], key[1])}
         full = self._trainings.max_iter
         near = max((top[-1][1] for (_, length), top in tops.items() if length == full and top), default=1.0) - NEAR
         reached = {key: next((iteration for iteration, top1 in top if top1 >= near), None) for key, top in tops.items()}
@@ -434,13 +447,14 @@ class _Search:
         for policy, length in soonest:
             candidate = self._candidates[policy, length]
             less = self._trainings.length(SHORTER * min(length, 1.5 * reached[policy, length]) / self._trainings.max_iter)
-            if less < length and len(self._tried) == before:
+            if less < length:
                 self._why[candidate] = "it needs few iterations: again in fewer"
                 self._round("shorter", [candidate], less)
-        if len(self._tried) == before:
-            policy, length = soonest[0]
-            seeds = self._trials[policy, length]
-            self._round("shorter", [self._candidates[policy, length]] if len(seeds) < SEEDS else [], length, [max(seeds) + 1])
+                if len(self._tried) > before:
+                    return True
+        policy, length = soonest[0]
+        seeds = self._trials[policy, length]
+        self._round("shorter", [self._candidates[policy, length]] if len(seeds) < SEEDS else [], length, [max(seeds) + 1])
         return len(self._tried) > before
 
     def _result(self):
