@@ -401,6 +401,26 @@ def test_what_begins_high_is_not_moved_beyond_the_good_range():
     assert moved(Candidate("POLY", 0.05), Range(0.01, 0.1, 0.05, 0.9), Range(0.005, 0.02, 0.02, 0.9)).high == 0.02
 
 
+def test_a_cycle_that_is_moved_does_not_turn_over():
+    one = moved(Candidate("SIN", 0.05, 0.01), Range(0.01, 0.05, 0.05, 0.9), Range(0.1, 0.1, 0.1, 0.9))
+    assert one.low <= one.high
+
+
+def test_the_noise_of_a_policy_that_failed_does_not_hide_that_others_are_better(database):
+    class Varying(Simulated):
+        def rows(self, policy, max_iter, seed):
+            for row in super().rows(policy, max_iter, seed):
+                worse = (0.3 if "k1=0.2" in str(policy) and seed > 1 else 0.15) if str(policy).startswith("SINEXP") and row.iteration else 0
+                yield dataclasses.replace(row, top1=max(0.1, row.top1 - worse), test_loss=row.test_loss + worse)
+    tuned = Varying().tune(database, functions=["SINEXP", "COS", "SIN", "POLY"])
+    assert "SINEXP" not in tuned.answers[1][1] and tuned.answers[1][0] < 0.3 * tuned.budget
+
+
+def test_a_small_budget_leaves_room_for_other_functions(database):
+    tuned = Simulated().tune(database, budget=2500)
+    assert len({one.trial.function for one in tuned.tried}) > 2
+
+
 def test_what_cannot_be_tried_takes_no_place_of_what_can(database):
     tuned = Simulated().tune(database, functions=["SINEXP", "COS", "SIN"])
     fine = [one.trial.policy for one in tuned.tried if one.stage == "fine"]

@@ -233,8 +233,8 @@ def moved(candidate, there, here):
     """
     high = here.best / there.best if _starts_high(candidate) else here.high / there.high
     high, low = (1.0 if 1 / ONE_RATE < ratio < ONE_RATE else ratio for ratio in (high, here.low / there.low))
-    highest = here.high if _starts_high(candidate) and not candidate.warmup else 1.0
-    return dataclasses.replace(candidate, high=min(highest, candidate.high * high), low=candidate.low * low)
+    high = min(candidate.high * high, here.high if _starts_high(candidate) and not candidate.warmup else 1.0)
+    return dataclasses.replace(candidate, high=high, low=min(high, candidate.low * low))
 
 
 def _starts_high(candidate):

@@ -212,7 +212,7 @@ class _Search:
             if higher is None or not self._within(higher, length):
                 return
             missing = [(one, seed) for seed in seeds for one in (held, higher) if seed not in self._losses(one, length)]
-            if len(missing) > self._trainings.room(length):
+            if len(missing) + KEPT > self._trainings.room(length):  # one of each kind of function is worth more
                 return
             self._round("height", [one for one, _ in missing], length, [seed for _, seed in missing])
             before, after = self._losses(held, length), self._losses(higher, length)
@@ -272,7 +272,7 @@ class _Search:
     def _holds_against(self, other, length):
         """Whether the noise does not tell what is held from a candidate that did better in so many iterations.
 
-        The noise is two standard deviations: of seeds, where several were trained so long, or of chance on the test set if more.
+        The noise is two standard deviations: of their seeds, where there are several, or of chance on the test set if more.
         """
         policy = self._text(self._held, length)
         if (policy, length) not in self._trials:
@@ -282,8 +282,9 @@ class _Search:
         if held is None or len(self._criterion.weights) > 1:  # it diverged; or by other metrics, for which no noise is known
             return False
         chance = ranges.deviation(held.mean, self._trainings.setup.dataset.test_samples)
-        noise = 2 * max([chance] + [top.deviation for top in tops.values() if top.n > 1])
-        return tops[self._text(other, length)].mean <= held.mean + noise
+        better = tops[self._text(other, length)]
+        noise = 2 * max([chance] + [top.deviation for top in (held, better) if top.n > 1])
+        return better.mean <= held.mean + noise
 
     def _within(self, candidate, length):
         """Whether a candidate stays below the constant rates that diverged."""
@@ -450,12 +451,12 @@ class _Search:
             if less < length:
                 self._why[candidate] = "it needs few iterations: again in fewer"
                 self._round("shorter", [candidate], less)
-                if len(self._tried) > before:
-                    return True
-        policy, length = soonest[0]
-        seeds = self._trials[policy, length]
-        self._round("shorter", [self._candidates[policy, length]] if len(seeds) < SEEDS else [], length, [max(seeds) + 1])
-        return len(self._tried) > before
+            seeds = self._trials[policy, length]
+            if len(self._tried) == before and len(seeds) < SEEDS:
+                self._round("shorter", [candidate], length, [max(seeds) + 1])
+            if len(self._tried) > before:
+                return True
+        return False
 
     def _result(self):
         length, reaches = self._trainings.max_iter, None
