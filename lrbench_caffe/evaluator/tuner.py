@@ -109,11 +109,11 @@ class _Search:
         if not known:
             self._height(length, good)
         good = self._sure(good)
+        firsts = [self._first(function, good) for function in self._functions]
         if not known:
             leaders = [one for one in leaders if self._safe(one, length)]
-        firsts = [self._first(function, good) for function in self._functions]
-        if not known and not self._safe(self._held, length):
-            self._hold(next((one for one in leaders + firsts if self._safe(one, length)), firsts[0]))
+            if not self._safe(self._held, length):
+                self._hold(next((one for one in leaders + firsts if self._safe(one, length)), firsts[0]))
         if len(leaders) < min(KEPT, len(self._functions)):
             some = self._distinct(leaders + firsts)
             for part in (some[:KEPT], some[KEPT:many]):
@@ -224,7 +224,7 @@ class _Search:
 
     def _losses(self, candidate, length):
         """{seed: the last test loss} of a candidate's trials that finished so many iterations."""
-        trials = self._trials.get((self._text(candidate, length), length), {})
+        trials = self._by_seed(candidate, length)
         return {seed: trial.rows[-1].test_loss for seed, trial in trials.items() if trial.state == FINISHED}
 
     def _moved(self, candidate, around, good):
@@ -253,9 +253,8 @@ class _Search:
         """
         wanted = {}
         for candidate, seed in zip(some, seeds or [self._seed] * len(some)):
-            policy = self._text(candidate, length)
-            if self._within(candidate, length) and seed not in self._trials.get((policy, length), ()):
-                wanted.setdefault((policy, length, seed), candidate)
+            if self._within(candidate, length) and seed not in self._by_seed(candidate, length):
+                wanted.setdefault((self._text(candidate, length), length, seed), candidate)
         wanted = dict(list(wanted.items())[:self._trainings.room(length)])
         if wanted:
             for key, trial in zip(wanted, self._trainings.train(list(wanted), [Stuck().listen])):
@@ -274,11 +273,10 @@ class _Search:
 
         The noise is two standard deviations: of their seeds, where there are several, or of chance on the test set if more.
         """
-        policy = self._text(self._held, length)
-        if (policy, length) not in self._trials:
+        if not self._by_seed(self._held, length):
             return self._within(self._held, length)
         tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
-        held = tops.get(policy)
+        held = tops.get(self._text(self._held, length))
         if held is None or len(self._criterion.weights) > 1:  # it diverged; or by other metrics, for which no noise is known
             return False
         chance = ranges.deviation(held.mean, self._trainings.setup.dataset.test_samples)
@@ -292,8 +290,12 @@ class _Search:
 
     def _safe(self, candidate, length):
         """The same, and that it did not diverge with any seed itself."""
-        trials = self._trials.get((self._text(candidate, length), length), {}).values()
-        return self._within(candidate, length) and not any(trial.state == DIVERGED for trial in trials)
+        diverged = any(trial.state == DIVERGED for trial in self._by_seed(candidate, length).values())
+        return self._within(candidate, length) and not diverged
+
+    def _by_seed(self, candidate, length):
+        """The trials of a candidate that were trained so long, by seed."""
+        return self._trials.get((self._text(candidate, length), length), {})
 
     @property
     def _limit(self):
@@ -338,7 +340,7 @@ class _Search:
 
     def _untried(self, some, length):
         """Those candidates that were not trained so long, but for what reaches a rate with which a constant one diverged."""
-        return [one for one in some if (self._text(one, length), length) not in self._trials and self._within(one, length)]
+        return [one for one in some if not self._by_seed(one, length) and self._within(one, length)]
 
     def _distinct(self, leaders):
         """What is held to be the best and the best of each other function."""
