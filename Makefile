@@ -14,7 +14,7 @@ containers:  ## build the images and run the compose file with a real engine
 	docker/test
 
 bench:  ## measure what the program costs beside Caffe itself
-	docker/run python3 tests/benchmark.py
+	docker/run python3 benchmarks/overhead.py
 
 clean:  ## remove what the tests and Python left in this folder
 	rm -rf .pytest_cache .hypothesis build *.egg-info

@@ -1,11 +1,13 @@
 """LRBench for Caffe.  `pip install .` beside a working `import caffe`; without Caffe, Policy and the metrics work all the same."""
 import os
 import re
-from glob import glob
 
 from setuptools import find_packages, setup
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
+
+# The folders of solvers and nets that users find at the top level; in the package they are where paths.shipped looks.
+SHIPPED = {"lrbench_caffe.shipped.solvers": "solvers", "lrbench_caffe.shipped.prototxt": "prototxt"}
 
 
 def read(*path):
@@ -22,11 +24,12 @@ setup(
     long_description_content_type="text/markdown",
     license="BSD-2-Clause",
     python_requires=">=3.7",
-    packages=find_packages(include=["lrbench_caffe", "lrbench_caffe.*"]),
-    package_data={"lrbench_caffe": ["database/*.sql", "database/migrations/*.sql", "report/page.*", "report/*.js", "paper.csv"]},
-    data_files=[("share/lrbench_caffe/" + folder, sorted(glob(folder + "/*.prototxt"))) for folder in ("prototxt", "solvers")],
-    install_requires=["click>=8", "distributed>=2022.2", "lmdb", "matplotlib", "numpy", "plotext>=5.2", "plotly>=5.18", "protobuf",
-                      "psycopg2-binary", "rich>=12", "scikit-learn", "threadpoolctl>=3.1"],
+    packages=find_packages(include=["lrbench_caffe", "lrbench_caffe.*"]) + sorted(SHIPPED),
+    package_dir=SHIPPED,
+    package_data=dict({"lrbench_caffe": ["database/*.sql", "database/migrations/*.sql", "paper/*.csv", "report/page.*", "report/*.js"]},
+                      **{package: ["*.prototxt"] for package in SHIPPED}),
+    install_requires=["click>=8", "dask>=2022.2", "distributed>=2022.2", "h5py", "lmdb", "matplotlib", "numpy", "pillow", "plotext>=5.2",
+                      "plotly>=5.18", "protobuf", "psycopg2-binary", "rich>=12", "scikit-learn", "scipy", "threadpoolctl>=3.1"],
     extras_require={"test": ["hypothesis", "pytest", "selenium"]},
     entry_points={"console_scripts": ["lrbench = lrbench_caffe.__main__:main"]},
     classifiers=["License :: OSI Approved :: BSD License", "Programming Language :: Python :: 3"],

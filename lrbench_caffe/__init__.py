@@ -7,7 +7,7 @@
 """
 __version__ = "0.1.0"
 
-_HOMES = {"Policy": "policies", "InputError": "errors", "TrialError": "errors", "train": "process"}
+_HOMES = {"Policy": "policies", "InputError": "errors", "TrialError": "errors", "train": "study.process"}
 __all__ = sorted(_HOMES)
 
 

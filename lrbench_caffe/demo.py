@@ -1,10 +1,9 @@
 """The demonstration: all 13 functions on scikit-learn's handwritten digits, from nothing to a ranking in about a minute."""
 import os
-import sys
 
-from lrbench_caffe import console, datasets, display, home, ranking, study, tables
-from lrbench_caffe.cores import Cores
-from lrbench_caffe.errors import InputError
+from lrbench_caffe import datasets, paths, ranking, study
+from lrbench_caffe.display import console, progress, tables
+from lrbench_caffe.study.cores import Cores
 from lrbench_caffe.trial import Job
 
 # Ranges as the paper finds them (section V): k0 from the best constant rates, cycles of a few epochs; 22 iterations are an epoch.
@@ -16,23 +15,14 @@ POLICIES = (
 )
 
 
-def shipped(path):
-    """The path of a file that comes with the program, e.g. "solvers/digits_solver.prototxt": in a clone, or where pip put it."""
-    clone = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    for folder in (clone, os.path.join(sys.prefix, "share", "lrbench_caffe")):
-        if os.path.exists(os.path.join(folder, path)):
-            return os.path.join(folder, path)
-    raise InputError("%s, which comes with lrbench_caffe, is missing: install it again" % path)
-
-
 def run(out, parallel, dsn, format="table"):
     """Train the digits under each of POLICIES, show the ranking in this format, and write the picture of the curves to out."""
     from lrbench_caffe.report import plots
     plots.check(out)
-    data = os.path.join(home.home(), "data")
+    data = os.path.join(paths.home(), "data")
     datasets.convert("digits", data)
-    jobs = [Job(solver=shipped("solvers/digits_solver.prototxt"), policy=policy, seed=1, data=data) for policy in POLICIES]
-    with display.StudyDisplay() as shown:
+    jobs = [Job(solver=paths.shipped("solvers/digits_solver.prototxt"), policy=policy, seed=1, data=data) for policy in POLICIES]
+    with progress.StudyDisplay() as shown:
         trials = study.run(jobs, Cores(parallel), shown, dsn)
     ranked = ranking.by_top1(trials)
     console.show(tables.results(ranked, "13 learning rate policies on scikit-learn's handwritten digits"), format=format)

@@ -25,9 +25,9 @@ def measure(dsn, trials, evaluations):
 def simulate(dsn, trials, evaluations):
     """The study of so many trials, each of a policy of its own."""
     from lrbench_caffe import study
-    from lrbench_caffe.cores import Cores
-    from lrbench_caffe.display import StudyDisplay
-    from lrbench_caffe.home import home
+    from lrbench_caffe.study.cores import Cores
+    from lrbench_caffe.display.progress import StudyDisplay
+    from lrbench_caffe.paths import home
     from lrbench_caffe.trial import FINISHED, Dataset, Evaluation, Framework, Job, Network, Setup, Trial
     setup = Setup(Framework("Caffe", "1.0.0"), Network("net", "0" * 64, "layer {}" * 1000), Dataset("digits", (1, 8, 8), 10, 10), 10,
                   {"momentum": 0.9}, 1)

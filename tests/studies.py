@@ -29,7 +29,7 @@ def trainings_of(pid):
     for path in glob.glob("/proc/[0-9]*/stat"):
         with contextlib.suppress(OSError), open(path) as file, open(os.path.dirname(path) + "/cmdline") as words:
             stat = file.read()
-            if int(stat.rsplit(")", 1)[1].split()[1]) == pid and "lrbench_caffe.solver" in words.read():
+            if int(stat.rsplit(")", 1)[1].split()[1]) == pid and "lrbench_caffe.training.solver" in words.read():
                 found.append(int(stat.split()[0]))
     return found
 

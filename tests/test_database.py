@@ -26,7 +26,7 @@ from conftest import new_database_on, private_home  # noqa: E402
 from lrbench_caffe import database  # noqa: E402
 from lrbench_caffe.database import Store, schema, server, studies  # noqa: E402
 from lrbench_caffe.errors import DatabaseUnavailable  # noqa: E402
-from lrbench_caffe.process import Stop  # noqa: E402
+from lrbench_caffe.study.process import Stop  # noqa: E402
 
 
 @pytest.fixture(scope="module")

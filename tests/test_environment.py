@@ -115,7 +115,7 @@ def test_a_folder_called_caffe_is_no_caffe(tmp_path):
 
 def test_the_kernels_are_chosen_where_the_environment_leaves_them_open(run, variables, monkeypatch):
     """By docker/run and by a training that is started without it alike."""
-    from lrbench_caffe import process
+    from lrbench_caffe.study import process
     variables.pop("OPENBLAS_CORETYPE", None)
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
     chosen = run("sh", "-c", "echo $OPENBLAS_CORETYPE").stdout.strip() if importlib.util.find_spec("caffe") else None
@@ -125,7 +125,7 @@ def test_the_kernels_are_chosen_where_the_environment_leaves_them_open(run, vari
 
 
 def test_the_environments_own_choice_of_kernels_is_kept(run, variables, monkeypatch):
-    from lrbench_caffe import process
+    from lrbench_caffe.study import process
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     variables["OPENBLAS_CORETYPE"] = "Haswell"
     assert process.kernels("avx512f avx512cd avx512bw avx512dq avx512vl") == {}

@@ -228,5 +228,5 @@ def children(pid):
 ])
 def test_why_a_gpu_cannot_be_used(said, meaning):
     """CUDA's own messages, as Caffe's CUDA_CHECK prints them."""
-    from lrbench_caffe.solver import gpu_problem
+    from lrbench_caffe.training.solver import gpu_problem
     assert meaning in gpu_problem(said)

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import ROOT
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
-from lrbench_caffe.home import home
+from lrbench_caffe.paths import home
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
 pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import needs_caffe
-from lrbench_caffe import paper, tables
+from lrbench_caffe.display import tables
+from lrbench_caffe.paper import targets
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranking import spread
@@ -28,53 +29,54 @@ def a_trial(policy, top1, seed=1, max_iter=10000, state="finished"):
 
 
 def test_every_table_and_figure_has_its_policies():
-    lines = {name: len(target.published) for name, target in paper.TARGETS.items()}
+    lines = {name: len(target.published) for name, target in targets.TARGETS.items()}
     assert {name: n for name, n in lines.items() if name.startswith("table")} == {
         "table-2a": 3, "table-2b": 3, "table-3a": 10, "table-3b": 10, "table-5": 6, "table-6": 3, "table-7": 10, "table-8": 11, "table-9": 3}
-    for target in paper.TARGETS.values():
+    for target in targets.TARGETS.values():
         assert len(set(target.policies)) == len(target.policies)
         assert [str(Policy.parse(text)) for text in target.policies] == list(target.policies)
 
 
 def test_published_numbers_are_shares_within_the_training():
-    for target in paper.TARGETS.values():
+    for target in targets.TARGETS.values():
         for line in target.published:
             assert 0.7 < line.metrics["top1"] < 1 and 0 < line.metrics["iterations"] <= target.setting.max_iter
             assert line.metrics["iterations"] % target.setting.test_interval == 0, "the paper evaluates every test_interval"
             assert line.top1_std is None or 0 < line.top1_std < 0.002
-    best = max(paper.TARGETS["table-7"].published, key=lambda line: line.metrics["top1"])
+    best = max(targets.TARGETS["table-7"].published, key=lambda line: line.metrics["top1"])
     assert best.policy == "SIN2(k0=0.01, k1=0.06, l=2000)" and best.metrics["top1"] == pytest.approx(0.9933)
 
 
-@pytest.mark.parametrize("network", paper.SETTINGS)
+@pytest.mark.parametrize("network", targets.SETTINGS)
 @needs_caffe
 def test_the_solvers_have_the_settings_that_the_paper_has(network):
-    from lrbench_caffe import demo, prototxt
-    setting = paper.SETTINGS[network]
-    solver = prototxt.read_solver(demo.shipped(setting.solver))
+    from lrbench_caffe import paths
+    from lrbench_caffe.training import prototxt
+    setting = targets.SETTINGS[network]
+    solver = prototxt.read_solver(paths.shipped(setting.solver))
     assert (solver.max_iter, solver.test_interval) == (setting.max_iter, setting.test_interval)
 
 
 @pytest.mark.parametrize("text,name", [("table-7", "table-7"), ("Table VII", "table-7"), ("table-IIIa", "table-3a"),
                                        ("figure-3", "figure-3"), ("TABLE-2B", "table-2b"), ("Figure 1", "figure-1")])
 def test_targets_are_found_by_the_papers_numerals_and_ours(text, name):
-    assert paper.named(text) == name and (name == "figure-1" or paper.TARGETS[name].name == name)
+    assert targets.named(text) == name and (name == "figure-1" or targets.TARGETS[name].name == name)
 
 
 @pytest.mark.parametrize("text", ["table-4", "table", "figure-2", "", "7", "figure-vii"])
 def test_what_is_no_target_gets_a_sentence_with_those_that_are(text):
     with pytest.raises(InputError, match="it is one of figure-1, figure-3"):
-        paper.named(text)
+        targets.named(text)
 
 
-POLICIES = sorted({text for target in paper.TARGETS.values() for text in target.policies}
+POLICIES = sorted({text for target in targets.TARGETS.values() for text in target.policies}
                   | {"EXP(k0=0.1, gamma=0.9999)", "INV(k0=0.01, gamma=0.0001, p=0.75)", "SIN2(k0=0.01, k1=0.06, l=2000)"})
 
 
 @given(st.sampled_from(POLICIES), st.sampled_from([0.5, 0.1, 0.05, 0.01]), st.integers(0, 99))
 def test_the_scaled_policy_has_at_scaled_t_the_rate_of_the_original_at_t(text, scale, at):
     policy = Policy.parse(text)
-    shorter = paper.scaled(policy, scale)
+    shorter = targets.scaled(policy, scale)
     steps = policy.parameters.get("l", 2000)
     if any(abs(step * scale - round(step * scale)) > 1e-9 for step in (steps if isinstance(steps, tuple) else [steps])):
         return  # its steps have no whole number of iterations at this scale
@@ -83,20 +85,20 @@ def test_the_scaled_policy_has_at_scaled_t_the_rate_of_the_original_at_t(text, s
 
 
 def test_at_scale_1_a_policy_stays_as_it_is():
-    assert all(paper.scaled(Policy.parse(text), 1) == Policy.parse(text) for text in POLICIES)
+    assert all(targets.scaled(Policy.parse(text), 1) == Policy.parse(text) for text in POLICIES)
 
 
 def test_a_scale_at_which_steps_vanish_is_refused():
     with pytest.raises(InputError, match="give a larger scale"):
-        paper.policies(paper.TARGETS["table-7"], 0.0001)
+        targets.policies(targets.TARGETS["table-7"], 0.0001)
     with pytest.raises(InputError, match="give a larger scale"):
-        paper.policies(paper.TARGETS["figure-4"], 0.0014)
+        targets.policies(targets.TARGETS["figure-4"], 0.0014)
 
 
 def test_the_comparison_has_ours_the_published_and_the_difference():
-    target = paper.TARGETS["table-7"]
+    target = targets.TARGETS["table-7"]
     trials = [a_trial("INV(k0=0.01, gamma=0.0001, p=0.75)", top1, seed) for seed, top1 in ((1, 0.9905), (2, 0.9909))]
-    table = paper.comparison(target, trials, paper.scale_of(target, trials))
+    table = targets.comparison(target, trials, targets.scale_of(target, trials))
     names = [column.name for column in table.columns]
     rows = [dict(zip(names, row)) for row in table.rows]
     ours, published, difference = rows[3:6]
@@ -107,46 +109,46 @@ def test_the_comparison_has_ours_the_published_and_the_difference():
 
 
 def test_there_is_no_difference_to_a_misprint():
-    target = paper.TARGETS["table-7"]
-    table = paper.comparison(target, [a_trial(policy, 0.99) for policy in target.policies], 1)
+    target = targets.TARGETS["table-7"]
+    table = targets.comparison(target, [a_trial(policy, 0.99) for policy in target.policies], 1)
     names = [column.name for column in table.columns]
     cdac = [dict(zip(names, row))["cdac"] for row in table.rows if row[2] == "difference"]
     assert [text.partition("(")[0] for text, found in zip(target.policies, cdac) if found is None] == ["POLY", "SIN", "COS"]
 
 
 def test_a_shorter_training_says_so_in_its_name_and_title_and_compares_iterations_alike():
-    target = paper.TARGETS["table-7"]
-    trials = [a_trial(paper.policies(target, 0.05)[target.policies[1]], 0.9, max_iter=500)]
-    scale = paper.scale_of(target, trials)
-    assert scale == 0.05 and paper.study_name(target, scale) == "table-7-at-0.05"
-    table = paper.comparison(target, trials, scale)
+    target = targets.TARGETS["table-7"]
+    trials = [a_trial(targets.policies(target, 0.05)[target.policies[1]], 0.9, max_iter=500)]
+    scale = targets.scale_of(target, trials)
+    assert scale == 0.05 and targets.study_name(target, scale) == "table-7-at-0.05"
+    table = targets.comparison(target, trials, scale)
     assert "AT SCALE 0.05: 500 iterations instead of 10000" in table.title
     assert dict(zip((column.name for column in table.columns), table.rows[5]))["iterations"] == 250 - 8000 * 0.05
 
 
 def test_trials_that_failed_are_named_and_do_not_count():
-    target = paper.TARGETS["table-7"]
-    table = paper.comparison(target, [a_trial(target.policies[0], 0.99), a_trial(target.policies[0], 0.2, 2, state=FAILED)], 1)
+    target = targets.TARGETS["table-7"]
+    table = targets.comparison(target, [a_trial(target.policies[0], 0.99), a_trial(target.policies[0], 0.2, 2, state=FAILED)], 1)
     assert table.rows[0][0].endswith("(1 failed)") and table.rows[0][4] == 1
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign():
-    target = paper.TARGETS["table-7"]
+    target = targets.TARGETS["table-7"]
     published = next(line for line in target.published if line.policy == target.policies[0]).metrics["top1"]
-    text = tables.render([paper.comparison(target, [a_trial(target.policies[0], published - 0.00001)], 1)], "markdown")
+    text = tables.render([targets.comparison(target, [a_trial(target.policies[0], published - 0.00001)], 1)], "markdown")
     assert "| 0.00 |" in text and "-0.00 " not in text
 
 
 def test_rows_of_something_else_are_refused():
-    target = paper.TARGETS["table-7"]
+    target = targets.TARGETS["table-7"]
     with pytest.raises(InputError, match="none of the trials is under a policy of table-7"):
-        paper.scale_of(target, [a_trial("FIX(k0=0.5)", 0.9)])
+        targets.scale_of(target, [a_trial("FIX(k0=0.5)", 0.9)])
     with pytest.raises(InputError, match="500 and 10000 iterations long"):
-        paper.scale_of(target, [a_trial(target.policies[1], 0.9), a_trial(target.policies[1], 0.9, max_iter=500)])
+        targets.scale_of(target, [a_trial(target.policies[1], 0.9), a_trial(target.policies[1], 0.9, max_iter=500)])
     with pytest.raises(InputError, match="no training of table-7 has begun"):
-        paper.scale_of(target, [])
+        targets.scale_of(target, [])
     with pytest.raises(InputError, match="of the network LeNet and table-8 is of CNN3"):
-        paper.scale_of(paper.TARGETS["table-8"], [a_trial(target.policies[1], 0.9)])
+        targets.scale_of(targets.TARGETS["table-8"], [a_trial(target.policies[1], 0.9)])
 
 
 @needs_caffe
@@ -154,14 +156,15 @@ def test_a_reproduction_trains_writes_its_page_and_is_made_again_from_its_rows(d
     """LeNet for two iterations, on images of MNIST's shape; the shipped solver evaluates 10,000 of them."""
     from benchmark import random_lmdb
     from types import SimpleNamespace
-    from lrbench_caffe import database, datasets, reproduction
-    from lrbench_caffe.cores import Cores
+    from lrbench_caffe import database, datasets
+    from lrbench_caffe.paper import reproduction
+    from lrbench_caffe.study.cores import Cores
     data, out, scale = tmp_path / "data", str(tmp_path / "out"), 0.0002
     data.mkdir()
     files = datasets.paths("mnist", str(data))
     random_lmdb(files.train, 200)
     random_lmdb(files.test, 10000)
-    whole = paper.TARGETS["table-7"]
+    whole = targets.TARGETS["table-7"]
     target = whole._replace(policies=whole.policies[1:3], published=whole.published[1:3])  # INV, POLY: no cycles to cut short
     begun = []
     display = SimpleNamespace(begin=begun.append, say=print, listen=lambda job, kind, content: None)
@@ -193,7 +196,7 @@ def rows(dsn, tmp_path):
     solver = {"max_iter": 10000, "test_interval": 500}
     with database.Store(dsn) as store:
         record(store, *(trial(policy, (0.1, 0.99), seed, solver=solver, dataset=host, network=LENET)
-                        for policy in paper.TARGETS["table-7"].policies for seed in (1, 2)))
+                        for policy in targets.TARGETS["table-7"].policies for seed in (1, 2)))
     assert exchange.export(name, dsn, {"dataset": host}) == 20
     return name
 
@@ -212,10 +215,11 @@ def test_the_page_is_made_again_from_an_export_without_a_database(rows, tmp_path
 
 @needs_caffe
 def test_a_page_says_how_often_was_evaluated_what_went_on_from_a_snapshot_and_what_does_not_count(dsn, tmp_path):
-    from lrbench_caffe import database, reproduction
+    from lrbench_caffe import database
+    from lrbench_caffe.paper import reproduction
     from lrbench_caffe.database import exchange
-    target, host = paper.TARGETS["table-7"], "made-up-%s" % uuid.uuid4()
-    texts = paper.policies(target, 0.05)
+    target, host = targets.TARGETS["table-7"], "made-up-%s" % uuid.uuid4()
+    texts = targets.policies(target, 0.05)
     made = [trial(texts[policy], (0.1, 0.99), solver={"max_iter": 500, "test_interval": 100}, dataset=host, network=LENET, **more)
             for policy, more in zip(target.policies, [{"resumed_at": 100}, {"state": "diverged", "error": "the loss became nan"}, {}])]
     other = trial("FIX(k0=0.5)", (0.1, 0.2), solver={"max_iter": 500}, dataset=host, network=LENET)  # of another table
@@ -282,8 +286,8 @@ def test_figure_1_takes_neither_options_of_a_training_nor_rows(tmp_path, lrbench
 @pytest.mark.parametrize("name", ["figure-3-lenet", "figure-4", "figure-5"])
 @needs_caffe
 def test_the_figures_are_drawn_from_rows(tmp_path, name):
-    from lrbench_caffe.report import figures
-    target = paper.TARGETS[name]
+    from lrbench_caffe.paper import figures
+    target = targets.TARGETS[name]
     trials = [a_trial(policy, 0.5 + n / 100, max_iter=target.setting.max_iter) for n, policy in enumerate(target.policies)]
     figures.draw(target, trials, 1, str(tmp_path / "figure.png"))
     assert (tmp_path / "figure.png").stat().st_size > 10000
@@ -291,7 +295,7 @@ def test_the_figures_are_drawn_from_rows(tmp_path, name):
 
 @needs_caffe
 def test_figure_1_shows_what_the_paper_says():
-    from lrbench_caffe.report import descent
+    from lrbench_caffe.paper import descent
     fix, nstep, triexp = descent.descents()
     assert np.hypot(*(fix.points[-1] - descent.LOCAL)) < 0.01, "FIX comes to rest in the local minimum"
     assert np.hypot(*(nstep.points[-1] - descent.GLOBAL)) < 0.01 and np.hypot(*(triexp.points[-1] - descent.GLOBAL)) < 0.01

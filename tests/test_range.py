@@ -7,8 +7,8 @@ import pytest
 from conftest import needs_caffe
 from studies import DIGITS, start, wait_until
 from trials import trial
-from lrbench_caffe import ranges
-from lrbench_caffe.ranges import Point
+from lrbench_caffe.ranking import ranges
+from lrbench_caffe.ranking.ranges import Point
 
 PAPER = [Point(0.0001, 0.60, False), Point(0.0005, 0.78, False), Point(0.001, 0.80, False), Point(0.006, 0.77, False),
          Point(0.01, 0.69, False), Point(0.1, 0.10, True)]
@@ -59,7 +59,7 @@ class TestStuck:
 
     @staticmethod
     def verdicts(*rows):
-        from lrbench_caffe.pruning import Stuck
+        from lrbench_caffe.study.pruning import Stuck
         from lrbench_caffe.trial import Job
         import dataclasses
         shaped, stuck, job = fix(0.1, [top1 for top1, _ in rows]), Stuck(), Job("x", id="1")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrbench_caffe import ranking, tables
+from lrbench_caffe import ranking
+from lrbench_caffe.display import tables
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.ranking import Criterion, Spread, alike, criterion, rank, spread
 from trials import trial

@@ -58,7 +58,7 @@ def test_caffes_own_policies_give_the_weights_of_caffe_train_number_for_number(l
 def test_our_notation_agrees_with_caffes_rate_at_every_iteration(text, schedule, tmp_path):
     from caffe.proto import caffe_pb2
     from google.protobuf import text_format
-    from lrbench_caffe import monitor, prototxt
+    from lrbench_caffe.training import monitor, prototxt
 
     def rates(param, policy):
         native = monitor.install(policy, param)

@@ -17,17 +17,17 @@ import simulation
 from conftest import ROOT, needs_caffe, private_home
 from studies import DIGITS, EXPECTED, POLICIES, keys, start, trainings_of, wait_until
 from trials import trial as made_up
-from lrbench_caffe.home import home
+from lrbench_caffe.paths import home
 
 pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
 pytest.importorskip("rich", reason="needs rich: run the tests with `make test`")
 from rich.console import Console  # noqa: E402
 from rich.live import Live  # noqa: E402
 from lrbench_caffe import database  # noqa: E402
-from lrbench_caffe.cores import Cores, gpus  # noqa: E402
-from lrbench_caffe.display import StudyDisplay  # noqa: E402
+from lrbench_caffe.study.cores import Cores, gpus  # noqa: E402
+from lrbench_caffe.display.progress import StudyDisplay  # noqa: E402
 from lrbench_caffe.errors import InputError  # noqa: E402
-from lrbench_caffe.process import Stop  # noqa: E402
+from lrbench_caffe.study.process import Stop  # noqa: E402
 from lrbench_caffe.trial import Job  # noqa: E402
 
 

@@ -16,7 +16,7 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator import candidates
 from lrbench_caffe.evaluator.candidates import TUNED, Candidate, fallen, finer, first, highest, known, moved, of_text, placed
 from lrbench_caffe.policies import Policy
-from lrbench_caffe.ranges import Range
+from lrbench_caffe.ranking.ranges import Range
 from lrbench_caffe.trial import Dataset, Evaluation, Job
 
 GOOD = Range(0.005, 0.06, 0.02, 0.99)
@@ -133,7 +133,7 @@ def test_plateaus_patience_is_no_shorter_than_the_waits_for_an_improvement_befor
 
 
 pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
-from lrbench_caffe.cores import Cores  # noqa: E402
+from lrbench_caffe.study.cores import Cores  # noqa: E402
 from lrbench_caffe.database import Store, studies  # noqa: E402
 from lrbench_caffe.evaluator import range_test, tuner  # noqa: E402
 from lrbench_caffe.evaluator.trainings import Trainings  # noqa: E402

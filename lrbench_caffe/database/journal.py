@@ -19,7 +19,7 @@ from itertools import groupby
 
 from lrbench_caffe.database.store import Store
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
-from lrbench_caffe.home import home
+from lrbench_caffe.paths import home
 from lrbench_caffe.trial import FAILED, INTERRUPTED, Evaluation, Trial, from_dict, to_dict
 
 RETRY_SECONDS = 10  # between two tries to reach a database that is away
@@ -161,7 +161,7 @@ class Recorder:
 
 
 class Journal:
-    """The journal of one trial, from attempt to attempt: it listens to the events of :func:`lrbench_caffe.process.run`."""
+    """The journal of one trial, from attempt to attempt: it listens to the events of :func:`lrbench_caffe.study.process.run`."""
 
     def __init__(self, new_file, attempts, database):
         self._new_file, self._attempts, self._database = new_file, attempts, database

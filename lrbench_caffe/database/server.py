@@ -25,7 +25,7 @@ import time
 from typing import NamedTuple, Optional
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.home import home
+from lrbench_caffe.paths import home
 
 USER = DATABASE = "lrbench"
 _SOCKET = ".s.PGSQL.5432"

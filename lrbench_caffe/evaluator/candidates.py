@@ -80,7 +80,7 @@ class Candidate:
 
 
 def first(function, good):
-    """The first Candidate of a function by the paper's rules, from a :class:`lrbench_caffe.ranges.Range`, and why.
+    """The first Candidate of a function by the paper's rules, from a :class:`lrbench_caffe.ranking.ranges.Range`, and why.
 
     k0 of what begins at its largest rate is the best constant one.  Cycles rise from a tenth of the lower end to the upper one, or
     to twice that where an exponential keeps them below it: SINEXP's one cycle is highest after 30 % of the training, at 0.8 of it.

@@ -1,10 +1,10 @@
 """The range test: which constant rates train a net (section V-A, figure 3), or Smith's, one training with a growing rate."""
 from typing import NamedTuple, Optional, Tuple
 
-from lrbench_caffe import ranges
+from lrbench_caffe.ranking import ranges
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
-from lrbench_caffe.pruning import Stuck
+from lrbench_caffe.study.pruning import Stuck
 from lrbench_caffe.trial import FAILED, Trial
 
 LARGEST, SMALLEST = 0, -7  # powers of 10: the first rate that is tried, and the last

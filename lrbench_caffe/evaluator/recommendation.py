@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import NamedTuple, Optional, Tuple
 
-from lrbench_caffe import ranges
+from lrbench_caffe.ranking import ranges
 from lrbench_caffe.database import standings
 from lrbench_caffe.database.standings import KnownTask, Standing
 from lrbench_caffe.errors import InputError

@@ -6,9 +6,10 @@ import math
 import os
 import re
 
-from lrbench_caffe import database, process, study
+from lrbench_caffe import database, study
+from lrbench_caffe.study import process
 from lrbench_caffe.database import studies
-from lrbench_caffe.display import StudyDisplay
+from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import CUT_OFF
 from lrbench_caffe.trial import FINISHED, Job
@@ -18,11 +19,11 @@ class Trainings:
     """A solver, where it is trained and under which name; setup is its :class:`lrbench_caffe.trial.Setup`."""
 
     def __init__(self, solver, pool, kind, name=None, data=None, dsn=None, display=StudyDisplay, describe=process.describe):
-        """pool: :class:`lrbench_caffe.cores.Cores` or :class:`lrbench_caffe.cluster.Cluster`.  data, dsn: as for a study.
+        """pool: :class:`lrbench_caffe.study.cores.Cores` or :class:`lrbench_caffe.study.cluster.Cluster`.  data, dsn: as for a study.
 
         name: the study's (None: made of kind, what the evaluation is, the network and the dataset).  display: makes, for each
         round, the context manager that :func:`lrbench_caffe.study.go_on` shows it on.  describe: as that of
-        :mod:`lrbench_caffe.process`.  Raises InputError for a solver that cannot be trained.
+        :mod:`lrbench_caffe.study.process`.  Raises InputError for a solver that cannot be trained.
 
         budget, the iterations that all trainings may have together, and reserved, those of them to be kept for later, may be set.
         """

@@ -14,12 +14,13 @@ import itertools
 import math
 from typing import NamedTuple, Optional, Tuple
 
-from lrbench_caffe import ranges, ranking
+from lrbench_caffe import ranking
+from lrbench_caffe.ranking import ranges
 from lrbench_caffe.database import Store, studies
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.evaluator import candidates, range_test, recommendation
 from lrbench_caffe.policies import closest
-from lrbench_caffe.pruning import Stuck
+from lrbench_caffe.study.pruning import Stuck
 from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, Trial
 
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}

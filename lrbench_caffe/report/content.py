@@ -3,13 +3,14 @@ import dataclasses
 import functools
 import time
 
-from lrbench_caffe import ranges, ranking
+from lrbench_caffe import ranking
+from lrbench_caffe.ranking import ranges
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parsed
 from lrbench_caffe.report import curves
 from lrbench_caffe.report.page import paste
-from lrbench_caffe.tables import noted
+from lrbench_caffe.display.tables import noted
 
 CURVES = 60  # policies of a task whose rows a page holds; the others are in its table
 POINTS = 600  # of a learning rate curve
@@ -104,7 +105,7 @@ def rates(policy, run):
 
 
 def _range_test(entries, rows):
-    """The curves of figure 3 of the paper, see :func:`lrbench_caffe.ranges.curves`; None for fewer than three constant rates."""
+    """The curves of figure 3 of the paper, see :func:`lrbench_caffe.ranking.ranges.curves`; None for fewer than three constant rates."""
     trials = [dataclasses.replace(trial, rows=rows[trial.id]) for entry in entries if entry.function == "FIX" and not entry.settings
               for trial in entry.trials + entry.others if trial.id in rows]
     if len({trial.parameters["k0"] for trial in trials}) < 3:

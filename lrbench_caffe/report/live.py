@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 
-from lrbench_caffe import console, database
+from lrbench_caffe import database
+from lrbench_caffe.display import console
 from lrbench_caffe.database import server
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.report import content, page

@@ -4,7 +4,8 @@ import math
 import numpy as np
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
-from lrbench_caffe import paper, ranges
+from lrbench_caffe.paper import targets
+from lrbench_caffe.ranking import ranges
 from lrbench_caffe.ranking import spread
 from lrbench_caffe.report.plots import pyplot, save
 from lrbench_caffe.trial import DIVERGED, FINISHED
@@ -20,7 +21,7 @@ def draw(target, trials, scale, path):
     drawn(panels[0], target, trials, scale)
     for panel in panels[0]:
         panel.grid(alpha=0.25)
-    figure.suptitle(paper.title(target, scale), fontsize=11)
+    figure.suptitle(targets.title(target, scale), fontsize=11)
     figure.tight_layout()
     save(figure, path)
 
@@ -28,10 +29,10 @@ def draw(target, trials, scale, path):
 def _table(panels, target, trials, scale):
     """Top-1 of each policy with the seeds' deviation, ours and the published."""
     panel, = panels
-    chosen = paper.policies(target, scale)
+    chosen = targets.policies(target, scale)
     panel.figure.set_figheight(1.6 + 0.42 * len(chosen))
     for place, text in enumerate(chosen):
-        ours = paper.finished(trials, chosen[text])
+        ours = targets.finished(trials, chosen[text])
         found = spread(trial.best.top1 for trial in ours)
         printed = target.published[place]
         panel.errorbar(100 * printed.metrics["top1"], place - 0.13, xerr=100 * (printed.top1_std or 0), fmt="D", color="tab:orange",
@@ -71,7 +72,7 @@ def _curves(panel, target, trials, scale, parameter, label, error=False):
 
     Hollow: a training diverged, and counts with what it had then.
     """
-    known = set(paper.policies(target, scale).values())
+    known = set(targets.policies(target, scale).values())
     members = [trial for trial in trials if trial.policy in known and trial.state in (FINISHED, DIVERGED) and trial.rows]
     seen = sorted({row.iteration for trial in members for row in trial.rows} - {0})
     lengths = {max((at for at in seen if at <= share * seen[-1]), default=seen[0]) for share in _SHARES} if seen else ()
@@ -91,8 +92,8 @@ def _curves(panel, target, trials, scale, parameter, label, error=False):
 def _training(panels, target, trials, scale):
     """Top-1 and losses along the training, with a line at each step of NSTEP."""
     accuracy, losses = panels
-    policy, = paper.policies(target, scale).values()
-    for n, trial in enumerate(paper.finished(trials, policy)):
+    policy, = targets.policies(target, scale).values()
+    for n, trial in enumerate(targets.finished(trials, policy)):
         at = [row.iteration for row in trial.rows]
         accuracy.plot(at, [100 * row.top1 for row in trial.rows], color="tab:blue", alpha=0.7)
         losses.plot(at, [row.test_loss for row in trial.rows], color="tab:orange", alpha=0.7, label=None if n else "test loss")

@@ -1,6 +1,6 @@
 """Tables as values: title, columns and rows, made here and rendered here in the formats that people paste.
 
-The terminal's rendering is :func:`lrbench_caffe.console.show`.
+The terminal's rendering is :func:`lrbench_caffe.display.console.show`.
 """
 import csv
 import io

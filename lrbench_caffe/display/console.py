@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrbench_caffe.tables import people, render
+from lrbench_caffe.display.tables import people, render
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # in a name, they would command the terminal
@@ -24,7 +24,7 @@ def duration(seconds):
 
 
 def show(*tables, format="table"):
-    """Print tables in one of :data:`lrbench_caffe.tables.FORMATS`.
+    """Print tables in one of :data:`lrbench_caffe.display.tables.FORMATS`.
 
     As "table" closer on a narrow terminal; where the output is no terminal they are as wide as they need to be.
     """

@@ -7,7 +7,8 @@ from typing import NamedTuple, Optional, Tuple
 
 from caffe.proto import caffe_pb2
 
-from lrbench_caffe import datasets, prototxt
+from lrbench_caffe import datasets
+from lrbench_caffe.training import prototxt
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.trial import Dataset
 

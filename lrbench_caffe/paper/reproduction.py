@@ -1,10 +1,12 @@
 """Reproductions: a table or figure of the paper is trained as a study, and its page written from the rows."""
 import os
 
-from lrbench_caffe import __version__, database, datasets, demo, home, paper, study, tables
+from lrbench_caffe import __version__, database, datasets, paths, study
+from lrbench_caffe.display import tables
+from lrbench_caffe.paper import targets
 from lrbench_caffe.database import exchange, incoming
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.report import descent, figures
+from lrbench_caffe.paper import descent, figures
 from lrbench_caffe.trial import Job
 
 
@@ -14,10 +16,10 @@ def prepare(target, scale, folder, data=None, progress=None):
     data is the folder that `lrbench data` wrote to; None: one below LRBENCH_HOME, made from the dataset's official files, which
     are downloaded.  Raises InputError for what cannot be made, and for a scale that is too small.
     """
-    paper.policies(target, scale)
+    targets.policies(target, scale)
     _made(folder)
     if data is None:
-        data = os.path.join(home.home(), "data")
+        data = os.path.join(paths.home(), "data")
         datasets.convert(target.setting.dataset, data, pad=target.setting.pad, progress=progress)
     return data
 
@@ -28,10 +30,10 @@ def train(target, scale, seeds, pool, display, data, dsn=None, test_interval=Non
     test_interval: the iterations between two evaluations, None: the paper's at that scale.  Errors and display as of
     :func:`lrbench_caffe.study.go_on`.
     """
-    setting, name = target.setting, paper.study_name(target, scale)
-    jobs = [Job(demo.shipped(setting.solver), policy=policy, seed=seed, data=data, max_iter=round(scale * setting.max_iter),
-                test_interval=test_interval or paper.test_interval(target, scale))
-            for seed in range(1, seeds + 1) for policy in paper.policies(target, scale).values()]
+    setting, name = target.setting, targets.study_name(target, scale)
+    jobs = [Job(paths.shipped(setting.solver), policy=policy, seed=seed, data=data, max_iter=round(scale * setting.max_iter),
+                test_interval=test_interval or targets.test_interval(target, scale))
+            for seed in range(1, seeds + 1) for policy in targets.policies(target, scale).values()]
     study.go_on(name, pool, display, jobs, dsn)
     with database.Store(dsn) as store:
         return sum(entry.state is None for entry in database.studies.jobs(store, name))
@@ -39,7 +41,7 @@ def train(target, scale, seeds, pool, display, data, dsn=None, test_interval=Non
 
 def export(target, scale, folder, dsn=None, progress=None):
     """Export the rows of the target's study to a folder; returns the file's path."""
-    name = paper.study_name(target, scale)
+    name = targets.study_name(target, scale)
     rows = os.path.join(folder, name + ".jsonl")
     exchange.export(rows, dsn, {"study": name}, progress=progress)
     return rows
@@ -52,11 +54,11 @@ def write(target, rows, folder):
     are left out.  Raises InputError for trials that are none of the target's.
     """
     trials = incoming.trials(rows)
-    scale = paper.scale_of(target, trials)
-    known = set(paper.policies(target, scale).values())
+    scale = targets.scale_of(target, trials)
+    known = set(targets.policies(target, scale).values())
     trials = [trial for trial in trials if trial.policy in known]
-    table = paper.comparison(target, trials, scale)
-    place = os.path.join(_made(folder), paper.study_name(target, scale))
+    table = targets.comparison(target, trials, scale)
+    place = os.path.join(_made(folder), targets.study_name(target, scale))
     figures.draw(target, trials, scale, place + ".png")
     with open(place + ".md", "w", encoding="utf-8") as file:
         file.write("\n\n".join(_page(target, trials, scale, table, os.path.relpath(rows, folder))) + "\n")
@@ -98,9 +100,9 @@ def _page(target, trials, scale, table, rows):
     """The parts of a target's page, in Markdown; rows is where it will find its export."""
     seeds = len({trial.setup.seed for trial in trials})
     found = {trial.setup.solver.get("test_interval") for trial in trials}
-    intervals = sorted(interval for interval in found if interval not in (None, paper.test_interval(target, scale)))
+    intervals = sorted(interval for interval in found if interval not in (None, targets.test_interval(target, scale)))
     yield "# " + table.title
-    yield "![%s](%s.png)" % (table.title, paper.study_name(target, scale))
+    yield "![%s](%s.png)" % (table.title, targets.study_name(target, scale))
     yield tables.render([table._replace(title=None)], "markdown").rstrip("\n")
     if scale != 1:
         yield ("**At scale %.6g**: these trainings have %d iterations instead of %d, and everything that counts iterations was "
@@ -109,7 +111,7 @@ def _page(target, trials, scale, table, rows):
                    scale, round(scale * target.setting.max_iter), target.setting.max_iter))
     if intervals:
         yield ("**Evaluated every %s iterations**, where the paper's interval at this scale is %d: the highest Top-1 is that of "
-               "other evaluations." % (_listed(intervals), paper.test_interval(target, scale)))
+               "other evaluations." % (_listed(intervals), targets.test_interval(target, scale)))
     yield ("Ours: one seed, at the training's highest Top-1." if seeds == 1 else
            "Ours: mean ± sample standard deviation over up to %d seeds, at each training's highest Top-1." % seeds)
     if target.published:

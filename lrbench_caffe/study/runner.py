@@ -1,7 +1,7 @@
 """Studies: many trials under a name, each trained once, whatever happens to a trial, to the program or to the machine.
 
-The trials of a study are trained by a pool: :class:`lrbench_caffe.cores.Cores` of this machine, or
-:class:`lrbench_caffe.cluster.Cluster` of a Dask cluster's workers.  What they measure is recorded here, by the program that runs
+The trials of a study are trained by a pool: :class:`lrbench_caffe.study.cores.Cores` of this machine, or
+:class:`lrbench_caffe.study.cluster.Cluster` of a Dask cluster's workers.  What they measure is recorded here, by the program that runs
 the study.
 """
 import dataclasses
@@ -10,12 +10,13 @@ import re
 import shutil
 import uuid
 
-from lrbench_caffe import database, process
+from lrbench_caffe import database
+from lrbench_caffe.study import process
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.home import home
+from lrbench_caffe.paths import home
 from lrbench_caffe.policies import Policy
-from lrbench_caffe.pruning import Pruner
+from lrbench_caffe.study.pruning import Pruner
 from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
 
 CUT_OFF = (None, RUNNING, INTERRUPTED)  # the states of trials that a study goes on with; None has not begun
@@ -41,9 +42,9 @@ def go_on(name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False
     jobs (none: those it has) are added where the study has not got them; with others, those that it has beside them go on too.
     Trials that have ended by themselves are not run again, but for failed ones with retry_failed; those that were cut off go on
     from their last snapshot, or begin again where there is none.  prune: how far below the others a trial is stopped, see
-    :class:`lrbench_caffe.pruning.Pruner`.  display has begin(jobs), called once, listen(job, kind, content) as for
-    :meth:`lrbench_caffe.cores.Cores.run`, and say(sentence).  watchers are called as listen is, and end a trial by what they
-    return, as in :func:`lrbench_caffe.process.run`.
+    :class:`lrbench_caffe.study.pruning.Pruner`.  display has begin(jobs), called once, listen(job, kind, content) as for
+    :meth:`lrbench_caffe.study.cores.Cores.run`, and say(sentence).  watchers are called as listen is, and end a trial by what they
+    return, as in :func:`lrbench_caffe.study.process.run`.
 
     Raises InputError for a study that is not there or that another program runs, and for jobs that cannot be trained;
     KeyboardInterrupt after Ctrl-C or a request to stop, with all that was measured recorded.

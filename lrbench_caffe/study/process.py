@@ -216,7 +216,7 @@ class _Child:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lrbench_caffe.solver"], stdin=subprocess.PIPE, stderr=log, stdout=subprocess.PIPE,
+                [sys.executable, "-m", "lrbench_caffe.training.solver"], stdin=subprocess.PIPE, stderr=log, stdout=subprocess.PIPE,
                 env=environment, start_new_session=True, universal_newlines=True)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

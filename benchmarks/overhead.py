@@ -1,4 +1,4 @@
-"""What LRBench costs beside Caffe itself: `make bench`, or `docker/run python3 tests/benchmark.py [NAME ...]`.
+"""What LRBench costs beside Caffe itself: `make bench`, or `docker/run python3 benchmarks/overhead.py [NAME ...]`.
 
 Every figure is the ratio or difference of pairs of runs in this one call, as its median with the smallest and the largest, so
 that it holds on a machine whose speed drifts.  LeNet runs on random images of MNIST's shape: its speed does not depend on them.
@@ -53,7 +53,7 @@ def lenet(folder, **settings):
         if not os.path.exists(os.path.join(folder, "mnist_%s_lmdb" % part)):
             random_lmdb(os.path.join(folder, "mnist_%s_lmdb" % part), samples)
     from caffe.proto import caffe_pb2
-    from lrbench_caffe import prototxt
+    from lrbench_caffe.training import prototxt
     solver = prototxt.read_solver(os.path.join(ROOT, "solvers", "lenet_solver.prototxt"))
     solver.test_iter[:] = [20]
     for name, value in settings.items():
@@ -101,7 +101,7 @@ def study():
     """LeNet in as many jobs as there are cores against one job: iterations a second of all jobs together, from iteration 20 on."""
     from conftest import private_home
     from lrbench_caffe import study as trainings
-    from lrbench_caffe.cores import Cores, usable_cores
+    from lrbench_caffe.study.cores import Cores, usable_cores
     from lrbench_caffe.trial import Job
     cores = usable_cores()
     with private_home(), tempfile.TemporaryDirectory() as folder:
@@ -149,8 +149,8 @@ def monitor():
     """A net whose iteration takes a few microseconds: the main loop with the monitor against Caffe's own."""
     import caffe
     from caffe.proto import caffe_pb2
-    from lrbench_caffe import solver as loop
-    from lrbench_caffe.monitor import Monitor
+    from lrbench_caffe.training import solver as loop
+    from lrbench_caffe.training.monitor import Monitor
     from lrbench_caffe.policies import Policy
     iterations = 20000
     caffe.set_mode_cpu()
@@ -186,9 +186,9 @@ def monitor():
 def evaluation():
     """A full evaluation with all metrics against the same net's test pass as Caffe does it, accuracy and loss only."""
     import caffe
-    from lrbench_caffe import solver as loop
-    from lrbench_caffe.monitor import Monitor, policy_of
-    from lrbench_caffe import prototxt
+    from lrbench_caffe.training import solver as loop
+    from lrbench_caffe.training.monitor import Monitor, policy_of
+    from lrbench_caffe.training import prototxt
     caffe.set_mode_cpu()
     with tempfile.TemporaryDirectory() as folder:
         path = lenet(folder)

@@ -1,7 +1,7 @@
 """The training loop: a solver prototxt and a policy become a trial, on the Caffe in this process.
 
-Caffe ends its process when a CHECK fails, so this module is run in a process of its own (``python -m lrbench_caffe.solver``, a
-job on standard input, events on standard output, one JSON object a line); :mod:`lrbench_caffe.process` starts it and listens.
+Caffe ends its process when a CHECK fails, so this module is run in a process of its own (``python -m lrbench_caffe.training.solver``, a
+job on standard input, events on standard output, one JSON object a line); :mod:`lrbench_caffe.study.process` starts it and listens.
 """
 import dataclasses
 import json
@@ -22,7 +22,8 @@ import caffe
 import threadpoolctl
 from caffe.proto import caffe_pb2
 
-from lrbench_caffe import metrics, monitor, prototxt, snapshots, sources
+from lrbench_caffe import metrics
+from lrbench_caffe.training import monitor, prototxt, snapshots, sources
 from lrbench_caffe.errors import InputError, last_words
 from lrbench_caffe.layers import MetricsLayer
 from lrbench_caffe.policies import Policy

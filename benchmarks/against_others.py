@@ -2,7 +2,7 @@
 with --known, against itself with what an export of another task has in its database.
 
     docker/run python3 -m pip install --target OPTUNA "optuna<5" "numpy<1.20"
-    docker/run env PYTHONPATH=OPTUNA python3 results/against_others.py solvers/lenet_solver.prototxt --data DIR --work FOLDER
+    docker/run env PYTHONPATH=OPTUNA python3 benchmarks/against_others.py solvers/lenet_solver.prototxt --data DIR --work FOLDER
 
 Each search has a database of its own, so that it knows nothing of the others; what it ends with is judged by fresh seeds, which it
 does not pay for, and by more of them where it comes near the best known, or just not.  Near is a search from the iteration on from
@@ -27,10 +27,12 @@ sys.path.insert(0, ROOT)
 import optuna  # noqa: E402
 import psycopg2  # noqa: E402
 
-from lrbench_caffe import process, prototxt, study  # noqa: E402
-from lrbench_caffe.cores import Cores, usable_cores  # noqa: E402
+from lrbench_caffe import study  # noqa: E402
+from lrbench_caffe.study import process  # noqa: E402
+from lrbench_caffe.training import prototxt  # noqa: E402
+from lrbench_caffe.study.cores import Cores, usable_cores  # noqa: E402
 from lrbench_caffe.database import Store, exchange, server, studies  # noqa: E402
-from lrbench_caffe.display import StudyDisplay  # noqa: E402
+from lrbench_caffe.display.progress import StudyDisplay  # noqa: E402
 from lrbench_caffe.errors import InputError, TrialError  # noqa: E402
 from lrbench_caffe.evaluator import tuner  # noqa: E402
 from lrbench_caffe.evaluator.trainings import Trainings  # noqa: E402

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import distributed
 from distributed import Client, LocalCluster, Queue, Variable
 
-from lrbench_caffe import process
-from lrbench_caffe.cores import usable_cores
+from lrbench_caffe.study import process
+from lrbench_caffe.study.cores import usable_cores
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.trial import FAILED, to_dict
 
@@ -29,7 +29,7 @@ SILENCE_SECONDS = 60  # without a beat, the program that runs the study is gone,
 
 
 class Cluster:
-    """A pool, as :class:`lrbench_caffe.cores.Cores`: one training on each thread of a Dask cluster's workers."""
+    """A pool, as :class:`lrbench_caffe.study.cores.Cores`: one training on each thread of a Dask cluster's workers."""
 
     def __init__(self, address, jobs=None, gpus=()):
         """address: a scheduler's, e.g. "tcp://host:8786", or "local" for a cluster started here, of so many jobs (None: the cores).
@@ -48,7 +48,7 @@ class Cluster:
         raise InputError("--cluster %s is no scheduler's address: give one such as tcp://host:8786, or local" % address)
 
     def run(self, jobs, stop, listen):
-        """As :meth:`lrbench_caffe.cores.Cores.run`, but listen is called from this thread.
+        """As :meth:`lrbench_caffe.study.cores.Cores.run`, but listen is called from this thread.
 
         Raises InputError when there is no such cluster, TrialError when it is lost.
         """

@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from lrbench_caffe.console import duration, show
-from lrbench_caffe.tables import number, percent, results
+from lrbench_caffe.display.console import duration, show
+from lrbench_caffe.display.tables import number, percent, results
 from lrbench_caffe.trial import FAILED, INTERRUPTED
 
 LINE_SECONDS = 60  # between two lines on how far a study is, where the output is no terminal
@@ -65,7 +65,7 @@ class TrainingDisplay(Bar):
             show(results([self._trial]), format=self._format)
 
     def listen(self, kind, content):
-        """One event of :func:`lrbench_caffe.process.run`; the results table of a trial that ends is shown on leaving."""
+        """One event of :func:`lrbench_caffe.study.process.run`; the results table of a trial that ends is shown on leaving."""
         if kind == "note":
             self.say("note: " + content)
         elif kind == "begin":
@@ -127,7 +127,7 @@ class StudyDisplay:
             self._print("note: " + sentence)
 
     def listen(self, job, kind, content):
-        """One event of a training, as :meth:`lrbench_caffe.cores.Cores.run` tells it."""
+        """One event of a training, as :meth:`lrbench_caffe.study.cores.Cores.run` tells it."""
         line = sentence = None
         with self._lock:
             if kind == "begin":

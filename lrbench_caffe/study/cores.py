@@ -5,7 +5,7 @@ import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
-from lrbench_caffe import process
+from lrbench_caffe.study import process
 from lrbench_caffe.errors import InputError, TrialError
 
 
@@ -20,9 +20,9 @@ class Cores:
             self._devices.put(gpus[slot % len(gpus)] if gpus else None)
 
     def run(self, jobs, stop, listen):
-        """Train every Job, until all have ended or stop (a :class:`lrbench_caffe.process.Stop`) is requested.
+        """Train every Job, until all have ended or stop (a :class:`lrbench_caffe.study.process.Stop`) is requested.
 
-        listen(job, kind, content) is called, from several threads, with the events of :func:`lrbench_caffe.process.run`, and with
+        listen(job, kind, content) is called, from several threads, with the events of :func:`lrbench_caffe.study.process.run`, and with
         "problem" (a sentence) for one that could not begin, or that failed.
         """
         def one(job):

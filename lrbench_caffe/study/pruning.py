@@ -29,7 +29,7 @@ class Pruner:
             insort(self._reached[network, dataset, iteration], top1)
 
     def listen(self, trial_id, kind, content):
-        """An event of a trial, as :func:`lrbench_caffe.process.run` tells it.
+        """An event of a trial, as :func:`lrbench_caffe.study.process.run` tells it.
 
         Returns (PRUNED, why) when the trial is hopeless, else None.
         """

@@ -3,8 +3,8 @@
 # trainings of table-7, and one for CNN3 at a twentieth of it, with everything that counts iterations made shorter alike; there
 # SIN is among the paper's best of Table VIII and NSTEP Caffe's own schedule.  Run again, it goes on where it was cut off.
 #
-#     sh results/beyond_the_13.sh lenet DATA [more options of `lrbench study run`]
-#     sh results/beyond_the_13.sh cnn3 DATA
+#     sh benchmarks/beyond_the_13.sh lenet DATA [more options of `lrbench study run`]
+#     sh benchmarks/beyond_the_13.sh cnn3 DATA
 #
 # `lrbench study show beyond-lenet` has the results; `--max-iter 20` is a try, `--seeds 3` trains each three times.
 set -eu
@@ -25,7 +25,7 @@ cnn3) set -- --max-iter 3500 \
     --policy "SIN(k0=0.00005, k1=0.006, l=100) for 3000 then FIX(k0=0.00005)" \
     --policy "NSTEP(k0=0.001, gamma=0.1, l=[3000, 3250])" \
     --policy "SGDR(k0=0.003, k1=0, l=500, mult=2)" "$@" ;;
-*) echo "usage: sh results/beyond_the_13.sh lenet|cnn3 DATA" >&2; exit 2 ;;
+*) echo "usage: sh benchmarks/beyond_the_13.sh lenet|cnn3 DATA" >&2; exit 2 ;;
 esac
 root=$(dirname "$0")/..
 exec "$root/docker/run" lrbench study run "beyond-$net" "$root/solvers/${net}_solver.prototxt" --data "$data" "$@"

@@ -1,6 +1,6 @@
 """The paper's tables and figures as values: which trainings they are made of, what was published, and how the two compare.
 
-paper.csv has the published numbers: accuracies in percent, as printed, and in ``slip`` the metrics that are misprints.  In Table
+published.csv has the published numbers: accuracies in percent, as printed, and in ``slip`` the metrics that are misprints.  In Table
 VII the CDAC of SIN and COS repeats their LD, and POLY's is ten times its neighbours'.  Tables IIIa and V give no l; 2000 is
 taken from Tables VIII and IX.  The grids of Figures 3 and 4 are not given either and chosen here.
 """
@@ -12,7 +12,7 @@ from typing import Dict, NamedTuple, Optional, Tuple
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranking import Spread, counting, spread
-from lrbench_caffe.tables import METRICS, Column, Table, noted
+from lrbench_caffe.display.tables import METRICS, Column, Table, noted
 from lrbench_caffe.trial import FINISHED
 
 
@@ -60,9 +60,9 @@ _SHARES = ("top1", "top5", "top1_std")  # printed in percent
 
 
 def _published():
-    """{table: [(network, Published)]} from paper.csv."""
+    """{table: [(network, Published)]} from published.csv."""
     tables = {}
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "paper.csv"), newline="") as file:
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "published.csv"), newline="") as file:
         for line in csv.DictReader(file):
             names = [column.name for column in METRICS] + ["top1_std"]
             values = {name: float(line[name]) / (100 if name in _SHARES else 1) for name in names if line.get(name)}

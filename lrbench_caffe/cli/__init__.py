@@ -108,11 +108,12 @@ def _filters(command):
 @_database_option
 def train(solver, as_json, format, **options):
     """Train a Caffe solver prototxt, measure it, and record every evaluation in PostgreSQL."""
-    from lrbench_caffe import console, display, process
+    from lrbench_caffe.display import console, progress
+    from lrbench_caffe.study import process
     if as_json:
         trial = process.train(solver, listen=console.print_json, **options)
     else:
-        with display.TrainingDisplay(format) as shown:
+        with progress.TrainingDisplay(format) as shown:
             trial = process.train(solver, listen=shown.listen, **options)
     if trial.error:
         raise TrialError("%s; its rows up to there are in the database" % trial.error)
@@ -141,11 +142,11 @@ def _pool_options(command):
 
     def make():
         given = click.get_current_context().meta["pool"]
-        from lrbench_caffe.cores import Cores, gpus
+        from lrbench_caffe.study.cores import Cores, gpus
         devices = gpus(given["gpu"]) if given["gpu"] else ()
         if not given["cluster"]:
             return Cores(given["jobs"], devices)
-        from lrbench_caffe.cluster import Cluster
+        from lrbench_caffe.study.cluster import Cluster
         return Cluster(given["cluster"], given["jobs"], devices)
 
     @functools.wraps(command)
@@ -179,7 +180,7 @@ def study_run(name, solver, policies, seeds, max_iter, data, pool, prune, retry_
 
     Without SOLVER the study goes on as it is; with it, trainings that the study has not got are added.
     """
-    from lrbench_caffe import display
+    from lrbench_caffe.display import progress
     from lrbench_caffe import study as trainings
     from lrbench_caffe.trial import Job
     for option, value in (("--policy", policies), ("--seeds", seeds), ("--max-iter", max_iter), ("--data", data)):
@@ -188,7 +189,7 @@ def study_run(name, solver, policies, seeds, max_iter, data, pool, prune, retry_
     wanted = [Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
               for seed in range(1, (seeds or 1) + 1) for policy in policies or [None]] if solver else []
     where = pool()
-    with display.StudyDisplay() as shown:
+    with progress.StudyDisplay() as shown:
         trainings.go_on(name, where, shown, wanted, dsn, prune, retry_failed)
     waiting, failed = _show_study(name, dsn, format)
     if waiting:
@@ -203,7 +204,8 @@ def study_run(name, solver, policies, seeds, max_iter, data, pool, prune, retry_
 @_database_option
 def study_list(dsn, format):
     """The studies, how far they are, and which run."""
-    from lrbench_caffe import console, database, tables
+    from lrbench_caffe import database
+    from lrbench_caffe.display import console, tables
     with database.Store(dsn) as store:
         console.show(tables.studies(database.studies.summaries(store)), format=format)
 
@@ -214,7 +216,7 @@ def study_list(dsn, format):
 @_database_option
 def study_show(name, dsn, format):
     """The trials of a study, the best first."""
-    from lrbench_caffe import console
+    from lrbench_caffe.display import console
     waiting, failed = _show_study(name, dsn, format)
     if waiting:
         console.say("%d trials have not begun: `lrbench study run %s` goes on" % (waiting, name), aside=format != "table")
@@ -225,7 +227,8 @@ def study_show(name, dsn, format):
 
 def _show_study(name, dsn, format):
     """Print the trials of a study; returns how many have not begun, and how many have failed."""
-    from lrbench_caffe import console, database, ranking, tables
+    from lrbench_caffe import database, ranking
+    from lrbench_caffe.display import console, tables
     from lrbench_caffe.trial import FAILED
     with database.Store(dsn) as store:
         waiting = sum(entry.state is None for entry in database.studies.jobs(store, name))
@@ -240,7 +243,8 @@ def _show_study(name, dsn, format):
 @_database_option
 def study_stop(name, now, dsn):
     """End the study NAME where it runs, on whichever machine; `lrbench study run NAME` goes on with it."""
-    from lrbench_caffe import console, database
+    from lrbench_caffe import database
+    from lrbench_caffe.display import console
     with database.Store(dsn) as store:
         database.studies.stop(store, name, requests=2 if now else 1, waiting=lambda: console.say(
             "waiting for the trainings of %s to end; Ctrl-C stops waiting" % name))
@@ -265,32 +269,33 @@ def reproduce(name, data, seeds, scale, test_interval, pool, source, out, dsn, f
 
     It is a study of that name: run again, it goes on.
     """
-    from lrbench_caffe import console, display, paper, reproduction
+    from lrbench_caffe.display import console, progress
+    from lrbench_caffe.paper import reproduction, targets
     from lrbench_caffe.trial import FAILED
-    name = paper.named(name)
-    untrained = "--from" if source else name if name == paper.FIGURE_1 else None
+    name = targets.named(name)
+    untrained = "--from" if source else name if name == targets.FIGURE_1 else None
     given = dict(click.get_current_context().meta["pool"], data=data, seeds=seeds, scale=scale, test_interval=test_interval)
     given = [option.replace("_", "-") for option, value in given.items() if value is not None]
     if untrained and given:
         raise InputError("%s trains nothing, and --%s says how to train: leave one of them out" % (untrained, given[0]))
-    if name == paper.FIGURE_1:
+    if name == targets.FIGURE_1:
         if source:
             raise InputError("figure-1 is made from no rows: leave --from out")
-        with display.Bar() as bar:
+        with progress.Bar() as bar:
             page = reproduction.write_figure_1(out, bar)
         console.say("page: %s" % page)
         return
-    target = paper.TARGETS[name]
+    target = targets.TARGETS[name]
     if source:
         rows, waiting = source, 0
     else:
-        scale, seeds = paper.exact_scale(target, scale or 1.0), seeds or 5
+        scale, seeds = targets.exact_scale(target, scale or 1.0), seeds or 5
         where = pool()
-        with display.Bar() as bar:
+        with progress.Bar() as bar:
             data = reproduction.prepare(target, scale, out, data, bar)
-        with display.StudyDisplay() as shown:
+        with progress.StudyDisplay() as shown:
             waiting = reproduction.train(target, scale, seeds, where, shown, data, dsn, test_interval)
-        with display.Bar() as bar:
+        with progress.Bar() as bar:
             rows = reproduction.export(target, scale, out, dsn, bar)
     table, page, trials = reproduction.write(target, rows, out)
     console.show(table, format=format)
@@ -300,7 +305,7 @@ def reproduce(name, data, seeds, scale, test_interval, pool, source, out, dsn, f
     failed = sum(trial.state == FAILED for trial in trials)
     if failed and not source:
         raise TrialError("%d of the trainings have failed: `lrbench study run %s --retry-failed` trains them once more"
-                         % (failed, paper.study_name(target, scale)))
+                         % (failed, targets.study_name(target, scale)))
 
 
 def _evaluation_options(kind):
@@ -325,7 +330,7 @@ def _evaluation_options(kind):
 @_evaluation_options("range")
 def range_command(solver, sweep, max_iter, seed, out, name, data, pool, dsn, format):
     """Find the range of good constant learning rates: decades from 1 down, then finer where accuracy is high."""
-    from lrbench_caffe import console, tables
+    from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import range_test
     from lrbench_caffe.evaluator.trainings import Trainings
     from lrbench_caffe.report import plots
@@ -349,7 +354,7 @@ def range_command(solver, sweep, max_iter, seed, out, name, data, pool, dsn, for
 @_evaluation_options("tune")
 def tune(solver, functions, goal, budget, name, data, pool, dsn, format):
     """Find a good policy for a solver: what is known first, else a range test, then finer and finer."""
-    from lrbench_caffe import console, tables
+    from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import tuner
     from lrbench_caffe.evaluator.trainings import Trainings
     trainings = Trainings(solver, pool(), "tune", name, data, dsn)
@@ -377,7 +382,8 @@ _BY = click.option("--by", metavar="METRICS", default="top1", show_default=True,
 @_database_option
 def rank(filters, by, dsn, format):
     """Rank the policies of each task over their seeds, with ties marked: 1= is as good as the others with 1=."""
-    from lrbench_caffe import console, database, ranking, tables
+    from lrbench_caffe import database, ranking
+    from lrbench_caffe.display import console, tables
     criterion = ranking.criterion(by)
     with database.Store(dsn) as store:
         trials = store.trials(best_only=True, **filters or {})
@@ -396,7 +402,9 @@ def rank(filters, by, dsn, format):
 @_database_option
 def recommend(dataset, network, solver, data, dsn, format):
     """The best known policies for a task; where it is not known, for similar ones, why these, and the rates to start from."""
-    from lrbench_caffe import console, database, process, tables
+    from lrbench_caffe import database
+    from lrbench_caffe.display import console, tables
+    from lrbench_caffe.study import process
     from lrbench_caffe.evaluator import recommendation
     from lrbench_caffe.trial import Job
     if not solver and not (dataset and network):
@@ -437,10 +445,11 @@ def plot(policies, max_iter, out, terminal):
 @_database_option
 def report(filters, out, by, dsn):
     """Write one self-contained page: ranking, curves, cost, confidence, range test, policy lines."""
-    from lrbench_caffe import console, database, display, ranking
+    from lrbench_caffe import database, ranking
+    from lrbench_caffe.display import console, progress
     from lrbench_caffe.report import content, page
     criterion = ranking.criterion(by)
-    with database.Store(dsn) as store, display.Bar() as bar:
+    with database.Store(dsn) as store, progress.Bar() as bar:
         size = page.write(out, content.read(store, filters or {}, criterion, progress=bar))
     console.say("%s: %.1f MB" % (out, size / 1e6))
 
@@ -504,9 +513,9 @@ def shell(dsn):
 @_database_option
 def db_export(filters, file, name, dsn):
     """Write trials as JSON Lines, to be shared."""
-    from lrbench_caffe import console, display
+    from lrbench_caffe.display import console, progress
     from lrbench_caffe.database import exchange
-    with display.Bar() as bar:
+    with progress.Bar() as bar:
         trials = exchange.export(file, dsn, filters or {}, name, progress=bar)
     console.say("%s: %d trials" % (file, trials))
 
@@ -516,9 +525,9 @@ def db_export(filters, file, name, dsn):
 @_database_option
 def db_import(file, dsn):
     """Take in the trials of an export: all of them, or none where anything is wrong with the file."""
-    from lrbench_caffe import console, display
+    from lrbench_caffe.display import console, progress
     from lrbench_caffe.database import exchange
-    with display.Bar() as bar:
+    with progress.Bar() as bar:
         done = exchange.take_in(file, dsn, progress=bar)
     console.say("%d trials: %d new, %d brought up to date, %d already there" % (
         done.trials, done.new, done.updated, done.trials - done.new - done.updated))
@@ -532,7 +541,8 @@ def db_import(file, dsn):
               "(4 for ResNet)")
 def data(name, to, source, pad):
     """Write a dataset as LMDBs and a mean file that Caffe reads."""
-    from lrbench_caffe import console, datasets, display
-    with display.Bar() as bar:
+    from lrbench_caffe import datasets
+    from lrbench_caffe.display import console, progress
+    with progress.Bar() as bar:
         files = datasets.convert(name, to, source=source, pad=pad, progress=bar)
     console.say("%s %s, %s and %s" % ("wrote" if files.written else "already there:", files.train, files.test, files.mean))

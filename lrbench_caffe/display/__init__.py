@@ -1,0 +1,1 @@
+"""The terminal: tables in each format, sentences, and progress while trainings run."""
