@@ -1,4 +1,5 @@
 """LRBench for Caffe.  `pip install .` beside a working `import caffe`; without Caffe, Policy and the metrics work all the same."""
+
 import os
 import re
 
@@ -26,10 +27,36 @@ setup(
     python_requires=">=3.7",
     packages=find_packages(include=["lrbench_caffe", "lrbench_caffe.*"]) + sorted(SHIPPED),
     package_dir=SHIPPED,
-    package_data=dict({"lrbench_caffe": ["database/*.sql", "database/migrations/*.sql", "paper/*.csv", "report/page.*", "report/*.js"]},
-                      **{package: ["*.prototxt"] for package in SHIPPED}),
-    install_requires=["click>=8", "dask>=2022.2", "distributed>=2022.2", "h5py", "lmdb", "matplotlib", "numpy", "pillow", "plotext>=5.2",
-                      "plotly>=5.18", "protobuf", "psycopg2-binary", "rich>=12", "scikit-learn", "scipy", "threadpoolctl>=3.1"],
+    package_data=dict(
+        {
+            "lrbench_caffe": [
+                "database/*.sql",
+                "database/migrations/*.sql",
+                "paper/*.csv",
+                "report/page.*",
+                "report/*.js",
+            ]
+        },
+        **{package: ["*.prototxt"] for package in SHIPPED},
+    ),
+    install_requires=[
+        "click>=8",
+        "dask>=2022.2",
+        "distributed>=2022.2",
+        "h5py",
+        "lmdb",
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "plotext>=5.2",
+        "plotly>=5.18",
+        "protobuf",
+        "psycopg2-binary",
+        "rich>=12",
+        "scikit-learn",
+        "scipy",
+        "threadpoolctl>=3.1",
+    ],
     extras_require={"test": ["hypothesis", "pytest", "selenium"]},
     entry_points={"console_scripts": ["lrbench = lrbench_caffe.__main__:main"]},
     classifiers=["License :: OSI Approved :: BSD License", "Programming Language :: Python :: 3"],

@@ -3,6 +3,7 @@
 Every figure is the ratio or difference of pairs of runs in this one call, as its median with the smallest and the largest, so
 that it holds on a machine whose speed drifts.  LeNet runs on random images of MNIST's shape: its speed does not depend on them.
 """
+
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import timeit
 from types import SimpleNamespace
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
 
 PAIRS = 7
 
@@ -25,8 +26,11 @@ def report(name, values, unit, limit, worse=max):
     """One line: the median of the pairs, their spread, and whether it keeps to its limit."""
     median = statistics.median(values)
     kept = "kept" if worse(median, limit) == limit else "NOT KEPT"
-    print("%-52s %8.3f %-10s [%.3f to %.3f, %d pairs]  limit %g: %s"
-          % (name, median, unit, min(values), max(values), len(values), limit, kept), flush=True)
+    print(
+        "%-52s %8.3f %-10s [%.3f to %.3f, %d pairs]  limit %g: %s"
+        % (name, median, unit, min(values), max(values), len(values), limit, kept),
+        flush=True,
+    )
 
 
 def paired(one, other, pairs=PAIRS):
@@ -35,34 +39,28 @@ def paired(one, other, pairs=PAIRS):
     return [(one(), other()) for _ in range(pairs)]
 
 
-def random_lmdb(path, samples):
-    """Images of MNIST's shape with random pixels and labels."""
-    import lmdb
-    import numpy as np
-    from caffe.proto import caffe_pb2
-    random = np.random.RandomState(0)
-    with lmdb.open(path, map_size=1 << 30) as database, database.begin(write=True) as transaction:
-        for n in range(samples):
-            datum = caffe_pb2.Datum(channels=1, height=28, width=28, data=random.bytes(784), label=int(random.randint(10)))
-            transaction.put(b"%08d" % n, datum.SerializeToString())
-
-
 def lenet(folder, **settings):
     """A solver prototxt for LeNet in folder, with data, and some settings changed; returns its path."""
+    from nets import random_lmdb
+
     for part, samples in (("train", 6000), ("test", 2000)):
         if not os.path.exists(os.path.join(folder, "mnist_%s_lmdb" % part)):
             random_lmdb(os.path.join(folder, "mnist_%s_lmdb" % part), samples)
     from caffe.proto import caffe_pb2
+
     from lrbench_caffe.training import prototxt
+
     solver = prototxt.read_solver(os.path.join(ROOT, "solvers", "lenet_solver.prototxt"))
     solver.test_iter[:] = [20]
     for name, value in settings.items():
         setattr(solver, name, value)
-    solver = prototxt.resolve(solver, os.path.join(ROOT, "solvers", "lenet_solver.prototxt"), folder)
+    solver = prototxt.resolve(
+        solver, os.path.join(ROOT, "solvers", "lenet_solver.prototxt"), folder
+    )
     solver.snapshot_prefix = os.path.join(folder, "snapshot")
     solver.solver_mode = caffe_pb2.SolverParameter.CPU
     path = os.path.join(folder, "solver.prototxt")
-    prototxt.write(solver, path)
+    prototxt.write_solver(solver, path)
     return path
 
 
@@ -70,21 +68,50 @@ def training():
     """LeNet through `lrbench train` against `caffe train`: iterations a second from iteration 20 to 170 of both."""
     first, last = 20, 170
     with tempfile.TemporaryDirectory() as folder:
-        path = lenet(folder, max_iter=last + 1, test_interval=10 ** 6, test_initialization=False, display=10, random_seed=1)
+        path = lenet(
+            folder,
+            max_iter=last + 1,
+            test_interval=10**6,
+            test_initialization=False,
+            display=10,
+            random_seed=1,
+        )
 
         def caffe_train():
-            lines = subprocess.run(["caffe", "train", "--solver", path, "--logtostderr=1", "--minloglevel=0"], check=True,
-                                   env=dict(os.environ, GLOG_minloglevel="0"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   universal_newlines=True).stdout.splitlines()
-            start, end = (next(re.match(r"I\d+ (\d+):(\d+):([\d.]+)", line).groups() for line in lines
-                               if "Iteration %d (" % iteration in line) for iteration in (first, last))
+            lines = subprocess.run(
+                ["caffe", "train", "--solver", path, "--logtostderr=1", "--minloglevel=0"],
+                check=True,
+                env=dict(os.environ, GLOG_minloglevel="0"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ).stdout.splitlines()
+            start, end = (
+                next(
+                    re.match(r"I\d+ (\d+):(\d+):([\d.]+)", line).groups()
+                    for line in lines
+                    if "Iteration %d (" % iteration in line
+                )
+                for iteration in (first, last)
+            )
             seconds = [3600 * int(h) + 60 * int(m) + float(s) for h, m, s in (start, end)]
             return (last - first) / (seconds[1] - seconds[0])
 
         def lrbench_train():
-            trainer = subprocess.Popen([sys.executable, "-m", "lrbench_caffe", "train", path, "--policy",
-                                        "SIN2(k0=0.01, k1=0.06, l=2000)", "--json"], stdout=subprocess.PIPE,
-                                       env=dict(os.environ, PYTHONPATH=ROOT))
+            trainer = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "lrbench_caffe",
+                    "train",
+                    path,
+                    "--policy",
+                    "SIN2(k0=0.01, k1=0.06, l=2000)",
+                    "--json",
+                ],
+                stdout=subprocess.PIPE,
+                env=dict(os.environ, PYTHONPATH=ROOT),
+            )
             seen = []
             for line in trainer.stdout:
                 event = json.loads(line.decode())
@@ -100,12 +127,14 @@ def training():
 def study():
     """LeNet in as many jobs as there are cores against one job: iterations a second of all jobs together, from iteration 20 on."""
     from conftest import private_home
+
     from lrbench_caffe import study as trainings
     from lrbench_caffe.study.cores import Cores, usable_cores
     from lrbench_caffe.trial import Job
+
     cores = usable_cores()
     with private_home(), tempfile.TemporaryDirectory() as folder:
-        path = lenet(folder, max_iter=200, test_interval=10 ** 6, test_initialization=False)
+        path = lenet(folder, max_iter=200, test_interval=10**6, test_initialization=False)
 
         def speed(jobs):
             seen = [[] for _ in range(jobs)]
@@ -113,23 +142,41 @@ def study():
             def listen(job, kind, content):
                 if kind == "progress" and content["iteration"] >= 20:
                     seen[job.seed].append((time.monotonic(), content["iteration"]))
-            trainings.run([Job(path, policy="SIN2(k0=0.01, k1=0.06, l=2000)", seed=seed) for seed in range(jobs)],
-                          Cores(jobs), SimpleNamespace(begin=lambda jobs: None, say=print, listen=listen))
+
+            trainings.run_jobs(
+                [
+                    Job(path, policy="SIN2(k0=0.01, k1=0.06, l=2000)", seed=seed)
+                    for seed in range(jobs)
+                ],
+                Cores(jobs),
+                SimpleNamespace(begin=lambda jobs: None, note=print, on_event=listen),
+            )
             return sum((last[1] - first[1]) / (last[0] - first[0]) for first, *_, last in seen)
 
         pairs = paired(lambda: speed(cores), lambda: speed(1))
-    report("LeNet, %d jobs / one job and its %d-fold" % (cores, cores), [a / b / cores for a, b in pairs], "", 0.95, worse=min)
+    report(
+        "LeNet, %d jobs / one job and its %d-fold" % (cores, cores),
+        [a / b / cores for a, b in pairs],
+        "",
+        0.95,
+        worse=min,
+    )
 
 
 def scale(trials=10000, evaluations=280):
     """A study's own cost, a fake training function and the real rest: a trial of the last tenth against one of the first; memory."""
     from conftest import private_home
     from simulation import measure
+
     from lrbench_caffe.database import server
-    with private_home(room=2 ** 33):
+
+    with private_home(room=2**33):
         first, last, megabytes = measure(server.start(), trials, evaluations)
-    print("%d trials of %d evaluations: %.2f ms of the CPU a trial in the first tenth, %.2f in the last" % (
-        trials, evaluations, 1e3 * first, 1e3 * last), flush=True)
+    print(
+        "%d trials of %d evaluations: %.2f ms of the CPU a trial in the first tenth, %.2f in the last"
+        % (trials, evaluations, 1e3 * first, 1e3 * last),
+        flush=True,
+    )
     report("a study's own cost, last tenth / first", [last / first], "", 1.2)
     report("a study's own memory", [megabytes], "MB", 300)
 
@@ -149,9 +196,11 @@ def monitor():
     """A net whose iteration takes a few microseconds: the main loop with the monitor against Caffe's own."""
     import caffe
     from caffe.proto import caffe_pb2
+
+    from lrbench_caffe.policies import Policy
     from lrbench_caffe.training import solver as loop
     from lrbench_caffe.training.monitor import Monitor
-    from lrbench_caffe.policies import Policy
+
     iterations = 20000
     caffe.set_mode_cpu()
     with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +209,11 @@ def monitor():
             file.write(TINY)
         plain, watched = caffe.get_solver(path), caffe.get_solver(path)
     watch = Monitor(watched, Policy.parse("SIN2(k0=0.01, k1=0.06, l=2000)"), native=False)
-    plan = loop.Plan(caffe_pb2.SolverParameter(max_iter=10 ** 9, test_interval=10 ** 9, test_iter=[1], test_initialization=False))
+    plan = loop.Plan(
+        caffe_pb2.SolverParameter(
+            max_iter=10**9, test_interval=10**9, test_iter=[1], test_initialization=False
+        )
+    )
 
     def main_loop():
         """Until the second look at the clock after so many iterations: the first is after one."""
@@ -169,6 +222,7 @@ def monitor():
         def look(kind, at):
             if at["iteration"] - first >= iterations:
                 stop.set()
+
         loop.train(watched, watch, plan, look, stop)
         watch.losses.clear()
         return 1e6 * (time.perf_counter() - start) / (watched.iter - first)
@@ -179,16 +233,22 @@ def monitor():
         return 1e6 * (time.perf_counter() - start) / iterations
 
     pairs = paired(main_loop, caffes_own, pairs=25)
-    report("the main loop above Caffe's own of %.1f us" % statistics.median(b for _, b in pairs),
-           [a - b for a, b in pairs], "us", 1)
+    report(
+        "the main loop above Caffe's own of %.1f us" % statistics.median(b for _, b in pairs),
+        [a - b for a, b in pairs],
+        "us",
+        1,
+    )
 
 
 def evaluation():
     """A full evaluation with all metrics against the same net's test pass as Caffe does it, accuracy and loss only."""
     import caffe
-    from lrbench_caffe.training import solver as loop
-    from lrbench_caffe.training.monitor import Monitor, policy_of
+
     from lrbench_caffe.training import prototxt
+    from lrbench_caffe.training import solver as loop
+    from lrbench_caffe.training.monitor import Monitor, policy_from_solver
+
     caffe.set_mode_cpu()
     with tempfile.TemporaryDirectory() as folder:
         path = lenet(folder)
@@ -196,7 +256,7 @@ def evaluation():
         plain = loop.create_solver(param)
         prototxt.add_metrics_layer(param)
         measured = loop.create_solver(param)
-        watch = Monitor(measured, policy_of(param), True)
+        watch = Monitor(measured, policy_from_solver(param), True)
 
         def accuracy_only():
             net = plain.test_nets[0]
@@ -209,50 +269,81 @@ def evaluation():
             work()
             return time.perf_counter() - start
 
-        pairs = paired(lambda: timed(lambda: loop.evaluate(measured, watch, 20, threading.Event())), lambda: timed(accuracy_only), pairs=15)
+        pairs = paired(
+            lambda: timed(lambda: loop.evaluate(measured, watch, 20, threading.Event())),
+            lambda: timed(accuracy_only),
+            pairs=15,
+        )
     report("an evaluation / Caffe's accuracy-only test pass", [a / b for a, b in pairs], "", 1.03)
 
 
 def policies():
     """policy(t) for an int, and for a million iterations against numpy's own cost for the formula as Table I writes it."""
     import numpy as np
+
     from lrbench_caffe.policies import Policy
+
     t = np.arange(1000000)
     pi, l = np.pi, 2000
     formulas = {
         "FIX(k0=0.1)": lambda: np.full(t.shape, 0.1),
         "STEP(k0=0.1, gamma=0.85, l=2000)": lambda: 0.1 * 0.85 ** np.floor(t / l),
-        "NSTEP(k0=0.1, gamma=0.9, l=[5000, 7000, 8000])": lambda: 0.1 * 0.9 ** np.searchsorted([5000, 7000, 8000], t, side="right"),
-        "EXP(k0=0.1, gamma=0.9999)": lambda: 0.1 * 0.9999 ** t,
+        "NSTEP(k0=0.1, gamma=0.9, l=[5000, 7000, 8000])": lambda: (
+            0.1 * 0.9 ** np.searchsorted([5000, 7000, 8000], t, side="right")
+        ),
+        "EXP(k0=0.1, gamma=0.9999)": lambda: 0.1 * 0.9999**t,
         "INV(k0=0.1, gamma=0.0001, p=0.75)": lambda: 0.1 * (1 + 0.0001 * t) ** -0.75,
         "POLY(k0=0.1, p=1.2, l=1000000)": lambda: 0.1 * (1 - t / 1000000) ** 1.2,
-        "TRI(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * 2 / pi * np.abs(np.arcsin(np.sin(pi * t / (2 * l)))) + 0.01,
-        "TRI2(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * 2 / pi * np.abs(np.arcsin(np.sin(pi * t / (2 * l)))) / 2 ** np.floor(
-            t / (2 * l)) + 0.01,
-        "TRIEXP(k0=0.01, k1=0.06, gamma=0.9, l=2000)": lambda: 0.05 * 2 / pi * np.abs(np.arcsin(np.sin(
-            pi * t / (2 * l)))) * 0.9 ** t + 0.01,
+        "TRI(k0=0.01, k1=0.06, l=2000)": lambda: (
+            0.05 * 2 / pi * np.abs(np.arcsin(np.sin(pi * t / (2 * l)))) + 0.01
+        ),
+        "TRI2(k0=0.01, k1=0.06, l=2000)": lambda: (
+            0.05 * 2 / pi * np.abs(np.arcsin(np.sin(pi * t / (2 * l)))) / 2 ** np.floor(t / (2 * l))
+            + 0.01
+        ),
+        "TRIEXP(k0=0.01, k1=0.06, gamma=0.9, l=2000)": lambda: (
+            0.05 * 2 / pi * np.abs(np.arcsin(np.sin(pi * t / (2 * l)))) * 0.9**t + 0.01
+        ),
         "SIN(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * np.abs(np.sin(pi * t / (2 * l))) + 0.01,
-        "SIN2(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * np.abs(np.sin(pi * t / (2 * l))) / 2 ** np.floor(t / (2 * l)) + 0.01,
-        "SINEXP(k0=0.01, k1=0.06, gamma=0.9, l=2000)": lambda: 0.05 * np.abs(np.sin(pi * t / (2 * l))) * 0.9 ** t + 0.01,
+        "SIN2(k0=0.01, k1=0.06, l=2000)": lambda: (
+            0.05 * np.abs(np.sin(pi * t / (2 * l))) / 2 ** np.floor(t / (2 * l)) + 0.01
+        ),
+        "SINEXP(k0=0.01, k1=0.06, gamma=0.9, l=2000)": lambda: (
+            0.05 * np.abs(np.sin(pi * t / (2 * l))) * 0.9**t + 0.01
+        ),
         "COS(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * (1 + np.cos(pi * t / l)) / 2 + 0.01,
     }
     for text, formula in formulas.items():
         policy = Policy.parse(text)
         one = timeit.repeat(lambda: policy(4321), number=10000, repeat=PAIRS)
-        report("%s, one iteration" % policy.function, [1e6 * seconds / 10000 for seconds in one], "us", 1)
-        pairs = paired(lambda: timeit.timeit(lambda: policy(t), number=3), lambda: timeit.timeit(formula, number=3))
+        report(
+            "%s, one iteration" % policy.function,
+            [1e6 * seconds / 10000 for seconds in one],
+            "us",
+            1,
+        )
+        pairs = paired(
+            lambda: timeit.timeit(lambda: policy(t), number=3),
+            lambda: timeit.timeit(formula, number=3),
+        )
         report("%s, a million / numpy's own" % policy.function, [a / b for a, b in pairs], "", 2)
 
 
 def command_line():
     """`lrbench --help` as a whole process, and what docker/run adds to a command where Caffe's environment is there."""
+
     def seconds(*command):
         start = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, PYTHONPATH=ROOT))
+        subprocess.run(
+            command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, PYTHONPATH=ROOT)
+        )
         return time.perf_counter() - start
+
     pairs = paired(lambda: seconds(sys.executable, "-m", "lrbench_caffe", "--help"), lambda: None)
     report("lrbench --help", [a for a, _ in pairs], "s", 0.3)
-    pairs = paired(lambda: seconds(os.path.join(ROOT, "docker", "run"), "true"), lambda: seconds("true"))
+    pairs = paired(
+        lambda: seconds(os.path.join(ROOT, "docker", "run"), "true"), lambda: seconds("true")
+    )
     report("docker/run true", [a - b for a, b in pairs], "s", 0.3)
 
 
@@ -277,10 +368,13 @@ FILL = """
 def exchange(trials=100000, rows=20):
     """`lrbench db import` of 100,000 trials against psycopg2's COPY of the same rows into the same tables; and its memory."""
     import resource
+
     import psycopg2
     from conftest import private_home
+
     from lrbench_caffe.database import Store, exchange, server
-    with private_home(room=2 ** 33) as home:
+
+    with private_home(room=2**33) as home:
         dsn, path = server.start(), str(home / "trials.jsonl")
 
         def execute(database, *statements):
@@ -303,8 +397,10 @@ def exchange(trials=100000, rows=20):
 
         fresh("filled")
         execute("filled", [FILL, {"trials": trials, "rows": rows}], ["ANALYZE"])
-        seconds = timed(lambda: exchange.export(path, dsn + " dbname=filled", {}))
-        print("export: %d trials a second, %.0f MB" % (trials / seconds, os.path.getsize(path) / 1e6))
+        seconds = timed(lambda: exchange.export_trials(path, dsn + " dbname=filled", {}))
+        print(
+            "export: %d trials a second, %.0f MB" % (trials / seconds, os.path.getsize(path) / 1e6)
+        )
         tables = ("framework", "network", "dataset", "task", "policy", "trial", "evaluation")
         source = psycopg2.connect(dsn + " dbname=filled")
         for table in tables:
@@ -314,7 +410,7 @@ def exchange(trials=100000, rows=20):
 
         def imported():
             address = fresh("imported")
-            return trials / timed(lambda: exchange.take_in(path, address))
+            return trials / timed(lambda: exchange.import_trials(path, address))
 
         def copied():
             connection = psycopg2.connect(fresh("copied"))
@@ -324,6 +420,7 @@ def exchange(trials=100000, rows=20):
                     for table in tables:
                         with open(str(home / table)) as file:
                             cursor.copy_expert("COPY %s FROM STDIN" % table, file)
+
             seconds = timed(copy)
             connection.close()
             return trials / seconds
@@ -331,9 +428,22 @@ def exchange(trials=100000, rows=20):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pairs = paired(imported, copied, pairs=3)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print("import: %.0f trials of %d rows a second, COPY %.0f; memory grew by %.0f MB" % (
-        statistics.median(a for a, _ in pairs), rows, statistics.median(b for _, b in pairs), (after - before) / 1024))
-    report("import of %d trials / COPY of their rows" % trials, [a / b for a, b in pairs], "", 1 / 3, worse=min)
+    print(
+        "import: %.0f trials of %d rows a second, COPY %.0f; memory grew by %.0f MB"
+        % (
+            statistics.median(a for a, _ in pairs),
+            rows,
+            statistics.median(b for _, b in pairs),
+            (after - before) / 1024,
+        )
+    )
+    report(
+        "import of %d trials / COPY of their rows" % trials,
+        [a / b for a, b in pairs],
+        "",
+        1 / 3,
+        worse=min,
+    )
 
 
 MILLION = """
@@ -361,10 +471,12 @@ def recommend(trials=1000000):
     """A recommendation with a million trials in the database, of the task itself and of similar ones; what the end of a trial costs."""
     import psycopg2
     from conftest import private_home
+
     from lrbench_caffe.database import Store, server
     from lrbench_caffe.evaluator import recommendation
     from lrbench_caffe.trial import Dataset, Network
-    with private_home(room=2 ** 33):
+
+    with private_home(room=2**33):
         dsn = server.start()
         Store(dsn).close()
         connection = psycopg2.connect(dsn)
@@ -374,21 +486,60 @@ def recommend(trials=1000000):
         connection.autocommit = True
         connection.cursor().execute("ANALYZE")
         connection.close()
-        print("%d trials filled in within %.0f s" % (trials, time.perf_counter() - start), flush=True)
+        print(
+            "%d trials filled in within %.0f s" % (trials, time.perf_counter() - start), flush=True
+        )
         with Store(dsn) as store:
             net = Network("mine", "0" * 64, 'layer {\n  type: "Convolution"\n}\n' * 30)
-            other = recommendation.Wanted(Dataset("mine", (1, 28, 28), 60000, 10000), net, 10, {"type": "SGD", "batch_size": 64})
-            for what, ask in (("the same task", lambda: recommendation.recommend(store, recommendation.named(store, "data3", "net7"))),
-                              ("similar tasks", lambda: recommendation.recommend(store, other))):
+            other = recommendation.Query(
+                Dataset("mine", (1, 28, 28), 60000, 10000),
+                net,
+                10,
+                {"type": "SGD", "batch_size": 64},
+            )
+            for what, ask in (
+                (
+                    "the same task",
+                    lambda: recommendation.recommend(
+                        store, recommendation.query_by_names(store, "data3", "net7")
+                    ),
+                ),
+                ("similar tasks", lambda: recommendation.recommend(store, other)),
+            ):
                 assert ask().known[0].policies
-                report("recommend, %s" % what, [1e3 * timeit.timeit(ask, number=1) for _ in range(31)], "ms", 20)
-            ended = store.transaction(lambda cursor: cursor.execute("SELECT id::text FROM trial LIMIT 31") or cursor.fetchall())
-            report("the end of a trial", [1e3 * timeit.timeit(lambda: store.end(line.id, "finished", 1.8e9), number=1)
-                                          for line in ended], "ms", 20)
+                report(
+                    "recommend, %s" % what,
+                    [1e3 * timeit.timeit(ask, number=1) for _ in range(31)],
+                    "ms",
+                    20,
+                )
+            ended = store.transaction(
+                lambda cursor: (
+                    cursor.execute("SELECT id::text FROM trial LIMIT 31") or cursor.fetchall()
+                )
+            )
+            report(
+                "the end of a trial",
+                [
+                    1e3 * timeit.timeit(lambda: store.end(line.id, "finished", 1.8e9), number=1)
+                    for line in ended
+                ],
+                "ms",
+                20,
+            )
 
 
-BENCHMARKS = {"training": training, "study": study, "scale": scale, "monitor": monitor, "evaluation": evaluation, "policies": policies, "command_line": command_line,
-              "exchange": exchange, "recommend": recommend}
+BENCHMARKS = {
+    "training": training,
+    "study": study,
+    "scale": scale,
+    "monitor": monitor,
+    "evaluation": evaluation,
+    "policies": policies,
+    "command_line": command_line,
+    "exchange": exchange,
+    "recommend": recommend,
+}
 
 if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -5,17 +5,28 @@
 
 ``Policy`` needs numpy and nothing else; ``train`` needs Caffe and PostgreSQL.
 """
+
 __version__ = "0.1.0"
 
-_HOMES = {"Policy": "policies", "InputError": "errors", "TrialError": "errors", "train": "study.process"}
+_HOMES = {
+    "Policy": "policies",
+    "InputError": "errors",
+    "TrialError": "errors",
+    "train": "study.process",
+}
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name):  # each name is imported when it is first used, so that `lrbench --help` and Policy stay light
+def __getattr__(
+    name,
+):  # each name is imported when it is first used, so that `lrbench --help` and Policy stay light
     if name not in _HOMES:
         raise AttributeError("module 'lrbench_caffe' has no attribute %r" % name)
     import importlib
-    value = globals()[name] = getattr(importlib.import_module("lrbench_caffe." + _HOMES[name]), name)
+
+    value = globals()[name] = getattr(
+        importlib.import_module("lrbench_caffe." + _HOMES[name]), name
+    )
     return value
 
 

@@ -3,6 +3,7 @@
 :func:`convert` writes ``NAME_train_lmdb``, ``NAME_test_lmdb`` and ``NAME_mean.binaryproto``.  They are finished when all three
 are there: each is written in a hidden folder beside them and gets its name in one step, when nothing of an older set is left.
 """
+
 import fcntl
 import hashlib
 import io
@@ -23,10 +24,22 @@ NAMES = ("digits", "mnist", "cifar10")
 MNIST_HOME = "http://yann.lecun.com/exdb/mnist/"
 # MD5 of each file as published, and of what it unpacks to; the second says whether a user's copy is whole, packed or not.
 MNIST_FILES = {
-    "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
-    "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
-    "t10k-images-idx3-ubyte": ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
-    "t10k-labels-idx1-ubyte": ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
+    "train-images-idx3-ubyte": (
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "6bbc9ace898e44ae57da46a324031adb",
+    ),
+    "train-labels-idx1-ubyte": (
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "a25bea736e30d166cdddb491f175f624",
+    ),
+    "t10k-images-idx3-ubyte": (
+        "9fb629c4189551a2d022fa330f9573f3",
+        "2646ac647ad5339dbf082846283269ea",
+    ),
+    "t10k-labels-idx1-ubyte": (
+        "ec29112dd5afa0611ce80d1b7f02629c",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
 }
 CIFAR10_HOME = "https://www.cs.toronto.edu/~kriz/"
 CIFAR10_ARCHIVE, CIFAR10_MD5 = "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
@@ -40,12 +53,14 @@ COMMIT_EVERY = 1000  # samples
 
 class Part(NamedTuple):
     """The samples of one part of a dataset: images of shape (n, channels, height, width) and n labels, both uint8."""
+
     images: np.ndarray
     labels: np.ndarray
 
 
 class Files(NamedTuple):
     """The three paths that a dataset is stored under, and whether this call wrote them or they were there."""
+
     train: str
     test: str
     mean: str
@@ -70,9 +85,13 @@ def convert(name, to, source=None, pad=0, progress=None):
     if name not in NAMES:
         raise InputError("there is no dataset %r: choose one of %s" % (name, ", ".join(NAMES)))
     if pad < 0:
-        raise InputError("pad is %d: give the number of zeros to put on each side of an image, 0 or more" % pad)
+        raise InputError(
+            "pad is %d: give the number of zeros to put on each side of an image, 0 or more" % pad
+        )
     if name == "digits" and source is not None:
-        raise InputError("digits come with scikit-learn and are not read from %s: leave --from out" % source)
+        raise InputError(
+            "digits come with scikit-learn and are not read from %s: leave --from out" % source
+        )
     files = paths(name, to, pad)
     if _all_there(files):
         return files
@@ -85,11 +104,13 @@ def convert(name, to, source=None, pad=0, progress=None):
             packed = {file + ".gz": md5[0] for file, md5 in MNIST_FILES.items()}
             train, test = read_mnist(source or download(MNIST_HOME, packed, progress))
         else:
-            train, test = read_cifar10(source or download(CIFAR10_HOME, {CIFAR10_ARCHIVE: CIFAR10_MD5}, progress))
+            train, test = read_cifar10(
+                source or download(CIFAR10_HOME, {CIFAR10_ARCHIVE: CIFAR10_MD5}, progress)
+            )
         return _publish(_stem(name, pad), to, train, test, pad, progress)
 
 
-def write(name, to, train, test, pad=0, progress=None):
+def write_lmdb(name, to, train, test, pad=0, progress=None):
     """Write two :class:`Part` as a dataset, with the names that :func:`convert` gives, in place of what is there."""
     with _locked(to, _stem(name, pad)):
         return _publish(_stem(name, pad), to, train, test, pad, progress)
@@ -118,7 +139,9 @@ def read_digits():
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise InputError("the digits come with scikit-learn, which this Python does not have: install scikit-learn") from None
+        raise InputError(
+            "the digits come with scikit-learn, which this Python does not have: install scikit-learn"
+        ) from None
     digits = load_digits()
     order = np.random.RandomState(0).permutation(len(digits.target))
     images = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)[:, np.newaxis]
@@ -130,7 +153,10 @@ def read_digits():
 
 def read_mnist(folder):
     """MNIST: (train, test) Part of 60,000 and 10,000 images of 1x28x28, from the four idx files, each gzipped or not."""
-    arrays = [read_idx(_one_of(folder, (name, name + ".gz"), "MNIST"), md5[1]) for name, md5 in MNIST_FILES.items()]
+    arrays = [
+        read_idx(_one_of(folder, (name, name + ".gz"), "MNIST"), md5[1])
+        for name, md5 in MNIST_FILES.items()
+    ]
     return Part(arrays[0][:, np.newaxis], arrays[1]), Part(arrays[2][:, np.newaxis], arrays[3])
 
 
@@ -139,7 +165,9 @@ def read_idx(path, md5):
     content = _unpacked(path)
     _check_md5(path, content, md5, "unpacked, " if path.endswith(".gz") else "")
     axes = content[3]
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(np.frombuffer(content, ">u4", axes, 4))
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(
+        np.frombuffer(content, ">u4", axes, 4)
+    )
 
 
 def read_cifar10(source, md5=CIFAR10_MD5):
@@ -150,18 +178,31 @@ def read_cifar10(source, md5=CIFAR10_MD5):
     """
     first = CIFAR10_TRAIN[0]
     if not os.path.isfile(source):
-        source = _one_of(source, (first, os.path.join(CIFAR10_FOLDER, first), CIFAR10_ARCHIVE), "CIFAR-10")
+        source = _one_of(
+            source, (first, os.path.join(CIFAR10_FOLDER, first), CIFAR10_ARCHIVE), "CIFAR-10"
+        )
     if os.path.basename(source) != first:
         packed = _content(source)
         _check_md5(source, packed, md5)
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:  # in one pass, as going back means to unpack from the start
-            contents = {os.path.basename(m.name): archive.extractfile(m).read() for m in archive if m.name.endswith(".bin")}
+        with tarfile.open(
+            fileobj=io.BytesIO(packed)
+        ) as archive:  # in one pass, as going back means to unpack from the start
+            contents = {
+                os.path.basename(m.name): archive.extractfile(m).read()
+                for m in archive
+                if m.name.endswith(".bin")
+            }
     else:
         source = os.path.dirname(source)
-        contents = {name: _content(_one_of(source, (name,), "CIFAR-10")) for name in CIFAR10_TRAIN + CIFAR10_TEST}
+        contents = {
+            name: _content(_one_of(source, (name,), "CIFAR-10"))
+            for name in CIFAR10_TRAIN + CIFAR10_TEST
+        }
     parts = []
     for names in (CIFAR10_TRAIN, CIFAR10_TEST):
-        records = np.concatenate([_cifar10_records(contents[name], os.path.join(source, name)) for name in names])
+        records = np.concatenate(
+            [_cifar10_records(contents[name], os.path.join(source, name)) for name in names]
+        )
         parts.append(Part(records[:, 1:].reshape((-1,) + CIFAR10_SHAPE), records[:, 0]))
     return tuple(parts)
 
@@ -169,13 +210,17 @@ def read_cifar10(source, md5=CIFAR10_MD5):
 def _cifar10_records(content, where):
     length = 1 + int(np.prod(CIFAR10_SHAPE))
     if len(content) != CIFAR10_FILE_RECORDS * length:
-        raise InputError("%s is damaged: %d records of %d bytes are %d, and it has %d bytes: unpack or download it again"
-                         % (where, CIFAR10_FILE_RECORDS, length, CIFAR10_FILE_RECORDS * length, len(content)))
+        raise InputError(
+            "%s is damaged: %d records of %d bytes are %d, and it has %d bytes: unpack or download it again"
+            % (where, CIFAR10_FILE_RECORDS, length, CIFAR10_FILE_RECORDS * length, len(content))
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, length)
     if records[:, 0].max() > 9:
         record = int(np.argmax(records[:, 0] > 9))
-        raise InputError("%s is damaged: record %d has the label %d, and CIFAR-10's are 0 to 9: unpack or download it again"
-                         % (where, record, records[record, 0]))
+        raise InputError(
+            "%s is damaged: record %d has the label %d, and CIFAR-10's are 0 to 9: unpack or download it again"
+            % (where, record, records[record, 0])
+        )
     return records
 
 
@@ -183,8 +228,10 @@ def _one_of(folder, names, dataset):
     for name in names:
         if os.path.exists(os.path.join(folder, name)):
             return os.path.join(folder, name)
-    raise InputError("%s has no %s: give the folder of %s's official files (--from), or leave it out to download them"
-                     % (folder, " or ".join(names), dataset))
+    raise InputError(
+        "%s has no %s: give the folder of %s's official files (--from), or leave it out to download them"
+        % (folder, " or ".join(names), dataset)
+    )
 
 
 def _content(path):
@@ -203,7 +250,7 @@ def _unpacked(path):
     unpack = zlib.decompressobj(wbits=31)
     try:
         for first in range(0, len(content), 1 << 16):
-            parts.append(unpack.decompress(content[first:first + (1 << 16)]))
+            parts.append(unpack.decompress(content[first : first + (1 << 16)]))
     except zlib.error:
         pass
     return b"".join(parts)
@@ -212,8 +259,10 @@ def _unpacked(path):
 def _check_md5(path, content, expected, which=""):
     found = hashlib.md5(content).hexdigest()
     if found != expected:
-        raise InputError("%s is damaged or another file: %sits MD5 checksum should be %s and is %s: download it again"
-                         % (path, which, expected, found))
+        raise InputError(
+            "%s is damaged or another file: %sits MD5 checksum should be %s and is %s: download it again"
+            % (path, which, expected, found)
+        )
 
 
 def download(home, files, progress=None, cache=None):
@@ -224,14 +273,22 @@ def download(home, files, progress=None, cache=None):
     """
     import http.client
     import urllib.error
-    cache = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lrbench")
+
+    cache = cache or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lrbench"
+    )
     for name, md5 in files.items():
-        path, partial = os.path.join(cache, name), os.path.join(cache, ".%s.%d" % (name, os.getpid()))
+        path, partial = (
+            os.path.join(cache, name),
+            os.path.join(cache, ".%s.%d" % (name, os.getpid())),
+        )
         if os.path.exists(path) and hashlib.md5(_content(path)).hexdigest() == md5:
             continue
         try:
             os.makedirs(cache, exist_ok=True)
-            found = _fetch(home + name, partial, lambda *counts: progress and progress(name, *counts))
+            found = _fetch(
+                home + name, partial, lambda *counts: progress and progress(name, *counts)
+            )
             if found == md5:
                 os.rename(partial, path)
                 continue
@@ -241,14 +298,17 @@ def download(home, files, progress=None, cache=None):
         finally:
             if os.path.exists(partial):
                 os.remove(partial)
-        raise InputError("cannot download %s%s to %s: %s: try again, or give a folder with the official files (--from)"
-                         % (home, name, cache, reason))
+        raise InputError(
+            "cannot download %s%s to %s: %s: try again, or give a folder with the official files (--from)"
+            % (home, name, cache, reason)
+        )
     return cache
 
 
 def _fetch(url, path, count):
     """Copy what is at a URL to a file and call count(done, total) in bytes; returns its MD5."""
     import urllib.request
+
     digest, done = hashlib.md5(), 0
     with urllib.request.urlopen(url, timeout=60) as answer, open(path, "wb") as file:
         total = int(answer.headers["Content-Length"]) if answer.headers["Content-Length"] else None
@@ -276,6 +336,7 @@ def _locked(to, stem):
 def _publish(stem, to, train, test, pad, progress):
     """Write the three parts in a hidden folder; then move what is there under their names into it, and them to their names."""
     import lmdb
+
     files = paths(stem, to)._replace(written=True)
     partial = os.path.join(to, ".%s.partial" % stem)
     new, old = paths(stem, os.path.join(partial, "new")), paths(stem, os.path.join(partial, "old"))
@@ -302,14 +363,17 @@ def _write_lmdb(path, part, pad, progress):
     """An LMDB of Datum records, with the keys that Caffe's own converters give: the number of the sample in eight digits."""
     import lmdb
     from caffe.proto import caffe_pb2
+
     count, (channels, height, width) = len(part.images), part.images.shape[1:]
     datum = caffe_pb2.Datum(channels=channels, height=height + 2 * pad, width=width + 2 * pad)
     size = datum.channels * datum.height * datum.width
     os.mkdir(path)  # lmdb would make it with the mode of its files
     # an upper bound, in address space only: a record and the ends of its pages, whatever their size; the file grows as needed
-    with lmdb.open(path, map_size=(1 << 20) + count * (size + (1 << 16)), mode=0o664, sync=False) as env:
+    with lmdb.open(
+        path, map_size=(1 << 20) + count * (size + (1 << 16)), mode=0o664, sync=False
+    ) as env:
         for first in range(0, count, COMMIT_EVERY):
-            images = _padded(part.images[first:first + COMMIT_EVERY], pad)
+            images = _padded(part.images[first : first + COMMIT_EVERY], pad)
             with env.begin(write=True) as txn:
                 for i, image in enumerate(images, first):
                     datum.data, datum.label = image.tobytes(), int(part.labels[i])
@@ -322,9 +386,12 @@ def _write_lmdb(path, part, pad, progress):
 def _write_mean(path, images, pad):
     """The mean image as a BlobProto; divided in single precision, as Caffe's compute_image_mean does, for the same bytes."""
     from caffe.proto import caffe_pb2
+
     total = images.sum(axis=0, dtype=np.uint64)[np.newaxis]
     mean = _padded(total.astype(np.float32) / np.float32(len(images)), pad)
-    blob = caffe_pb2.BlobProto(num=1, channels=mean.shape[1], height=mean.shape[2], width=mean.shape[3], data=mean.ravel())
+    blob = caffe_pb2.BlobProto(
+        num=1, channels=mean.shape[1], height=mean.shape[2], width=mean.shape[3], data=mean.ravel()
+    )
     with open(path, "wb") as file:
         file.write(blob.SerializeToString())
         file.flush()
@@ -335,11 +402,15 @@ def _padded(images, pad):
     return np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)), mode="constant")
 
 
-def describe(path):
+def describe_lmdb(path):
     """(number of samples, (channels, height, width) of the first one) of an LMDB of Datum records."""
     with _reading(path) as (env, cursor):
         samples, datum = env.stat()["entries"], _datum(cursor, path)
-    return samples, _encoded_shape(datum.data, path) if datum.encoded else (datum.channels, datum.height, datum.width)
+    return samples, _encoded_shape(datum.data, path) if datum.encoded else (
+        datum.channels,
+        datum.height,
+        datum.width,
+    )
 
 
 def label_range(path, limit=10000):
@@ -353,13 +424,16 @@ def label_range(path, limit=10000):
 def _reading(path):
     """An LMDB's environment and a cursor at its first record; nothing is written, and Caffe may read it at the same time."""
     import lmdb
+
     try:
         with lmdb.open(path, readonly=True, lock=False, create=False) as env:
             size = os.path.getsize(os.path.join(path, "data.mdb"))
             needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
             if size < needed:  # reading on would end the process with a bus error
-                raise InputError("the LMDB %s is damaged: its data.mdb should have %d bytes and has %d: make it again"
-                                 % (path, needed, size))
+                raise InputError(
+                    "the LMDB %s is damaged: its data.mdb should have %d bytes and has %d: make it again"
+                    % (path, needed, size)
+                )
             with env.begin(buffers=True) as txn:
                 cursor = txn.cursor()
                 if not cursor.first():
@@ -372,18 +446,24 @@ def _reading(path):
 def _datum(cursor, path):
     from caffe.proto import caffe_pb2
     from google.protobuf.message import DecodeError
+
     try:
         return caffe_pb2.Datum.FromString(bytes(cursor.value()))
     except DecodeError:
-        raise InputError("the record %r of the LMDB %s is no Datum, which is what Caffe's Data layer reads: make it with "
-                         "`lrbench data` or one of Caffe's converters" % (bytes(cursor.key()), path)) from None
+        raise InputError(
+            "the record %r of the LMDB %s is no Datum, which is what Caffe's Data layer reads: make it with "
+            "`lrbench data` or one of Caffe's converters" % (bytes(cursor.key()), path)
+        ) from None
 
 
 def _encoded_shape(data, path):
     """(channels, height, width) of an image file, from its header."""
     from PIL import Image
+
     try:
         image = Image.open(io.BytesIO(data))
     except OSError:
-        raise InputError("the first record of the LMDB %s is marked as an encoded image, and is none" % path) from None
+        raise InputError(
+            "the first record of the LMDB %s is marked as an encoded image, and is none" % path
+        ) from None
     return len(image.getbands()), image.height, image.width

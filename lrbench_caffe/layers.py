@@ -10,6 +10,7 @@ It is added in memory to a net that lacks it, or written in a prototxt by hand::
 
 Samples that the loss layer ignores are left out with ``param_str: '{"ignore_label": 255}'``.
 """
+
 import json
 
 import caffe
@@ -24,7 +25,10 @@ class MetricsLayer(caffe.Layer):
     def setup(self, bottom, top):
         """Called by Caffe once.  Raises ValueError when the bottoms are not the two that are needed."""
         if len(bottom) != 2:
-            raise ValueError("the metrics layer has %d bottoms: give it two, the softmax outputs and the labels" % len(bottom))
+            raise ValueError(
+                "the metrics layer has %d bottoms: give it two, the softmax outputs and the labels"
+                % len(bottom)
+            )
         self._ignore_label = json.loads(self.param_str or "{}").get("ignore_label")
         self._batches = Accumulator()
 
@@ -56,6 +60,10 @@ class MetricsLayer(caffe.Layer):
     @staticmethod
     def _check(probabilities):
         sums = probabilities.sum(axis=1)
-        if (np.abs(sums - 1.0) > 1e-3).any():  # False for NaN: a diverged net is not a wrongly wired one
-            raise ValueError("the metrics layer needs softmax outputs, which sum to 1, but a sample's sum is %g: "
-                             "put a Softmax layer before it" % sums[np.argmax(np.abs(sums - 1.0))])
+        if (
+            np.abs(sums - 1.0) > 1e-3
+        ).any():  # False for NaN: a diverged net is not a wrongly wired one
+            raise ValueError(
+                "the metrics layer needs softmax outputs, which sum to 1, but a sample's sum is %g: "
+                "put a Softmax layer before it" % sums[np.argmax(np.abs(sums - 1.0))]
+            )

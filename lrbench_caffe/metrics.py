@@ -3,6 +3,7 @@
 The same numbers come in two ways: :func:`from_arrays` reads as the formulas do and needs all probabilities at once;
 :class:`Accumulator` sees them batch by batch and remembers a few numbers for each class.  They agree to 1e-12.
 """
+
 from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -16,6 +17,7 @@ class Metrics(NamedTuple):
     Caffe's SoftmaxWithLoss, clipped as there at the smallest normal float32; class_confidence: for each class the mean confidence
     of its samples that are classified correctly, None where there are none: CDAC is their deviation.
     """
+
     samples: int
     top1: float
     top5: float
@@ -46,8 +48,12 @@ def from_arrays(probabilities, labels) -> Metrics:
         cd=None if none else float(np.std(correct)),
         cdac=None if none else float(np.std(by_class)),
         log_loss=float(np.mean(_log_loss(confidence))),
-        class_confidence=tuple(float(correct[classes_of_correct == c].mean()) if (classes_of_correct == c).any() else None
-                               for c in range(classes)),
+        class_confidence=tuple(
+            float(correct[classes_of_correct == c].mean())
+            if (classes_of_correct == c).any()
+            else None
+            for c in range(classes)
+        ),
     )
 
 
@@ -89,7 +95,7 @@ class Accumulator:
         total = self._count + count
         shift = mean - self._mean
         share = count / np.maximum(total, 1)
-        self._squares = self._squares + squares + shift ** 2 * self._count * share
+        self._squares = self._squares + squares + shift**2 * self._count * share
         self._mean = self._mean + shift * share
         self._count = total
 
@@ -102,10 +108,20 @@ class Accumulator:
         ac = cd = cdac = None
         if len(count):
             ac = float(count @ mean / count.sum())
-            cd = float(np.sqrt((self._squares[seen].sum() + count @ (mean - ac) ** 2) / count.sum()))
+            cd = float(
+                np.sqrt((self._squares[seen].sum() + count @ (mean - ac) ** 2) / count.sum())
+            )
             cdac = float(np.std(mean))
-        return Metrics(self.samples, self._top1 / self.samples, self._top5 / self.samples, ac, cd, cdac,
-                       self._log_loss / self.samples, tuple(m if s else None for m, s in zip(self._mean.tolist(), seen)))
+        return Metrics(
+            self.samples,
+            self._top1 / self.samples,
+            self._top5 / self.samples,
+            ac,
+            cd,
+            cdac,
+            self._log_loss / self.samples,
+            tuple(m if s else None for m, s in zip(self._mean.tolist(), seen)),
+        )
 
 
 def _read(probabilities, labels):
@@ -113,13 +129,21 @@ def _read(probabilities, labels):
     probabilities = np.asarray(probabilities)
     given = np.asarray(labels)
     if probabilities.ndim != 2 or given.shape != probabilities.shape[:1]:
-        raise ValueError("probabilities of shape (samples, classes) and as many labels are needed, not %s and %s"
-                         % (probabilities.shape, given.shape))
+        raise ValueError(
+            "probabilities of shape (samples, classes) and as many labels are needed, not %s and %s"
+            % (probabilities.shape, given.shape)
+        )
     classes = probabilities.shape[1]
     labels = given.astype(np.int64)
     if len(labels) and (labels.min() < 0 or labels.max() >= classes or (labels != given).any()):
-        raise ValueError("label %g is no class: the network tells %d classes apart, 0 to %d"
-                         % (given[(labels < 0) | (labels >= classes) | (labels != given)][0], classes, classes - 1))
+        raise ValueError(
+            "label %g is no class: the network tells %d classes apart, 0 to %d"
+            % (
+                given[(labels < 0) | (labels >= classes) | (labels != given)][0],
+                classes,
+                classes - 1,
+            )
+        )
     own = probabilities[np.arange(len(labels)), labels]
     # Among equals the first class counts as the more probable, as arg max has it; a NaN is never more probable than anything.
     ahead = ~(probabilities < own[:, None])

@@ -1,4 +1,5 @@
 """Where files lie: LRBench's own data, and the solvers and nets that come with the program."""
+
 import os
 
 from lrbench_caffe.errors import InputError
@@ -12,7 +13,9 @@ def home():
     It is ``$LRBENCH_HOME`` or, as the XDG base directory specification says, ``$XDG_DATA_HOME/lrbench`` or
     ``~/.local/share/lrbench``.
     """
-    data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    data = os.environ.get("XDG_DATA_HOME") or os.path.join(
+        os.path.expanduser("~"), ".local", "share"
+    )
     return os.path.abspath(os.environ.get("LRBENCH_HOME") or os.path.join(data, "lrbench"))
 
 
@@ -27,4 +30,6 @@ def shipped(path):
     for folder in (os.path.dirname(_PACKAGE), os.path.join(_PACKAGE, "shipped")):
         if os.path.exists(os.path.join(folder, path)):
             return os.path.join(folder, path)
-    raise InputError("%s, which is part of lrbench_caffe, was not found: install lrbench_caffe again" % path)
+    raise InputError(
+        "%s, which is part of lrbench_caffe, was not found: install lrbench_caffe again" % path
+    )

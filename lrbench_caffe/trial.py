@@ -4,6 +4,7 @@ A trial is one training of one network on one dataset under one learning rate po
 immutable value that knows neither Caffe nor PostgreSQL; :func:`to_dict` and :func:`from_dict` turn a value into what JSON can
 hold and back, which is how trials cross processes and files.
 """
+
 import dataclasses
 import functools
 import typing
@@ -11,12 +12,19 @@ from dataclasses import dataclass, field
 from typing import Dict, NamedTuple, Optional, Tuple
 
 RUNNING, FINISHED, DIVERGED, PRUNED, INTERRUPTED, FAILED = STATES = (
-    "running", "finished", "diverged", "pruned", "interrupted", "failed")
+    "running",
+    "finished",
+    "diverged",
+    "pruned",
+    "interrupted",
+    "failed",
+)
 
 
 @dataclass(frozen=True)
 class Framework:
     """The deep learning framework that trained, e.g. ``Framework("Caffe", "1.0.0")``."""
+
     name: str
     version: str
 
@@ -24,6 +32,7 @@ class Framework:
 @dataclass(frozen=True)
 class Network:
     """A network: its name, its canonical prototxt (no data layers, no comments) and the SHA-256 of that text in hex."""
+
     name: str
     hash: str
     prototxt: str
@@ -35,6 +44,7 @@ class Dataset:
 
     What a data layer does not tell without reading all of its data (LevelDB, Python layers) is None.
     """
+
     name: str
     shape: Optional[Tuple[int, ...]]
     train_samples: Optional[int]
@@ -48,6 +58,7 @@ class Setup:
     classes is the learning task (the number of classes, None where the net does not say); solver holds the SolverParameter's
     fields by Caffe's names, with ``batch_size`` and ``test_batch_size`` beside them; seed is Caffe's random_seed.
     """
+
     framework: Framework
     network: Network
     dataset: Dataset
@@ -66,6 +77,7 @@ class Evaluation:
     training last went on from, after which its batches come in another order (None: it ran through).  class_confidence is the
     average confidence of each class (None for one without a correct sample; None as a whole where it was not measured).
     """
+
     iteration: int
     lr: float
     train_loss: Optional[float]
@@ -82,6 +94,7 @@ class Evaluation:
 
 class Summary(NamedTuple):
     """The paper's eight metrics of a trial (section III): iterations is #Iterations, n_params is #Param."""
+
     top1: float
     top5: float
     ac: Optional[float]
@@ -103,6 +116,7 @@ class Trial:
     this attempt went on from (None: from the beginning).  origin names the database that it was imported from (None: trained
     here).
     """
+
     id: str
     policy: str
     function: str
@@ -130,7 +144,16 @@ class Trial:
     def summary(self) -> Optional[Summary]:
         """The eight metrics at the best row (None without rows)."""
         best = self.best
-        return best and Summary(best.top1, best.top5, best.ac, best.cd, best.cdac, best.ld, best.iteration, self.n_params)
+        return best and Summary(
+            best.top1,
+            best.top5,
+            best.ac,
+            best.cd,
+            best.cdac,
+            best.ld,
+            best.iteration,
+            self.n_params,
+        )
 
     def with_row(self, row: Evaluation) -> "Trial":
         """The trial with one more row at its end."""
@@ -153,6 +176,7 @@ class Job:
     own for the snapshots that it goes on from; the solver's own snapshots are not taken there, since trials would overwrite each
     other's.
     """
+
     solver: str
     policy: Optional[str] = None
     seed: Optional[int] = None
@@ -181,7 +205,9 @@ def from_dict(cls, content: dict):
     return cls(**{name: _restored(kinds[name], value) for name, value in content.items()})
 
 
-_kinds = functools.lru_cache(maxsize=None)(typing.get_type_hints)  # which takes longer than all the rest
+_kinds = functools.lru_cache(maxsize=None)(
+    typing.get_type_hints
+)  # which takes longer than all the rest
 
 
 def _restored(kind, value):

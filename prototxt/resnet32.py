@@ -3,6 +3,7 @@
 
 usage: resnet32.py > resnet32_train_test.prototxt
 """
+
 from caffe import NetSpec, layers, params
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
@@ -21,21 +22,40 @@ def data(phase, part, batch_size, **transform):
     """
     net = NetSpec()
     net.data, net.label = layers.Data(
-        ntop=2, include={"phase": phase},
+        ntop=2,
+        include={"phase": phase},
         transform_param=dict(mean_file="cifar10_pad4_mean.binaryproto", crop_size=32, **transform),
-        data_param={"source": "cifar10_pad4_%s_lmdb" % part, "batch_size": batch_size, "backend": params.Data.LMDB})
+        data_param={
+            "source": "cifar10_pad4_%s_lmdb" % part,
+            "batch_size": batch_size,
+            "backend": params.Data.LMDB,
+        },
+    )
     return net.to_proto()
 
 
 def convolution(net, name, bottom, channels, stride=1):
     """A convolution of 3x3 without bias, and batch normalization with a trained scale and bias; returns its top."""
-    net[name] = layers.Convolution(bottom, num_output=channels, kernel_size=3, pad=1, stride=stride, bias_term=False,
-                                   weight_filler={"type": "msra"})
+    net[name] = layers.Convolution(
+        bottom,
+        num_output=channels,
+        kernel_size=3,
+        pad=1,
+        stride=stride,
+        bias_term=False,
+        weight_filler={"type": "msra"},
+    )
     # Mean, variance and their correction are running averages, not trained.  Caffe's 0.999 would test the weights with
     # averages over the thousand iterations before, far behind them at these rates; 0.95 makes it about twenty.
-    net[name + "_bn"] = layers.BatchNorm(net[name], in_place=True, param=[{"lr_mult": 0, "decay_mult": 0}] * 3,
-                                         moving_average_fraction=0.95)
-    net[name + "_scale"] = layers.Scale(net[name + "_bn"], in_place=True, scale_param={"bias_term": True})
+    net[name + "_bn"] = layers.BatchNorm(
+        net[name],
+        in_place=True,
+        param=[{"lr_mult": 0, "decay_mult": 0}] * 3,
+        moving_average_fraction=0.95,
+    )
+    net[name + "_scale"] = layers.Scale(
+        net[name + "_bn"], in_place=True, scale_param={"bias_term": True}
+    )
     return net[name + "_scale"]
 
 
@@ -50,8 +70,9 @@ def narrowed(net, name, bottom):
 
     The zeros are the pixels times 0: like that their batch size is right in training and in the test.
     """
-    net[name + "_half"] = layers.Pooling(bottom, pool=params.Pooling.MAX, kernel_size=1, stride=2,
-                                         round_mode=params.Pooling.FLOOR)  # rounded up, 32 pixels would become 17
+    net[name + "_half"] = layers.Pooling(
+        bottom, pool=params.Pooling.MAX, kernel_size=1, stride=2, round_mode=params.Pooling.FLOOR
+    )  # rounded up, 32 pixels would become 17
     net[name + "_zeros"] = layers.Power(net[name + "_half"], scale=0)
     net[name + "_shortcut"] = layers.Concat(net[name + "_half"], net[name + "_zeros"])
     return net[name + "_shortcut"]
@@ -68,15 +89,22 @@ def block(net, name, bottom, channels, stride):
 
 def resnet(n):
     """The NetParameter of the net with 6n + 2 layers."""
-    train, test = data(caffe_pb2.TRAIN, "train", 128, mirror=True), data(caffe_pb2.TEST, "test", 100)
+    train, test = (
+        data(caffe_pb2.TRAIN, "train", 128, mirror=True),
+        data(caffe_pb2.TEST, "test", 100),
+    )
     net = NetSpec()
     net.data, net.label = layers.Input(ntop=2)  # stands for the two above
     top = relu(net, "relu1", convolution(net, "conv1", net.data, 16))
     for stage, channels in enumerate((16, 32, 64), 1):
         for i in range(1, n + 1):
-            top = block(net, "stage%d_block%d" % (stage, i), top, channels, 2 if stage > 1 and i == 1 else 1)
+            top = block(
+                net, "stage%d_block%d" % (stage, i), top, channels, 2 if stage > 1 and i == 1 else 1
+            )
     net.pool = layers.Pooling(top, pool=params.Pooling.AVE, global_pooling=True)
-    net.ip = layers.InnerProduct(net.pool, num_output=10, weight_filler={"type": "msra"}, bias_filler={"type": "constant"})
+    net.ip = layers.InnerProduct(
+        net.pool, num_output=10, weight_filler={"type": "msra"}, bias_filler={"type": "constant"}
+    )
     net.accuracy = layers.Accuracy(net.ip, net.label, include={"phase": caffe_pb2.TEST})
     net.loss = layers.SoftmaxWithLoss(net.ip, net.label)
     whole = caffe_pb2.NetParameter(name="ResNet-%d" % (6 * n + 2))

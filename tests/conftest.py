@@ -1,4 +1,5 @@
 """What the tests share: real data, a real database, and the reasons for what is skipped."""
+
 import contextlib
 import ctypes
 import importlib.util
@@ -15,11 +16,16 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
 sys.path.insert(0, ROOT)  # for a plain `pytest`
-needs_caffe = pytest.mark.skipif(importlib.util.find_spec("caffe") is None, reason="needs Caffe: run the tests with `make test`")
+needs_caffe = pytest.mark.skipif(
+    importlib.util.find_spec("caffe") is None, reason="needs Caffe: run the tests with `make test`"
+)
 
 with contextlib.suppress(ImportError):
     from hypothesis import settings
-    settings.register_profile("without deadlines", deadline=None)  # a busy machine is no reason to fail
+
+    settings.register_profile(
+        "without deadlines", deadline=None
+    )  # a busy machine is no reason to fail
     settings.load_profile("without deadlines")
 
 # The last digits of a training depend on the number of BLAS threads; the tests compare them.
@@ -30,13 +36,14 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 def digits(tmp_path_factory):
     """A folder with scikit-learn's digits as LMDBs."""
     from lrbench_caffe import datasets
+
     folder = str(tmp_path_factory.mktemp("digits"))
     datasets.convert("digits", folder)
     return folder
 
 
 @contextlib.contextmanager
-def private_home(room=2 ** 30):
+def private_home(room=2**30):
     """A folder that is LRBENCH_HOME within the block; a server that is left running in it is stopped.
 
     It is in memory, where no busy disk makes the tests slow, if that has room (bytes), else on the disk.
@@ -49,6 +56,7 @@ def private_home(room=2 ** 30):
         yield Path(folder)
     finally:
         from lrbench_caffe.database import server
+
         os.environ["LRBENCH_HOME"] = folder
         server.stop()
         shutil.rmtree(folder)
@@ -62,6 +70,7 @@ def dsn():
     """A database on a private PostgreSQL server of the tests' own, which also is the program's default for the session."""
     from lrbench_caffe.database import server
     from lrbench_caffe.errors import InputError
+
     os.environ.pop("LRBENCH_DSN", None)
     with private_home():
         try:
@@ -75,12 +84,15 @@ def dsn():
 def new_database_on(server):
     """The DSN of a new database on the server with this DSN, within the block."""
     import psycopg2
+
     name = "test_" + uuid.uuid4().hex
     admin = psycopg2.connect(server)
     admin.autocommit = True
     admin.cursor().execute("CREATE DATABASE " + name)
     yield server + " dbname=" + name
-    admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    admin.cursor().execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+    )
     admin.cursor().execute("DROP DATABASE " + name)
     admin.close()
 
@@ -96,6 +108,7 @@ def database(dsn):
 def store(database):
     """A Store on it."""
     from lrbench_caffe.database import Store
+
     with Store(database) as store:
         yield store
 
@@ -103,10 +116,18 @@ def store(database):
 @pytest.fixture
 def lrbench(dsn):
     """Run the command line in a process of its own: lrbench("train", ...) gives its CompletedProcess."""
+
     def run(*arguments, **options):
-        return subprocess.run([sys.executable, "-m", "lrbench_caffe"] + [str(a) for a in arguments], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, universal_newlines=True, timeout=100,
-                              env=dict(os.environ, PYTHONPATH=ROOT), **options)
+        return subprocess.run(
+            [sys.executable, "-m", "lrbench_caffe"] + [str(a) for a in arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+            env=dict(os.environ, PYTHONPATH=ROOT),
+            **options,
+        )
+
     return run
 
 
@@ -117,7 +138,10 @@ def small_disk(tmp_path):
     folder.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)  # the program mount is not everywhere
     if libc.mount(b"tmpfs", os.fsencode(str(folder)), b"tmpfs", 0, b"size=300k"):
-        pytest.skip("needs a small filesystem, which only root can mount: %s" % os.strerror(ctypes.get_errno()))
+        pytest.skip(
+            "needs a small filesystem, which only root can mount: %s"
+            % os.strerror(ctypes.get_errno())
+        )
     yield folder
     assert libc.umount2(os.fsencode(str(folder)), 2) == 0  # whoever still uses it
 
@@ -136,6 +160,7 @@ def trials(dsn):
     def stored(name):
         with database.Store(dsn) as store:
             return store.trials(study=name)
+
     return stored
 
 
@@ -146,5 +171,8 @@ def command(digits):
 
     def words(name, *more):
         policies = [word for policy in POLICIES for word in ("--policy", policy)]
-        return ["study", "run", name, DIGITS, "--data", digits, "--seeds", "2"] + policies + list(more)
+        return (
+            ["study", "run", name, DIGITS, "--data", digits, "--seeds", "2"] + policies + list(more)
+        )
+
     return words

@@ -13,17 +13,39 @@ LOSS = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label
 ACCURACY = 'layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" include { phase: TEST } }\n'
 
 
-def net(train="digits_train_lmdb", test="digits_test_lmdb", test_batch=100, classes=10, body=BODY, head=ACCURACY + LOSS):
+def net(
+    train="digits_train_lmdb",
+    test="digits_test_lmdb",
+    test_batch=100,
+    classes=10,
+    body=BODY,
+    head=ACCURACY + LOSS,
+):
     """The text of a net prototxt on the digits."""
-    return ('name: "small"\n' + DATA.format(name="train", phase="TRAIN", source=train, batch=50)
-            + DATA.format(name="test", phase="TEST", source=test, batch=test_batch) + body.format(classes=classes) + head)
+    return (
+        'name: "small"\n'
+        + DATA.format(name="train", phase="TRAIN", source=train, batch=50)
+        + DATA.format(name="test", phase="TEST", source=test, batch=test_batch)
+        + body.format(classes=classes)
+        + head
+    )
 
 
-def solver(schedule='lr_policy: "fixed"', net="net.prototxt", max_iter=60, test_interval=20, test_iter=4, base_lr=0.01, more=""):
+def solver(
+    schedule='lr_policy: "fixed"',
+    net="net.prototxt",
+    max_iter=60,
+    test_interval=20,
+    test_iter=4,
+    base_lr=0.01,
+    more="",
+):
     """The text of a solver prototxt for it."""
-    return ('net: "%s"\n%s\nbase_lr: %s max_iter: %d test_interval: %d test_iter: %d\nmomentum: 0.9 weight_decay: 0.0005 '
-            'solver_mode: CPU snapshot_after_train: false random_seed: 7\n%s\n'
-            % (net, schedule, base_lr, max_iter, test_interval, test_iter, more))
+    return (
+        'net: "%s"\n%s\nbase_lr: %s max_iter: %d test_interval: %d test_iter: %d\nmomentum: 0.9 weight_decay: 0.0005 '
+        "solver_mode: CPU snapshot_after_train: false random_seed: 7\n%s\n"
+        % (net, schedule, base_lr, max_iter, test_interval, test_iter, more)
+    )
 
 
 def write(folder, solver_text=None, net_text=None):
@@ -32,3 +54,22 @@ def write(folder, solver_text=None, net_text=None):
     path = folder.joinpath("solver.prototxt")
     path.write_text(solver() if solver_text is None else solver_text)
     return str(path)
+
+
+def random_lmdb(path, samples):
+    """Images of MNIST's shape with random pixels and labels."""
+    import lmdb
+    import numpy as np
+    from caffe.proto import caffe_pb2
+
+    random = np.random.RandomState(0)
+    with lmdb.open(path, map_size=1 << 30) as database, database.begin(write=True) as transaction:
+        for n in range(samples):
+            datum = caffe_pb2.Datum(
+                channels=1,
+                height=28,
+                width=28,
+                data=random.bytes(784),
+                label=int(random.randint(10)),
+            )
+            transaction.put(b"%08d" % n, datum.SerializeToString())

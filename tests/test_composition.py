@@ -1,4 +1,5 @@
 """Policies one after another, lengths in epochs, SGDR, and PLATEAU as a value: what they promise without Caffe."""
+
 import json
 import math
 import os
@@ -8,31 +9,71 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from test_policies import policies, rates
 
-from conftest import ROOT
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.policies.plateau import Memory
-from test_policies import policies, rates
 
 # Real schedules with epochs of 100 iterations: what is typed, and rates worked out by hand.
 SCHEDULES = [
-    ("FIX(k0=0.01) for 400 then NSTEP(k0=0.1, gamma=0.1, l=[31600, 47600])",
-     {0: 0.01, 399: 0.01, 400: 0.1, 31999: 0.1, 32000: 0.01, 48000: 0.001}),
-    ("WARMUP(k0=0.1) for 5 epochs then NSTEP(k0=3.2, gamma=0.1, l=[25 epochs, 55 epochs, 75 epochs])",
-     {0: 0.1, 250: 1.65, 499: 0.1 + 3.1 * 499 / 500, 500: 3.2, 2999: 3.2, 3000: 0.32, 6000: 0.032, 8000: 0.0032}),
-    ("SGDR(k0=0.05, k1=0, l=10 epochs)", {0: 0.05, 500: 0.025, 1000: 0.05, 1500: 0.025, 7000: 0.05}),
-    ("SGDR(k0=0.05, k1=0.01, l=10 epochs, mult=2)",
-     {0: 0.05, 500: 0.03, 1000: 0.05, 2000: 0.03, 3000: 0.05, 5000: 0.03, 7000: 0.05, 14999: 0.01}),
-    ("TRI(k0=0.08, k1=0.8, l=41 epochs) for 82 epochs then POLY(k0=0.08, k1=0.0008, p=1, l=13 epochs)",
-     {0: 0.08, 4100: 0.8, 8200: 0.08, 8850: 0.0404, 9500: 0.0008}),
-    ("WARMUP(k0=0.001) for 500 then INV(k0=0.01, gamma=0.0001, p=0.5)", {0: 0.001, 250: 0.0055, 500: 0.01, 30500: 0.005}),
-    ("WARMUP(k0=0) for 5 epochs then COS(k0=0.4, k1=0, l=115 epochs)", {0: 0, 250: 0.2, 500: 0.4, 6250: 0.2, 12000: 0}),
-    ("FIX(k0=0.001) for 4000 then FIX(k0=0.0001)", {0: 0.001, 3999: 0.001, 4000: 0.0001, 10 ** 6: 0.0001}),
-    ("WARMUP(k0=1) for 10 then WARMUP(k0=3) for 10 then FIX(k0=2) for 5 then STEP(k0=4, gamma=0.5, l=2)",
-     {0: 1, 5: 2, 10: 3, 15: 2.5, 20: 2, 24: 2, 25: 4, 26: 4, 27: 2}),
+    (
+        "FIX(k0=0.01) for 400 then NSTEP(k0=0.1, gamma=0.1, l=[31600, 47600])",
+        {0: 0.01, 399: 0.01, 400: 0.1, 31999: 0.1, 32000: 0.01, 48000: 0.001},
+    ),
+    (
+        "WARMUP(k0=0.1) for 5 epochs then NSTEP(k0=3.2, gamma=0.1, l=[25 epochs, 55 epochs, 75 epochs])",
+        {
+            0: 0.1,
+            250: 1.65,
+            499: 0.1 + 3.1 * 499 / 500,
+            500: 3.2,
+            2999: 3.2,
+            3000: 0.32,
+            6000: 0.032,
+            8000: 0.0032,
+        },
+    ),
+    (
+        "SGDR(k0=0.05, k1=0, l=10 epochs)",
+        {0: 0.05, 500: 0.025, 1000: 0.05, 1500: 0.025, 7000: 0.05},
+    ),
+    (
+        "SGDR(k0=0.05, k1=0.01, l=10 epochs, mult=2)",
+        {
+            0: 0.05,
+            500: 0.03,
+            1000: 0.05,
+            2000: 0.03,
+            3000: 0.05,
+            5000: 0.03,
+            7000: 0.05,
+            14999: 0.01,
+        },
+    ),
+    (
+        "TRI(k0=0.08, k1=0.8, l=41 epochs) for 82 epochs then POLY(k0=0.08, k1=0.0008, p=1, l=13 epochs)",
+        {0: 0.08, 4100: 0.8, 8200: 0.08, 8850: 0.0404, 9500: 0.0008},
+    ),
+    (
+        "WARMUP(k0=0.001) for 500 then INV(k0=0.01, gamma=0.0001, p=0.5)",
+        {0: 0.001, 250: 0.0055, 500: 0.01, 30500: 0.005},
+    ),
+    (
+        "WARMUP(k0=0) for 5 epochs then COS(k0=0.4, k1=0, l=115 epochs)",
+        {0: 0, 250: 0.2, 500: 0.4, 6250: 0.2, 12000: 0},
+    ),
+    (
+        "FIX(k0=0.001) for 4000 then FIX(k0=0.0001)",
+        {0: 0.001, 3999: 0.001, 4000: 0.0001, 10**6: 0.0001},
+    ),
+    (
+        "WARMUP(k0=1) for 10 then WARMUP(k0=3) for 10 then FIX(k0=2) for 5 then STEP(k0=4, gamma=0.5, l=2)",
+        {0: 1, 5: 2, 10: 3, 15: 2.5, 20: 2, 24: 2, 25: 4, 26: 4, 27: 2},
+    ),
 ]
 
 
@@ -46,11 +87,23 @@ def compositions(draw, last=policies()):
     return Composition(*parts, draw(last))
 
 
-restarts = st.builds(lambda k0, k1, l, mult: Policy("SGDR", k0=k0, k1=k1, l=l, mult=mult), rates, rates, st.integers(1, 500),
-                     st.integers(1, 4))
-plateaus = st.builds(lambda k0, gamma, l, threshold, of: Policy("PLATEAU", k0=k0, gamma=gamma, l=l, threshold=threshold, of=of),
-                     rates, st.floats(0.1, 0.9), st.integers(1, 300), st.floats(0, 0.1),
-                     st.sampled_from(["train_loss", "test_loss", "top1"]))
+restarts = st.builds(
+    lambda k0, k1, l, mult: Policy("SGDR", k0=k0, k1=k1, l=l, mult=mult),
+    rates,
+    rates,
+    st.integers(1, 500),
+    st.integers(1, 4),
+)
+plateaus = st.builds(
+    lambda k0, gamma, l, threshold, of: Policy(
+        "PLATEAU", k0=k0, gamma=gamma, l=l, threshold=threshold, of=of
+    ),
+    rates,
+    st.floats(0.1, 0.9),
+    st.integers(1, 300),
+    st.floats(0, 0.1),
+    st.sampled_from(["train_loss", "test_loss", "top1"]),
+)
 
 
 @pytest.mark.parametrize("text, expected", SCHEDULES)
@@ -61,23 +114,33 @@ def test_real_schedules_have_the_rates_worked_out_by_hand(text, expected):
     assert "epoch" not in str(policy)
 
 
-@given(st.one_of(compositions(), compositions(last=plateaus), restarts, plateaus, rates.map(lambda k0: Policy("WARMUP", k0=k0))))
+@given(
+    st.one_of(
+        compositions(),
+        compositions(last=plateaus),
+        restarts,
+        plateaus,
+        rates.map(lambda k0: Policy("WARMUP", k0=k0)),
+    )
+)
 def test_the_text_parses_back_to_an_equal_policy(policy):
     assert Policy.parse(str(policy)) == policy and str(Policy.parse(str(policy))) == str(policy)
-    assert pickle.loads(pickle.dumps(policy)) == policy and hash(policy) == hash(Policy.parse(str(policy)))
+    assert pickle.loads(pickle.dumps(policy)) == policy and hash(policy) == hash(
+        Policy.parse(str(policy))
+    )
 
 
 @given(compositions(), st.data())
 def test_each_piece_has_its_own_clock_up_to_its_last_iteration(policy, data):
     start = 0
-    for piece, length in zip(policy.parts[0::2], policy.parts[1::2] + (10 ** 4,)):
+    for piece, length in zip(policy.parts[0::2], policy.parts[1::2] + (10**4,)):
         if piece.function != "WARMUP":
             for t in (0, length - 1, data.draw(st.integers(0, length - 1))):
                 assert policy(start + t) == piece(t)
         start += length
 
 
-@given(rates, rates, st.integers(1, 10 ** 5))
+@given(rates, rates, st.integers(1, 10**5))
 def test_a_warm_up_is_a_straight_line_to_where_the_next_piece_begins(low, high, length):
     policy = Composition(Policy("WARMUP", k0=low), length, Policy("FIX", k0=high))
     assert policy(0) == low and policy(length) == high
@@ -85,7 +148,9 @@ def test_a_warm_up_is_a_straight_line_to_where_the_next_piece_begins(low, high, 
         assert policy(t) == pytest.approx(low + (high - low) * t / length, rel=1e-12)
 
 
-@given(st.one_of(compositions(), restarts), st.lists(st.integers(0, 10 ** 4), min_size=1, max_size=30))
+@given(
+    st.one_of(compositions(), restarts), st.lists(st.integers(0, 10**4), min_size=1, max_size=30)
+)
 def test_an_array_gives_what_its_iterations_give_one_by_one(policy, ts):
     array = policy(np.array(ts).reshape(1, -1))
     assert array.dtype == np.float64 and array.shape == (1, len(ts))
@@ -103,24 +168,33 @@ def test_sgdr_is_a_cosine_that_begins_again_with_longer_cycles(l, mult, t):
 
 
 def test_sgdr_far_out():
-    policy = Policy("SGDR", k0=1, k1=0.5, l=2 ** 53, mult=1000)
-    assert policy(2 ** 53) == policy(np.array([2 ** 53]))[0] == 1.0
-    assert Policy("SGDR", k0=1, k1=0.5, l=1, mult=1000)(np.array([1 + 1000 + 10 ** 6]))[0] == 1.0
+    policy = Policy("SGDR", k0=1, k1=0.5, l=2**53, mult=1000)
+    assert policy(2**53) == policy(np.array([2**53]))[0] == 1.0
+    assert Policy("SGDR", k0=1, k1=0.5, l=1, mult=1000)(np.array([1 + 1000 + 10**6]))[0] == 1.0
 
 
-@pytest.mark.parametrize("text, n_params", [
-    ("FIX(k0=1) for 4 then FIX(k0=2)", 3), ("WARMUP(k0=1) for 4 then NSTEP(k0=2, gamma=.1, l=[1, 2])", 6),
-    ("SGDR(k0=1, k1=0, l=3)", 3), ("SGDR(k0=1, k1=0, l=3, mult=2)", 4), ("PLATEAU(k0=1, gamma=.1, l=3)", 3),
-])
+@pytest.mark.parametrize(
+    "text, n_params",
+    [
+        ("FIX(k0=1) for 4 then FIX(k0=2)", 3),
+        ("WARMUP(k0=1) for 4 then NSTEP(k0=2, gamma=.1, l=[1, 2])", 6),
+        ("SGDR(k0=1, k1=0, l=3)", 3),
+        ("SGDR(k0=1, k1=0, l=3, mult=2)", 4),
+        ("PLATEAU(k0=1, gamma=.1, l=3)", 3),
+    ],
+)
 def test_number_of_parameters(text, n_params):
     assert Policy.parse(text).n_params == n_params
 
 
 def test_what_is_stored_are_the_pieces():
     policy = Policy.parse("WARMUP(k0=1) for 4 then NSTEP(k0=2, gamma=.1, l=[1, 2])")
-    assert policy.function == "WARMUP then NSTEP" and policy.parameters == {"pieces": [
-        {"function": "WARMUP", "parameters": {"k0": 1.0}, "length": 4},
-        {"function": "NSTEP", "parameters": {"k0": 2.0, "gamma": 0.1, "l": (1, 2)}}]}
+    assert policy.function == "WARMUP then NSTEP" and policy.parameters == {
+        "pieces": [
+            {"function": "WARMUP", "parameters": {"k0": 1.0}, "length": 4},
+            {"function": "NSTEP", "parameters": {"k0": 2.0, "gamma": 0.1, "l": (1, 2)}},
+        ]
+    }
 
 
 def test_a_policy_of_very_many_pieces_has_a_function_that_a_database_can_hold():
@@ -128,14 +202,24 @@ def test_a_policy_of_very_many_pieces_has_a_function_that_a_database_can_hold():
     assert len(policy.function) <= 200 and policy(999) == 1 and policy(1000) == 2
 
 
-@pytest.mark.parametrize("text, epoch, canonical", [
-    ("STEP(k0=1, gamma=.5, l=2 epochs)", 600, "STEP(k0=1.0, gamma=0.5, l=1200)"),
-    ("STEP(k0=1, gamma=.5, l=1 epoch)", 390.625, "STEP(k0=1.0, gamma=0.5, l=391)"),
-    ("NSTEP(k0=1, gamma=.5, l=[100, 1.5epochs, .5 epochs])", 390.625, None),
-    ("NSTEP(k0=1, gamma=.5, l=[100, 1.5epochs, 2 epochs])", 390.625, "NSTEP(k0=1.0, gamma=0.5, l=[100, 586, 781])"),
-    ("WARMUP(k0=1)for 1 epoch\n then PLATEAU(k0=2, gamma=.5, l=3 epochs)", 10,
-     "WARMUP(k0=1.0) for 10 then PLATEAU(k0=2.0, gamma=0.5, l=30)"),
-])
+@pytest.mark.parametrize(
+    "text, epoch, canonical",
+    [
+        ("STEP(k0=1, gamma=.5, l=2 epochs)", 600, "STEP(k0=1.0, gamma=0.5, l=1200)"),
+        ("STEP(k0=1, gamma=.5, l=1 epoch)", 390.625, "STEP(k0=1.0, gamma=0.5, l=391)"),
+        ("NSTEP(k0=1, gamma=.5, l=[100, 1.5epochs, .5 epochs])", 390.625, None),
+        (
+            "NSTEP(k0=1, gamma=.5, l=[100, 1.5epochs, 2 epochs])",
+            390.625,
+            "NSTEP(k0=1.0, gamma=0.5, l=[100, 586, 781])",
+        ),
+        (
+            "WARMUP(k0=1)for 1 epoch\n then PLATEAU(k0=2, gamma=.5, l=3 epochs)",
+            10,
+            "WARMUP(k0=1.0) for 10 then PLATEAU(k0=2.0, gamma=0.5, l=30)",
+        ),
+    ],
+)
 def test_lengths_in_epochs_are_stored_in_iterations(text, epoch, canonical):
     if canonical is None:
         with pytest.raises(InputError, match="increasing"):
@@ -144,31 +228,34 @@ def test_lengths_in_epochs_are_stored_in_iterations(text, epoch, canonical):
         assert str(Policy.parse(text, epoch)) == canonical
 
 
-@pytest.mark.parametrize("text, epoch, words", [
-    ("STEP(k0=1, gamma=.5, l=2 epochs)", None, ["2 epochs", "number of iterations"]),
-    ("FIX(k0=1) for 2 epochs then FIX(k0=2)", None, ["2 epochs", "number of iterations"]),
-    ("STEP(k0=1, gamma=.5, l=0.01 epochs)", 10, ["0.01 epochs", "10"]),
-    ("FIX(k0=1 epoch)", 10, ["k0='1 epoch'", "learning rate"]),
-    ("STEP(k0=1, gamma=.5, l=2 eons)", 10, ["cannot read"]),
-    ("STEP(k0=1, gamma=.5, l=%s)" % ("9" * 10 ** 5), 10, ["l=", "STEP"]),
-    ("FIX(k0=1) then FIX(k0=2)", None, ["'FIX(k0=1)'", "needs a length"]),
-    ("FIX(k0=1) for 5", None, ["last piece", "leave out its length"]),
-    ("FIX(k0=1) for 0 then FIX(k0=2)", None, ["for=0 of FIX", "whole number"]),
-    ("FIX(k0=1) for 2.5 then FIX(k0=2)", None, ["for=2.5 of FIX"]),
-    ("FIX(k0=1) for [2] then FIX(k0=2)", None, ["for=[2] of FIX"]),
-    ("FIX(k0=1) for then FIX(k0=2)", None, ["cannot read"]),
-    ("FIX(k0=1) for 5 then", None, ["cannot read"]),
-    ("FIX(k0=1) for 5 for 6 then FIX(k0=2)", None, ["cannot read"]),
-    ("FIX(k0=1) for 5 then WARMUP(k0=2)", None, ["WARMUP", "last piece"]),
-    ("POLY(k0=1, p=1, l=3) for 9 then FIX(k0=2)", None, ["POLY", "l=9"]),
-    ("FIX(k0=1) for 9007199254740992 then FIX(k0=1) for 1 then FIX(k0=1)", None, ["at most"]),
-    ("SGDR(k0=1, k1=0, l=3, mult=1.5)", None, ["mult=1.5", "whole number"]),
-    ("SGDR(k0=1, l=3)", None, ["SGDR", "k1"]),
-    ("PLATEAU(k0=1, gamma=.1)", None, ["PLATEAU", "l"]),
-    ("PLATEAU(k0=1, gamma=.1, l=3, of=loss)", None, ["of='loss'", "test_loss"]),
-    ("PLATEAU(k0=1, k1=1, gamma=.1, l=3)", None, ["k1=1.0", "below k0=1.0"]),
-    ("PLATEAU(k0=1, gamma=.1, l=3, threshold=-1)", None, ["threshold=-1"]),
-])
+@pytest.mark.parametrize(
+    "text, epoch, words",
+    [
+        ("STEP(k0=1, gamma=.5, l=2 epochs)", None, ["2 epochs", "number of iterations"]),
+        ("FIX(k0=1) for 2 epochs then FIX(k0=2)", None, ["2 epochs", "number of iterations"]),
+        ("STEP(k0=1, gamma=.5, l=0.01 epochs)", 10, ["0.01 epochs", "10"]),
+        ("FIX(k0=1 epoch)", 10, ["k0='1 epoch'", "learning rate"]),
+        ("STEP(k0=1, gamma=.5, l=2 eons)", 10, ["cannot read"]),
+        ("STEP(k0=1, gamma=.5, l=%s)" % ("9" * 10**5), 10, ["l=", "STEP"]),
+        ("FIX(k0=1) then FIX(k0=2)", None, ["'FIX(k0=1)'", "needs a length"]),
+        ("FIX(k0=1) for 5", None, ["last piece", "leave out its length"]),
+        ("FIX(k0=1) for 0 then FIX(k0=2)", None, ["for=0 of FIX", "whole number"]),
+        ("FIX(k0=1) for 2.5 then FIX(k0=2)", None, ["for=2.5 of FIX"]),
+        ("FIX(k0=1) for [2] then FIX(k0=2)", None, ["for=[2] of FIX"]),
+        ("FIX(k0=1) for then FIX(k0=2)", None, ["cannot read"]),
+        ("FIX(k0=1) for 5 then", None, ["cannot read"]),
+        ("FIX(k0=1) for 5 for 6 then FIX(k0=2)", None, ["cannot read"]),
+        ("FIX(k0=1) for 5 then WARMUP(k0=2)", None, ["WARMUP", "last piece"]),
+        ("POLY(k0=1, p=1, l=3) for 9 then FIX(k0=2)", None, ["POLY", "l=9"]),
+        ("FIX(k0=1) for 9007199254740992 then FIX(k0=1) for 1 then FIX(k0=1)", None, ["at most"]),
+        ("SGDR(k0=1, k1=0, l=3, mult=1.5)", None, ["mult=1.5", "whole number"]),
+        ("SGDR(k0=1, l=3)", None, ["SGDR", "k1"]),
+        ("PLATEAU(k0=1, gamma=.1)", None, ["PLATEAU", "l"]),
+        ("PLATEAU(k0=1, gamma=.1, l=3, of=loss)", None, ["of='loss'", "test_loss"]),
+        ("PLATEAU(k0=1, k1=1, gamma=.1, l=3)", None, ["k1=1.0", "below k0=1.0"]),
+        ("PLATEAU(k0=1, gamma=.1, l=3, threshold=-1)", None, ["threshold=-1"]),
+    ],
+)
 def test_bad_policies_get_one_clear_sentence(text, epoch, words):
     with pytest.raises(InputError) as raised:
         Policy.parse(text, epoch)
@@ -177,8 +264,14 @@ def test_bad_policies_get_one_clear_sentence(text, epoch, words):
     assert "\n" not in message and len(message) < 300
 
 
-@pytest.mark.parametrize("text, words", [("WARMUP(k0=1)", "needs one"), ("PLATEAU(k0=1, gamma=.1, l=5)", "given"),
-                                         ("FIX(k0=1) for 5 then PLATEAU(k0=1, gamma=.1, l=5)", "given")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("WARMUP(k0=1)", "needs one"),
+        ("PLATEAU(k0=1, gamma=.1, l=5)", "schedule"),
+        ("FIX(k0=1) for 5 then PLATEAU(k0=1, gamma=.1, l=5)", "schedule"),
+    ],
+)
 def test_what_has_no_rate_by_itself_says_so(text, words):
     for t in (7, np.arange(9)):
         with pytest.raises(InputError, match=words):
@@ -196,29 +289,72 @@ def test_a_composition_has_no_compositions_as_pieces_and_no_rate_below_0():
 
 
 def row(iteration, value, of="test_loss"):
-    return SimpleNamespace(**dict({"iteration": iteration, "train_loss": None, "test_loss": None, "top1": None}, **{of: value}))
+    return SimpleNamespace(
+        **dict(
+            {"iteration": iteration, "train_loss": None, "test_loss": None, "top1": None},
+            **{of: value},
+        )
+    )
 
 
 def rates_after(policy, rows):
     """The rate after each row."""
     memory, found = None, []
     for one in rows:
-        memory = policy.see(memory, one)
-        found.append(policy.given(memory)(one.iteration))
+        memory = policy.observe(memory, one)
+        found.append(policy.schedule(memory)(one.iteration))
     return found
 
 
-@pytest.mark.parametrize("text, of, values, expected", [
-    # an evaluation every 10 iterations; lowered when 20 have passed since the best
-    ("PLATEAU(k0=1, gamma=0.5, l=20)", "test_loss", [5, 4, 3, 3, 3, 2, 9, 9, 9, 9], [1, 1, 1, 1, .5, .5, .5, .25, .25, .125]),
-    ("PLATEAU(k0=1, gamma=0.5, l=20, of=train_loss)", "train_loss", [None, 4, 5, 5, 5], [1, 1, 1, .5, .5]),
-    ("PLATEAU(k0=1, gamma=0.5, l=10, of=top1)", "top1", [.1, .2, .2, .3, .1, .31], [1, 1, .5, .5, .25, .25]),
-    ("PLATEAU(k0=1, gamma=0.5, l=10, threshold=0.25)", "test_loss", [4, 3.75, 3.6, 3.5, 3.49], [1, 1, .5, .5, .25]),
-    ("PLATEAU(k0=1, k1=0.3, gamma=0.5, l=1)", "test_loss", [1, 1, 1, 1], [1, .5, .3, .3]),
-    ("FIX(k0=9) for 15 then PLATEAU(k0=1, gamma=0.5, l=10)", "test_loss", [1, 1, 3, 4, 2, 2], [9, 9, 1, .5, .5, .25]),
-    ("PLATEAU(k0=8, gamma=0.5, l=10) for 20 then PLATEAU(k0=1, gamma=0.1, l=10)", "test_loss", [1, 1, 2, 2], [8, 4, 1, .1]),
-    ("PLATEAU(k0=8, gamma=0.5, l=10) for 15 then FIX(k0=3)", "test_loss", [1, 1, 2, 2], [8, 4, 3, 3]),
-])
+@pytest.mark.parametrize(
+    "text, of, values, expected",
+    [
+        # an evaluation every 10 iterations; lowered when 20 have passed since the best
+        (
+            "PLATEAU(k0=1, gamma=0.5, l=20)",
+            "test_loss",
+            [5, 4, 3, 3, 3, 2, 9, 9, 9, 9],
+            [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125],
+        ),
+        (
+            "PLATEAU(k0=1, gamma=0.5, l=20, of=train_loss)",
+            "train_loss",
+            [None, 4, 5, 5, 5],
+            [1, 1, 1, 0.5, 0.5],
+        ),
+        (
+            "PLATEAU(k0=1, gamma=0.5, l=10, of=top1)",
+            "top1",
+            [0.1, 0.2, 0.2, 0.3, 0.1, 0.31],
+            [1, 1, 0.5, 0.5, 0.25, 0.25],
+        ),
+        (
+            "PLATEAU(k0=1, gamma=0.5, l=10, threshold=0.25)",
+            "test_loss",
+            [4, 3.75, 3.6, 3.5, 3.49],
+            [1, 1, 0.5, 0.5, 0.25],
+        ),
+        ("PLATEAU(k0=1, k1=0.3, gamma=0.5, l=1)", "test_loss", [1, 1, 1, 1], [1, 0.5, 0.3, 0.3]),
+        (
+            "FIX(k0=9) for 15 then PLATEAU(k0=1, gamma=0.5, l=10)",
+            "test_loss",
+            [1, 1, 3, 4, 2, 2],
+            [9, 9, 1, 0.5, 0.5, 0.25],
+        ),
+        (
+            "PLATEAU(k0=8, gamma=0.5, l=10) for 20 then PLATEAU(k0=1, gamma=0.1, l=10)",
+            "test_loss",
+            [1, 1, 2, 2],
+            [8, 4, 1, 0.1],
+        ),
+        (
+            "PLATEAU(k0=8, gamma=0.5, l=10) for 15 then FIX(k0=3)",
+            "test_loss",
+            [1, 1, 2, 2],
+            [8, 4, 3, 3],
+        ),
+    ],
+)
 def test_plateau_lowers_where_it_should(text, of, values, expected):
     policy = Policy.parse(text)
     rows = [row(10 * n, value, of) for n, value in enumerate(values)]
@@ -227,7 +363,10 @@ def test_plateau_lowers_where_it_should(text, of, values, expected):
 
 @given(plateaus, st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_a_plateau_never_raises_its_rate_and_never_reaches_zero(policy, values):
-    found = rates_after(policy, [row(100 * n, v, policy.parameters.get("of", "test_loss")) for n, v in enumerate(values)])
+    found = rates_after(
+        policy,
+        [row(100 * n, v, policy.parameters.get("of", "test_loss")) for n, v in enumerate(values)],
+    )
     assert all(b <= a for a, b in zip(found, found[1:])) and found[-1] > 0
 
 
@@ -241,17 +380,21 @@ def test_a_memory_can_go_through_json_at_any_time(policy, values, data):
     of = policy.parts[-1].parameters.get("of", "test_loss")
     rows = [row(100 * n, v, of) for n, v in enumerate(values)]
     memory = None
-    for one in rows[:data.draw(st.integers(0, len(rows)))]:
-        memory = policy.see(memory, one)
+    for one in rows[: data.draw(st.integers(0, len(rows)))]:
+        memory = policy.observe(memory, one)
     again = json.loads(json.dumps(memory))
     assert (again and Memory(*again)) == memory
     for t in (0, 100 * len(rows)):
-        assert policy.given(memory)(t) == policy.given(again and Memory(*again))(t)
+        assert policy.schedule(memory)(t) == policy.schedule(again and Memory(*again))(t)
 
 
 def test_a_policy_without_memory_sees_nothing():
     policy = Policy.parse("FIX(k0=1) for 5 then FIX(k0=2)")
-    assert policy.see(None, row(0, 1.0)) is None and policy.given(None) is policy and not policy.has_memory
+    assert (
+        policy.observe(None, row(0, 1.0)) is None
+        and policy.schedule(None) is policy
+        and not policy.has_memory
+    )
 
 
 def test_the_readmes_schedules_are_policies():

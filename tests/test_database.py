@@ -1,4 +1,5 @@
 """The policy database, in a real PostgreSQL: the private server in a folder of the tests' own."""
+
 import dataclasses
 import hashlib
 import json
@@ -18,11 +19,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.trial import (DIVERGED, FAILED, FINISHED, Dataset, Evaluation, Framework, Job, Network, Setup, Trial,
-                                 from_dict, to_dict)
+from lrbench_caffe.trial import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    Dataset,
+    Evaluation,
+    Framework,
+    Job,
+    Network,
+    Setup,
+    Trial,
+    from_dict,
+    to_dict,
+)
 
 psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
 from conftest import new_database_on, private_home  # noqa: E402
+
 from lrbench_caffe import database  # noqa: E402
 from lrbench_caffe.database import Store, schema, server, studies  # noqa: E402
 from lrbench_caffe.errors import DatabaseUnavailable  # noqa: E402
@@ -52,18 +66,29 @@ def store(new_database):
 NET = 'name: "LeNet"\nlayer { name: "ip" }\n'
 LENET = Network("LeNet", hashlib.sha256(NET.encode()).hexdigest(), NET)
 MNIST = Dataset("mnist", (1, 28, 28), 60000, 10000)
-SETUP = Setup(Framework("Caffe", "1.0.0"), LENET, MNIST, 10, {"base_lr": 0.01, "type": "SGD", "stepvalue": [5, 7]}, 1)
+SETUP = Setup(
+    Framework("Caffe", "1.0.0"),
+    LENET,
+    MNIST,
+    10,
+    {"base_lr": 0.01, "type": "SGD", "stepvalue": [5, 7]},
+    1,
+)
 STARTED = 1700000000.25
 
 
 def new_trial(setup=SETUP, policy="SIN2(k0=0.01, k1=0.06, l=2000)", started=STARTED, **changes):
     function = policy.split("(")[0]
     parameters = {"k0": 0.01, "k1": 0.06, "l": 2000}
-    return Trial(str(uuid.uuid4()), policy, function, parameters, 3, setup, "host", started, **changes)
+    return Trial(
+        str(uuid.uuid4()), policy, function, parameters, 3, setup, "host", started, **changes
+    )
 
 
 def row(iteration, top1, **changes):
-    return dataclasses.replace(Evaluation(iteration, 0.01, 0.2, 0.1, top1, 0.99, 0.9, 0.05, 0.002, 0.1), **changes)
+    return dataclasses.replace(
+        Evaluation(iteration, 0.01, 0.2, 0.1, top1, 0.99, 0.9, 0.05, 0.002, 0.1), **changes
+    )
 
 
 FIRST = row(0, 0.1, train_loss=None, ac=None, cd=None, cdac=None, ld=None)
@@ -108,8 +133,12 @@ def test_a_running_trial_can_be_watched_with_sql(store, new_database):
     assert query(new_database, "SELECT state, top1 FROM result") == [("running", None)]
     for iteration, top1 in ((0, 0.1), (500, 0.9), (1000, 0.8)):
         store.add(trial.id, row(iteration, top1))
-        assert query(new_database, "SELECT max(iteration) FROM evaluation WHERE trial_id = %s", trial.id) == [(iteration,)]
-    assert query(new_database, "SELECT state, iterations, top1 FROM result") == [("running", 500, 0.9)]
+        assert query(
+            new_database, "SELECT max(iteration) FROM evaluation WHERE trial_id = %s", trial.id
+        ) == [(iteration,)]
+    assert query(new_database, "SELECT state, iterations, top1 FROM result") == [
+        ("running", 500, 0.9)
+    ]
 
 
 def test_the_result_is_the_earliest_row_with_the_highest_top1(store, new_database):
@@ -119,12 +148,27 @@ def test_the_result_is_the_earliest_row_with_the_highest_top1(store, new_databas
     assert query(new_database, "SELECT best_iteration, best_top1 FROM trial") == [(1000, 0.95)]
     columns = "policy, network, dataset, ld, iterations, top1, top5, ac, cd, cdac, n_params"
     assert query(new_database, "SELECT %s FROM result" % columns) == [
-        ("SIN2(k0=0.01, k1=0.06, l=2000)", "LeNet", "mnist", 0.25, 1000, 0.95, 0.99, 0.9, 0.05, 0.002, 3)]
+        (
+            "SIN2(k0=0.01, k1=0.06, l=2000)",
+            "LeNet",
+            "mnist",
+            0.25,
+            1000,
+            0.95,
+            0.99,
+            0.9,
+            0.05,
+            0.002,
+            3,
+        )
+    ]
     assert store.trials(best_only=True)[0].rows == (trial.rows[2],)
 
 
 def test_everything_can_be_recorded_twice(store, new_database):
-    trial = new_trial(rows=(FIRST, row(500, 0.9))).ended_as(DIVERGED, STARTED + 2, "the loss became infinite")
+    trial = new_trial(rows=(FIRST, row(500, 0.9))).ended_as(
+        DIVERGED, STARTED + 2, "the loss became infinite"
+    )
     record(store, trial)
     record(store, trial)
     store.add(trial.id, row(500, 0.1))
@@ -137,25 +181,42 @@ def test_shared_rows_are_stored_once_and_use_up_no_ids(store, new_database):
         record(store, new_trial())
     record(store, new_trial(policy="FIX(k0=0.01)"))
     tables = "framework", "network", "dataset", "task", "policy"
-    assert [query(new_database, "SELECT max(id) FROM " + table)[0][0] for table in tables] == [1, 1, 1, 1, 2]
+    assert [query(new_database, "SELECT max(id) FROM " + table)[0][0] for table in tables] == [
+        1,
+        1,
+        1,
+        1,
+        2,
+    ]
 
 
 def test_trials_are_found_by_what_they_are(store):
     cifar = dataclasses.replace(SETUP, dataset=dataclasses.replace(MNIST, name="cifar10"))
     first = record(store, new_trial(rows=(row(0, 0.5), row(10, 0.6))))
-    second = record(store, new_trial(cifar, "FIX(k0=0.1)", STARTED + 1).ended_as(FAILED, STARTED + 9, "out of memory"))
+    second = record(
+        store,
+        new_trial(cifar, "FIX(k0=0.1)", STARTED + 1).ended_as(FAILED, STARTED + 9, "out of memory"),
+    )
     assert store.trials() == [first, second]
     assert store.trials(dataset="mnist") == [first]
     assert store.trials(network="LeNet", dataset="cifar10") == [second]
     assert store.trials(network=LENET.hash) == [first, second]
-    assert store.trials(function="FIX") == store.trials(policy="FIX(k0=0.1)") == store.trials(state=FAILED) == [second]
+    assert (
+        store.trials(function="FIX")
+        == store.trials(policy="FIX(k0=0.1)")
+        == store.trials(state=FAILED)
+        == [second]
+    )
     assert store.trials(function="FIX", state="running") == []
 
 
 def test_policies_of_any_length(store):
     steps = list(range(1, 3000))
     text = "NSTEP(k0=0.01, gamma=0.9, l=%s)" % steps
-    trials = [record(store, dataclasses.replace(new_trial(policy=text), parameters={"l": steps})) for _ in range(2)]
+    trials = [
+        record(store, dataclasses.replace(new_trial(policy=text), parameters={"l": steps}))
+        for _ in range(2)
+    ]
     assert {trial.id for trial in store.trials(policy=text)} == {trial.id for trial in trials}
 
 
@@ -163,17 +224,43 @@ def test_policies_of_any_length(store):
 def test_what_is_no_number_is_stored_as_none(store, value):
     trial = new_trial()
     store.begin(trial)
-    store.add(trial.id, row(0, 0.5, lr=value, train_loss=value, test_loss=value, ac=value, cd=value, cdac=value, ld=value))
-    assert store.trial(trial.id).rows == (Evaluation(0, None, None, None, 0.5, 0.99, None, None, None, None),)
+    store.add(
+        trial.id,
+        row(
+            0,
+            0.5,
+            lr=value,
+            train_loss=value,
+            test_loss=value,
+            ac=value,
+            cd=value,
+            cdac=value,
+            ld=value,
+        ),
+    )
+    assert store.trial(trial.id).rows == (
+        Evaluation(0, None, None, None, 0.5, 0.99, None, None, None, None),
+    )
 
 
 def test_huge_and_tiny_losses_are_kept(store):
-    trial = record(store, new_trial(rows=(row(0, 0.5, train_loss=1.7e308, test_loss=5e-324, ld=1.7e308),)))
+    trial = record(
+        store, new_trial(rows=(row(0, 0.5, train_loss=1.7e308, test_loss=5e-324, ld=1.7e308),))
+    )
     assert store.trial(trial.id) == trial
 
 
-@pytest.mark.parametrize("changes", [{"top1": 1.5}, {"top5": -0.1}, {"ac": 2.0}, {"ld": -1.0}, {"iteration": -1},
-                                     {"top1": math.nan}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top1": 1.5},
+        {"top5": -0.1},
+        {"ac": 2.0},
+        {"ld": -1.0},
+        {"iteration": -1},
+        {"top1": math.nan},
+    ],
+)
 def test_senseless_metrics_are_refused(store, changes):
     trial = record(store, new_trial())
     with pytest.raises(InputError, match="refuses a value"):
@@ -181,16 +268,19 @@ def test_senseless_metrics_are_refused(store, changes):
     assert store.trial(trial.id).rows == ()
 
 
-@pytest.mark.parametrize("statement", [
-    "INSERT INTO evaluation (trial_id, iteration, top1, top5, train_loss) SELECT id, 1, 0.5, 0.5, 'NaN' FROM trial",
-    "UPDATE trial SET state = 'lost'",
-    "UPDATE trial SET state = 'finished'",
-    "UPDATE trial SET best_iteration = 7, best_top1 = 0.5",
-    "UPDATE network SET hash = 'abc'",
-    "UPDATE dataset SET shape = '{1,0}'",
-    "INSERT INTO policy (text, function, parameters, n_params) SELECT text, function, '{}', 1 FROM policy",
-    "DELETE FROM policy",
-])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO evaluation (trial_id, iteration, top1, top5, train_loss) SELECT id, 1, 0.5, 0.5, 'NaN' FROM trial",
+        "UPDATE trial SET state = 'lost'",
+        "UPDATE trial SET state = 'finished'",
+        "UPDATE trial SET best_iteration = 7, best_top1 = 0.5",
+        "UPDATE network SET hash = 'abc'",
+        "UPDATE dataset SET shape = '{1,0}'",
+        "INSERT INTO policy (text, function, parameters, n_params) SELECT text, function, '{}', 1 FROM policy",
+        "DELETE FROM policy",
+    ],
+)
 def test_the_schema_itself_keeps_the_data_whole(store, new_database, statement):
     record(store, new_trial())
     with pytest.raises(psycopg2.IntegrityError):
@@ -210,19 +300,38 @@ def test_rows_and_ends_of_unknown_trials_are_refused(store):
     assert store.trials() == []
 
 
-ANY_TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1, max_size=20)
-HOSTILE = ANY_TEXT | st.sampled_from([
-    "'; DROP TABLE trial; --", "<script>alert(1)</script>", '"\\"', "%s %(id)s", "{0}", "$1", "\u202e\U0001f4a3", "NULL"])
+ANY_TEXT = st.text(
+    st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1, max_size=20
+)
+HOSTILE = ANY_TEXT | st.sampled_from(
+    [
+        "'; DROP TABLE trial; --",
+        "<script>alert(1)</script>",
+        '"\\"',
+        "%s %(id)s",
+        "{0}",
+        "$1",
+        "\u202e\U0001f4a3",
+        "NULL",
+    ]
+)
 
 
 def test_any_text_is_only_text(store):
-    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.data_too_large])
+    @settings(
+        max_examples=25,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.data_too_large],
+    )
     @given(HOSTILE, HOSTILE, HOSTILE)
     def comes_back(name, policy, words):
         network = Network(name, hashlib.sha256(words.encode()).hexdigest(), words)
         dataset = dataclasses.replace(MNIST, name=name)
         setup = dataclasses.replace(SETUP, network=network, dataset=dataset, solver={name: words})
-        trial = dataclasses.replace(new_trial(setup, policy), function="FIX", parameters={policy: policy}, host=words)
+        trial = dataclasses.replace(
+            new_trial(setup, policy), function="FIX", parameters={policy: policy}, host=words
+        )
         trial = record(store, trial.ended_as(FAILED, STARTED, words))
         assert trial in store.trials(network=name, dataset=name, policy=policy)
 
@@ -233,7 +342,9 @@ def test_any_text_is_only_text(store):
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "x" * 501])
 def test_names_that_cannot_be_stored_are_refused_in_a_sentence(store, name):
     with pytest.raises(InputError, match="the database .* value"):
-        store.begin(new_trial(dataclasses.replace(SETUP, dataset=dataclasses.replace(MNIST, name=name))))
+        store.begin(
+            new_trial(dataclasses.replace(SETUP, dataset=dataclasses.replace(MNIST, name=name)))
+        )
     assert store.trials() == []
 
 
@@ -248,41 +359,71 @@ def _write_trials(dsn, start, number):
         start.wait(60)
         for step in range(10):
             network = dataclasses.replace(LENET, name="net %d" % step)
-            setup = dataclasses.replace(SETUP, network=network, dataset=dataclasses.replace(MNIST, name="data %d" % step),
-                                        classes=step + 2)
-            record(store, new_trial(setup, "FIX(k0=%d)" % step, rows=(row(number, 0.5),)).ended_as(FINISHED, STARTED + 1))
+            setup = dataclasses.replace(
+                SETUP,
+                network=network,
+                dataset=dataclasses.replace(MNIST, name="data %d" % step),
+                classes=step + 2,
+            )
+            record(
+                store,
+                new_trial(setup, "FIX(k0=%d)" % step, rows=(row(number, 0.5),)).ended_as(
+                    FINISHED, STARTED + 1
+                ),
+            )
 
 
 def test_eight_writers_of_the_same_new_things_share_them(new_database):
     """They also lay out the schema, all at once."""
     context = multiprocessing.get_context("fork")
     start = context.Barrier(8)
-    writers = [context.Process(target=_write_trials, args=(new_database, start, number)) for number in range(8)]
+    writers = [
+        context.Process(target=_write_trials, args=(new_database, start, number))
+        for number in range(8)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0] * 8
-    counts = [query(new_database, "SELECT count(*) FROM " + table)[0][0]
-              for table in ("framework", "network", "dataset", "task", "policy", "trial", "evaluation", "schema_version")]
+    counts = [
+        query(new_database, "SELECT count(*) FROM " + table)[0][0]
+        for table in (
+            "framework",
+            "network",
+            "dataset",
+            "task",
+            "policy",
+            "trial",
+            "evaluation",
+            "schema_version",
+        )
+    ]
     assert counts == [1, 10, 10, 10, 10, 80, 80, 1]
 
 
 def test_a_connection_cut_off_costs_nothing(store, new_database, private_server):
     trial = new_trial()
     store.begin(trial)
-    query(private_server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lrbench'")
+    query(
+        private_server,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lrbench'",
+    )
     store.add(trial.id, FIRST)
     assert store.trial(trial.id).rows == (FIRST,)
 
 
-def test_a_database_that_is_gone_is_told_from_bad_input_and_may_come_back(store, new_database, private_server):
+def test_a_database_that_is_gone_is_told_from_bad_input_and_may_come_back(
+    store, new_database, private_server
+):
     trial = record(store, new_trial())
     name = new_database.split("dbname=")[-1]
     admin = psycopg2.connect(private_server)
     admin.autocommit = True
     admin.cursor().execute("ALTER DATABASE %s ALLOW_CONNECTIONS false" % name)
-    admin.cursor().execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    admin.cursor().execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+    )
     for _ in range(2):
         with pytest.raises(DatabaseUnavailable, match=name):
             store.add(trial.id, FIRST)
@@ -292,7 +433,9 @@ def test_a_database_that_is_gone_is_told_from_bad_input_and_may_come_back(store,
     assert store.trial(trial.id).rows == (FIRST,)
 
 
-def test_the_private_server_is_started_on_demand_and_after_it_was_killed(private_server, monkeypatch):
+def test_the_private_server_is_started_on_demand_and_after_it_was_killed(
+    private_server, monkeypatch
+):
     monkeypatch.delenv("LRBENCH_DSN", raising=False)
     with Store() as store:
         trial = record(store, new_trial())
@@ -331,22 +474,34 @@ def _listener(answer):
             client.recv(1000)
             client.sendall(answer)
             client.close()
+
     threading.Thread(target=serve, daemon=True).start()
     return listener
 
 
-@pytest.mark.parametrize("dsn, reason", [
-    ("postgresql://me:secret@127.0.0.1:1/trials", "trials at 127.0.0.1, port 1: .*refused"),
-    ("host=nowhere.invalid user=me password=secret dbname=trials", "trials at nowhere.invalid, port 5432: .*translate"),
-    ("host=/nowhere dbname=trials password=secret", "trials at /nowhere, port 5432: .*No such file"),
-    ("not a dsn secret", "no connection string: write postgresql://"),
-    ("host=localhost secret=1", "no connection string"),
-    ("postgresql://me:secret@127.0.0.1:1/trials?connect_timeout=soon", "connect_timeout"),
-])
+@pytest.mark.parametrize(
+    "dsn, reason",
+    [
+        ("postgresql://me:secret@127.0.0.1:1/trials", "trials at 127.0.0.1, port 1: .*refused"),
+        (
+            "host=nowhere.invalid user=me password=secret dbname=trials",
+            "trials at nowhere.invalid, port 5432: .*translate",
+        ),
+        (
+            "host=/nowhere dbname=trials password=secret",
+            "trials at /nowhere, port 5432: .*No such file",
+        ),
+        ("not a dsn secret", "no connection string: write postgresql://"),
+        ("host=localhost secret=1", "no connection string"),
+        ("postgresql://me:secret@127.0.0.1:1/trials?connect_timeout=soon", "connect_timeout"),
+    ],
+)
 def test_a_database_that_cannot_be_reached_is_named_without_its_password(dsn, reason):
     with pytest.raises(InputError, match=reason) as caught:
         Store(dsn)
-    assert "secret" not in str(caught.value).replace("invalid dsn", "") and "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value).replace("invalid dsn", "") and "\n" not in str(
+        caught.value
+    )
 
 
 def test_a_server_that_is_no_postgresql_is_named():
@@ -385,7 +540,9 @@ def later_program(tmp_path):
     for path in Path(schema.FOLDER).glob("migrations/*.sql"):
         shutil.copy(str(path), str(migrations))
     (migrations / ("%04d.sql" % (newest + 1))).write_text("CREATE TABLE later (name text);")
-    (migrations / ("%04d.sql" % (newest + 2))).write_text("ALTER TABLE later ADD COLUMN stopped boolean;")
+    (migrations / ("%04d.sql" % (newest + 2))).write_text(
+        "ALTER TABLE later ADD COLUMN stopped boolean;"
+    )
     return tmp_path, newest
 
 
@@ -397,7 +554,9 @@ def _upgrade(dsn, folder):
         connection.close()
 
 
-def test_an_older_database_is_brought_to_the_newest_version_with_its_trials(store, new_database, later_program):
+def test_an_older_database_is_brought_to_the_newest_version_with_its_trials(
+    store, new_database, later_program
+):
     folder, newest = later_program
     trial = record(store, new_trial())
     context = multiprocessing.get_context("fork")
@@ -414,15 +573,25 @@ def test_an_older_database_is_brought_to_the_newest_version_with_its_trials(stor
 
 def test_a_migration_that_fails_changes_nothing(store, new_database, later_program):
     folder, newest = later_program
-    (folder / "migrations" / ("%04d.sql" % (newest + 2))).write_text("ALTER TABLE later ADD COLUMN name text;")
+    (folder / "migrations" / ("%04d.sql" % (newest + 2))).write_text(
+        "ALTER TABLE later ADD COLUMN name text;"
+    )
     with pytest.raises(psycopg2.Error):
         _upgrade(new_database, folder)
-    assert query(new_database, "SELECT max(version), to_regclass('later') FROM schema_version") == [(newest, None)]
+    assert query(new_database, "SELECT max(version), to_regclass('later') FROM schema_version") == [
+        (newest, None)
+    ]
 
 
 def test_every_table_says_what_it_holds(store, new_database):
-    assert query(new_database, """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
-                                  AND relkind IN ('r', 'v') AND obj_description(oid) IS NULL""") == []
+    assert (
+        query(
+            new_database,
+            """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+                                  AND relkind IN ('r', 'v') AND obj_description(oid) IS NULL""",
+        )
+        == []
+    )
 
 
 def test_an_attempt_that_goes_on_from_a_snapshot_replaces_what_was_measured_after_it(store):
@@ -442,8 +611,18 @@ def test_an_attempt_that_goes_on_from_a_snapshot_replaces_what_was_measured_afte
     store.end(first.id, "finished", 3e9, attempt=2)
     store.end(first.id, "interrupted", 4e9, attempt=1)
     found = store.trial(first.id)
-    assert (found.state, found.ended, found.attempt, found.resumed_at, found.host) == ("finished", 3e9, 2, 500, "elsewhere")
-    assert [(r.iteration, r.top1, r.resumed_at) for r in found.rows] == [(0, 0.5, None), (500, 0.5, None), (1000, 0.6, 500)]
+    assert (found.state, found.ended, found.attempt, found.resumed_at, found.host) == (
+        "finished",
+        3e9,
+        2,
+        500,
+        "elsewhere",
+    )
+    assert [(r.iteration, r.top1, r.resumed_at) for r in found.rows] == [
+        (0, 0.5, None),
+        (500, 0.5, None),
+        (1000, 0.6, 500),
+    ]
 
 
 def test_a_study_gets_the_jobs_that_it_has_not_got(store):
@@ -452,19 +631,25 @@ def test_a_study_gets_the_jobs_that_it_has_not_got(store):
     one = studies.jobs(store, "s")
     studies.add(store, "s", jobs)
     assert studies.jobs(store, "s")[:1] == one
-    assert [(entry.job.seed, entry.state, entry.attempts) for entry in studies.jobs(store, "s")] == [(1, None, 0), (2, None, 0)]
-    summary, = studies.summaries(store)
+    assert [
+        (entry.job.seed, entry.state, entry.attempts) for entry in studies.jobs(store, "s")
+    ] == [(1, None, 0), (2, None, 0)]
+    (summary,) = studies.summaries(store)
     assert (summary.name, summary.states, summary.runs) == ("s", {"waiting": 2}, False)
     with pytest.raises(InputError, match="no study"):
         studies.jobs(store, "other")
 
 
-def test_a_study_is_claimed_by_one_program_until_it_leaves_and_hears_requests_to_stop(store, new_database):
+def test_a_study_is_claimed_by_one_program_until_it_leaves_and_hears_requests_to_stop(
+    store, new_database
+):
     studies.add(store, "s", [Job("/a/solver.prototxt")])
     stop = Stop()
     with studies.Claim("s", new_database, stop, print):
         assert studies.summaries(store)[0].runs
-        with pytest.raises(InputError, match="runs already .lrbench on .*, process %d.*study stop s" % os.getpid()):
+        with pytest.raises(
+            InputError, match="runs already .lrbench on .*, process %d.*study stop s" % os.getpid()
+        ):
             studies.Claim("s", new_database, Stop(), print)
         asker = threading.Thread(target=lambda: studies.stop(Store(new_database), "s"))
         asker.start()
@@ -484,6 +669,9 @@ def test_a_study_is_claimed_by_one_program_until_it_leaves_and_hears_requests_to
 def test_a_claim_outlives_its_connection(store, new_database):
     studies.add(store, "s", [Job("/a/solver.prototxt")])
     with studies.Claim("s", new_database, Stop(), print):
-        query(new_database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'lrbench on %%'")
+        query(
+            new_database,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'lrbench on %%'",
+        )
         time.sleep(2.5)
         assert studies.summaries(store)[0].runs

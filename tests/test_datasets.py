@@ -1,4 +1,5 @@
 """The datasets as Caffe reads them: from official files or downloads to LMDBs and mean files, and what an LMDB holds."""
+
 import gzip
 import hashlib
 import http.server
@@ -15,23 +16,32 @@ from functools import partial
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
+
 from lrbench_caffe import InputError, datasets
 
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
-needs_caffe = pytest.mark.skipif(importlib.util.find_spec("caffe") is None, reason="needs Caffe: run the tests with `make test`")
-needs_shared = pytest.mark.skipif(not os.path.isdir(SHARED), reason="needs the real MNIST and CIFAR-10 in ../shared/data")
+needs_caffe = pytest.mark.skipif(
+    importlib.util.find_spec("caffe") is None, reason="needs Caffe: run the tests with `make test`"
+)
+needs_shared = pytest.mark.skipif(
+    not os.path.isdir(SHARED), reason="needs the real MNIST and CIFAR-10 in ../shared/data"
+)
 
 
 def needs_tool(name):
-    return pytest.mark.skipif(shutil.which(name) is None, reason="needs %s, which comes with Caffe" % name)
+    return pytest.mark.skipif(
+        shutil.which(name) is None, reason="needs %s, which comes with Caffe" % name
+    )
 
 
 def part(count, shape, seed=0):
     """A Part of random images whose labels go from 0 to 9."""
     random = np.random.RandomState(seed)
-    return datasets.Part(random.randint(0, 256, (count,) + shape).astype(np.uint8), (np.arange(count) % 10).astype(np.uint8))
+    return datasets.Part(
+        random.randint(0, 256, (count,) + shape).astype(np.uint8),
+        (np.arange(count) % 10).astype(np.uint8),
+    )
 
 
 def idx(array):
@@ -42,6 +52,7 @@ def idx(array):
 def records(path):
     """The keys and values of an LMDB, in order."""
     import lmdb
+
     with lmdb.open(path, readonly=True, lock=False) as env, env.begin() as txn:
         return [(bytes(key), bytes(value)) for key, value in txn.cursor()]
 
@@ -57,9 +68,12 @@ def content(files):
 def read_by_caffe(path, count, transform, folder):
     """(images, labels) as Caffe's Data layer gives them in a test."""
     import caffe
+
     net = folder / "read.prototxt"
-    net.write_text('layer { name: "data" type: "Data" top: "data" top: "label" transform_param { %s } '
-                   'data_param { source: "%s" batch_size: %d backend: LMDB } }' % (transform, path, count))
+    net.write_text(
+        'layer { name: "data" type: "Data" top: "data" top: "label" transform_param { %s } '
+        'data_param { source: "%s" batch_size: %d backend: LMDB } }' % (transform, path, count)
+    )
     reader = caffe.Net(str(net), caffe.TEST)  # its blobs are gone when it is
     reader.forward()
     return reader.blobs["data"].data.copy(), reader.blobs["label"].data.copy()
@@ -85,14 +99,18 @@ def cifar10(tmp_path_factory):
 def test_the_digits_are_1397_and_400_images_of_8x8_with_40_of_each_digit_in_the_test(tmp_path):
     files = datasets.convert("digits", str(tmp_path))
     assert files.written
-    assert datasets.describe(files.train) == (1397, (1, 8, 8)) and datasets.describe(files.test) == (400, (1, 8, 8))
+    assert datasets.describe_lmdb(files.train) == (1397, (1, 8, 8)) and datasets.describe_lmdb(
+        files.test
+    ) == (400, (1, 8, 8))
     images, labels = read_by_caffe(files.test, 400, "", tmp_path)
     assert np.bincount(labels.astype(int)).tolist() == [40] * 10
     assert (images.min(), images.max()) == (0, 255)
 
 
 def test_every_digit_of_scikit_learn_is_in_one_part_and_its_pixels_stretched():
-    load_digits = pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn").load_digits
+    load_digits = pytest.importorskip(
+        "sklearn.datasets", reason="the digits come with scikit-learn"
+    ).load_digits
     train, test = datasets.read_digits()
     ours = np.concatenate([train.images, test.images]).reshape(-1, 64) / (255 / 16)
     original = load_digits().data
@@ -107,8 +125,12 @@ def test_every_digit_of_scikit_learn_is_in_one_part_and_its_pixels_stretched():
 @needs_caffe
 def test_caffe_reads_the_images_and_labels_that_were_written_in_their_order(tmp_path):
     train, test = part(2500, (3, 5, 4)), part(30, (3, 5, 4), seed=1)
-    files = datasets.write("tiny", str(tmp_path / "data"), train, test)
-    assert [os.path.basename(path) for path in files[:3]] == ["tiny_train_lmdb", "tiny_test_lmdb", "tiny_mean.binaryproto"]
+    files = datasets.write_lmdb("tiny", str(tmp_path / "data"), train, test)
+    assert [os.path.basename(path) for path in files[:3]] == [
+        "tiny_train_lmdb",
+        "tiny_test_lmdb",
+        "tiny_mean.binaryproto",
+    ]
     for path, written in ((files.train, train), (files.test, test)):
         images, labels = read_by_caffe(path, len(written.labels), "", tmp_path)
         assert np.array_equal(images, written.images) and np.array_equal(labels, written.labels)
@@ -117,23 +139,28 @@ def test_caffe_reads_the_images_and_labels_that_were_written_in_their_order(tmp_
 @needs_caffe
 def test_the_middle_of_a_padded_image_is_the_image_less_its_mean_and_the_border_is_zero(tmp_path):
     train, test = part(200, (3, 8, 8)), part(20, (3, 8, 8), seed=1)
-    files = datasets.write("tiny", str(tmp_path), train, test, pad=4)
+    files = datasets.write_lmdb("tiny", str(tmp_path), train, test, pad=4)
     assert os.path.basename(files.test) == "tiny_pad4_test_lmdb"
-    assert datasets.describe(files.test) == (20, (3, 16, 16))
+    assert datasets.describe_lmdb(files.test) == (20, (3, 16, 16))
     less_mean = test.images - train.images.mean(axis=0)
     subtract = 'mean_file: "%s"' % files.mean
     images, _ = read_by_caffe(files.test, 20, subtract + " crop_size: 8", tmp_path)
     assert np.allclose(images, less_mean, atol=1e-4)
     images, _ = read_by_caffe(files.test, 20, subtract, tmp_path)
-    assert np.allclose(images, np.pad(less_mean, ((0, 0), (0, 0), (4, 4), (4, 4)), mode="constant"), atol=1e-4)
+    assert np.allclose(
+        images, np.pad(less_mean, ((0, 0), (0, 0), (4, 4), (4, 4)), mode="constant"), atol=1e-4
+    )
 
 
 @needs_caffe
 @needs_tool("compute_image_mean")
 def test_the_mean_is_byte_for_byte_that_of_caffes_own_tool(tmp_path):
-    files = datasets.write("tiny", str(tmp_path), part(1234, (3, 6, 6)), part(10, (3, 6, 6)))
-    subprocess.run(["compute_image_mean", "-backend", "lmdb", files.train, str(tmp_path / "mean")], check=True,
-                   stderr=subprocess.DEVNULL)
+    files = datasets.write_lmdb("tiny", str(tmp_path), part(1234, (3, 6, 6)), part(10, (3, 6, 6)))
+    subprocess.run(
+        ["compute_image_mean", "-backend", "lmdb", files.train, str(tmp_path / "mean")],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     with open(files.mean, "rb") as ours:
         assert ours.read() == (tmp_path / "mean").read_bytes()
 
@@ -146,8 +173,12 @@ def test_idx_files_become_the_records_of_caffes_own_mnist_converter(packed, tmp_
     arrays = {"images": train.images[:, 0], "labels": train.labels}
     for name, array in arrays.items():
         (tmp_path / name).write_bytes(idx(array))
-    subprocess.run(["convert_mnist_data", "-backend", "lmdb", "images", "labels", "theirs"], check=True, cwd=str(tmp_path),
-                   stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["convert_mnist_data", "-backend", "lmdb", "images", "labels", "theirs"],
+        check=True,
+        cwd=str(tmp_path),
+        stderr=subprocess.DEVNULL,
+    )
     read = {}
     for name in arrays:
         raw = (tmp_path / name).read_bytes()
@@ -155,7 +186,7 @@ def test_idx_files_become_the_records_of_caffes_own_mnist_converter(packed, tmp_
         path.write_bytes(gzip.compress(raw) if packed else raw)
         read[name] = datasets.read_idx(str(path), hashlib.md5(raw).hexdigest())
     ours = datasets.Part(read["images"][:, np.newaxis], read["labels"])
-    files = datasets.write("ours", str(tmp_path), ours, ours)
+    files = datasets.write_lmdb("ours", str(tmp_path), ours, ours)
     assert records(files.train) == records(str(tmp_path / "theirs"))
 
 
@@ -166,11 +197,20 @@ def test_cifar10_becomes_the_records_of_caffes_own_converter_within_15_seconds(c
     files = datasets.convert("cifar10", str(tmp_path / "ours"), source=str(cifar10))
     assert time.time() - start < 15
     (tmp_path / "theirs").mkdir()
-    subprocess.run(["convert_cifar_data", str(cifar10 / "cifar-10-batches-bin"), str(tmp_path / "theirs"), "lmdb"], check=True,
-                   stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [
+            "convert_cifar_data",
+            str(cifar10 / "cifar-10-batches-bin"),
+            str(tmp_path / "theirs"),
+            "lmdb",
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     for ours, theirs in ((files.train, "cifar10_train_lmdb"), (files.test, "cifar10_test_lmdb")):
-        assert ([(int(key), value) for key, value in records(ours)]
-                == [(int(key), value) for key, value in records(str(tmp_path / "theirs" / theirs))])
+        assert [(int(key), value) for key, value in records(ours)] == [
+            (int(key), value) for key, value in records(str(tmp_path / "theirs" / theirs))
+        ]
     shutil.rmtree(str(tmp_path))
 
 
@@ -184,11 +224,17 @@ def test_cifar10_is_read_from_its_folder_the_folder_around_it_and_the_archive(ci
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
     train, test = datasets.read_cifar10(str(cifar10 / "cifar-10-batches-bin"))
     assert train.images.shape == (50000, 3, 32, 32) and test.images.shape == (10000, 3, 32, 32)
-    assert train.images[10001, 0, 0, :3].tolist() == [3, 4, 5]  # the second record of data_batch_2.bin
+    assert train.images[10001, 0, 0, :3].tolist() == [
+        3,
+        4,
+        5,
+    ]  # the second record of data_batch_2.bin
     assert train.labels[10001] == 1
     for source in (cifar10, archive, tmp_path):
         for one, other in zip(datasets.read_cifar10(str(source), md5), (train, test)):
-            assert np.array_equal(one.images, other.images) and np.array_equal(one.labels, other.labels)
+            assert np.array_equal(one.images, other.images) and np.array_equal(
+                one.labels, other.labels
+            )
 
 
 def test_a_damaged_cifar10_archive_is_named_with_the_checksum_expected_and_found(tmp_path):
@@ -200,11 +246,14 @@ def test_a_damaged_cifar10_archive_is_named_with_the_checksum_expected_and_found
         assert said in str(error.value)
 
 
-@pytest.mark.parametrize("damage, said", [
-    (lambda batch: os.truncate(batch, 30729999), "are 30730000, and it has 30729999 bytes"),
-    (lambda batch: _overwrite(batch, 3073 * 7, b"\x0a"), "record 7 has the label 10"),
-    (os.remove, "has no data_batch_3.bin"),
-])
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (lambda batch: os.truncate(batch, 30729999), "are 30730000, and it has 30729999 bytes"),
+        (lambda batch: _overwrite(batch, 3073 * 7, b"\x0a"), "record 7 has the label 10"),
+        (os.remove, "has no data_batch_3.bin"),
+    ],
+)
 def test_a_damaged_cifar10_file_is_named_with_what_is_wrong(damage, said, cifar10, tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
@@ -225,13 +274,16 @@ def _overwrite(path, at, data):
         file.write(data)
 
 
-@pytest.mark.parametrize("name, damage", [
-    ("train-images-idx3-ubyte", lambda whole: whole[:-1]),
-    ("train-images-idx3-ubyte.gz", lambda whole: gzip.compress(whole)[:-200]),
-    ("train-images-idx3-ubyte.gz", lambda whole: gzip.compress(whole)[:100] + b"\xff" * 300),
-    ("train-images-idx3-ubyte.gz", lambda whole: b"<html>404</html>"),
-    ("train-images-idx3-ubyte.gz", lambda whole: b""),
-])
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("train-images-idx3-ubyte", lambda whole: whole[:-1]),
+        ("train-images-idx3-ubyte.gz", lambda whole: gzip.compress(whole)[:-200]),
+        ("train-images-idx3-ubyte.gz", lambda whole: gzip.compress(whole)[:100] + b"\xff" * 300),
+        ("train-images-idx3-ubyte.gz", lambda whole: b"<html>404</html>"),
+        ("train-images-idx3-ubyte.gz", lambda whole: b""),
+    ],
+)
 def test_a_damaged_mnist_file_is_named_with_the_checksum_expected_and_found(name, damage, tmp_path):
     path = tmp_path / name
     path.write_bytes(damage(idx(part(10, (28, 28)).images)))
@@ -248,13 +300,19 @@ def test_a_file_that_a_browser_unpacked_under_its_packed_name_is_read(tmp_path):
     assert np.array_equal(datasets.read_idx(str(path), hashlib.md5(idx(array)).hexdigest()), array)
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (dict(name="imagenet"), "choose one of digits, mnist, cifar10"),
-    (dict(name="mnist", source="/nowhere"), "/nowhere has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz"),
-    (dict(name="cifar10", source="/nowhere"), "/nowhere has no data_batch_1.bin or "),
-    (dict(name="digits", source="/nowhere"), "leave --from out"),
-    (dict(name="digits", pad=-1), "pad is -1"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (dict(name="imagenet"), "choose one of digits, mnist, cifar10"),
+        (
+            dict(name="mnist", source="/nowhere"),
+            "/nowhere has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz",
+        ),
+        (dict(name="cifar10", source="/nowhere"), "/nowhere has no data_batch_1.bin or "),
+        (dict(name="digits", source="/nowhere"), "leave --from out"),
+        (dict(name="digits", pad=-1), "pad is -1"),
+    ],
+)
 def test_what_cannot_be_converted_is_said_in_a_sentence(arguments, said, tmp_path):
     with pytest.raises(InputError) as error:
         datasets.convert(to=str(tmp_path), **arguments)
@@ -273,8 +331,21 @@ def test_the_real_mnist_is_converted_within_5_seconds(tmp_path):
     start = time.time()
     files = datasets.convert("mnist", str(tmp_path), source=os.path.join(SHARED, "mnist"))
     assert time.time() - start < 5
-    assert datasets.describe(files.train) == (60000, (1, 28, 28)) and datasets.describe(files.test) == (10000, (1, 28, 28))
-    assert read_by_caffe(files.train, 10, "", tmp_path)[1].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert datasets.describe_lmdb(files.train) == (60000, (1, 28, 28)) and datasets.describe_lmdb(
+        files.test
+    ) == (10000, (1, 28, 28))
+    assert read_by_caffe(files.train, 10, "", tmp_path)[1].tolist() == [
+        5,
+        0,
+        4,
+        1,
+        9,
+        2,
+        1,
+        3,
+        1,
+        4,
+    ]
 
 
 @needs_caffe
@@ -283,8 +354,13 @@ def test_the_real_cifar10_is_converted_and_every_class_is_as_frequent(tmp_path):
     unpack = [sys.executable, os.path.join(SHARED, "cifar10_binary.py"), str(tmp_path)]
     subprocess.run(unpack, check=True, stdout=subprocess.DEVNULL)
     files = datasets.convert("cifar10", str(tmp_path), source=str(tmp_path), pad=4)
-    assert datasets.describe(files.train) == (50000, (3, 40, 40)) and datasets.describe(files.test) == (10000, (3, 40, 40))
-    assert np.bincount(read_by_caffe(files.test, 10000, "", tmp_path)[1].astype(int)).tolist() == [1000] * 10
+    assert datasets.describe_lmdb(files.train) == (50000, (3, 40, 40)) and datasets.describe_lmdb(
+        files.test
+    ) == (10000, (3, 40, 40))
+    assert (
+        np.bincount(read_by_caffe(files.test, 10000, "", tmp_path)[1].astype(int)).tolist()
+        == [1000] * 10
+    )
     shutil.rmtree(str(tmp_path))
 
 
@@ -292,25 +368,35 @@ def test_the_real_cifar10_is_converted_and_every_class_is_as_frequent(tmp_path):
 
 
 @needs_caffe
-@pytest.mark.skipif(sys.version_info < (3, 8), reason="needs audit hooks, which came with Python 3.8")
+@pytest.mark.skipif(
+    sys.version_info < (3, 8), reason="needs audit hooks, which came with Python 3.8"
+)
 @pytest.mark.parametrize("before", ["nothing", "another set"])
-def test_a_kill_at_any_moment_leaves_nothing_that_looks_finished_and_the_next_run_finishes(before, tmp_path):
+def test_a_kill_at_any_moment_leaves_nothing_that_looks_finished_and_the_next_run_finishes(
+    before, tmp_path
+):
     train, test = part(3000, (1, 6, 6)), part(1000, (1, 6, 6), seed=1)
-    whole = content(datasets.write("tiny", str(tmp_path / "whole"), train, test))
+    whole = content(datasets.write_lmdb("tiny", str(tmp_path / "whole"), train, test))
     other = part(50, (1, 6, 6), seed=2)
     ends, step = [], 0
     while not ends or ends[-1] != 0:
         step += 1
         to = tmp_path / str(step)
         found = datasets.paths("tiny", str(to))
-        earlier = content(datasets.write("tiny", str(to), other, other)) if before == "another set" else None
-        ends.append(_killed_at(step, partial(datasets.write, "tiny", str(to), train, test)))
+        earlier = (
+            content(datasets.write_lmdb("tiny", str(to), other, other))
+            if before == "another set"
+            else None
+        )
+        ends.append(_killed_at(step, partial(datasets.write_lmdb, "tiny", str(to), train, test)))
         assert content(found) in (None, earlier, whole)
         for path, complete in zip(found[:2], whole):
             assert before == "another set" or not os.path.exists(path) or records(path) == complete
-        datasets.write("tiny", str(to), train, test)
+        datasets.write_lmdb("tiny", str(to), train, test)
         assert content(found) == whole
-        assert sorted(os.listdir(str(to))) == sorted([".tiny.lock"] + [os.path.basename(path) for path in found[:3]])
+        assert sorted(os.listdir(str(to))) == sorted(
+            [".tiny.lock"] + [os.path.basename(path) for path in found[:3]]
+        )
     assert len(ends) > 15 and set(ends[:-1]) == {signal.SIGKILL}
 
 
@@ -363,9 +449,19 @@ def test_a_finished_set_is_kept_and_one_with_a_part_missing_is_made_anew(tmp_pat
 
 @needs_caffe
 def test_of_two_conversions_at_once_one_writes_and_the_other_finds_it_written(tmp_path):
-    code = "from lrbench_caffe import datasets; print(datasets.convert('digits', %r).written)" % str(tmp_path / "data")
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, universal_newlines=True,
-                             env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))) for _ in range(2)]
+    code = (
+        "from lrbench_caffe import datasets; print(datasets.convert('digits', %r).written)"
+        % str(tmp_path / "data")
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            universal_newlines=True,
+            env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+        )
+        for _ in range(2)
+    ]
     assert sorted(process.communicate()[0].split()[-1] for process in both) == ["False", "True"]
 
 
@@ -373,7 +469,11 @@ def test_of_two_conversions_at_once_one_writes_and_the_other_finds_it_written(tm
 def test_progress_names_each_lmdb_and_counts_to_its_samples(tmp_path):
     seen = []
     datasets.convert("digits", str(tmp_path), progress=lambda *report: seen.append(report))
-    assert seen == [("digits_train_lmdb", 1000, 1397), ("digits_train_lmdb", 1397, 1397), ("digits_test_lmdb", 400, 400)]
+    assert seen == [
+        ("digits_train_lmdb", 1000, 1397),
+        ("digits_train_lmdb", 1397, 1397),
+        ("digits_test_lmdb", 400, 400),
+    ]
 
 
 # Downloads, from a real server on this machine
@@ -432,14 +532,18 @@ def test_a_damaged_download_is_named_with_both_checksums_and_not_kept(home, tmp_
 def test_a_connection_that_ends_early_is_a_damaged_download(home, tmp_path):
     address, folder = home
     with pytest.raises(InputError, match="arrived with the MD5 checksum"):
-        datasets.download(address, {"short.gz": hashlib.md5(b"whole").hexdigest()}, cache=str(tmp_path))
+        datasets.download(
+            address, {"short.gz": hashlib.md5(b"whole").hexdigest()}, cache=str(tmp_path)
+        )
 
 
 def test_a_damaged_file_in_the_cache_is_downloaded_again(home, tmp_path):
     address, folder = home
     (folder / "images.gz").write_bytes(b"whole")
     (tmp_path / "images.gz").write_bytes(b"half")
-    datasets.download(address, {"images.gz": hashlib.md5(b"whole").hexdigest()}, cache=str(tmp_path))
+    datasets.download(
+        address, {"images.gz": hashlib.md5(b"whole").hexdigest()}, cache=str(tmp_path)
+    )
     assert (tmp_path / "images.gz").read_bytes() == b"whole"
 
 
@@ -460,9 +564,9 @@ def test_a_server_that_does_not_answer_is_said_in_a_sentence(home, tmp_path):
 def test_an_lmdb_is_described_and_its_labels_ranged_within_0_3_seconds(tmp_path):
     train = part(12000, (1, 8, 8))
     train.labels[5], train.labels[11000] = 77, 99
-    files = datasets.write("tiny", str(tmp_path), train, train)
+    files = datasets.write_lmdb("tiny", str(tmp_path), train, train)
     start = time.time()
-    assert datasets.describe(files.train) == (12000, (1, 8, 8))
+    assert datasets.describe_lmdb(files.train) == (12000, (1, 8, 8))
     assert datasets.label_range(files.train) == (0, 77)
     assert time.time() - start < 0.3
     assert datasets.label_range(files.train, limit=3) == (0, 2)
@@ -475,31 +579,47 @@ def test_an_lmdb_of_encoded_images_is_described_by_their_size(tmp_path):
 
     from caffe.proto import caffe_pb2
     from PIL import Image
+
     png = io.BytesIO()
     Image.fromarray(np.zeros((7, 9, 3), np.uint8)).save(png, "png")
-    _write_lmdb(tmp_path, caffe_pb2.Datum(encoded=True, data=png.getvalue(), label=3).SerializeToString())
-    assert datasets.describe(str(tmp_path)) == (1, (3, 7, 9))
+    _write_lmdb(
+        tmp_path, caffe_pb2.Datum(encoded=True, data=png.getvalue(), label=3).SerializeToString()
+    )
+    assert datasets.describe_lmdb(str(tmp_path)) == (1, (3, 7, 9))
     assert datasets.label_range(str(tmp_path)) == (3, 3)
 
 
 @needs_caffe
-@pytest.mark.parametrize("make, said", [
-    (lambda folder: None, "cannot be read as an LMDB"),
-    (lambda folder: (folder / "data.mdb").write_bytes(b"no LMDB" * 10000), "cannot be read as an LMDB"),
-    (lambda folder: _write_lmdb(folder), "holds no samples"),
-    (lambda folder: _write_lmdb(folder, b"\xffno Datum"), "is no Datum"),
-    (lambda folder: _write_lmdb(folder, b"\x22\x02xx\x28\x01\x38\x01"), "none"),
-    (lambda folder: (_write_lmdb(folder, bytes(100000)), os.truncate(str(folder / "data.mdb"), 40960)), "is damaged"),
-])
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda folder: None, "cannot be read as an LMDB"),
+        (
+            lambda folder: (folder / "data.mdb").write_bytes(b"no LMDB" * 10000),
+            "cannot be read as an LMDB",
+        ),
+        (lambda folder: _write_lmdb(folder), "holds no samples"),
+        (lambda folder: _write_lmdb(folder, b"\xffno Datum"), "is no Datum"),
+        (lambda folder: _write_lmdb(folder, b"\x22\x02xx\x28\x01\x38\x01"), "none"),
+        (
+            lambda folder: (
+                _write_lmdb(folder, bytes(100000)),
+                os.truncate(str(folder / "data.mdb"), 40960),
+            ),
+            "is damaged",
+        ),
+    ],
+)
 def test_what_is_no_lmdb_of_samples_is_said_in_a_sentence(make, said, tmp_path):
     make(tmp_path)
     with pytest.raises(InputError) as error:
-        datasets.describe(str(tmp_path))
+        datasets.describe_lmdb(str(tmp_path))
     assert said in str(error.value) and str(tmp_path) in str(error.value)
 
 
 def _write_lmdb(folder, *values):
     import lmdb
+
     with lmdb.open(str(folder)) as env, env.begin(write=True) as txn:
         for i, value in enumerate(values):
             txn.put(b"%08d" % i, value)
@@ -507,15 +627,22 @@ def _write_lmdb(folder, *values):
 
 @needs_caffe
 def test_an_lmdb_in_a_folder_that_cannot_be_written_is_read_and_left_alone(tmp_path):
-    files = datasets.write("tiny", str(tmp_path), part(20, (1, 8, 8)), part(20, (1, 8, 8)))
+    files = datasets.write_lmdb("tiny", str(tmp_path), part(20, (1, 8, 8)), part(20, (1, 8, 8)))
     os.remove(os.path.join(files.train, "lock.mdb"))
-    assert datasets.describe(files.train) == (20, (1, 8, 8))
+    assert datasets.describe_lmdb(files.train) == (20, (1, 8, 8))
     assert os.listdir(files.train) == ["data.mdb"]
 
 
 def test_importing_the_module_loads_neither_caffe_nor_lmdb():
-    code = ("import sys, lrbench_caffe.datasets; "
-            "print([name for name in ('caffe', 'lmdb', 'sklearn') if name in sys.modules])")
-    out = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, universal_newlines=True, check=True,
-                         env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
+    code = (
+        "import sys, lrbench_caffe.datasets; "
+        "print([name for name in ('caffe', 'lmdb', 'sklearn') if name in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+    )
     assert out.stdout.strip() == "[]"

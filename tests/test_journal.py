@@ -1,4 +1,5 @@
 """The journal: what was measured survives a database that goes away and a program that dies, and arrives once."""
+
 import contextlib
 import dataclasses
 import json
@@ -11,18 +12,27 @@ import time
 import uuid
 
 import pytest
-
 from conftest import ROOT
+
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.paths import home
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
-pytest.importorskip("psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`")
-from lrbench_caffe import database  # noqa: E402
+pytest.importorskip(
+    "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
+)
+from lrbench_caffe import database
 
 
 def a_trial():
-    setup = Setup(Framework("Caffe", "1.0.0"), Network("net", "0" * 64, "layer {}"), Dataset("digits", (1, 8, 8), 10, 10), 10, {}, 1)
+    setup = Setup(
+        Framework("Caffe", "1.0.0"),
+        Network("net", "0" * 64, "layer {}"),
+        Dataset("digits", (1, 8, 8), 10, 10),
+        10,
+        {},
+        1,
+    )
     return Trial(str(uuid.uuid4()), "FIX(k0=0.1)", "FIX", {"k0": 0.1}, 1, setup, "here", 1e9)
 
 
@@ -62,11 +72,11 @@ def in_the_end(condition, seconds=30):
 
 def record(recorder, trial, rows, end="finished"):
     journal = recorder.journal()
-    assert journal.listen("begin", trial) is None
+    assert journal.on_event("begin", trial) is None
     for iteration in rows:
-        assert journal.listen("row", a_row(iteration)) is None
+        assert journal.on_event("row", a_row(iteration)) is None
     if end:
-        journal.listen("end", trial.ended_as(end, 1e9 + 5))
+        journal.on_event("end", trial.ended_as(end, 1e9 + 5))
     return journal
 
 
@@ -76,9 +86,13 @@ def test_a_recorded_trial_is_in_the_database_row_by_row_and_leaves_no_journal(ds
         journal = record(recorder, trial, [0], end=None)
         in_the_end(lambda: stored_or_none(dsn, trial) and stored(dsn, trial).rows == (a_row(0),))
         assert stored(dsn, trial).state == "running"
-        journal.listen("row", a_row(5))
-        journal.listen("end", trial.ended_as("finished", 1e9 + 5))
-    assert stored(dsn, trial).rows == (a_row(0), a_row(5)) and stored(dsn, trial).state == "finished" and journals() == []
+        journal.on_event("row", a_row(5))
+        journal.on_event("end", trial.ended_as("finished", 1e9 + 5))
+    assert (
+        stored(dsn, trial).rows == (a_row(0), a_row(5))
+        and stored(dsn, trial).state == "finished"
+        and journals() == []
+    )
 
 
 def test_a_server_that_is_away_slows_nothing_and_gets_all_of_it_later(dsn):
@@ -89,12 +103,16 @@ def test_a_server_that_is_away_slows_nothing_and_gets_all_of_it_later(dsn):
         database.server.stop()
         try:
             for iteration in range(1, 200):
-                journal.listen("row", a_row(iteration))
-            journal.listen("end", trial.ended_as("finished", 1e9 + 5))
+                journal.on_event("row", a_row(iteration))
+            journal.on_event("end", trial.ended_as("finished", 1e9 + 5))
             recorder.__exit__()
         finally:
             database.server.start()
-        assert "trainings go on" in told[0] and "cannot be reached" in told[1] and journals() == [trial.id + "-1.jsonl"]
+        assert (
+            "trainings go on" in told[0]
+            and "cannot be reached" in told[1]
+            and journals() == [trial.id + "-1.jsonl"]
+        )
     with database.Recorder(dsn):
         assert journals() == []
     found = stored(dsn, trial)
@@ -107,12 +125,12 @@ def test_a_server_that_comes_back_while_the_trial_runs_gets_the_rows_in_their_or
         journal = record(recorder, trial, [], end=None)
         in_the_end(lambda: stored_or_none(dsn, trial))
         database.server.stop()
-        journal.listen("row", a_row(1))
+        journal.on_event("row", a_row(1))
         in_the_end(lambda: told)
         database.server.start()
-        journal.listen("row", a_row(2))
+        journal.on_event("row", a_row(2))
         in_the_end(lambda: stored(dsn, trial).rows == (a_row(1), a_row(2)))
-        journal.listen("end", trial.ended_as("finished", 1e9 + 5))
+        journal.on_event("end", trial.ended_as("finished", 1e9 + 5))
     assert "is back" in told[-1] and journals() == []
 
 
@@ -122,12 +140,16 @@ def test_connections_that_are_cut_in_mid_transaction_lose_and_double_nothing(dsn
 
     def cut_always():
         import psycopg2
+
         with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
             connection.autocommit = True
             while not cut.is_set():
-                cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
-                               "AND application_name LIKE 'lrbench%'")
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                    "AND application_name LIKE 'lrbench%'"
+                )
                 time.sleep(0.03)
+
     with database.Recorder(dsn) as recorder:
         knife = threading.Thread(target=cut_always)
         knife.start()
@@ -136,23 +158,35 @@ def test_connections_that_are_cut_in_mid_transaction_lose_and_double_nothing(dsn
         cut.set()
         knife.join()
     for trial in trials:
-        assert stored(dsn, trial).rows == tuple(a_row(i) for i in range(100)) and stored(dsn, trial).state == "finished"
+        assert (
+            stored(dsn, trial).rows == tuple(a_row(i) for i in range(100))
+            and stored(dsn, trial).state == "finished"
+        )
     assert journals() == []
 
 
 def test_a_program_that_was_killed_leaves_an_interrupted_trial_with_all_its_rows(dsn):
     """kill -9 with the last line torn, as a crash may leave it: at the next start all whole lines are in the database."""
-    code = ("import sys, time, os; sys.path.insert(0, 'tests'); import test_journal as t\n"
-            "trial = t.a_trial(); recorder = t.database.Recorder(sys.argv[1]); t.database.server.stop()\n"  # rows are in the journal only
-            "journal = t.record(recorder, trial, range(3), end=None)\n"
-            "open(os.path.join(t.home(), 'journal', trial.id + '-1.jsonl'), 'a').write('[\"row\", {\"iterat')\n"
-            "print(trial.id, flush=True); time.sleep(60)")
-    program = subprocess.Popen([sys.executable, "-c", code, dsn], stdout=subprocess.PIPE, cwd=ROOT,
-                               env=dict(os.environ, PYTHONPATH=ROOT), universal_newlines=True)
+    code = (
+        "import sys, time, os; sys.path.insert(0, 'tests'); import test_journal as t\n"
+        "trial = t.a_trial(); recorder = t.database.Recorder(sys.argv[1]); t.database.server.stop()\n"  # rows are in the journal only
+        "journal = t.record(recorder, trial, range(3), end=None)\n"
+        "open(os.path.join(t.home(), 'journal', trial.id + '-1.jsonl'), 'a').write('[\"row\", {\"iterat')\n"
+        "print(trial.id, flush=True); time.sleep(60)"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, dsn],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=dict(os.environ, PYTHONPATH=ROOT),
+        universal_newlines=True,
+    )
     trial_id = program.stdout.readline().strip()
     database.server.start()
     with database.Recorder(dsn):
-        assert journals() == [trial_id + "-1.jsonl"], "the journal of a program that lives is its own"
+        assert journals() == [trial_id + "-1.jsonl"], (
+            "the journal of a program that lives is its own"
+        )
     program.send_signal(signal.SIGKILL)
     program.communicate()
     with database.Recorder(dsn):
@@ -166,13 +200,18 @@ def test_a_trial_that_begins_again_on_another_worker_leaves_no_trace_of_what_was
     trial = a_trial()
     with database.Recorder(dsn) as recorder:
         journal = record(recorder, trial, [0, 5, 10], end=None)
-        journal.listen("begin", dataclasses.replace(trial, resumed_at=5))
+        journal.on_event("begin", dataclasses.replace(trial, resumed_at=5))
         resumed = dataclasses.replace(a_row(10), resumed_at=5, top1=0.75)
         for row in (a_row(0), a_row(5), resumed):
-            journal.listen("row", row)
-        journal.listen("end", trial.ended_as("finished", 1e9 + 5))
+            journal.on_event("row", row)
+        journal.on_event("end", trial.ended_as("finished", 1e9 + 5))
     found = stored(dsn, trial)
-    assert found.rows == (a_row(0), a_row(5), resumed) and found.attempt == 2 and found.state == "finished" and journals() == []
+    assert (
+        found.rows == (a_row(0), a_row(5), resumed)
+        and found.attempt == 2
+        and found.state == "finished"
+        and journals() == []
+    )
 
 
 def test_a_journal_goes_to_the_database_that_it_was_written_for(dsn):
@@ -185,7 +224,11 @@ def test_a_journal_goes_to_the_database_that_it_was_written_for(dsn):
 
 
 def test_a_journal_that_the_database_refuses_is_put_aside_and_stops_nobody(dsn):
-    trial, other, told = dataclasses.replace(a_trial(), policy="x", function="y" * 1000), a_trial(), []
+    trial, other, told = (
+        dataclasses.replace(a_trial(), policy="x", function="y" * 1000),
+        a_trial(),
+        [],
+    )
     with database.Recorder(dsn, told.append) as recorder:
         record(recorder, trial, [0])
         record(recorder, other, [0])
@@ -197,7 +240,9 @@ def test_a_journal_that_the_database_refuses_is_put_aside_and_stops_nobody(dsn):
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 5])
-def test_a_full_disk_ends_the_trial_with_a_sentence_and_keeps_what_was_measured(room, dsn, small_disk, monkeypatch):
+def test_a_full_disk_ends_the_trial_with_a_sentence_and_keeps_what_was_measured(
+    room, dsn, small_disk, monkeypatch
+):
     """The journal is on a small filesystem of its own, filled up but for so many of its pages."""
     monkeypatch.setattr("lrbench_caffe.database.journal.home", lambda: str(small_disk))
     trial, verdict, measured = a_trial(), None, []
@@ -206,12 +251,16 @@ def test_a_full_disk_ends_the_trial_with_a_sentence_and_keeps_what_was_measured(
             free = os.statvfs(str(small_disk))
             filler.write(b"x" * ((free.f_bavail - room) * free.f_bsize))
         journal = recorder.journal()
-        verdict = journal.listen("begin", trial)
+        verdict = journal.on_event("begin", trial)
         while verdict is None and len(measured) < 1000:
             measured.append(a_row(len(measured)))
-            verdict = journal.listen("row", measured[-1])
-        assert verdict[0] == "failed" and "No space left on device" in verdict[1] and "make room" in verdict[1]
-        journal.listen("end", trial.ended_as(verdict[0], 1e9 + 5, verdict[1]))
+            verdict = journal.on_event("row", measured[-1])
+        assert (
+            verdict[0] == "failed"
+            and "No space left on device" in verdict[1]
+            and "make room" in verdict[1]
+        )
+        journal.on_event("end", trial.ended_as(verdict[0], 1e9 + 5, verdict[1]))
     found = stored(dsn, trial)
     assert found.state == "failed" and found.error == verdict[1] and found.rows == tuple(measured)
     assert os.listdir(str(small_disk / "journal")) == []

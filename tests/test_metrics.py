@@ -1,4 +1,5 @@
 """The metrics of section III against cases small enough for a pencil, and their two ways against each other."""
+
 import math
 
 import numpy as np
@@ -16,18 +17,24 @@ LABELS = np.array([0, 0, 1, 2])
 def accumulated(probabilities, labels, batch):
     accumulator = Accumulator()
     for start in range(0, len(labels), batch):
-        accumulator.add(probabilities[start:start + batch], labels[start:start + batch])
+        accumulator.add(probabilities[start : start + batch], labels[start : start + batch])
     return accumulator.metrics()
 
 
-@pytest.mark.parametrize("measure", [from_arrays, lambda p, y: accumulated(p, y, 1), lambda p, y: accumulated(p, y, 3)])
+@pytest.mark.parametrize(
+    "measure", [from_arrays, lambda p, y: accumulated(p, y, 1), lambda p, y: accumulated(p, y, 3)]
+)
 def test_by_hand(measure):
     metrics = measure(PROBABILITIES, LABELS)
     mean = (0.8 + 0.6 + 0.5) / 3
     assert metrics.samples == 4 and metrics.top1 == 0.75 and metrics.top5 == 1.0
     assert metrics.ac == pytest.approx(mean, rel=1e-15)
-    assert metrics.cd == pytest.approx(math.sqrt(((0.8 - mean) ** 2 + (0.6 - mean) ** 2 + (0.5 - mean) ** 2) / 3), rel=1e-14)
-    assert metrics.cdac == pytest.approx((0.7 - 0.5) / 2, rel=1e-14)  # class 1 has no correct sample and is left out
+    assert metrics.cd == pytest.approx(
+        math.sqrt(((0.8 - mean) ** 2 + (0.6 - mean) ** 2 + (0.5 - mean) ** 2) / 3), rel=1e-14
+    )
+    assert metrics.cdac == pytest.approx(
+        (0.7 - 0.5) / 2, rel=1e-14
+    )  # class 1 has no correct sample and is left out
     assert metrics.class_confidence == (pytest.approx(0.7), None, 0.5)
     assert metrics.log_loss == pytest.approx(-math.log(0.8 * 0.6 * 0.4 * 0.5) / 4, rel=1e-14)
 
@@ -55,17 +62,31 @@ def test_a_diverged_net_is_never_right():
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2 ** 32 - 1), st.integers(1, 300), st.integers(1, 12), st.integers(1, 50), st.floats(0, 40))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 300),
+    st.integers(1, 12),
+    st.integers(1, 50),
+    st.floats(0, 40),
+)
 def test_one_pass_agrees_with_all_at_once_to_1e_12(seed, samples, classes, batch, sharpness):
     """Also where nearly all confidences are 1 (a large sharpness), which is where sums of squares lose their digits."""
     random = np.random.RandomState(seed)
     scores = random.randn(samples, classes) * sharpness
     probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities = (probabilities / probabilities.sum(axis=1, keepdims=True)).astype(np.float32)
-    labels = np.where(random.rand(samples) < 0.8, probabilities.argmax(axis=1), random.randint(classes, size=samples))
+    labels = np.where(
+        random.rand(samples) < 0.8,
+        probabilities.argmax(axis=1),
+        random.randint(classes, size=samples),
+    )
     whole, passed = from_arrays(probabilities, labels), accumulated(probabilities, labels, batch)
-    assert [c is None for c in whole.class_confidence] == [c is None for c in passed.class_confidence]
-    assert [c for c in passed.class_confidence if c is not None] == pytest.approx([c for c in whole.class_confidence if c is not None], rel=1e-12)
+    assert [c is None for c in whole.class_confidence] == [
+        c is None for c in passed.class_confidence
+    ]
+    assert [c for c in passed.class_confidence if c is not None] == pytest.approx(
+        [c for c in whole.class_confidence if c is not None], rel=1e-12
+    )
     for name in Metrics._fields[:-1]:
         a, b = getattr(whole, name), getattr(passed, name)
         assert (a is None) == (b is None)
@@ -82,13 +103,24 @@ def test_the_pass_remembers_classes_and_not_samples():
 
 
 def test_loss_difference():
-    assert loss_difference(0.5, 0.75) == 0.25 and loss_difference(0.75, 0.5) == 0.25 and loss_difference(0.5, None) is None
+    assert (
+        loss_difference(0.5, 0.75) == 0.25
+        and loss_difference(0.75, 0.5) == 0.25
+        and loss_difference(0.5, None) is None
+    )
 
 
-@pytest.mark.parametrize("probabilities, labels, words", [
-    (PROBABILITIES, LABELS[:3], "shape"), (PROBABILITIES[0], LABELS, "shape"), (PROBABILITIES, [0, 0, 1, 3], "label 3"),
-    (PROBABILITIES, [0, 0, -1, 2], "label -1"), (PROBABILITIES, [0, 0.5, 1, 2], "label 0.5"), (PROBABILITIES[:0], [], "no samples"),
-])
+@pytest.mark.parametrize(
+    "probabilities, labels, words",
+    [
+        (PROBABILITIES, LABELS[:3], "shape"),
+        (PROBABILITIES[0], LABELS, "shape"),
+        (PROBABILITIES, [0, 0, 1, 3], "label 3"),
+        (PROBABILITIES, [0, 0, -1, 2], "label -1"),
+        (PROBABILITIES, [0, 0.5, 1, 2], "label 0.5"),
+        (PROBABILITIES[:0], [], "no samples"),
+    ],
+)
 def test_what_does_not_fit_is_refused(probabilities, labels, words):
     with pytest.raises(ValueError, match=words):
         from_arrays(probabilities, labels)

@@ -1,4 +1,5 @@
 """The paper's tables and figures: what is published, what is trained for it, and how the two stand beside each other."""
+
 import dataclasses
 import json
 import os
@@ -6,18 +7,17 @@ import uuid
 
 import numpy as np
 import pytest
+from conftest import needs_caffe
 from hypothesis import given
 from hypothesis import strategies as st
+from trials import NETWORK, record, trial
 
-from conftest import needs_caffe
 from lrbench_caffe.display import tables
-from lrbench_caffe.paper import targets
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.paper import targets
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranking import spread
 from lrbench_caffe.trial import FAILED
-from trials import NETWORK, record, trial
-
 
 LENET = dataclasses.replace(NETWORK, name="LeNet")
 
@@ -25,13 +25,24 @@ LENET = dataclasses.replace(NETWORK, name="LeNet")
 def a_trial(policy, top1, seed=1, max_iter=10000, state="finished"):
     """A trial of Table VII: the second of its two rows, in the middle of the training, is the best."""
     made = trial(policy, (0.1, top1), seed, state, solver={"max_iter": max_iter}, network=LENET)
-    return dataclasses.replace(made, rows=(made.rows[0], dataclasses.replace(made.rows[1], iteration=max_iter // 2)))
+    return dataclasses.replace(
+        made, rows=(made.rows[0], dataclasses.replace(made.rows[1], iteration=max_iter // 2))
+    )
 
 
 def test_every_table_and_figure_has_its_policies():
     lines = {name: len(target.published) for name, target in targets.TARGETS.items()}
     assert {name: n for name, n in lines.items() if name.startswith("table")} == {
-        "table-2a": 3, "table-2b": 3, "table-3a": 10, "table-3b": 10, "table-5": 6, "table-6": 3, "table-7": 10, "table-8": 11, "table-9": 3}
+        "table-2a": 3,
+        "table-2b": 3,
+        "table-3a": 10,
+        "table-3b": 10,
+        "table-5": 6,
+        "table-6": 3,
+        "table-7": 10,
+        "table-8": 11,
+        "table-9": 3,
+    }
     for target in targets.TARGETS.values():
         assert len(set(target.policies)) == len(target.policies)
         assert [str(Policy.parse(text)) for text in target.policies] == list(target.policies)
@@ -40,11 +51,18 @@ def test_every_table_and_figure_has_its_policies():
 def test_published_numbers_are_shares_within_the_training():
     for target in targets.TARGETS.values():
         for line in target.published:
-            assert 0.7 < line.metrics["top1"] < 1 and 0 < line.metrics["iterations"] <= target.setting.max_iter
-            assert line.metrics["iterations"] % target.setting.test_interval == 0, "the paper evaluates every test_interval"
+            assert (
+                0.7 < line.metrics["top1"] < 1
+                and 0 < line.metrics["iterations"] <= target.setting.max_iter
+            )
+            assert line.metrics["iterations"] % target.setting.test_interval == 0, (
+                "the paper evaluates every test_interval"
+            )
             assert line.top1_std is None or 0 < line.top1_std < 0.002
     best = max(targets.TARGETS["table-7"].published, key=lambda line: line.metrics["top1"])
-    assert best.policy == "SIN2(k0=0.01, k1=0.06, l=2000)" and best.metrics["top1"] == pytest.approx(0.9933)
+    assert best.policy == "SIN2(k0=0.01, k1=0.06, l=2000)" and best.metrics[
+        "top1"
+    ] == pytest.approx(0.9933)
 
 
 @pytest.mark.parametrize("network", targets.SETTINGS)
@@ -52,25 +70,43 @@ def test_published_numbers_are_shares_within_the_training():
 def test_the_solvers_have_the_settings_that_the_paper_has(network):
     from lrbench_caffe import paths
     from lrbench_caffe.training import prototxt
+
     setting = targets.SETTINGS[network]
     solver = prototxt.read_solver(paths.shipped(setting.solver))
     assert (solver.max_iter, solver.test_interval) == (setting.max_iter, setting.test_interval)
 
 
-@pytest.mark.parametrize("text,name", [("table-7", "table-7"), ("Table VII", "table-7"), ("table-IIIa", "table-3a"),
-                                       ("figure-3", "figure-3"), ("TABLE-2B", "table-2b"), ("Figure 1", "figure-1")])
+@pytest.mark.parametrize(
+    "text,name",
+    [
+        ("table-7", "table-7"),
+        ("Table VII", "table-7"),
+        ("table-IIIa", "table-3a"),
+        ("figure-3", "figure-3"),
+        ("TABLE-2B", "table-2b"),
+        ("Figure 1", "figure-1"),
+    ],
+)
 def test_targets_are_found_by_the_papers_numerals_and_ours(text, name):
-    assert targets.named(text) == name and (name == "figure-1" or targets.TARGETS[name].name == name)
+    assert targets.canonical_name(text) == name and (
+        name == "figure-1" or targets.TARGETS[name].name == name
+    )
 
 
 @pytest.mark.parametrize("text", ["table-4", "table", "figure-2", "", "7", "figure-vii"])
 def test_what_is_no_target_gets_a_sentence_with_those_that_are(text):
     with pytest.raises(InputError, match="it is one of figure-1, figure-3"):
-        targets.named(text)
+        targets.canonical_name(text)
 
 
-POLICIES = sorted({text for target in targets.TARGETS.values() for text in target.policies}
-                  | {"EXP(k0=0.1, gamma=0.9999)", "INV(k0=0.01, gamma=0.0001, p=0.75)", "SIN2(k0=0.01, k1=0.06, l=2000)"})
+POLICIES = sorted(
+    {text for target in targets.TARGETS.values() for text in target.policies}
+    | {
+        "EXP(k0=0.1, gamma=0.9999)",
+        "INV(k0=0.01, gamma=0.0001, p=0.75)",
+        "SIN2(k0=0.01, k1=0.06, l=2000)",
+    }
+)
 
 
 @given(st.sampled_from(POLICIES), st.sampled_from([0.5, 0.1, 0.05, 0.01]), st.integers(0, 99))
@@ -78,7 +114,10 @@ def test_the_scaled_policy_has_at_scaled_t_the_rate_of_the_original_at_t(text, s
     policy = Policy.parse(text)
     shorter = targets.scaled(policy, scale)
     steps = policy.parameters.get("l", 2000)
-    if any(abs(step * scale - round(step * scale)) > 1e-9 for step in (steps if isinstance(steps, tuple) else [steps])):
+    if any(
+        abs(step * scale - round(step * scale)) > 1e-9
+        for step in (steps if isinstance(steps, tuple) else [steps])
+    ):
         return  # its steps have no whole number of iterations at this scale
     t = at * 100  # of which all scales here make a whole number
     assert shorter(round(t * scale)) == pytest.approx(policy(t), rel=1e-5, abs=1e-12)
@@ -97,15 +136,26 @@ def test_a_scale_at_which_steps_vanish_is_refused():
 
 def test_the_comparison_has_ours_the_published_and_the_difference():
     target = targets.TARGETS["table-7"]
-    trials = [a_trial("INV(k0=0.01, gamma=0.0001, p=0.75)", top1, seed) for seed, top1 in ((1, 0.9905), (2, 0.9909))]
+    trials = [
+        a_trial("INV(k0=0.01, gamma=0.0001, p=0.75)", top1, seed)
+        for seed, top1 in ((1, 0.9905), (2, 0.9909))
+    ]
     table = targets.comparison(target, trials, targets.scale_of(target, trials))
     names = [column.name for column in table.columns]
     rows = [dict(zip(names, row)) for row in table.rows]
     ours, published, difference = rows[3:6]
-    assert ours["policy"] == target.policies[1] and ours["seeds"] == 2 and ours["top1"] == spread([0.9905, 0.9909])
-    assert published["top1"].mean == pytest.approx(0.9909) and published["top1"].deviation == pytest.approx(0.0002)
+    assert (
+        ours["policy"] == target.policies[1]
+        and ours["seeds"] == 2
+        and ours["top1"] == spread([0.9905, 0.9909])
+    )
+    assert published["top1"].mean == pytest.approx(0.9909) and published[
+        "top1"
+    ].deviation == pytest.approx(0.0002)
     assert difference["top1"] == pytest.approx(-0.0002) and difference["iterations"] == 5000 - 8000
-    assert rows[0]["seeds"] == 0 and rows[2]["top1"] is None, "nothing is made up for what was not trained"
+    assert rows[0]["seeds"] == 0 and rows[2]["top1"] is None, (
+        "nothing is made up for what was not trained"
+    )
 
 
 def test_there_is_no_difference_to_a_misprint():
@@ -113,7 +163,9 @@ def test_there_is_no_difference_to_a_misprint():
     table = targets.comparison(target, [a_trial(policy, 0.99) for policy in target.policies], 1)
     names = [column.name for column in table.columns]
     cdac = [dict(zip(names, row))["cdac"] for row in table.rows if row[2] == "difference"]
-    assert [text.partition("(")[0] for text, found in zip(target.policies, cdac) if found is None] == ["POLY", "SIN", "COS"]
+    assert [
+        text.partition("(")[0] for text, found in zip(target.policies, cdac) if found is None
+    ] == ["POLY", "SIN", "COS"]
 
 
 def test_a_shorter_training_says_so_in_its_name_and_title_and_compares_iterations_alike():
@@ -123,19 +175,31 @@ def test_a_shorter_training_says_so_in_its_name_and_title_and_compares_iteration
     assert scale == 0.05 and targets.study_name(target, scale) == "table-7-at-0.05"
     table = targets.comparison(target, trials, scale)
     assert "AT SCALE 0.05: 500 iterations instead of 10000" in table.title
-    assert dict(zip((column.name for column in table.columns), table.rows[5]))["iterations"] == 250 - 8000 * 0.05
+    assert (
+        dict(zip((column.name for column in table.columns), table.rows[5]))["iterations"]
+        == 250 - 8000 * 0.05
+    )
 
 
 def test_trials_that_failed_are_named_and_do_not_count():
     target = targets.TARGETS["table-7"]
-    table = targets.comparison(target, [a_trial(target.policies[0], 0.99), a_trial(target.policies[0], 0.2, 2, state=FAILED)], 1)
+    table = targets.comparison(
+        target,
+        [a_trial(target.policies[0], 0.99), a_trial(target.policies[0], 0.2, 2, state=FAILED)],
+        1,
+    )
     assert table.rows[0][0].endswith("(1 failed)") and table.rows[0][4] == 1
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign():
     target = targets.TARGETS["table-7"]
-    published = next(line for line in target.published if line.policy == target.policies[0]).metrics["top1"]
-    text = tables.render([targets.comparison(target, [a_trial(target.policies[0], published - 0.00001)], 1)], "markdown")
+    published = next(
+        line for line in target.published if line.policy == target.policies[0]
+    ).metrics["top1"]
+    text = tables.render(
+        [targets.comparison(target, [a_trial(target.policies[0], published - 0.00001)], 1)],
+        "markdown",
+    )
     assert "| 0.00 |" in text and "-0.00 " not in text
 
 
@@ -144,7 +208,10 @@ def test_rows_of_something_else_are_refused():
     with pytest.raises(InputError, match="none of the trials is under a policy of table-7"):
         targets.scale_of(target, [a_trial("FIX(k0=0.5)", 0.9)])
     with pytest.raises(InputError, match="500 and 10000 iterations long"):
-        targets.scale_of(target, [a_trial(target.policies[1], 0.9), a_trial(target.policies[1], 0.9, max_iter=500)])
+        targets.scale_of(
+            target,
+            [a_trial(target.policies[1], 0.9), a_trial(target.policies[1], 0.9, max_iter=500)],
+        )
     with pytest.raises(InputError, match="no training of table-7 has begun"):
         targets.scale_of(target, [])
     with pytest.raises(InputError, match="of the network LeNet and table-8 is of CNN3"):
@@ -152,36 +219,59 @@ def test_rows_of_something_else_are_refused():
 
 
 @needs_caffe
-def test_a_reproduction_trains_writes_its_page_and_is_made_again_from_its_rows(dsn, tmp_path, lrbench):
+def test_a_reproduction_trains_writes_its_page_and_is_made_again_from_its_rows(
+    dsn, tmp_path, lrbench
+):
     """LeNet for two iterations, on images of MNIST's shape; the shipped solver evaluates 10,000 of them."""
-    from benchmark import random_lmdb
     from types import SimpleNamespace
+
+    from nets import random_lmdb
+
     from lrbench_caffe import database, datasets
     from lrbench_caffe.paper import reproduction
     from lrbench_caffe.study.cores import Cores
+
     data, out, scale = tmp_path / "data", str(tmp_path / "out"), 0.0002
     data.mkdir()
     files = datasets.paths("mnist", str(data))
     random_lmdb(files.train, 200)
     random_lmdb(files.test, 10000)
     whole = targets.TARGETS["table-7"]
-    target = whole._replace(policies=whole.policies[1:3], published=whole.published[1:3])  # INV, POLY: no cycles to cut short
+    target = whole._replace(
+        policies=whole.policies[1:3], published=whole.published[1:3]
+    )  # INV, POLY: no cycles to cut short
     begun = []
-    display = SimpleNamespace(begin=begun.append, say=print, listen=lambda job, kind, content: None)
+    display = SimpleNamespace(
+        begin=begun.append, note=print, on_event=lambda job, kind, content: None
+    )
     assert reproduction.prepare(target, scale, out, str(data)) == str(data)
     assert reproduction.train(target, scale, 1, Cores(2), display, str(data), dsn) == 0
     rows = reproduction.export(target, scale, out, dsn)
     table, page, trials = reproduction.write(target, rows, out)
     assert [trial.policy for trial in sorted(trials, key=lambda trial: trial.policy)] == [
-        "INV(k0=0.01, gamma=0.5, p=0.75)", "POLY(k0=0.01, p=1.2, l=2)"]
-    assert all(trial.state == "finished" and [row.iteration for row in trial.rows][-1] == 2 for trial in trials)
+        "INV(k0=0.01, gamma=0.5, p=0.75)",
+        "POLY(k0=0.01, p=1.2, l=2)",
+    ]
+    assert all(
+        trial.state == "finished" and [row.iteration for row in trial.rows][-1] == 2
+        for trial in trials
+    )
     with database.Store(dsn) as store:
         stored = store.trials(study="table-7-at-0.0002")
-    assert [trial.rows for trial in trials] == [trial.rows for trial in stored], "the export has all that was measured"
-    assert reproduction.train(target, scale, 1, Cores(2), display, str(data), dsn) == 0 and len(begun) == 1, "trained once"
+    assert [trial.rows for trial in trials] == [trial.rows for trial in stored], (
+        "the export has all that was measured"
+    )
+    assert (
+        reproduction.train(target, scale, 1, Cores(2), display, str(data), dsn) == 0
+        and len(begun) == 1
+    ), "trained once"
     assert os.path.basename(page) == "table-7-at-0.0002.md"
     text = open(page, encoding="utf-8").read()
-    assert "AT SCALE 0.0002" in text and "They are not the paper's trainings" in text and trials[0].host in text
+    assert (
+        "AT SCALE 0.0002" in text
+        and "They are not the paper's trainings" in text
+        and trials[0].host in text
+    )
     assert "`lrbench reproduce table-7 --scale 0.0002 --seeds 1` trains this" in text
     assert "`lrbench reproduce table-7 --from table-7-at-0.0002.jsonl`" in text
     assert open(page[:-2] + "png", "rb").read(8) == b"\x89PNG\r\n\x1a\n"
@@ -192,12 +282,19 @@ def rows(dsn, tmp_path):
     """An export of Table VII as `lrbench db export` writes it, its numbers made up: each policy with two seeds."""
     from lrbench_caffe import database
     from lrbench_caffe.database import exchange
+
     name, host = str(tmp_path / "rows.jsonl"), "made-up-%s" % uuid.uuid4()
     solver = {"max_iter": 10000, "test_interval": 500}
     with database.Store(dsn) as store:
-        record(store, *(trial(policy, (0.1, 0.99), seed, solver=solver, dataset=host, network=LENET)
-                        for policy in targets.TARGETS["table-7"].policies for seed in (1, 2)))
-    assert exchange.export(name, dsn, {"dataset": host}) == 20
+        record(
+            store,
+            *(
+                trial(policy, (0.1, 0.99), seed, solver=solver, dataset=host, network=LENET)
+                for policy in targets.TARGETS["table-7"].policies
+                for seed in (1, 2)
+            ),
+        )
+    assert exchange.export_trials(name, dsn, {"dataset": host}) == 20
     return name
 
 
@@ -205,7 +302,16 @@ def rows(dsn, tmp_path):
 def test_the_page_is_made_again_from_an_export_without_a_database(rows, tmp_path, lrbench):
     out = tmp_path / "out"
     for _ in range(2):
-        ended = lrbench("reproduce", "table-VII", "--from", rows, "--out", out, "--dsn", "postgresql://nobody@127.0.0.1:1/none")
+        ended = lrbench(
+            "reproduce",
+            "table-VII",
+            "--from",
+            rows,
+            "--out",
+            out,
+            "--dsn",
+            "postgresql://nobody@127.0.0.1:1/none",
+        )
         assert ended.returncode == 0, ended.stderr
     assert "Table VII" in ended.stdout and "99.33 ± 0.02" in ended.stdout
     page = (out / "table-7.md").read_text()
@@ -214,26 +320,50 @@ def test_the_page_is_made_again_from_an_export_without_a_database(rows, tmp_path
 
 
 @needs_caffe
-def test_a_page_says_how_often_was_evaluated_what_went_on_from_a_snapshot_and_what_does_not_count(dsn, tmp_path):
+def test_a_page_says_how_often_was_evaluated_what_went_on_from_a_snapshot_and_what_does_not_count(
+    dsn, tmp_path
+):
     from lrbench_caffe import database
-    from lrbench_caffe.paper import reproduction
     from lrbench_caffe.database import exchange
+    from lrbench_caffe.paper import reproduction
+
     target, host = targets.TARGETS["table-7"], "made-up-%s" % uuid.uuid4()
     texts = targets.policies(target, 0.05)
-    made = [trial(texts[policy], (0.1, 0.99), solver={"max_iter": 500, "test_interval": 100}, dataset=host, network=LENET, **more)
-            for policy, more in zip(target.policies, [{"resumed_at": 100}, {"state": "diverged", "error": "the loss became nan"}, {}])]
-    other = trial("FIX(k0=0.5)", (0.1, 0.2), solver={"max_iter": 500}, dataset=host, network=LENET)  # of another table
+    made = [
+        trial(
+            texts[policy],
+            (0.1, 0.99),
+            solver={"max_iter": 500, "test_interval": 100},
+            dataset=host,
+            network=LENET,
+            **more,
+        )
+        for policy, more in zip(
+            target.policies,
+            [{"resumed_at": 100}, {"state": "diverged", "error": "the loss became nan"}, {}],
+        )
+    ]
+    other = trial(
+        "FIX(k0=0.5)", (0.1, 0.2), solver={"max_iter": 500}, dataset=host, network=LENET
+    )  # of another table
     with database.Store(dsn) as store:
         record(store, *made, other)
     rows = str(tmp_path / "rows.jsonl")
-    exchange.export(rows, dsn, {"dataset": host})
+    exchange.export_trials(rows, dsn, {"dataset": host})
     table, page, _ = reproduction.write(target, rows, str(tmp_path))
     text = open(page, encoding="utf-8").read()
     assert page.endswith("table-7-at-0.05.md") and "AT SCALE 0.05" in text.splitlines()[0]
-    assert "**Evaluated every 100 iterations**, where the paper's interval at this scale is 25" in text
-    assert "Not counted: INV(k0=0.01, gamma=0.002, p=0.75), seed 1, diverged: the loss became nan." in text
+    assert (
+        "**Evaluated every 100 iterations**, where the paper's interval at this scale is 25" in text
+    )
+    assert (
+        "Not counted: INV(k0=0.01, gamma=0.002, p=0.75), seed 1, diverged: the loss became nan."
+        in text
+    )
     assert "Trainings: 3 with Caffe 1.0.0" in text and "1 of them went on from a snapshot" in text
-    assert "`lrbench reproduce table-7 --scale 0.05 --test-interval 100 --seeds 1` trains this" in text
+    assert (
+        "`lrbench reproduce table-7 --scale 0.05 --test-interval 100 --seeds 1` trains this" in text
+    )
 
 
 @needs_caffe
@@ -241,15 +371,28 @@ def test_programs_get_the_comparison_with_policy_and_scale_in_each_line(rows, tm
     ended = lrbench("reproduce", "table-7", "--from", rows, "--out", tmp_path, "--format", "json")
     lines = json.loads(ended.stdout)
     assert [line["line"] for line in lines] == ["ours", "published", "difference"] * 10
-    assert {line["scale"] for line in lines} == {1} and lines[3]["policy"] == "INV(k0=0.01, gamma=0.0001, p=0.75)"
+    assert {line["scale"] for line in lines} == {1} and lines[3][
+        "policy"
+    ] == "INV(k0=0.01, gamma=0.0001, p=0.75)"
     assert lines[3]["top1"] == pytest.approx(0.99) and lines[4]["top1_std"] == pytest.approx(0.0002)
-    assert lrbench("reproduce", "table-7", "--from", rows, "--out", tmp_path, "--format", "csv").stdout.count("\n") == 31
+    assert (
+        lrbench(
+            "reproduce", "table-7", "--from", rows, "--out", tmp_path, "--format", "csv"
+        ).stdout.count("\n")
+        == 31
+    )
 
 
-@pytest.mark.parametrize("name,change,reason", [
-    ("table-8", None, "a trial is of the network LeNet and table-8 is of CNN3"),
-    ("figure-3-lenet", None, "none of the trials is under a policy of figure-3-lenet"), ("table-7", (b"0.99", b"0.98"), "checksum"),
-    ("table-7", (b"lrbench", b"a bench"), "line 1"), ("table-6x", None, "it is one of figure-1")])
+@pytest.mark.parametrize(
+    "name,change,reason",
+    [
+        ("table-8", None, "a trial is of the network LeNet and table-8 is of CNN3"),
+        ("figure-3-lenet", None, "none of the trials is under a policy of figure-3-lenet"),
+        ("table-7", (b"0.99", b"0.98"), "checksum"),
+        ("table-7", (b"lrbench", b"a bench"), "line 1"),
+        ("table-6x", None, "it is one of figure-1"),
+    ],
+)
 @needs_caffe
 def test_rows_that_are_not_right_get_a_sentence(rows, tmp_path, lrbench, name, change, reason):
     if change:
@@ -270,14 +413,32 @@ def test_a_file_or_folder_that_is_not_there_gets_a_sentence(rows, tmp_path, lrbe
 
 
 @needs_caffe
-@pytest.mark.parametrize("option", [("--seeds", "3"), ("--scale", "0.5"), ("--jobs", "2"), ("--data", "data"), ("--test-interval", "9")])
-def test_options_of_a_training_are_refused_where_nothing_is_trained(rows, tmp_path, lrbench, option):
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--seeds", "3"),
+        ("--scale", "0.5"),
+        ("--jobs", "2"),
+        ("--data", "data"),
+        ("--test-interval", "9"),
+    ],
+)
+def test_options_of_a_training_are_refused_where_nothing_is_trained(
+    rows, tmp_path, lrbench, option
+):
     ended = lrbench("reproduce", "table-7", "--from", rows, "--out", tmp_path / "out", *option)
-    assert ended.returncode == 2 and "--from trains nothing, and %s" % option[0] in ended.stderr and not (tmp_path / "out").exists()
+    assert (
+        ended.returncode == 2
+        and "--from trains nothing, and %s" % option[0] in ended.stderr
+        and not (tmp_path / "out").exists()
+    )
 
 
 @needs_caffe
-@pytest.mark.parametrize("options,reason", [(("--seeds", "3"), "figure-1 trains nothing, and --seeds"), (("--from", "rows"), "no rows")])
+@pytest.mark.parametrize(
+    "options,reason",
+    [(("--seeds", "3"), "figure-1 trains nothing, and --seeds"), (("--from", "rows"), "no rows")],
+)
 def test_figure_1_takes_neither_options_of_a_training_nor_rows(tmp_path, lrbench, options, reason):
     ended = lrbench("reproduce", "figure-1", "--out", tmp_path / "out", *options)
     assert ended.returncode == 2 and reason in ended.stderr and not (tmp_path / "out").exists()
@@ -287,8 +448,12 @@ def test_figure_1_takes_neither_options_of_a_training_nor_rows(tmp_path, lrbench
 @needs_caffe
 def test_the_figures_are_drawn_from_rows(tmp_path, name):
     from lrbench_caffe.paper import figures
+
     target = targets.TARGETS[name]
-    trials = [a_trial(policy, 0.5 + n / 100, max_iter=target.setting.max_iter) for n, policy in enumerate(target.policies)]
+    trials = [
+        a_trial(policy, 0.5 + n / 100, max_iter=target.setting.max_iter)
+        for n, policy in enumerate(target.policies)
+    ]
     figures.draw(target, trials, 1, str(tmp_path / "figure.png"))
     assert (tmp_path / "figure.png").stat().st_size > 10000
 
@@ -296,10 +461,23 @@ def test_the_figures_are_drawn_from_rows(tmp_path, name):
 @needs_caffe
 def test_figure_1_shows_what_the_paper_says():
     from lrbench_caffe.paper import descent
+
     fix, nstep, triexp = descent.descents()
-    assert np.hypot(*(fix.points[-1] - descent.LOCAL)) < 0.01, "FIX comes to rest in the local minimum"
-    assert np.hypot(*(nstep.points[-1] - descent.GLOBAL)) < 0.01 and np.hypot(*(triexp.points[-1] - descent.GLOBAL)) < 0.01
-    assert triexp.points[20, 0] > max(fix.points[20, 0], nstep.points[20, 0]), "TRIEXP is the fastest at first"
-    assert np.abs(triexp.points[30:80, 1]).max() > 0.2 > np.abs(nstep.points[30:80, 1]).max(), "and bounces"
-    slopes = [(descent.surface(x + 1e-6, 0.1) - descent.surface(x - 1e-6, 0.1)) / 2e-6 for x in (-1, 0.02, 0.5)]
+    assert np.hypot(*(fix.points[-1] - descent.LOCAL)) < 0.01, (
+        "FIX comes to rest in the local minimum"
+    )
+    assert (
+        np.hypot(*(nstep.points[-1] - descent.GLOBAL)) < 0.01
+        and np.hypot(*(triexp.points[-1] - descent.GLOBAL)) < 0.01
+    )
+    assert triexp.points[20, 0] > max(fix.points[20, 0], nstep.points[20, 0]), (
+        "TRIEXP is the fastest at first"
+    )
+    assert np.abs(triexp.points[30:80, 1]).max() > 0.2 > np.abs(nstep.points[30:80, 1]).max(), (
+        "and bounces"
+    )
+    slopes = [
+        (descent.surface(x + 1e-6, 0.1) - descent.surface(x - 1e-6, 0.1)) / 2e-6
+        for x in (-1, 0.02, 0.5)
+    ]
     assert slopes == pytest.approx([descent.gradient(x, 0.1)[0] for x in (-1, 0.02, 0.5)], abs=1e-6)

@@ -1,4 +1,5 @@
 """The nets and solvers that come with the project: the paper's settings, their sizes, and that Caffe trains them."""
+
 import importlib.util
 import os
 import subprocess
@@ -6,24 +7,55 @@ import sys
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
+
 from lrbench_caffe import datasets
 
-pytest.importorskip("caffe", reason="the nets and solvers need Caffe: run the tests with `make test`")
+pytest.importorskip(
+    "caffe", reason="the nets and solvers need Caffe: run the tests with `make test`"
+)
 
 NETS = {  # the data each is made for: name, shape, padding
-    "lenet": ("mnist", (1, 28, 28), 0), "cnn3": ("cifar10", (3, 32, 32), 0), "resnet32": ("cifar10", (3, 32, 32), 4),
+    "lenet": ("mnist", (1, 28, 28), 0),
+    "cnn3": ("cifar10", (3, 32, 32), 0),
+    "resnet32": ("cifar10", (3, 32, 32), 4),
     "digits": ("digits", (1, 8, 8), 0),
 }
 # The paper's Table II, its tables' evaluation intervals, and the schedule that each net is known by.
 PAPER = {
-    "lenet": dict(max_iter=10000, test_interval=500, type="SGD", momentum=0.9, weight_decay=0.0005,
-                  lr_policy="inv", base_lr=0.01, gamma=0.0001, power=0.75),
-    "cnn3": dict(max_iter=70000, test_interval=250, type="SGD", momentum=0.9, weight_decay=0.004,
-                 lr_policy="multistep", base_lr=0.001, gamma=0.1, stepvalue=[60000, 65000]),
-    "resnet32": dict(max_iter=64000, test_interval=500, type="Nesterov", momentum=0.9, weight_decay=0.0001,
-                     lr_policy="multistep", base_lr=0.1, gamma=0.1, stepvalue=[32000, 48000]),
+    "lenet": dict(
+        max_iter=10000,
+        test_interval=500,
+        type="SGD",
+        momentum=0.9,
+        weight_decay=0.0005,
+        lr_policy="inv",
+        base_lr=0.01,
+        gamma=0.0001,
+        power=0.75,
+    ),
+    "cnn3": dict(
+        max_iter=70000,
+        test_interval=250,
+        type="SGD",
+        momentum=0.9,
+        weight_decay=0.004,
+        lr_policy="multistep",
+        base_lr=0.001,
+        gamma=0.1,
+        stepvalue=[60000, 65000],
+    ),
+    "resnet32": dict(
+        max_iter=64000,
+        test_interval=500,
+        type="Nesterov",
+        momentum=0.9,
+        weight_decay=0.0001,
+        lr_policy="multistep",
+        base_lr=0.1,
+        gamma=0.1,
+        stepvalue=[32000, 48000],
+    ),
 }
 BATCH = {"lenet": 100, "cnn3": 100, "resnet32": 128}
 FILLER = {"lenet": {"xavier"}, "cnn3": {"gaussian"}, "resnet32": {"msra"}}
@@ -46,12 +78,15 @@ print(sum(blob.data.size for name, blobs in solver.net.params.items() if name no
 
 
 def path(kind, name):
-    return os.path.join(ROOT, {"solver": "solvers", "train_test": "prototxt"}[kind], "%s_%s.prototxt" % (name, kind))
+    return os.path.join(
+        ROOT, {"solver": "solvers", "train_test": "prototxt"}[kind], "%s_%s.prototxt" % (name, kind)
+    )
 
 
 def solver(name):
     from caffe.proto import caffe_pb2
     from google.protobuf import text_format
+
     with open(path("solver", name)) as file:
         return text_format.Parse(file.read(), caffe_pb2.SolverParameter())
 
@@ -59,12 +94,17 @@ def solver(name):
 def net(name):
     from caffe.proto import caffe_pb2
     from google.protobuf import text_format
+
     with open(path("train_test", name)) as file:
         return text_format.Parse(file.read(), caffe_pb2.NetParameter())
 
 
 def data_layer(name, phase):
-    return next(layer for layer in net(name).layer if layer.type == "Data" and layer.include[0].phase == phase)
+    return next(
+        layer
+        for layer in net(name).layer
+        if layer.type == "Data" and layer.include[0].phase == phase
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +121,21 @@ def trained(tmp_path_factory):
             random = np.random.RandomState(0)
             images, labels = random.randint(0, 256, (20,) + shape), random.randint(0, 10, 20)
             part = datasets.Part(images.astype(np.uint8), labels.astype(np.uint8))
-            datasets.write(dataset, str(data), part, part, pad)
+            datasets.write_lmdb(dataset, str(data), part, part, pad)
             own = solver(name)
             own.test_initialization, own.random_seed = False, 1
             (data / "solver.prototxt").write_text(str(own))
-            run = subprocess.run([sys.executable, "-c", TRAIN, "solver.prototxt"], cwd=str(data), stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, universal_newlines=True)
+            run = subprocess.run(
+                [sys.executable, "-c", TRAIN, "solver.prototxt"],
+                cwd=str(data),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             assert run.returncode == 0, run.stderr[-2000:]
             results[name] = [float(number) for number in run.stdout.split()]
         return results[name]
+
     return train
 
 
@@ -106,27 +152,39 @@ def test_a_solver_has_the_papers_settings(name):
 @pytest.mark.parametrize("name", sorted(PAPER))
 def test_a_net_has_the_papers_batch_and_initialization(name):
     from caffe.proto import caffe_pb2
+
     assert data_layer(name, caffe_pb2.TRAIN).data_param.batch_size == BATCH[name]
-    params = [param for layer in net(name).layer for param in (layer.convolution_param, layer.inner_product_param)]
+    params = [
+        param
+        for layer in net(name).layer
+        for param in (layer.convolution_param, layer.inner_product_param)
+    ]
     assert {param.weight_filler.type for param in params if param.num_output} == FILLER[name]
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_an_evaluation_covers_the_test_set_exactly(name):
     from caffe.proto import caffe_pb2
-    assert solver(name).test_iter[0] * data_layer(name, caffe_pb2.TEST).data_param.batch_size == TEST_SAMPLES[name]
+
+    assert (
+        solver(name).test_iter[0] * data_layer(name, caffe_pb2.TEST).data_param.batch_size
+        == TEST_SAMPLES[name]
+    )
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_a_net_reads_what_lrbench_data_writes_and_a_solver_names_its_net(name):
     from caffe.proto import caffe_pb2
+
     dataset, _, pad = NETS[name]
     files = datasets.paths(dataset, "", pad)
     for phase, source in ((caffe_pb2.TRAIN, files.train), (caffe_pb2.TEST, files.test)):
         layer = data_layer(name, phase)
         assert layer.data_param.source == source
         assert layer.transform_param.mean_file in ("", files.mean)
-    assert os.path.samefile(os.path.join(ROOT, "solvers", solver(name).net), path("train_test", name))
+    assert os.path.samefile(
+        os.path.join(ROOT, "solvers", solver(name).net), path("train_test", name)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
@@ -151,44 +209,68 @@ def test_caffe_trains_two_iterations_and_tests_with_finite_losses(name, trained)
 
 def test_resnet32_crops_and_mirrors_in_training_and_takes_the_middle_in_the_test():
     from caffe.proto import caffe_pb2
-    train, test = (data_layer("resnet32", phase).transform_param for phase in (caffe_pb2.TRAIN, caffe_pb2.TEST))
+
+    train, test = (
+        data_layer("resnet32", phase).transform_param for phase in (caffe_pb2.TRAIN, caffe_pb2.TEST)
+    )
     assert (train.crop_size, train.mirror) == (32, True)
     assert (test.crop_size, test.mirror) == (32, False)
 
 
 def test_resnet32_is_what_its_generator_prints():
     from google.protobuf import text_format
-    place = importlib.util.spec_from_file_location("resnet32", os.path.join(ROOT, "prototxt", "resnet32.py"))
+
+    place = importlib.util.spec_from_file_location(
+        "resnet32", os.path.join(ROOT, "prototxt", "resnet32.py")
+    )
     generator = importlib.util.module_from_spec(place)
     place.loader.exec_module(generator)
     with open(path("train_test", "resnet32")) as file:
         text = file.read()
     assert text.startswith(generator.ABOUT)
-    assert text_format.MessageToString(net("resnet32")) == text_format.MessageToString(generator.resnet(generator.N))
+    assert text_format.MessageToString(net("resnet32")) == text_format.MessageToString(
+        generator.resnet(generator.N)
+    )
 
 
 def test_resnet32s_shortcuts_have_every_second_pixel_and_zeros_for_any_batch(tmp_path):
     import caffe
+
     place = tmp_path / "net.prototxt"
-    layers = [layer for layer in net("resnet32").layer if layer.name.startswith("stage2_block1_") and
-              layer.name.endswith(("half", "zeros", "shortcut"))]
+    layers = [
+        layer
+        for layer in net("resnet32").layer
+        if layer.name.startswith("stage2_block1_")
+        and layer.name.endswith(("half", "zeros", "shortcut"))
+    ]
     layers[0].bottom[0] = "in"
-    place.write_text('layer { name: "in" type: "Input" top: "in" input_param { shape { dim: 2 dim: 16 dim: 32 dim: 32 } } }\n'
-                     + "".join("layer { %s }\n" % layer for layer in layers))
+    place.write_text(
+        'layer { name: "in" type: "Input" top: "in" input_param { shape { dim: 2 dim: 16 dim: 32 dim: 32 } } }\n'
+        + "".join("layer { %s }\n" % layer for layer in layers)
+    )
     shortcut = caffe.Net(str(place), caffe.TEST)
     for batch in (2, 5):
         pixels = np.random.RandomState(batch).randn(batch, 16, 32, 32).astype(np.float32)
         shortcut.blobs["in"].reshape(*pixels.shape)
         shortcut.blobs["in"].data[...] = pixels
         out = shortcut.forward()["stage2_block1_shortcut"]
-        assert np.array_equal(out, np.concatenate([pixels[:, :, ::2, ::2], 0 * pixels[:, :, ::2, ::2]], axis=1))
+        assert np.array_equal(
+            out, np.concatenate([pixels[:, :, ::2, ::2], 0 * pixels[:, :, ::2, ::2]], axis=1)
+        )
 
 
 def test_the_digits_net_reaches_97_percent(tmp_path, digits):
     own = solver("digits")
     own.net, own.random_seed = path("train_test", "digits"), 1
     (tmp_path / "solver.prototxt").write_text(str(own))
-    run = subprocess.run(["caffe", "train", "-solver", str(tmp_path / "solver.prototxt")], cwd=digits, stderr=subprocess.PIPE,
-                         universal_newlines=True, check=True)
-    accuracies = [float(line.split()[-1]) for line in run.stderr.splitlines() if "accuracy = " in line]
+    run = subprocess.run(
+        ["caffe", "train", "-solver", str(tmp_path / "solver.prototxt")],
+        cwd=digits,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    accuracies = [
+        float(line.split()[-1]) for line in run.stderr.splitlines() if "accuracy = " in line
+    ]
     assert len(accuracies) == 13 and max(accuracies) >= 0.97

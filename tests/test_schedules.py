@@ -1,4 +1,5 @@
 """Composed policies and PLATEAU on the real Caffe: the rates that a training has, and what it goes on from after a cut."""
+
 import json
 import os
 import random
@@ -8,15 +9,15 @@ import sys
 import time
 import uuid
 
+import nets
 import numpy as np
 import pytest
-
-import nets
 from conftest import ROOT
 
 caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
-from lrbench_caffe import InputError, Policy, database, train  # noqa: E402
 from test_solver import assert_same_weights  # noqa: E402
+
+from lrbench_caffe import InputError, Policy, database, train  # noqa: E402
 
 NO_IMPROVEMENT = "PLATEAU(k0=0.02, gamma=0.5, l=20, threshold=100.0, of=train_loss)"  # lowers at every second evaluation
 
@@ -30,7 +31,7 @@ def replayed(policy, rows):
         value = getattr(row, of)
         if value is not None:
             value = -value if of == "top1" else value
-            if best is None or best - value > 0 and best - value >= values.get("threshold", 0):
+            if best is None or (best - value > 0 and best - value >= values.get("threshold", 0)):
                 best, since = value, row.iteration
             elif row.iteration - since >= values["l"]:
                 since, lowered = row.iteration, lowered + 1
@@ -41,9 +42,13 @@ def replayed(policy, rows):
 @pytest.fixture
 def solver(tmp_path, digits):
     """Write a solver with settings of its own on the digits, whose net names its data with absolute paths; returns its path."""
+
     def written(**settings):
         absolute = nets.net(train=digits + "/digits_train_lmdb", test=digits + "/digits_test_lmdb")
-        return nets.write(tmp_path, nets.solver(net=tmp_path / "net.prototxt", **settings), absolute)
+        return nets.write(
+            tmp_path, nets.solver(net=tmp_path / "net.prototxt", **settings), absolute
+        )
+
     return written
 
 
@@ -53,30 +58,61 @@ def test_after_the_warm_up_the_weights_are_those_of_caffes_own_fixed(solver, tmp
     path = solver(max_iter=50)
     warm = train(path, policy, snapshot_prefix=str(tmp_path / "warm"), max_iter=20)
     assert warm.rows[-1].lr == 0.013
-    resumed = train(path, policy, snapshot_prefix=str(tmp_path / "ours"), resume=str(tmp_path / "warm_iter_20.solverstate"))
+    resumed = train(
+        path,
+        policy,
+        snapshot_prefix=str(tmp_path / "ours"),
+        resume=str(tmp_path / "warm_iter_20.solverstate"),
+    )
     assert {row.lr for row in resumed.rows} == {0.013}
     own = tmp_path / "fixed.prototxt"
-    own.write_text(nets.solver('lr_policy: "fixed"', net=tmp_path / "net.prototxt", base_lr=0.013, max_iter=50,
-                               more='snapshot_prefix: "caffe"').replace("snapshot_after_train: false", ""))
-    subprocess.run(["caffe", "train", "--solver", str(own), "--snapshot", "warm_iter_20.solverstate"], cwd=str(tmp_path), check=True,
-                   stderr=subprocess.DEVNULL, env=dict(os.environ, GLOG_log_dir=str(tmp_path)))
-    assert_same_weights(str(tmp_path / "caffe_iter_50.caffemodel"), str(tmp_path / "ours_iter_50.caffemodel"))
+    own.write_text(
+        nets.solver(
+            'lr_policy: "fixed"',
+            net=tmp_path / "net.prototxt",
+            base_lr=0.013,
+            max_iter=50,
+            more='snapshot_prefix: "caffe"',
+        ).replace("snapshot_after_train: false", "")
+    )
+    subprocess.run(
+        ["caffe", "train", "--solver", str(own), "--snapshot", "warm_iter_20.solverstate"],
+        cwd=str(tmp_path),
+        check=True,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ, GLOG_log_dir=str(tmp_path)),
+    )
+    assert_same_weights(
+        str(tmp_path / "caffe_iter_50.caffemodel"), str(tmp_path / "ours_iter_50.caffemodel")
+    )
 
 
-@pytest.mark.parametrize("text", ["WARMUP(k0=0.001) for 15 then SGDR(k0=0.02, k1=0, l=10, mult=2)",
-                                  "FIX(k0=0.001) for 10 then NSTEP(k0=0.013, gamma=0.87, l=[3, 17, 31])"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "WARMUP(k0=0.001) for 15 then SGDR(k0=0.02, k1=0, l=10, mult=2)",
+        "FIX(k0=0.001) for 10 then NSTEP(k0=0.013, gamma=0.87, l=[3, 17, 31])",
+    ],
+)
 def test_every_iteration_has_the_rate_of_its_piece_also_after_a_resume(text, solver, tmp_path, dsn):
     path, prefix = solver(test_interval=1, test_iter=1), str(tmp_path / "a")
     whole = train(path, text)
-    assert [row.lr for row in whole.rows] == pytest.approx(Policy.parse(text)(np.arange(61)).tolist(), rel=1e-6)
+    assert [row.lr for row in whole.rows] == pytest.approx(
+        Policy.parse(text)(np.arange(61)).tolist(), rel=1e-6
+    )
     train(path, text, snapshot_prefix=prefix, max_iter=33)
     resumed = train(path, text, resume=prefix + "_iter_33.solverstate")
     assert [row.lr for row in resumed.rows] == [row.lr for row in whole.rows[33:]]
 
 
-@pytest.mark.parametrize("text", [
-    "PLATEAU(k0=0.05, gamma=0.5, l=20)", "PLATEAU(k0=0.05, k1=0.004, gamma=0.3, l=10, threshold=0.02, of=train_loss)",
-    "PLATEAU(k0=0.05, gamma=0.5, l=20, of=top1)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PLATEAU(k0=0.05, gamma=0.5, l=20)",
+        "PLATEAU(k0=0.05, k1=0.004, gamma=0.3, l=10, threshold=0.02, of=train_loss)",
+        "PLATEAU(k0=0.05, gamma=0.5, l=20, of=top1)",
+    ],
+)
 def test_plateau_lowers_the_rate_at_the_evaluation_that_the_stored_rows_say(text, solver, dsn):
     trial = train(solver(max_iter=400, test_interval=10), text)
     with database.Store(dsn) as store:
@@ -91,20 +127,40 @@ def test_a_plateau_after_a_warm_up_sees_only_its_own_evaluations(solver, dsn):
     text = "WARMUP(k0=0.001) for 25 then PLATEAU(k0=0.02, gamma=0.5, l=10, threshold=100)"
     rows = train(solver(max_iter=80, test_interval=10), text).rows
     assert {row.iteration: row.lr for row in rows} == pytest.approx(
-        {0: 0.001, 10: 0.0086, 20: 0.0162, 30: 0.02, 40: 0.01, 50: 0.005, 60: 0.0025, 70: 0.00125, 80: 0.000625}, rel=1e-6)
+        {
+            0: 0.001,
+            10: 0.0086,
+            20: 0.0162,
+            30: 0.02,
+            40: 0.01,
+            50: 0.005,
+            60: 0.0025,
+            70: 0.00125,
+            80: 0.000625,
+        },
+        rel=1e-6,
+    )
 
 
 @pytest.mark.parametrize("snapshot, ending", [(45, ""), (40, ""), (45, ".h5")])
 def test_its_memory_survives_a_snapshot_and_a_resume(snapshot, ending, solver, tmp_path, dsn):
     """Between evaluations and at one; the losses since the last evaluation are part of it."""
-    path = solver(max_iter=100, test_interval=20, more="snapshot: %d %s" % (snapshot, "snapshot_format: HDF5" if ending else ""))
+    path = solver(
+        max_iter=100,
+        test_interval=20,
+        more="snapshot: %d %s" % (snapshot, "snapshot_format: HDF5" if ending else ""),
+    )
     whole = train(path, NO_IMPROVEMENT, snapshot_prefix=str(tmp_path / "a"))
     state = tmp_path / ("a_iter_%d.solverstate%s" % (snapshot, ending))
     kept = json.loads((tmp_path / ("a_iter_%d.policystate" % snapshot)).read_text())
-    assert kept["policy"] == NO_IMPROVEMENT and len(kept["losses"]) == snapshot - (40 if snapshot > 40 else 20)
+    assert kept["policy"] == NO_IMPROVEMENT and len(kept["losses"]) == snapshot - (
+        40 if snapshot > 40 else 20
+    )
     resumed = train(path, NO_IMPROVEMENT, resume=str(state), snapshot_prefix=str(tmp_path / "b"))
     after = [row for row in whole.rows if row.iteration >= snapshot]
-    assert [(row.iteration, row.lr) for row in resumed.rows] == [(row.iteration, row.lr) for row in after]
+    assert [(row.iteration, row.lr) for row in resumed.rows] == [
+        (row.iteration, row.lr) for row in after
+    ]
     assert len({row.lr for row in whole.rows}) > 2 and resumed.rows[0].train_loss is not None
     if snapshot == 40:
         assert resumed.rows[0].train_loss == whole.rows[2].train_loss
@@ -115,36 +171,69 @@ def test_after_a_resume_it_lowers_at_what_both_trainings_saw(solver, tmp_path, d
     path = solver(max_iter=400, test_interval=10)
     first = train(path, text, snapshot_prefix=str(tmp_path / "a"), max_iter=205)
     second = train(path, text, resume=str(tmp_path / "a_iter_205.solverstate"))
-    rows = first.rows[:-1] + second.rows  # the first one's last row is that of its end, not of a test interval
+    rows = (
+        first.rows[:-1] + second.rows
+    )  # the first one's last row is that of its end, not of a test interval
     assert first.rows[-1].iteration == 205 and second.rows[0].iteration == 210
     values = replayed(Policy.parse(text), first.rows + second.rows)
-    assert [row.lr for row in rows] == pytest.approx(values[:len(first.rows) - 1] + values[len(first.rows):], rel=1e-6)
+    assert [row.lr for row in rows] == pytest.approx(
+        values[: len(first.rows) - 1] + values[len(first.rows) :], rel=1e-6
+    )
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda file: file.unlink(), ["a_iter_40.policystate", "put the file there", "--weights"]),
-    (lambda file: file.write_text("{"), ["a_iter_40.policystate", "not what LRBench wrote", "--weights"]),
-    (lambda file: file.write_text(file.read_text().replace("gamma=0.5", "gamma=0.4")), ["gamma=0.4", "--weights"]),
-])
-def test_a_snapshot_without_its_memory_is_refused_in_a_sentence(damage, words, solver, tmp_path, dsn):
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda file: file.unlink(), ["a_iter_40.policystate", "put the file there", "--weights"]),
+        (
+            lambda file: file.write_text("{"),
+            ["a_iter_40.policystate", "not what LRBench wrote", "--weights"],
+        ),
+        (
+            lambda file: file.write_text(file.read_text().replace("gamma=0.5", "gamma=0.4")),
+            ["gamma=0.4", "--weights"],
+        ),
+    ],
+)
+def test_a_snapshot_without_its_memory_is_refused_in_a_sentence(
+    damage, words, solver, tmp_path, dsn
+):
     path, prefix = solver(), str(tmp_path / "a")
     train(path, NO_IMPROVEMENT, snapshot_prefix=prefix, max_iter=40)
     damage(tmp_path / "a_iter_40.policystate")
     with pytest.raises(InputError) as raised:
         train(path, NO_IMPROVEMENT, resume=prefix + "_iter_40.solverstate")
     assert all(word in str(raised.value) for word in words) and "\n" not in str(raised.value)
-    assert train(path, "FIX(k0=0.01)", resume=prefix + "_iter_40.solverstate").state == "finished", "others need no memory"
+    assert (
+        train(path, "FIX(k0=0.01)", resume=prefix + "_iter_40.solverstate").state == "finished"
+    ), "others need no memory"
 
 
 def test_kill_9_of_a_study_again_and_again_forgets_nothing(lrbench, digits, dsn):
     """The rates of the stored rows are those that a PLATEAU has that saw all of these rows."""
     name, text = "study-" + uuid.uuid4().hex, "PLATEAU(k0=0.05, gamma=0.7, l=50, of=top1)"
-    command = ["study", "run", name, os.path.join(ROOT, "solvers", "digits_solver.prototxt"), "--data", digits, "--jobs", "1",
-               "--policy", text, "--max-iter", "1500"]
+    command = [
+        "study",
+        "run",
+        name,
+        os.path.join(ROOT, "solvers", "digits_solver.prototxt"),
+        "--data",
+        digits,
+        "--jobs",
+        "1",
+        "--policy",
+        text,
+        "--max-iter",
+        "1500",
+    ]
     clock, killed = random.Random(5), 0
     for _ in range(3):
-        study = subprocess.Popen([sys.executable, "-m", "lrbench_caffe"] + command, env=dict(os.environ, PYTHONPATH=ROOT),
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        study = subprocess.Popen(
+            [sys.executable, "-m", "lrbench_caffe"] + command,
+            env=dict(os.environ, PYTHONPATH=ROOT),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         time.sleep(clock.uniform(2.5, 4))
         study.send_signal(signal.SIGKILL)
         study.communicate()
@@ -152,42 +241,64 @@ def test_kill_9_of_a_study_again_and_again_forgets_nothing(lrbench, digits, dsn)
     done = lrbench(*command)
     assert done.returncode == 0 and killed, done.stderr
     with database.Store(dsn) as store:
-        trial, = store.trials(study=name)
-    assert trial.state == "finished" and [row.iteration for row in trial.rows] == list(range(0, 1501, 50))
-    assert [row.lr for row in trial.rows] == pytest.approx(replayed(Policy.parse(text), trial.rows), rel=1e-6)
+        (trial,) = store.trials(study=name)
+    assert trial.state == "finished" and [row.iteration for row in trial.rows] == list(
+        range(0, 1501, 50)
+    )
+    assert [row.lr for row in trial.rows] == pytest.approx(
+        replayed(Policy.parse(text), trial.rows), rel=1e-6
+    )
     assert len({row.lr for row in trial.rows}) > 2
 
 
 def test_lengths_may_be_given_in_epochs_of_the_training_data(solver, tmp_path, digits, dsn):
     """1397 training images in batches of 50, with iter_size two batches an iteration."""
     from lrbench_caffe import datasets
-    samples = datasets.describe(digits + "/digits_train_lmdb")[0]
+
+    samples = datasets.describe_lmdb(digits + "/digits_train_lmdb")[0]
     text = "WARMUP(k0=0.001) for 1 epoch then STEP(k0=0.01, gamma=0.5, l=0.5 epochs)"
     for iter_size in (1, 2):
-        path = solver(schedule='lr_policy: "%s"' % text, max_iter=4, test_interval=2, more="iter_size: %d" % iter_size)
+        path = solver(
+            schedule='lr_policy: "%s"' % text,
+            max_iter=4,
+            test_interval=2,
+            more="iter_size: %d" % iter_size,
+        )
         whole, half = round(samples / 50 / iter_size), round(samples / 100 / iter_size)
         stored = train(path)
-        assert stored.policy == "WARMUP(k0=0.001) for %d then STEP(k0=0.01, gamma=0.5, l=%d)" % (whole, half)
+        assert stored.policy == "WARMUP(k0=0.001) for %d then STEP(k0=0.01, gamma=0.5, l=%d)" % (
+            whole,
+            half,
+        )
         assert stored.parameters["pieces"][0]["length"] == whole
-        assert train(path, "STEP(k0=0.01, gamma=0.5, l=2 epochs)").policy == "STEP(k0=0.01, gamma=0.5, l=%d)" % round(
-            2 * samples / 50 / iter_size)
+        assert train(
+            path, "STEP(k0=0.01, gamma=0.5, l=2 epochs)"
+        ).policy == "STEP(k0=0.01, gamma=0.5, l=%d)" % round(2 * samples / 50 / iter_size)
 
 
 def test_an_epoch_of_unknown_length_is_said_in_a_sentence(tmp_path, digits, lrbench):
-    random_data = ('layer { name: "train" type: "DummyData" top: "data" top: "label" include { phase: TRAIN } dummy_data_param { '
-                   'shape { dim: 50 dim: 1 dim: 8 dim: 8 } shape { dim: 50 } } }\n')
+    random_data = (
+        'layer { name: "train" type: "DummyData" top: "data" top: "label" include { phase: TRAIN } dummy_data_param { '
+        "shape { dim: 50 dim: 1 dim: 8 dim: 8 } shape { dim: 50 } } }\n"
+    )
     head, _, tail = nets.net().partition("layer {")
-    test_layer = tail[tail.index("layer {"):]
+    test_layer = tail[tail.index("layer {") :]
     path = nets.write(tmp_path, net_text=head + random_data + test_layer)
-    done = lrbench("train", path, "--data", digits, "--policy", "STEP(k0=0.01, gamma=0.5, l=2 epochs)")
+    done = lrbench(
+        "train", path, "--data", digits, "--policy", "STEP(k0=0.01, gamma=0.5, l=2 epochs)"
+    )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "2 epochs" in done.stderr and "number of iterations" in done.stderr
 
 
-@pytest.mark.parametrize("text, words", [
-    ("WARMUP(k0=0.1)", ["WARMUP", "needs one"]), ("FIX(k0=0.1) then FIX(k0=0.2)", ["needs a length"]),
-    ("FIX(k0=0.1) for 20 then POLY(k0=0.1, p=1, l=30)", ["iteration 50", "l=40"]),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("WARMUP(k0=0.1)", ["WARMUP", "needs one"]),
+        ("FIX(k0=0.1) then FIX(k0=0.2)", ["needs a length"]),
+        ("FIX(k0=0.1) for 20 then POLY(k0=0.1, p=1, l=30)", ["iteration 50", "l=40"]),
+    ],
+)
 def test_what_cannot_be_trained_is_refused_before_it_begins(text, words, solver, lrbench, dsn):
     done = lrbench("train", solver(), "--policy", text)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
@@ -197,7 +308,11 @@ def test_what_cannot_be_trained_is_refused_before_it_begins(text, words, solver,
 def test_all_kinds_are_drawn(solver, tmp_path, dsn):
     """PLATEAU from its rows, and sigmoid, which only Caffe has."""
     from lrbench_caffe.report import plots
-    trials = [train(solver(), text) for text in ("WARMUP(k0=0.001) for 20 then FIX(k0=0.02)", NO_IMPROVEMENT)]
+
+    trials = [
+        train(solver(), text)
+        for text in ("WARMUP(k0=0.001) for 20 then FIX(k0=0.02)", NO_IMPROVEMENT)
+    ]
     trials.append(train(solver(schedule='lr_policy: "sigmoid" gamma: 0.1 stepsize: 20')))
     plots.curves(trials, str(tmp_path / "curves.png"), "title")
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"

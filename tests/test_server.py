@@ -1,4 +1,5 @@
 """The private PostgreSQL server, started and stopped for real in folders of its own."""
+
 import multiprocessing
 import os
 import pwd
@@ -16,6 +17,7 @@ from lrbench_caffe.errors import InputError
 
 psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
 from conftest import private_home  # noqa: E402
+
 from lrbench_caffe.database import server  # noqa: E402
 
 try:
@@ -69,7 +71,11 @@ def test_one_server_is_started_reached_by_its_socket_only_and_stopped(used_home)
     assert (used_home / "postgresql").stat().st_mode & 0o777 == 0o700
     running = postmaster(used_home)
     assert server.start() == dsn and postmaster(used_home) == running
-    assert server.status().running and server.status().dsn == dsn and Path(server.status().log).is_file()
+    assert (
+        server.status().running
+        and server.status().dsn == dsn
+        and Path(server.status().log).is_file()
+    )
     assert server.stop() and not server.status().running and not server.stop()
     with pytest.raises(psycopg2.OperationalError):
         psycopg2.connect(dsn)
@@ -121,7 +127,9 @@ def test_an_interrupted_first_start_is_begun_anew(home):
     (unfinished / "PG_VERSION").write_text("13\n")
     code = "from lrbench_caffe.database import server; server.start()"
     for seconds in (0.1, 0.3, 0.6):  # what the killed process has started may go on for a while
-        starter = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(PACKAGE.parent)))
+        starter = subprocess.Popen(
+            [sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(PACKAGE.parent))
+        )
         time.sleep(seconds)
         starter.kill()
         starter.wait()
@@ -132,8 +140,15 @@ def test_an_interrupted_first_start_is_begun_anew(home):
 def test_the_server_outlives_its_starter_and_keeps_none_of_its_pipes(used_home):
     code = "from lrbench_caffe.database import server; print(server.start())"
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(PACKAGE.parent)), timeout=60,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(os.environ, PYTHONPATH=str(PACKAGE.parent)),
+        timeout=60,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert time.monotonic() - began < 30
     assert ask(done.stdout.strip(), "SELECT 1") == 1
     assert os.getsid(postmaster(used_home)) != os.getsid(0)
@@ -169,7 +184,9 @@ def test_data_of_another_postgresql_is_named_and_left_alone(home):
     data = home / "postgresql/data"
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("9\n")
-    with pytest.raises(InputError, match="was made by PostgreSQL 9, and here is only .*install postgresql-9"):
+    with pytest.raises(
+        InputError, match="was made by PostgreSQL 9, and here is only .*install postgresql-9"
+    ):
         server.start()
     assert [path.name for path in data.iterdir()] == ["PG_VERSION"]
     shutil.rmtree(str(data))
@@ -196,21 +213,40 @@ def test_the_folder_is_where_xdg_wants_data(monkeypatch):
     assert server.status().folder == "/home/someone/.local/share/lrbench/postgresql"
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user"
+)
 def test_an_ordinary_user_has_a_server_of_their_own_which_root_can_use_too(home, monkeypatch):
     someone = pwd.getpwnam("nobody")
-    shutil.copytree(str(PACKAGE), str(home / "program/lrbench_caffe"))  # the project may lie where only root can read
+    shutil.copytree(
+        str(PACKAGE), str(home / "program/lrbench_caffe")
+    )  # the project may lie where only root can read
     (home / "own").mkdir()
     os.chown(str(home / "own"), someone.pw_uid, someone.pw_gid)
     home.chmod(0o755)
     monkeypatch.setenv("LRBENCH_HOME", str(home / "own"))
     environment = dict(os.environ, PYTHONPATH=str(home / "program"))
-    become = ["setpriv", "--reuid=%d" % someone.pw_uid, "--regid=%d" % someone.pw_gid, "--clear-groups"]
+    become = [
+        "setpriv",
+        "--reuid=%d" % someone.pw_uid,
+        "--regid=%d" % someone.pw_gid,
+        "--clear-groups",
+    ]
 
     def call(code):
-        command = become + [sys.executable, "-c", "from lrbench_caffe.database import server; " + code]
-        return subprocess.run(command, check=True, env=environment, cwd="/", stdout=subprocess.PIPE,
-                              universal_newlines=True).stdout.strip()
+        command = become + [
+            sys.executable,
+            "-c",
+            "from lrbench_caffe.database import server; " + code,
+        ]
+        return subprocess.run(
+            command,
+            check=True,
+            env=environment,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout.strip()
 
     dsn = call("print(server.start())")
     assert os.stat("/proc/%d" % postmaster(home / "own")).st_uid == someone.pw_uid

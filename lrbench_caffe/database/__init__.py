@@ -1,4 +1,5 @@
 """The LR policy database (section IV): its schema, the store, the journal, and the private server where none is named."""
+
 import os
 import shutil
 

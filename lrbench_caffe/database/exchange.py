@@ -15,6 +15,7 @@ Every line is an object with one key, which says what it is:
 A trial's numbers count the lines of that kind above it, from 1.  "rows" belong to the trial above them, in the order of their
 iterations; a trial with many has several such lines.  What is unknown is null; times are seconds since the epoch.
 """
+
 import datetime
 import hashlib
 import io
@@ -27,15 +28,18 @@ from psycopg2.extras import NamedTupleCursor
 
 from lrbench_caffe.database import incoming
 from lrbench_caffe.database.incoming import ROW, TRIAL, VERSION
-from lrbench_caffe.database.store import Store, filtered
+from lrbench_caffe.database.store import Store, filter_clause
 from lrbench_caffe.errors import InputError
 
-NUMBERS_A_LINE = 20000  # of rows, so that no line is too long for an import, however many classes there are
+NUMBERS_A_LINE = (
+    20000  # of rows, so that no line is too long for an import, however many classes there are
+)
 BATCH = 8 << 20  # bytes of COPY data that wait in memory
 
 
 class Imported(NamedTuple):
     """What an import did: trials in the file, how many of them are new, and how many were brought up to date."""
+
     trials: int
     new: int
     updated: int
@@ -57,10 +61,13 @@ _SHARED = {  # in the order in which an import may need them
     "policy": "SELECT text, function, parameters, n_params FROM policy WHERE id = %s",
 }
 
-_ROWS = "SELECT trial_id::text, %s FROM evaluation WHERE trial_id = ANY (%%s::uuid[]) ORDER BY trial_id, iteration" % ", ".join(ROW)
+_ROWS = (
+    "SELECT trial_id::text, %s FROM evaluation WHERE trial_id = ANY (%%s::uuid[]) ORDER BY trial_id, iteration"
+    % ", ".join(ROW)
+)
 
 
-def export(path, dsn, filters, name=None, progress=None):
+def export_trials(path, dsn, filters, name=None, progress=None):
     """Write the trials that fit filters (as of Store.trials) to a file; returns how many.
 
     name is what others will see as the origin of trials that were trained here.  progress is called with (what, done, total).
@@ -71,7 +78,9 @@ def export(path, dsn, filters, name=None, progress=None):
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".lrbench-", delete=False) as file:
             try:
                 with Store(dsn, read_only=True) as store, store.snapshot() as connection:
-                    trials = _export(_Writer(file), connection, filters, name, progress or (lambda *_: None))
+                    trials = _export(
+                        _Writer(file), connection, filters, name, progress or (lambda *_: None)
+                    )
             except BaseException:
                 os.remove(file.name)
                 raise
@@ -80,7 +89,9 @@ def export(path, dsn, filters, name=None, progress=None):
         os.chmod(file.name, 0o666 & ~umask)
         os.replace(file.name, path)
     except OSError as error:
-        raise InputError("the export cannot be written to %s (%s): name another file" % (path, error.strerror)) from None
+        raise InputError(
+            "the export cannot be written to %s (%s): name another file" % (path, error.strerror)
+        ) from None
     return trials
 
 
@@ -91,7 +102,9 @@ class _Writer:
         self._file, self.checksum = file, hashlib.sha256()
 
     def line(self, kind, content):
-        data = (json.dumps({kind: content}, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+        data = (
+            json.dumps({kind: content}, ensure_ascii=False, separators=(",", ":")) + "\n"
+        ).encode()
         self._file.write(data)
         self.checksum.update(data)
 
@@ -101,10 +114,12 @@ def _export(writer, connection, filters, name, progress):
     writer.line("lrbench", {"version": VERSION, "made": made})
     numbers = {kind: {} for kind in _SHARED}
     done = 0
-    chosen, values = filtered(filters)
-    with connection.cursor() as cursor, connection.cursor("trials", cursor_factory=NamedTupleCursor) as trials:
+    chosen, values = filter_clause(filters)
+    with connection.cursor() as cursor, connection.cursor(
+        "trials", cursor_factory=NamedTupleCursor
+    ) as trials:
         cursor.execute("SELECT id FROM origin WHERE here")
-        here, = cursor.fetchone()
+        (here,) = cursor.fetchone()
         trials.execute(_TRIALS % chosen, values)
         while True:
             batch = trials.fetchmany(500)
@@ -120,7 +135,9 @@ def _export(writer, connection, filters, name, progress):
                     known, key = numbers[kind], content[kind]
                     if key not in known:
                         cursor.execute(query, [key])
-                        shared = dict(zip((column.name for column in cursor.description), cursor.fetchone()))
+                        shared = dict(
+                            zip((column.name for column in cursor.description), cursor.fetchone())
+                        )
                         if kind == "origin" and key == here and name:
                             shared["name"] = name
                         writer.line(kind, shared)
@@ -130,7 +147,7 @@ def _export(writer, connection, filters, name, progress):
                 found = rows.get(trial.id, ())
                 size = max(1, NUMBERS_A_LINE // (len(ROW) + (trial.classes or 0)))
                 for start in range(0, len(found), size):
-                    writer.line("rows", found[start:start + size])
+                    writer.line("rows", found[start : start + size])
             done += len(batch)
             progress("exporting trials", done, None)
     writer.line("end", {"trials": done, "sha256": writer.checksum.hexdigest()})
@@ -184,7 +201,9 @@ _PLACES = """
         LEFT JOIN task ON task.classes = new_trial.classes;
     ANALYZE merged"""
 
-_TWICE = "SELECT max(line), id::text FROM new_trial GROUP BY id HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
+_TWICE = (
+    "SELECT max(line), id::text FROM new_trial GROUP BY id HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
+)
 
 _OTHER = """
     SELECT line, id::text FROM merged JOIN trial USING (id)
@@ -211,7 +230,7 @@ _TAKE_ROWS = """
     SELECT new_row.* FROM new_row WHERE trial_id IN (SELECT id FROM merged)"""
 
 
-def take_in(path, dsn, progress=None):
+def import_trials(path, dsn, progress=None):
     """Import the trials of an export, as one transaction; returns an Imported.
 
     A trial that is there already stays as it is, unless it still ran when it was imported.  Raises InputError with the number of
@@ -235,7 +254,11 @@ def take_in(path, dsn, progress=None):
             cursor.execute(_PLACES)
             cursor.execute(_OTHER)
             for line, trial in cursor.fetchall():
-                raise incoming.wrong(path, line, "the database has a trial %s already, of another policy, task or seed" % trial)
+                raise incoming.wrong(
+                    path,
+                    line,
+                    "the database has a trial %s already, of another policy, task or seed" % trial,
+                )
             cursor.execute(_FORGET)
             updated = cursor.rowcount
             cursor.execute(_TAKE)
@@ -243,8 +266,10 @@ def take_in(path, dsn, progress=None):
             cursor.execute(_TAKE_ROWS)
             return Imported(staged.trials, new - updated, updated)
     except OSError as error:
-        raise InputError("%s cannot be read (%s): name a file that `lrbench db export` has written"
-                         % (path, error.strerror)) from None
+        raise InputError(
+            "%s cannot be read (%s): name a file that `lrbench db export` has written"
+            % (path, error.strerror)
+        ) from None
 
 
 class _Staged:
@@ -271,13 +296,20 @@ class _Staged:
         else:
             self._counts[kind] += 1
             self._waiting[kind].write(_copied([self._counts[kind]] + list(content.values())))
-        if self._waiting["row"].tell() + self._waiting["trial"].tell() + self._waiting["policy"].tell() > BATCH:
+        if (
+            self._waiting["row"].tell()
+            + self._waiting["trial"].tell()
+            + self._waiting["policy"].tell()
+            > BATCH
+        ):
             self.flush(whole=False)
 
     def _write_trial(self):
         if self._trial is not None:
             best = self._best if self._trial["state"] != "running" and self._best else (None,) * 5
-            values = [self._trial["line"]] + [self._trial[name] for name in TRIAL] + [best[0], best[4]]
+            values = (
+                [self._trial["line"]] + [self._trial[name] for name in TRIAL] + [best[0], best[4]]
+            )
             self._waiting["trial"].write(_copied(values))
             self._trial = None
 
@@ -298,8 +330,21 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 def _copied(values):
     """A line of COPY's text format."""
-    return "\t".join(["\\N" if value is None else repr(value) if type(value) is float else str(value) if type(value) is int
-                      else _text(value) for value in values]) + "\n"
+    return (
+        "\t".join(
+            [
+                "\\N"
+                if value is None
+                else repr(value)
+                if type(value) is float
+                else str(value)
+                if type(value) is int
+                else _text(value)
+                for value in values
+            ]
+        )
+        + "\n"
+    )
 
 
 def _text(value):

@@ -2,6 +2,7 @@
 
 Every complaint is an InputError with the file and the line.  Memory does not grow with the file.
 """
+
 import hashlib
 import json
 import math
@@ -10,15 +11,56 @@ import uuid
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
-from lrbench_caffe.trial import RUNNING, STATES, Dataset, Evaluation, Framework, Network, Setup, Trial, from_dict
+from lrbench_caffe.trial import (
+    RUNNING,
+    STATES,
+    Dataset,
+    Evaluation,
+    Framework,
+    Network,
+    Setup,
+    Trial,
+    from_dict,
+)
 
 VERSION = 1
 LONGEST = 4 << 20  # bytes of a line, which JSON may turn into thirty times as many in memory
 SHARED = ("origin", "framework", "network", "dataset", "policy")
-TRIAL = ("id", "origin", "framework", "network", "dataset", "policy", "classes", "solver", "seed", "host", "attempt", "resumed_at",
-         "blas", "threads", "state", "started", "ended", "error")
-ROW = ("iteration", "lr", "train_loss", "test_loss", "top1", "top5", "ac", "cd", "cdac", "ld", "resumed_at", "class_confidence")
-INT32 = 2 ** 31 - 1
+TRIAL = (
+    "id",
+    "origin",
+    "framework",
+    "network",
+    "dataset",
+    "policy",
+    "classes",
+    "solver",
+    "seed",
+    "host",
+    "attempt",
+    "resumed_at",
+    "blas",
+    "threads",
+    "state",
+    "started",
+    "ended",
+    "error",
+)
+ROW = (
+    "iteration",
+    "lr",
+    "train_loss",
+    "test_loss",
+    "top1",
+    "top5",
+    "ac",
+    "cd",
+    "cdac",
+    "ld",
+    "resumed_at",
+    "class_confidence",
+)
+INT32 = 2**31 - 1
 SMALLEST = 1e-37  # that PostgreSQL's real holds with all its digits
 # The texts of policies as this program writes them: what is parsed further is known to be no riddle for a parser.
 _VALUE = r"(?:\d+(?:\.\d+)?(?:e[+-]\d+)?|[a-z]\w*|\[\d+(?:, \d+)*\])"
@@ -58,8 +100,11 @@ def read(file, progress=lambda position: None):
                 raise Wrong("it is longer than %d MB" % (LONGEST >> 20))
             kind, content = _parsed(data)
             if (line == 1) != (kind == "lrbench"):
-                raise Wrong("this is no export of lrbench, whose first line says {\"lrbench\": ...}" if line == 1 else
-                            "a second beginning")
+                raise Wrong(
+                    'this is no export of lrbench, whose first line says {"lrbench": ...}'
+                    if line == 1
+                    else "a second beginning"
+                )
             if kind == "lrbench":
                 _version(content)
             elif kind == "end":
@@ -77,7 +122,10 @@ def read(file, progress=lambda position: None):
                 counts[kind] += 1
                 yield kind, line, _CHECKS[kind](content)
             else:
-                raise Wrong("%s is no kind of line: it is one of lrbench, %s, trial, rows, end" % (_short(kind), ", ".join(SHARED)))
+                raise Wrong(
+                    "%s is no kind of line: it is one of lrbench, %s, trial, rows, end"
+                    % (_short(kind), ", ".join(SHARED))
+                )
         except Wrong as error:
             raise wrong(file.name, line, error) from None
         checksum.update(data)
@@ -85,7 +133,11 @@ def read(file, progress=lambda position: None):
         if line % 500 == 0:
             progress(position)
     if not ended:
-        raise wrong(file.name, line + 1, "the file ends before its last line, which has the checksum: it was cut off")
+        raise wrong(
+            file.name,
+            line + 1,
+            "the file ends before its last line, which has the checksum: it was cut off",
+        )
 
 
 def trials(path):
@@ -103,14 +155,27 @@ def trials(path):
                     shared[kind].append(content)
     except OSError as error:
         raise InputError("the export %s cannot be read: %s" % (path, error.strerror)) from None
-    return [_trial(content, {kind: shared[kind][content[kind] - 1] for kind in SHARED}, own) for content, own in zip(found, rows)]
+    return [
+        _trial(content, {kind: shared[kind][content[kind] - 1] for kind in SHARED}, own)
+        for content, own in zip(found, rows)
+    ]
 
 
 def _trial(content, shared, rows):
     """The Trial that a checked line, what it refers to and its rows describe."""
-    setup = Setup(Framework(**shared["framework"]), Network(**shared["network"]), from_dict(Dataset, shared["dataset"]),
-                  content["classes"], content["solver"], content["seed"])
-    own = {name: content[name] for name in TRIAL if name in Trial.__annotations__ and name not in SHARED}
+    setup = Setup(
+        Framework(**shared["framework"]),
+        Network(**shared["network"]),
+        from_dict(Dataset, shared["dataset"]),
+        content["classes"],
+        content["solver"],
+        content["seed"],
+    )
+    own = {
+        name: content[name]
+        for name in TRIAL
+        if name in Trial.__annotations__ and name not in SHARED
+    }
     policy = dict(shared["policy"], policy=shared["policy"]["text"])
     policy.pop("text")
     evaluations = tuple(from_dict(Evaluation, dict(zip(ROW, row))) for row in rows)
@@ -119,7 +184,9 @@ def _trial(content, shared, rows):
 
 def _parsed(data):
     try:
-        value = json.loads(data.decode("utf-8"), parse_int=_parse_int, parse_constant=_parse_constant)
+        value = json.loads(
+            data.decode("utf-8"), parse_int=_parse_int, parse_constant=_parse_constant
+        )
     except Wrong:
         raise
     except UnicodeDecodeError:
@@ -129,7 +196,7 @@ def _parsed(data):
     except ValueError as error:
         raise Wrong("it is no JSON (%s)" % error) from None
     if type(value) is not dict or len(value) != 1:
-        raise Wrong("it is no object with one key, such as {\"trial\": ...}")
+        raise Wrong('it is no object with one key, such as {"trial": ...}')
     return next(iter(value.items()))
 
 
@@ -146,7 +213,10 @@ def _parse_constant(name):
 def _version(content):
     version = _fields(content, ("version", "made"))["version"]
     if type(version) is not int or version != VERSION:
-        raise Wrong("it is version %s of the format and this program reads %d: update lrbench_caffe" % (_short(version), VERSION))
+        raise Wrong(
+            "it is version %s of the format and this program reads %d: update lrbench_caffe"
+            % (_short(version), VERSION)
+        )
     _text(content, "made", 1, 500)
 
 
@@ -165,26 +235,44 @@ def _check_rows(rows, last):
     for row in rows:
         if type(row) is not list or len(row) != len(ROW):
             raise Wrong("a row is no list of %d values" % len(ROW))
-        iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at, classes = row
+        iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at, classes = (
+            row
+        )
         if not (type(iteration) is int and last < iteration <= INT32):
             raise Wrong("iteration %s is no whole number above the one before" % _short(iteration))
         last = iteration
         for value in row[1:10]:
             if value is not None and type(value) is not float and type(value) is not int:
-                raise Wrong("%s in the row of iteration %d is no number" % (_short(value), iteration))
+                raise Wrong(
+                    "%s in the row of iteration %d is no number" % (_short(value), iteration)
+                )
         if top1 is None or not 0 <= top1 <= 1 or top5 is None or not 0 <= top5 <= 1:
             raise Wrong("the accuracies of iteration %d are no shares from 0 to 1" % iteration)
-        if not ((ac is None or 0 <= ac <= 1.00001) and (cd is None or 0 <= cd <= 1.00001)
-                and (cdac is None or 0 <= cdac <= 1.00001)):
+        if not (
+            (ac is None or 0 <= ac <= 1.00001)
+            and (cd is None or 0 <= cd <= 1.00001)
+            and (cdac is None or 0 <= cdac <= 1.00001)
+        ):
             raise Wrong("a confidence of iteration %d is not from 0 to 1" % iteration)
-        if not ((lr is None or -1e308 < lr < 1e308) and (train_loss is None or -1e308 < train_loss < 1e308)
-                and (test_loss is None or -1e308 < test_loss < 1e308) and (ld is None or 0 <= ld < 1e308)):
+        if not (
+            (lr is None or -1e308 < lr < 1e308)
+            and (train_loss is None or -1e308 < train_loss < 1e308)
+            and (test_loss is None or -1e308 < test_loss < 1e308)
+            and (ld is None or 0 <= ld < 1e308)
+        ):
             raise Wrong("a loss or rate of iteration %d is out of range" % iteration)
-        if resumed_at is not None and not (type(resumed_at) is int and 0 <= resumed_at <= iteration):
-            raise Wrong("resumed_at %s of iteration %d is no iteration before it" % (_short(resumed_at), iteration))
+        if resumed_at is not None and not (
+            type(resumed_at) is int and 0 <= resumed_at <= iteration
+        ):
+            raise Wrong(
+                "resumed_at %s of iteration %d is no iteration before it"
+                % (_short(resumed_at), iteration)
+            )
         if classes is not None:
-            if type(classes) is not list or not all(c is None or type(c) in (int, float) and (c == 0 or SMALLEST <= c <= 1.00001)
-                                                    for c in classes):
+            if type(classes) is not list or not all(
+                c is None or (type(c) in (int, float) and (c == 0 or SMALLEST <= c <= 1.00001))
+                for c in classes
+            ):
                 raise Wrong("class_confidence of iteration %d is no list of shares" % iteration)
     return last
 
@@ -196,8 +284,13 @@ def _check_trial(trial, counts):
         key = trial[kind]
         if not (type(key) is int and 1 <= key <= counts[kind]):
             raise Wrong("%s %s is not among the %d above" % (kind, _short(key), counts[kind]))
-    for name, low, high, optional in (("classes", 1, INT32, True), ("seed", 0, 2 ** 63 - 1, False), ("attempt", 1, INT32, False),
-                                      ("resumed_at", 0, INT32, True), ("threads", 1, INT32, True)):
+    for name, low, high, optional in (
+        ("classes", 1, INT32, True),
+        ("seed", 0, 2**63 - 1, False),
+        ("attempt", 1, INT32, False),
+        ("resumed_at", 0, INT32, True),
+        ("threads", 1, INT32, True),
+    ):
         _whole(trial, name, low, high, optional)
     _text(trial, "host", 0, 500)
     _text(trial, "blas", 0, 500, optional=True)
@@ -208,7 +301,10 @@ def _check_trial(trial, counts):
         raise Wrong("state %s is none of %s" % (_short(trial["state"]), ", ".join(STATES)))
     for name in ("started", "ended"):
         value = trial[name]
-        if not (type(value) in (int, float) and 0 <= value < 1e11 or value is None and name == "ended"):
+        if not (
+            (type(value) in (int, float) and 0 <= value < 1e11)
+            or (value is None and name == "ended")
+        ):
             raise Wrong("%s %s is no time in seconds since the epoch" % (name, _short(value)))
     if (trial["ended"] is None) != (trial["state"] == RUNNING):
         raise Wrong("a trial has an end exactly when it does not run")
@@ -254,11 +350,14 @@ def _dataset(content):
     _fields(content, ("name", "shape", "train_samples", "test_samples"))
     _text(content, "name", 1, 500)
     shape = content["shape"]
-    if shape is not None and not (type(shape) is list and len(shape) < 20
-                                  and all(type(n) is int and 0 < n <= INT32 for n in shape)):
+    if shape is not None and not (
+        type(shape) is list
+        and len(shape) < 20
+        and all(type(n) is int and 0 < n <= INT32 for n in shape)
+    ):
         raise Wrong("shape %s is no list of whole numbers above 0" % _short(shape))
-    _whole(content, "train_samples", 0, 2 ** 63 - 1, True)
-    _whole(content, "test_samples", 0, 2 ** 63 - 1, True)
+    _whole(content, "train_samples", 0, 2**63 - 1, True)
+    _whole(content, "test_samples", 0, 2**63 - 1, True)
     return {name: content[name] for name in ("name", "shape", "train_samples", "test_samples")}
 
 
@@ -270,23 +369,41 @@ def _policy(content):
     text = content["text"]
     if _CAFFES.fullmatch(text):
         if text.partition("(")[0] != content["function"]:
-            raise Wrong("the policy's function %s is not that of its text %s" % (_short(content["function"]), _short(text)))
+            raise Wrong(
+                "the policy's function %s is not that of its text %s"
+                % (_short(content["function"]), _short(text))
+            )
         _plain_object(content, "parameters")
         return {name: content[name] for name in ("text", "function", "parameters", "n_params")}
     if not _POLICY.fullmatch(text):
-        raise Wrong("cannot read the policy %s: it is not written as this program writes policies" % _short(text))
+        raise Wrong(
+            "cannot read the policy %s: it is not written as this program writes policies"
+            % _short(text)
+        )
     try:
         policy = Policy.parse(text)
     except InputError as error:
         raise Wrong(str(error)) from None
-    same = {"text": str(policy), "function": policy.function, "parameters": json.loads(json.dumps(policy.parameters)),
-            "n_params": policy.n_params}
+    same = {
+        "text": str(policy),
+        "function": policy.function,
+        "parameters": json.loads(json.dumps(policy.parameters)),
+        "n_params": policy.n_params,
+    }
     if same != content:
-        raise Wrong("the policy's function and parameters are not those of its text %s" % _short(text))
+        raise Wrong(
+            "the policy's function and parameters are not those of its text %s" % _short(text)
+        )
     return same
 
 
-_CHECKS = {"origin": _origin, "framework": _framework, "network": _network, "dataset": _dataset, "policy": _policy}
+_CHECKS = {
+    "origin": _origin,
+    "framework": _framework,
+    "network": _network,
+    "dataset": _dataset,
+    "policy": _policy,
+}
 
 
 def _fields(content, names):
@@ -309,7 +426,7 @@ def _text(content, name, least, most, optional=False, never=_NOT_TEXT):
         raise Wrong("%s %s is no text" % (name, _short(value)))
     if not least <= len(value) <= most:
         raise Wrong("%s has %d characters and not %d to %d" % (name, len(value), least, most))
-    if never.search(value) or most == 500 and ("\n" in value or "\r" in value):
+    if never.search(value) or (most == 500 and ("\n" in value or "\r" in value)):
         raise Wrong("%s has characters that are no text" % name)
 
 
@@ -340,8 +457,15 @@ def _plain_object(content, name):
         for one in [key] + items:
             if type(one) is str and not (len(one) <= 10000 and not _NOT_TEXT.search(one)):
                 raise Wrong("%s has text that is too long or no text" % name)
-            if not (one is None or type(one) in (str, int, bool) or type(one) is float and math.isfinite(one)):
-                raise Wrong("%s has %s for %s: only numbers, texts and lists of them are known" % (name, _short(one), _short(key)))
+            if not (
+                one is None
+                or type(one) in (str, int, bool)
+                or (type(one) is float and math.isfinite(one))
+            ):
+                raise Wrong(
+                    "%s has %s for %s: only numbers, texts and lists of them are known"
+                    % (name, _short(one), _short(key))
+                )
 
 
 def _short(value):

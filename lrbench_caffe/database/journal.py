@@ -5,6 +5,7 @@ line by line, locked (flock) while it is written, and removed once the database 
 its files, so that no training waits for the database.  A file that is left and not locked is of a program that died or of a
 database that was away: the next program delivers it.  Delivering twice does no harm.
 """
+
 import contextlib
 import dataclasses
 import errno
@@ -34,7 +35,7 @@ class Recorder:
     """
 
     def __init__(self, dsn=None, tell=lambda sentence: None):
-        """dsn as for Store; tell is called, from any thread, with a sentence that a person should read.
+        """Dsn as for Store; tell is called, from any thread, with a sentence that a person should read.
 
         Delivers what earlier programs left.  Raises InputError when the database or the folder cannot be used.
         """
@@ -43,8 +44,10 @@ class Recorder:
             os.makedirs(self._folder, exist_ok=True)
             tempfile.TemporaryFile(dir=self._folder).close()
         except OSError as error:
-            raise InputError("the journal's folder %s cannot be written (%s): name another place with LRBENCH_HOME"
-                             % (self._folder, error.strerror)) from None
+            raise InputError(
+                "the journal's folder %s cannot be written (%s): name another place with LRBENCH_HOME"
+                % (self._folder, error.strerror)
+            ) from None
         self._store, self._tell, self._away = Store(dsn), tell, False
         self._files, self._lock = [], threading.Lock()
         self._work, self._closing = threading.Event(), threading.Event()
@@ -63,8 +66,10 @@ class Recorder:
         self._thread.join()
         waiting = sum(file.waiting() for file in self._open_files())
         if waiting:
-            self._tell("the database %s cannot be reached: %d events wait in %s and are delivered when lrbench next uses it"
-                       % (self._store.where, waiting, self._folder))
+            self._tell(
+                "the database %s cannot be reached: %d events wait in %s and are delivered when lrbench next uses it"
+                % (self._store.where, waiting, self._folder)
+            )
         self._store.close()
 
     def journal(self, attempts=0):
@@ -72,7 +77,9 @@ class Recorder:
         return Journal(self._new_file, attempts, self._store.where)
 
     def _new_file(self, trial):
-        file = _File(os.path.join(self._folder, "%s-%d.jsonl" % (trial.id, trial.attempt)), self._work.set)
+        file = _File(
+            os.path.join(self._folder, "%s-%d.jsonl" % (trial.id, trial.attempt)), self._work.set
+        )
         with self._lock:
             self._files.append(file)
         return file
@@ -99,7 +106,9 @@ class Recorder:
                         self._files.remove(file)
         except DatabaseUnavailable as error:
             if not self._away:
-                self._tell("%s; trainings go on, and what they measure waits in %s" % (error, self._folder))
+                self._tell(
+                    "%s; trainings go on, and what they measure waits in %s" % (error, self._folder)
+                )
             self._away = True
             return False
         if self._away:
@@ -111,7 +120,9 @@ class Recorder:
         """Deliver what is new in a file; returns whether that was all there will ever be, and the file is gone."""
         closed = file.closed  # before a last look at what is in it
         try:
-            with contextlib.suppress(FileNotFoundError):  # where there was no room for a file, or another program has delivered it
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # where there was no room for a file, or another program has delivered it
                 for lines in file.new_lines():
                     self._deliver_events(file, [json.loads(line.decode()) for line in lines])
                     file.delivered += sum(map(len, lines))
@@ -119,17 +130,29 @@ class Recorder:
                 return False
             self._deliver_events(file, file.unwritten)
             if file.trial and not file.ended:
-                self._store.end(file.trial.id, INTERRUPTED, file.touched, CUT_OFF, file.trial.attempt)
-            with contextlib.suppress(FileNotFoundError):  # another program may have delivered it too
+                self._store.end(
+                    file.trial.id, INTERRUPTED, file.touched, CUT_OFF, file.trial.attempt
+                )
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # another program may have delivered it too
                 os.remove(file.path)
         except DatabaseUnavailable:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:  # the database refuses it, or it is not a journal
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:  # the database refuses it, or it is not a journal
             with contextlib.suppress(OSError):
                 os.rename(file.path, file.path + ".refused")
             self._tell("%s; what could not be recorded is kept in %s.refused" % (error, file.path))
         except OSError as error:
-            self._tell("the journal %s cannot be read (%s): it is tried again" % (file.path, error.strerror))
+            self._tell(
+                "the journal %s cannot be read (%s): it is tried again"
+                % (file.path, error.strerror)
+            )
             return False
         return True
 
@@ -144,12 +167,16 @@ class Recorder:
                 self._store.add(file.trial.id, *rows, attempt=file.trial.attempt)
             elif kind == "end":
                 end = contents[0]
-                self._store.end(file.trial.id, end["state"], end["ended"], end["error"], file.trial.attempt)
+                self._store.end(
+                    file.trial.id, end["state"], end["ended"], end["error"], file.trial.attempt
+                )
                 file.ended = True
 
     def _deliver_what_is_left(self):
         for path in sorted(glob.glob(os.path.join(self._folder, "*.jsonl"))):
-            with contextlib.suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as held:  # taken by another, or written
+            with contextlib.suppress(FileNotFoundError, BlockingIOError), open(
+                path, "rb"
+            ) as held:  # taken by another, or written
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if held.readline() != _line("database", self._store.where):
                     continue
@@ -167,7 +194,7 @@ class Journal:
         self._new_file, self._attempts, self._database = new_file, attempts, database
         self._file = self._verdict = None
 
-    def listen(self, kind, content):
+    def on_event(self, kind, content):
         """Record an event: it is on the disk before this returns.
 
         Returns None, or where there is no room (FAILED, a sentence): what the training is to end as.
@@ -183,11 +210,21 @@ class Journal:
             elif kind == "row":
                 self._file.write(("row", to_dict(content)))
             elif kind == "end":
-                self._file.write(("end", {"state": content.state, "ended": content.ended, "error": content.error}))
+                self._file.write(
+                    (
+                        "end",
+                        {"state": content.state, "ended": content.ended, "error": content.error},
+                    )
+                )
                 self._file.close()
         except OSError as error:
-            self._verdict = FAILED, ("the journal %s cannot be written (%s): make room, or name another place with LRBENCH_HOME; "
-                                     "what was measured so far is kept" % (self._file.path, error.strerror))
+            self._verdict = (
+                FAILED,
+                (
+                    "the journal %s cannot be written (%s): make room, or name another place with LRBENCH_HOME; "
+                    "what was measured so far is kept" % (self._file.path, error.strerror)
+                ),
+            )
         return self._verdict
 
 
@@ -195,7 +232,7 @@ class _File:
     """The journal of one attempt: its trial writes it, and the Recorder's thread reads it as far as it has delivered it."""
 
     def __init__(self, path, written=lambda: None, left=False):
-        """written is called after each change; left: the file is there, and nobody writes it any more."""
+        """Written is called after each change; left: the file is there, and nobody writes it any more."""
         self.path, self.closed, self._written = path, left, written
         self.touched = os.path.getmtime(path) if left else time.time()
         self.trial, self.delivered, self.ended = None, 0, False

@@ -6,6 +6,7 @@ stops every later start, and needs Python 3.9; an advisory lock goes away with i
 ``schema.sql`` is the whole schema as the newest version has it.  ``migrations/0002.sql`` and so on each bring a database from
 the version before to theirs.
 """
+
 import glob
 import os
 
@@ -29,8 +30,10 @@ def upgrade(connection, folder=FOLDER):
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         found = _version(cursor)  # by now perhaps another's work
         if found > newest:
-            raise InputError("the database has schema version %d and this program knows %d: update lrbench_caffe" % (
-                found, newest))
+            raise InputError(
+                "the database has schema version %d and this program knows %d: update lrbench_caffe"
+                % (found, newest)
+            )
         if found == 0:
             _apply(cursor, os.path.join(folder, "schema.sql"), newest)
         else:
@@ -44,7 +47,9 @@ def _version(cursor):
     Asked of the table pg_class: to_regclass() may answer from a cache that does not know what was committed while this
     transaction waited for the lock.
     """
-    cursor.execute("SELECT FROM pg_class WHERE relname = 'schema_version' AND pg_table_is_visible(oid)")
+    cursor.execute(
+        "SELECT FROM pg_class WHERE relname = 'schema_version' AND pg_table_is_visible(oid)"
+    )
     if cursor.rowcount == 0:
         return 0
     cursor.execute("SELECT max(version) FROM schema_version")

@@ -10,6 +10,7 @@ Two things make it simple to get right:
 - The programs are told the folder as /proc/self/fd/N of that descriptor.  PostgreSQL refuses to run as root, and the user that
   it then runs as may not pass through root's home; through the descriptor it need not, and gets no capability for it.
 """
+
 import contextlib
 import fcntl
 import glob
@@ -31,7 +32,11 @@ USER = DATABASE = "lrbench"
 _SOCKET = ".s.PGSQL.5432"
 _TIMEOUT = 120  # seconds for a start, which may have to recover from a crash
 _SETTINGS = {
-    "port": "5432", "listen_addresses": "", "unix_socket_permissions": "0700", "max_connections": "200", "jit": "off",
+    "port": "5432",
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "max_connections": "200",
+    "jit": "off",
     "dynamic_shared_memory_type": "mmap",  # containers have a /dev/shm too small for a parallel query
 }
 _ELSEWHERE = "or name another server with LRBENCH_DSN"
@@ -39,6 +44,7 @@ _ELSEWHERE = "or name another server with LRBENCH_DSN"
 
 class Status(NamedTuple):
     """What is known of the private server: version is that of its data (None before the first start)."""
+
     running: bool
     folder: str
     version: Optional[str]
@@ -49,7 +55,9 @@ class Status(NamedTuple):
 def status():
     """The Status of the private server; starts nothing."""
     folder = _folder()
-    return Status(_ready(folder), folder, _version(folder), os.path.join(folder, "log"), _dsn(folder))
+    return Status(
+        _ready(folder), folder, _version(folder), os.path.join(folder, "log"), _dsn(folder)
+    )
 
 
 def start():
@@ -64,7 +72,10 @@ def start():
             if _locked(descriptor):
                 _start(folder, descriptor, account)
             elif time.monotonic() > deadline:
-                raise InputError("the PostgreSQL server in %s does not answer: see %s/log, %s" % (folder, folder, _ELSEWHERE))
+                raise InputError(
+                    "the PostgreSQL server in %s does not answer: see %s/log, %s"
+                    % (folder, folder, _ELSEWHERE)
+                )
         time.sleep(0.02)
     return _dsn(folder)
 
@@ -79,14 +90,29 @@ def stop():
             return False
         problem = None
         try:  # without its wait, which a killed server's entry in the process table may draw out
-            _run(account, descriptor, [_program("pg_ctl", _version(folder)), "stop", "-W", "-m", "fast", "-D",
-                                       _inside(descriptor, "data")])
-        except InputError as error:  # no error if the server was killed and its last processes are just leaving
+            _run(
+                account,
+                descriptor,
+                [
+                    _program("pg_ctl", _version(folder)),
+                    "stop",
+                    "-W",
+                    "-m",
+                    "fast",
+                    "-D",
+                    _inside(descriptor, "data"),
+                ],
+            )
+        except (
+            InputError
+        ) as error:  # no error if the server was killed and its last processes are just leaving
             problem = error
         deadline = time.monotonic() + (5 if problem else _TIMEOUT)
         while not _locked(descriptor):
             if time.monotonic() > deadline:
-                raise problem or InputError("the PostgreSQL server in %s does not stop: see %s/log" % (folder, folder))
+                raise problem or InputError(
+                    "the PostgreSQL server in %s does not stop: see %s/log" % (folder, folder)
+                )
             time.sleep(0.01)
     return True
 
@@ -101,8 +127,10 @@ def _folder():
     folder = os.path.join(home(), "postgresql")
     length = len(os.fsencode(os.path.join(folder, _SOCKET)))
     if length > 107 or "," in folder:
-        raise InputError("the folder %s cannot hold a Unix socket, whose path has at most 107 bytes (here %d) and no comma: "
-                         "set LRBENCH_HOME to another folder" % (folder, length))
+        raise InputError(
+            "the folder %s cannot hold a Unix socket, whose path has at most 107 bytes (here %d) and no comma: "
+            "set LRBENCH_HOME to another folder" % (folder, length)
+        )
     return folder
 
 
@@ -119,7 +147,9 @@ def _ready(folder):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(5)
             client.connect(os.path.join(folder, _SOCKET))
-            client.sendall(struct.pack("!ii", 8, 80877103))  # the protocol's question for encryption, answered by one byte
+            client.sendall(
+                struct.pack("!ii", 8, 80877103)
+            )  # the protocol's question for encryption, answered by one byte
             return said == ["ready"] and client.recv(1) in (b"N", b"S")
     except OSError:
         return False
@@ -142,8 +172,10 @@ def _opened(folder):
         account = _account(folder)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise InputError("the database's folder %s cannot be used (%s): set LRBENCH_HOME to a folder of your own, %s" % (
-            folder, error.strerror, _ELSEWHERE))
+        raise InputError(
+            "the database's folder %s cannot be used (%s): set LRBENCH_HOME to a folder of your own, %s"
+            % (folder, error.strerror, _ELSEWHERE)
+        )
     try:
         yield descriptor, account
     finally:
@@ -160,13 +192,17 @@ def _account(folder):
         names = {entry.pw_name: entry for entry in pwd.getpwall()}
         entry = names.get("postgres") or names.get("nobody")
         if entry is None:
-            raise InputError("PostgreSQL does not run as root: add a user named postgres, %s" % _ELSEWHERE)
+            raise InputError(
+                "PostgreSQL does not run as root: add a user named postgres, %s" % _ELSEWHERE
+            )
         user, group = entry.pw_uid, entry.pw_gid
         try:
             os.chown(folder, user, group)
         except OSError as error:
-            raise InputError("PostgreSQL does not run as root, and here root may not become another user (%s): run as an "
-                             "ordinary user, %s" % (error.strerror, _ELSEWHERE))
+            raise InputError(
+                "PostgreSQL does not run as root, and here root may not become another user (%s): run as an "
+                "ordinary user, %s" % (error.strerror, _ELSEWHERE)
+            )
     return ["setpriv", "--reuid=%d" % user, "--regid=%d" % group, "--clear-groups"]
 
 
@@ -191,7 +227,21 @@ def _start(folder, descriptor, account):
             os.unlink(os.path.join(folder, stale))
     settings = dict(_SETTINGS, unix_socket_directories=_inside(descriptor))
     options = " ".join("-c " + shlex.quote("%s=%s" % setting) for setting in settings.items())
-    _run(account, descriptor, [program, "start", "-w", "-t", str(_TIMEOUT), "-D", _inside(descriptor, "data"), "-o", options])
+    _run(
+        account,
+        descriptor,
+        [
+            program,
+            "start",
+            "-w",
+            "-t",
+            str(_TIMEOUT),
+            "-D",
+            _inside(descriptor, "data"),
+            "-o",
+            options,
+        ],
+    )
 
 
 def _initialize(folder, descriptor, account):
@@ -200,10 +250,27 @@ def _initialize(folder, descriptor, account):
     shutil.rmtree(unfinished, ignore_errors=True)
     inside = _inside(descriptor, "unfinished")
     # Only who may pass through the private folder reaches the socket, so that trust is no more than the folder's mode.
-    _run(account, descriptor, [_program("initdb"), "-D", inside, "-U", USER, "--encoding=UTF8", "--no-locale",
-                               "--auth-local=trust", "--auth-host=reject"])
-    _run(account, descriptor, [_program("postgres"), "--single", "-D", inside, "postgres"],
-         text="CREATE DATABASE %s\n" % DATABASE)
+    _run(
+        account,
+        descriptor,
+        [
+            _program("initdb"),
+            "-D",
+            inside,
+            "-U",
+            USER,
+            "--encoding=UTF8",
+            "--no-locale",
+            "--auth-local=trust",
+            "--auth-host=reject",
+        ],
+    )
+    _run(
+        account,
+        descriptor,
+        [_program("postgres"), "--single", "-D", inside, "postgres"],
+        text="CREATE DATABASE %s\n" % DATABASE,
+    )
     os.rename(unfinished, os.path.join(folder, "data"))
 
 
@@ -222,15 +289,25 @@ def _run(account, descriptor, command, text=""):
     with open(_inside(descriptor, "log"), "ab+") as log:
         begin = log.seek(0, os.SEEK_END)
         try:
-            done = subprocess.run(account + command, input=text.encode(), stdout=log, stderr=log, cwd="/", env=environment,
-                                  pass_fds=[descriptor], start_new_session=True)
+            done = subprocess.run(
+                account + command,
+                input=text.encode(),
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=environment,
+                pass_fds=[descriptor],
+                start_new_session=True,
+            )
         except OSError as error:
             raise InputError("cannot run %s: %s" % ((account + command)[0], error.strerror))
         log.seek(begin)
         said = log.read().decode(errors="replace").splitlines()
     if done.returncode:
-        raise InputError("%s failed: %s; see %s/log, %s" % (
-            os.path.basename(command[0]), _complaint(said), _folder(), _ELSEWHERE))
+        raise InputError(
+            "%s failed: %s; see %s/log, %s"
+            % (os.path.basename(command[0]), _complaint(said), _folder(), _ELSEWHERE)
+        )
 
 
 def _complaint(lines):
@@ -243,17 +320,24 @@ def _complaint(lines):
 def _program(name, version=None):
     """The path of one of PostgreSQL's programs: of the given major version, else the newest."""
     folders = glob.glob("/usr/lib/postgresql/*/bin") + glob.glob("/usr/pgsql-*/bin")
-    folders.sort(key=lambda path: [int(number) for number in re.findall(r"\d+", path)], reverse=True)
+    folders.sort(
+        key=lambda path: [int(number) for number in re.findall(r"\d+", path)], reverse=True
+    )
     folders += filter(None, [os.path.dirname(shutil.which("pg_ctl") or "")])
     found = {}
     for folder in folders:
         path = os.path.join(folder, name)
         if os.access(path, os.X_OK):
-            said = subprocess.run([path, "--version"], stdout=subprocess.PIPE, universal_newlines=True).stdout
+            said = subprocess.run([path, "--version"], stdout=subprocess.PIPE, text=True).stdout
             found.setdefault(re.search(r"\d+", said).group(), path)
     if not found:
-        raise InputError("PostgreSQL's programs are not installed here: install the package postgresql, %s" % _ELSEWHERE)
+        raise InputError(
+            "PostgreSQL's programs are not installed here: install the package postgresql, %s"
+            % _ELSEWHERE
+        )
     if version not in found and version is not None:
-        raise InputError("the database in %s was made by PostgreSQL %s, and here is only %s: install postgresql-%s, or set "
-                         "LRBENCH_HOME to another folder" % (_folder(), version, ", ".join(found), version))
+        raise InputError(
+            "the database in %s was made by PostgreSQL %s, and here is only %s: install postgresql-%s, or set "
+            "LRBENCH_HOME to another folder" % (_folder(), version, ", ".join(found), version)
+        )
     return found[version] if version else next(iter(found.values()))

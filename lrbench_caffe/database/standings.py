@@ -1,4 +1,5 @@
 """How policies stand on the tasks in the database: what a recommendation is made of, at once however many trials there are."""
+
 from typing import NamedTuple, Optional
 
 from lrbench_caffe.ranking import Spread
@@ -49,6 +50,7 @@ _NETWORKS = "SELECT name, hash, prototxt FROM network WHERE name = %(name)s OR h
 
 class KnownTask(NamedTuple):
     """A dataset and a network that policies were trained on; settings are those of the best of them, network has no prototxt."""
+
     dataset_id: int
     network_id: int
     dataset: Dataset
@@ -59,6 +61,7 @@ class KnownTask(NamedTuple):
 
 class Standing(NamedTuple):
     """How a policy did with these settings: Top-1 over its seeds, and the mean of #Iterations."""
+
     policy: str
     function: str
     settings: dict
@@ -69,21 +72,41 @@ class Standing(NamedTuple):
 def tasks(store, dataset=None, network=None):
     """The KnownTasks of a database: all, or those of a dataset's name and a network's name or hash."""
     query = (_NAMED if dataset else _ALL) + _TASKS
-    lines = store.transaction(lambda cursor: cursor.execute(query, {"dataset": dataset, "network": network}) or cursor.fetchall())
-    return [KnownTask(line.dataset_id, line.network_id, _dataset(line.dataset, line), Network(line.network, line.hash, ""),
-                      line.classes, line.settings) for line in lines]
+    lines = store.transaction(
+        lambda cursor: (
+            cursor.execute(query, {"dataset": dataset, "network": network}) or cursor.fetchall()
+        )
+    )
+    return [
+        KnownTask(
+            line.dataset_id,
+            line.network_id,
+            _dataset(line.dataset, line),
+            Network(line.network, line.hash, ""),
+            line.classes,
+            line.settings,
+        )
+        for line in lines
+    ]
 
 
-def best(store, known, many):
+def best_policies(store, known, many):
     """For each of these KnownTasks the Standings of so many policies, the highest mean Top-1 first."""
     found = [[] for _ in known]
     for line in _of_each(store, _BEST, known, many):
-        found[line.place - 1].append(Standing(line.text, line.function, line.settings, Spread(line.top1, line.top1_std, line.seeds),
-                                              line.iterations))
+        found[line.place - 1].append(
+            Standing(
+                line.text,
+                line.function,
+                line.settings,
+                Spread(line.top1, line.top1_std, line.seeds),
+                line.iterations,
+            )
+        )
     return found
 
 
-def constants(store, known):
+def constant_rates(store, known):
     """For each of these KnownTasks its constant rates, up to CONSTANTS of them: (k0, settings, mean Top-1)."""
     found = [[] for _ in known]
     for line in _of_each(store, _CONSTANTS, known, CONSTANTS):
@@ -93,26 +116,37 @@ def constants(store, known):
 
 def _of_each(store, query, known, many):
     pairs = [task.dataset_id for task in known], [task.network_id for task in known]
-    return store.transaction(lambda cursor: cursor.execute(query, [*pairs, many]) or cursor.fetchall())
+    return store.transaction(
+        lambda cursor: cursor.execute(query, [*pairs, many]) or cursor.fetchall()
+    )
 
 
-def dataset(store, name):
+def find_dataset(store, name):
     """The newest Dataset of this name, or None."""
     line = store.transaction(lambda cursor: cursor.execute(_DATASETS, [name]) or cursor.fetchone())
     return line and _dataset(line.name, line)
 
 
-def network(store, name):
+def find_network(store, name):
     """The newest Network of this name or hash, or None."""
-    line = store.transaction(lambda cursor: cursor.execute(_NETWORKS, {"name": name}) or cursor.fetchone())
+    line = store.transaction(
+        lambda cursor: cursor.execute(_NETWORKS, {"name": name}) or cursor.fetchone()
+    )
     return line and Network(*line)
 
 
 def prototxts(store, networks):
     """{hash: canonical prototxt} of KnownTasks' networks."""
     hashes = [network.hash for network in networks]
-    return dict(store.transaction(lambda cursor: cursor.execute(_PROTOTXTS, [hashes]) or cursor.fetchall()))
+    return dict(
+        store.transaction(lambda cursor: cursor.execute(_PROTOTXTS, [hashes]) or cursor.fetchall())
+    )
 
 
 def _dataset(name, line):
-    return Dataset(name, None if line.shape is None else tuple(line.shape), line.train_samples, line.test_samples)
+    return Dataset(
+        name,
+        None if line.shape is None else tuple(line.shape),
+        line.train_samples,
+        line.test_samples,
+    )

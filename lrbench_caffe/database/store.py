@@ -3,6 +3,7 @@
 Every method is one transaction that may be repeated without harm, so a journal can be replayed and a lost connection costs no
 more than one more try.  Use a Store in one thread at a time; any number of stores may write at once.
 """
+
 import contextlib
 import math
 import os
@@ -17,29 +18,36 @@ try:
     from psycopg2.extensions import parse_dsn
     from psycopg2.extras import Json, NamedTupleCursor
 except ImportError as error:
-    raise InputError("the database needs psycopg2, which this Python cannot import (%s): install python3-psycopg2 or "
-                     "psycopg2-binary" % error)
+    raise InputError(
+        "the database needs psycopg2, which this Python cannot import (%s): install python3-psycopg2 or "
+        "psycopg2-binary" % error
+    )
 
 # The rows that trials share, each as it is found and as it is made.
 _SHARED = {
     "framework": (
         "SELECT id FROM framework WHERE name = %(name)s AND version = %(version)s",
-        "INSERT INTO framework (name, version) VALUES (%(name)s, %(version)s) ON CONFLICT DO NOTHING"),
+        "INSERT INTO framework (name, version) VALUES (%(name)s, %(version)s) ON CONFLICT DO NOTHING",
+    ),
     "network": (
         "SELECT id FROM network WHERE hash = %(hash)s AND name = %(name)s",
-        "INSERT INTO network (name, hash, prototxt) VALUES (%(name)s, %(hash)s, %(prototxt)s) ON CONFLICT DO NOTHING"),
+        "INSERT INTO network (name, hash, prototxt) VALUES (%(name)s, %(hash)s, %(prototxt)s) ON CONFLICT DO NOTHING",
+    ),
     "dataset": (
         "SELECT id FROM dataset WHERE name = %(name)s AND shape IS NOT DISTINCT FROM %(shape)s::integer[]"
         " AND train_samples IS NOT DISTINCT FROM %(train_samples)s AND test_samples IS NOT DISTINCT FROM %(test_samples)s",
         "INSERT INTO dataset (name, shape, train_samples, test_samples)"
-        " VALUES (%(name)s, %(shape)s::integer[], %(train_samples)s, %(test_samples)s) ON CONFLICT DO NOTHING"),
+        " VALUES (%(name)s, %(shape)s::integer[], %(train_samples)s, %(test_samples)s) ON CONFLICT DO NOTHING",
+    ),
     "task": (
         "SELECT id FROM task WHERE classes = %(classes)s",
-        "INSERT INTO task (classes) VALUES (%(classes)s) ON CONFLICT DO NOTHING"),
+        "INSERT INTO task (classes) VALUES (%(classes)s) ON CONFLICT DO NOTHING",
+    ),
     "policy": (
         "SELECT id FROM policy WHERE md5(text) = md5(%(text)s) AND text = %(text)s",
         "INSERT INTO policy (text, function, parameters, n_params)"
-        " VALUES (%(text)s, %(function)s, %(parameters)s, %(n_params)s) ON CONFLICT DO NOTHING"),
+        " VALUES (%(text)s, %(function)s, %(parameters)s, %(n_params)s) ON CONFLICT DO NOTHING",
+    ),
 }
 
 _BEGIN = """
@@ -53,7 +61,9 @@ _BEGIN = """
         WHERE excluded.attempt > trial.attempt"""
 
 # What an attempt measured after the snapshot that a later one goes on from belongs to a training that is no more.
-_FORGET = "DELETE FROM evaluation WHERE trial_id = %(id)s AND iteration > COALESCE(%(resumed_at)s, -1)"
+_FORGET = (
+    "DELETE FROM evaluation WHERE trial_id = %(id)s AND iteration > COALESCE(%(resumed_at)s, -1)"
+)
 
 _ADD = """
     INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at,
@@ -84,7 +94,8 @@ _CHOSEN = """(%(id)s IS NULL OR trial.id = %(id)s)
       AND (%(study)s IS NULL OR trial.id IN (SELECT trial_id FROM study_trial JOIN study ON study.id = study_id
                                              WHERE study.name = %(study)s))"""
 
-_TRIALS = """
+_TRIALS = (
+    """
     SELECT trial.id::text, policy.text AS policy, function, parameters, n_params, framework.name AS framework, version,
            network_id, dataset.name AS dataset, shape, train_samples, test_samples, classes, solver, seed, host, blas, threads,
            state, error, attempt, resumed_at, origin.name AS origin,
@@ -92,8 +103,11 @@ _TRIALS = """
     FROM trial
     JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
     JOIN framework ON framework.id = framework_id LEFT JOIN task ON task.id = task_id LEFT JOIN origin ON origin.id = origin_id
-    WHERE """ + _CHOSEN + """
+    WHERE """
+    + _CHOSEN
+    + """
     ORDER BY started_at, trial.id"""
+)
 
 # In the order of Evaluation's fields.
 _ROWS = """
@@ -119,7 +133,9 @@ class Store:
         self._dsn = dsn or os.environ.get("LRBENCH_DSN")
         self._read_only = read_only
         self._connection = _connect(self._dsn, read_only)
-        self.where = _where(self._connection.get_dsn_parameters())  # the database as messages name it
+        self.where = _where(
+            self._connection.get_dsn_parameters()
+        )  # the database as messages name it
 
     def __enter__(self):
         return self
@@ -139,19 +155,42 @@ class Store:
         shared = {
             "framework": vars(setup.framework),
             "network": vars(setup.network),
-            "dataset": dict(vars(setup.dataset), shape=None if setup.dataset.shape is None else list(setup.dataset.shape)),
+            "dataset": dict(
+                vars(setup.dataset),
+                shape=None if setup.dataset.shape is None else list(setup.dataset.shape),
+            ),
             "task": None if setup.classes is None else {"classes": setup.classes},
-            "policy": {"text": trial.policy, "function": trial.function, "parameters": Json(trial.parameters),
-                       "n_params": trial.n_params},
+            "policy": {
+                "text": trial.policy,
+                "function": trial.function,
+                "parameters": Json(trial.parameters),
+                "n_params": trial.n_params,
+            },
         }
 
         def work(cursor):
-            ids = {table: content and _shared(cursor, table, content) for table, content in shared.items()}
-            cursor.execute(_BEGIN, dict(ids, id=trial.id, solver=Json(setup.solver), seed=setup.seed, host=trial.host,
-                                        blas=trial.blas, threads=trial.threads, started=trial.started,
-                                        attempt=trial.attempt, resumed_at=trial.resumed_at))
+            ids = {
+                table: content and _shared(cursor, table, content)
+                for table, content in shared.items()
+            }
+            cursor.execute(
+                _BEGIN,
+                dict(
+                    ids,
+                    id=trial.id,
+                    solver=Json(setup.solver),
+                    seed=setup.seed,
+                    host=trial.host,
+                    blas=trial.blas,
+                    threads=trial.threads,
+                    started=trial.started,
+                    attempt=trial.attempt,
+                    resumed_at=trial.resumed_at,
+                ),
+            )
             if trial.attempt > 1 and cursor.rowcount:
                 cursor.execute(_FORGET, {"id": trial.id, "resumed_at": trial.resumed_at})
+
         self.transaction(work)
 
     def add(self, trial_id, *rows, attempt=1):
@@ -161,22 +200,30 @@ class Store:
         """
         values = {name: [_finite(getattr(row, name)) for row in rows] for name in _NUMBERS}
         values["class_confidence"] = [_array(row.class_confidence) for row in rows]
-        self.transaction(lambda cursor: cursor.execute(_ADD, dict(values, trial=trial_id, attempt=attempt)))
+        self.transaction(
+            lambda cursor: cursor.execute(_ADD, dict(values, trial=trial_id, attempt=attempt))
+        )
 
     def end(self, trial_id, state, ended, error=None, attempt=1):
         """Record how and when (seconds since the epoch) a trial ended, and which of its rows is the best.
 
         Of a trial that was started again since, the end of an earlier attempt says nothing.
         """
-        text = error and error.replace("\0", "").encode("utf-8", "replace").decode()  # a log may hold anything
+        text = (
+            error and error.replace("\0", "").encode("utf-8", "replace").decode()
+        )  # a log may hold anything
 
         def work(cursor):
-            cursor.execute(_END, {"id": trial_id, "state": state, "ended": ended, "error": text, "attempt": attempt})
+            cursor.execute(
+                _END,
+                {"id": trial_id, "state": state, "ended": ended, "error": text, "attempt": attempt},
+            )
             if cursor.rowcount:
                 return
             cursor.execute("SELECT FROM trial WHERE id = %s", [trial_id])
             if cursor.rowcount == 0:
                 raise InputError("there is no trial %s in the database" % trial_id)
+
         self.transaction(work)
 
     def trial(self, trial_id):
@@ -186,21 +233,44 @@ class Store:
             raise InputError("there is no trial %s in the database" % trial_id)
         return found[0]
 
-    def trials(self, network=None, dataset=None, policy=None, function=None, state=None, study=None, best_only=False):
+    def trials(
+        self,
+        network=None,
+        dataset=None,
+        policy=None,
+        function=None,
+        state=None,
+        study=None,
+        best_only=False,
+    ):
         """The trials that fit all that is given, in the order they started.
 
         network is a name or a hash, dataset a name, policy a canonical text, function one of the paper's names, study a study's
         name.  best_only reads only the best row of each, all that a ranking needs; thousands of trials with all their rows need
         gigabytes.
         """
-        given = {"network": network, "dataset": dataset, "policy": policy, "function": function, "state": state, "study": study}
-        return self.transaction(lambda cursor: _trials(cursor, _BEST_ROWS if best_only else _ROWS, given))
+        given = {
+            "network": network,
+            "dataset": dataset,
+            "policy": policy,
+            "function": function,
+            "state": state,
+            "study": study,
+        }
+        return self.transaction(
+            lambda cursor: _trials(cursor, _BEST_ROWS if best_only else _ROWS, given)
+        )
 
     def rows(self, trial_ids):
         """{trial's id: its Evaluations} of these trials."""
+
         def work(cursor):
             cursor.execute(_ROWS, [list(trial_ids)])
-            return {key: tuple(_evaluation(line) for line in lines) for key, lines in groupby(cursor, lambda line: line[0])}
+            return {
+                key: tuple(_evaluation(line) for line in lines)
+                for key, lines in groupby(cursor, lambda line: line[0])
+            }
+
         return self.transaction(work)
 
     @contextlib.contextmanager
@@ -223,9 +293,14 @@ class Store:
             yield
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             self.close()
-            raise InputError("the database %s did not finish, and nothing was changed: %s" % (self.where, _reason(error))) from None
+            raise InputError(
+                "the database %s did not finish, and nothing was changed: %s"
+                % (self.where, _reason(error))
+            ) from None
         except psycopg2.Error as error:
-            raise InputError("the database %s refuses a value: %s" % (self.where, _reason(error))) from None
+            raise InputError(
+                "the database %s refuses a value: %s" % (self.where, _reason(error))
+            ) from None
 
     def transaction(self, work):
         """work(cursor) in a transaction; once more on a new connection when the one at hand turns out to be lost."""
@@ -236,12 +311,16 @@ class Store:
             except InputError as error:
                 raise DatabaseUnavailable(str(error))
         try:
-            with self._connection, self._connection.cursor(cursor_factory=NamedTupleCursor) as cursor:
+            with self._connection, self._connection.cursor(
+                cursor_factory=NamedTupleCursor
+            ) as cursor:
                 return work(cursor)
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             self.close()
             if fresh:
-                raise DatabaseUnavailable("the database %s does not answer: %s" % (self.where, _reason(error)))
+                raise DatabaseUnavailable(
+                    "the database %s does not answer: %s" % (self.where, _reason(error))
+                )
         except psycopg2.Error as error:
             raise InputError("the database %s refuses a value: %s" % (self.where, _reason(error)))
         except InputError:
@@ -256,11 +335,19 @@ def _connect(dsn, read_only=False):
     try:
         options = parse_dsn(dsn or server.start())
     except psycopg2.ProgrammingError:  # its message may quote the password
-        raise InputError("the database's name is no connection string: write postgresql://USER:PASSWORD@HOST/DATABASE or "
-                         "\"host=HOST dbname=DATABASE user=USER\"")
+        raise InputError(
+            "the database's name is no connection string: write postgresql://USER:PASSWORD@HOST/DATABASE or "
+            '"host=HOST dbname=DATABASE user=USER"'
+        )
     where = _where(options)
-    defaults = {"connect_timeout": 10, "application_name": "lrbench", "client_encoding": "UTF8",
-                "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    defaults = {
+        "connect_timeout": 10,
+        "application_name": "lrbench",
+        "client_encoding": "UTF8",
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
     if psycopg2.extensions.libpq_version() >= 120000:
         defaults["tcp_user_timeout"] = 30000  # for a network that swallows what is sent
     try:
@@ -271,13 +358,17 @@ def _connect(dsn, read_only=False):
         # Under a stricter level a writer would not see the shared rows that another has just made.
         connection.set_session(isolation_level="READ COMMITTED")
         if connection.server_version < 110000:
-            raise InputError("the database %s is PostgreSQL %d.%d: it must be 11 or later" % (
-                (where,) + divmod(connection.server_version // 100, 100)))
+            raise InputError(
+                "the database %s is PostgreSQL %d.%d: it must be 11 or later"
+                % ((where,) + divmod(connection.server_version // 100, 100))
+            )
         schema.upgrade(connection)
         connection.set_session(readonly=read_only)
     except psycopg2.Error as error:
         connection.close()
-        raise InputError("cannot lay out the schema in the database %s: %s" % (where, _reason(error)))
+        raise InputError(
+            "cannot lay out the schema in the database %s: %s" % (where, _reason(error))
+        )
     except InputError:
         connection.close()
         raise
@@ -286,9 +377,14 @@ def _connect(dsn, read_only=False):
 
 def _where(options):
     """A database as a message names it: without its password."""
-    host = options.get("host") or options.get("hostaddr") or os.environ.get("PGHOST") or "this machine"
-    return "%s at %s, port %s" % (options.get("dbname") or "(default)", host,
-                                  options.get("port") or os.environ.get("PGPORT") or "5432")
+    host = (
+        options.get("host") or options.get("hostaddr") or os.environ.get("PGHOST") or "this machine"
+    )
+    return "%s at %s, port %s" % (
+        options.get("dbname") or "(default)",
+        host,
+        options.get("port") or os.environ.get("PGPORT") or "5432",
+    )
 
 
 def _reason(error):
@@ -314,7 +410,11 @@ def _shared(cursor, table, content):
 
 def _array(values):
     """An array of metrics as PostgreSQL writes it, or None: arrays of different lengths are no array of arrays."""
-    return None if values is None else "{%s}" % ",".join("NULL" if _finite(v) is None else repr(_finite(v)) for v in values)
+    return (
+        None
+        if values is None
+        else "{%s}" % ",".join("NULL" if _finite(v) is None else repr(_finite(v)) for v in values)
+    )
 
 
 def _finite(value):
@@ -322,21 +422,30 @@ def _finite(value):
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def filtered(filters):
+def filter_clause(filters):
     """(a query for the ids of the trials that fit filters, as of Store.trials; its values)."""
     nothing = dict.fromkeys(["id", "network", "dataset", "policy", "function", "state", "study"])
-    return ("""SELECT trial.id FROM trial JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id
-               JOIN dataset ON dataset.id = dataset_id WHERE """ + _CHOSEN, dict(nothing, **filters))
+    return (
+        """SELECT trial.id FROM trial JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id
+               JOIN dataset ON dataset.id = dataset_id WHERE """
+        + _CHOSEN,
+        dict(nothing, **filters),
+    )
 
 
 def _trials(cursor, rows, given):
     """The trials that fit what is given: one query for them, one for their networks, one for their rows."""
-    cursor.execute(_TRIALS, filtered(given)[1])
+    cursor.execute(_TRIALS, filter_clause(given)[1])
     found = cursor.fetchall()
-    cursor.execute("SELECT * FROM network WHERE id = ANY (%s)", [list({line.network_id for line in found})])
+    cursor.execute(
+        "SELECT * FROM network WHERE id = ANY (%s)", [list({line.network_id for line in found})]
+    )
     networks = {line.id: Network(line.name, line.hash, line.prototxt) for line in cursor.fetchall()}
     cursor.execute(rows, [[line.id for line in found]])
-    rows_of = {key: tuple(_evaluation(line) for line in lines) for key, lines in groupby(cursor, lambda line: line[0])}
+    rows_of = {
+        key: tuple(_evaluation(line) for line in lines)
+        for key, lines in groupby(cursor, lambda line: line[0])
+    }
     return [_trial(line, networks[line.network_id], rows_of.get(line.id, ())) for line in found]
 
 
@@ -348,8 +457,30 @@ def _evaluation(line):
 def _trial(line, network, rows):
     """The Trial that a line of _TRIALS describes."""
     shape = None if line.shape is None else tuple(line.shape)
-    setup = Setup(Framework(line.framework, line.version), network,
-                  Dataset(line.dataset, shape, line.train_samples, line.test_samples), line.classes, line.solver, line.seed)
-    return Trial(line.id, line.policy, line.function, line.parameters, line.n_params, setup, line.host, line.started,
-                 line.blas, line.threads, line.state, line.ended, line.error, rows,
-                 line.attempt, line.resumed_at, line.origin)
+    setup = Setup(
+        Framework(line.framework, line.version),
+        network,
+        Dataset(line.dataset, shape, line.train_samples, line.test_samples),
+        line.classes,
+        line.solver,
+        line.seed,
+    )
+    return Trial(
+        line.id,
+        line.policy,
+        line.function,
+        line.parameters,
+        line.n_params,
+        setup,
+        line.host,
+        line.started,
+        line.blas,
+        line.threads,
+        line.state,
+        line.ended,
+        line.error,
+        rows,
+        line.attempt,
+        line.resumed_at,
+        line.origin,
+    )

@@ -1,4 +1,5 @@
 """Studies in the database: lists of trials with a name, which trials they have, and who runs them."""
+
 import dataclasses
 import os
 import socket
@@ -49,6 +50,7 @@ _REACHED = """
 
 class StudyJob(NamedTuple):
     """A trial of a study: its Job (with the trial's id), its state (None before it has begun), how many times it was started."""
+
     job: Job
     state: Optional[str]
     attempts: int
@@ -56,6 +58,7 @@ class StudyJob(NamedTuple):
 
 class StudySummary(NamedTuple):
     """A study: when it was made (seconds since the epoch), {state: how many trials}, whether a program runs it now."""
+
     name: str
     made: float
     states: dict
@@ -64,6 +67,7 @@ class StudySummary(NamedTuple):
 
 def add(store, name, jobs):
     """See that a study of that name has these jobs: it is made, or made longer by those that it has not got."""
+
     def work(cursor):
         cursor.execute("INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING", [name])
         cursor.execute("SELECT id FROM study WHERE name = %s FOR UPDATE", [name])
@@ -71,8 +75,15 @@ def add(store, name, jobs):
         cursor.execute("SELECT job FROM study_trial WHERE study_id = %s", [study])
         known = {from_dict(Job, line.job) for line in cursor.fetchall()}
         new = [job for job in dict.fromkeys(jobs) if job not in known]
-        execute_values(cursor, "INSERT INTO study_trial (study_id, position, trial_id, job) VALUES %s",
-                       [(study, position, str(uuid.uuid4()), Json(to_dict(job))) for position, job in enumerate(new, len(known))])
+        execute_values(
+            cursor,
+            "INSERT INTO study_trial (study_id, position, trial_id, job) VALUES %s",
+            [
+                (study, position, str(uuid.uuid4()), Json(to_dict(job)))
+                for position, job in enumerate(new, len(known))
+            ],
+        )
+
     store.transaction(work)
 
 
@@ -81,11 +92,15 @@ def beginning(store, name, content):
 
     So it takes the same decisions when it goes on, whatever the database has learnt meanwhile.  The study is made if need be.
     """
+
     def work(cursor):
         cursor.execute("INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING", [name])
-        cursor.execute("UPDATE study SET beginning = COALESCE(beginning, %s) WHERE name = %s RETURNING beginning",
-                       [Json(content), name])
+        cursor.execute(
+            "UPDATE study SET beginning = COALESCE(beginning, %s) WHERE name = %s RETURNING beginning",
+            [Json(content), name],
+        )
         return cursor.fetchone().beginning
+
     return store.transaction(work)
 
 
@@ -94,7 +109,14 @@ def jobs(store, name):
     lines = store.transaction(lambda cursor: cursor.execute(_JOBS, [name]) or cursor.fetchall())
     if not lines:
         raise _missing(name)
-    return [StudyJob(dataclasses.replace(from_dict(Job, line.job), id=line.trial_id), line.state, line.attempts) for line in lines]
+    return [
+        StudyJob(
+            dataclasses.replace(from_dict(Job, line.job), id=line.trial_id),
+            line.state,
+            line.attempts,
+        )
+        for line in lines
+    ]
 
 
 def ids(store, name):
@@ -104,13 +126,17 @@ def ids(store, name):
 
 def summaries(store):
     """A StudySummary of each study, the newest first."""
-    lines = store.transaction(lambda cursor: cursor.execute(_STUDIES, {"lock": _LOCK}) or cursor.fetchall())
+    lines = store.transaction(
+        lambda cursor: cursor.execute(_STUDIES, {"lock": _LOCK}) or cursor.fetchall()
+    )
     return [StudySummary(line.name, line.created, line.states, line.runs) for line in lines]
 
 
 def reached(store, trial_ids):
     """(network's hash, dataset's name, iteration, highest Top-1 so far) of each evaluation of these trials."""
-    return store.transaction(lambda cursor: cursor.execute(_REACHED, [trial_ids]) or cursor.fetchall())
+    return store.transaction(
+        lambda cursor: cursor.execute(_REACHED, [trial_ids]) or cursor.fetchall()
+    )
 
 
 def stop(store, name, requests=1, waiting=lambda: None):
@@ -121,8 +147,11 @@ def stop(store, name, requests=1, waiting=lambda: None):
     study = _id(store, name)
     if not _runner(store, study):
         raise InputError("the study %s does not run: `lrbench study list` has those that do" % name)
-    store.transaction(lambda cursor: cursor.execute("UPDATE study SET stop_requests = stop_requests + %s WHERE id = %s",
-                                                    [requests, study]))
+    store.transaction(
+        lambda cursor: cursor.execute(
+            "UPDATE study SET stop_requests = stop_requests + %s WHERE id = %s", [requests, study]
+        )
+    )
     waiting()
     while _runner(store, study):
         time.sleep(POLL_SECONDS / 4)
@@ -135,19 +164,27 @@ class Claim:
     """
 
     def __init__(self, name, dsn, stop, tell):
-        """tell is called with a sentence that a person should read.  Raises InputError where another program runs the study."""
+        """Tell is called with a sentence that a person should read.  Raises InputError where another program runs the study."""
         self._name, self._stop, self._tell = name, stop, tell
         self._store = Store(dsn)
         self._id = _id(self._store, name)
-        deadline = time.monotonic() + 2  # the server takes a moment to see that a program was killed
+        deadline = (
+            time.monotonic() + 2
+        )  # the server takes a moment to see that a program was killed
         while not self._look().mine:
             if time.monotonic() > deadline:
                 runner = _runner(self._store, self._id)
                 self._store.close()
-                raise InputError("the study %s runs already (%s): wait for it, or end it with `lrbench study stop %s`"
-                                 % (name, runner or "elsewhere", name))
+                raise InputError(
+                    "the study %s runs already (%s): wait for it, or end it with `lrbench study stop %s`"
+                    % (name, runner or "elsewhere", name)
+                )
             time.sleep(0.1)
-        self._store.transaction(lambda cursor: cursor.execute("UPDATE study SET stop_requests = 0 WHERE id = %s", [self._id]))
+        self._store.transaction(
+            lambda cursor: cursor.execute(
+                "UPDATE study SET stop_requests = 0 WHERE id = %s", [self._id]
+            )
+        )
         self._heard, self._left = 0, threading.Event()
         self._thread = threading.Thread(target=self._watch, name="claim", daemon=True)
 
@@ -162,8 +199,12 @@ class Claim:
 
     def _look(self):
         who = "lrbench on %s, process %d" % (socket.gethostname(), os.getpid())
-        line = self._store.transaction(lambda cursor: cursor.execute(
-            _CLAIM, {"lock": _LOCK, "id": self._id, "who": who[:63]}) or cursor.fetchone())
+        line = self._store.transaction(
+            lambda cursor: (
+                cursor.execute(_CLAIM, {"lock": _LOCK, "id": self._id, "who": who[:63]})
+                or cursor.fetchone()
+            )
+        )
         if line is None:
             raise InputError("the study %s is no longer in the database" % self._name)
         return line
@@ -180,7 +221,9 @@ class Claim:
                 self._tell(str(error))
                 return self._stop()
             if not found.mine:  # while the database was away
-                self._tell("another program runs the study %s now, so that it ends here" % self._name)
+                self._tell(
+                    "another program runs the study %s now, so that it ends here" % self._name
+                )
                 return self._stop()
             for _ in range(found.stop_requests - self._heard):
                 self._stop()
@@ -188,16 +231,24 @@ class Claim:
 
 
 def _id(store, name):
-    line = store.transaction(lambda cursor: cursor.execute("SELECT id FROM study WHERE name = %s", [name]) or cursor.fetchone())
+    line = store.transaction(
+        lambda cursor: (
+            cursor.execute("SELECT id FROM study WHERE name = %s", [name]) or cursor.fetchone()
+        )
+    )
     if line is None:
         raise _missing(name)
     return line.id
 
 
 def _runner(store, study):
-    line = store.transaction(lambda cursor: cursor.execute(_RUNNER, [_LOCK, study]) or cursor.fetchone())
+    line = store.transaction(
+        lambda cursor: cursor.execute(_RUNNER, [_LOCK, study]) or cursor.fetchone()
+    )
     return line and line.application_name
 
 
 def _missing(name):
-    return InputError("there is no study %s in the database: `lrbench study list` has those that are there" % name)
+    return InputError(
+        "there is no study %s in the database: `lrbench study list` has those that are there" % name
+    )

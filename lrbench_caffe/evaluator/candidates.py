@@ -3,6 +3,7 @@
 A candidate says how often the rate is lowered or goes up and down and where it ends, all in shares of the training; for a length it
 becomes a policy.  So many can be tried in short trainings and few in long ones.  Pure functions.
 """
+
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -10,11 +11,27 @@ from typing import Optional, Tuple
 
 import numpy as np
 
-from lrbench_caffe.policies import CYCLIC, Composition, Policy, parsed
+from lrbench_caffe.policies import CYCLIC, Composition, Policy, parse_or_none
 
 # All that are tuned, in the order in which they are tried: first the best of each kind, cycles, steps and smooth decays, then the
 # others, each time as the paper's Tables VII, VIII and IX have them.
-TUNED = ("SINEXP", "NSTEP", "COS", "SIN2", "TRIEXP", "POLY", "SIN", "TRI2", "TRI", "SGDR", "PLATEAU", "STEP", "EXP", "INV", "FIX")
+TUNED = (
+    "SINEXP",
+    "NSTEP",
+    "COS",
+    "SIN2",
+    "TRIEXP",
+    "POLY",
+    "SIN",
+    "TRI2",
+    "TRI",
+    "SGDR",
+    "PLATEAU",
+    "STEP",
+    "EXP",
+    "INV",
+    "FIX",
+)
 PLACED = ("NSTEP", "PLATEAU")  # those that a plateau of the loss says something about
 ONE_WAY = ("STEP", "NSTEP", "EXP", "INV", "POLY")
 LEAST = 1e-6  # of the first rate: what ends lower is taken to end there
@@ -24,7 +41,9 @@ STEPS = (0.5, 0.75, 0.9)  # of the training: where NSTEP's steps are as long as 
 LOWERED = 4  # times that PLATEAU lowers its rate, at most
 PATIENCE = 0.1  # of the training: PLATEAU's, as long as no plateau was seen
 FALL = 0.9  # of the way from the first loss to the lowest: the steep beginning is over, and so is a warm-up
-ONE_RATE = 2.6  # from one rate of a range test, which begin with 1, 2 and 5, to the next, and a little
+ONE_RATE = (
+    2.6  # from one rate of a range test, which begin with 1, 2 and 5, to the next, and a little
+)
 STOPPED = 0.01  # of the lowest loss so far: what improves less has stopped improving (figure 5)
 
 
@@ -37,6 +56,7 @@ class Candidate:
     NSTEP's steps, or PLATEAU's patience alone, as shares of the training.  warmup: iterations in which the rate comes up to the
     policy's, whatever the length, but no more than a quarter of it.
     """
+
     function: str
     high: float
     low: float = 0.0
@@ -49,7 +69,11 @@ class Candidate:
         """The Policy of a training of so many iterations; STEP's l and a warm-up are whole epochs (iterations in one) if long."""
         warmup = _whole(min(self.warmup, length / 4), epoch) if self.warmup else 0
         main = Policy(self.function, **self._parameters(length - warmup, epoch))
-        return Composition(Policy("WARMUP", k0=_rate(self.high / 10)), warmup, main) if warmup else main
+        return (
+            Composition(Policy("WARMUP", k0=_rate(self.high / 10)), warmup, main)
+            if warmup
+            else main
+        )
 
     def _parameters(self, length, epoch):
         k0, k1 = _rate(self.high), _rate(self.low)
@@ -71,10 +95,15 @@ class Candidate:
         if self.function == "COS":
             return {"k0": k0, "k1": k1, "l": math.ceil(length / (2 * count - 1))}
         if self.function == "SGDR":
-            return {"k0": k0, "k1": k1, "l": math.ceil(length / (2 ** count - 1)), "mult": 2}
+            return {"k0": k0, "k1": k1, "l": math.ceil(length / (2**count - 1)), "mult": 2}
         if self.function == "PLATEAU":
             l = _whole(self.at[0] * length)
-            return {"k0": k0, "k1": _rate(self.high * min(last, 0.5)), "gamma": _gamma(last, count), "l": l}
+            return {
+                "k0": k0,
+                "k1": _rate(self.high * min(last, 0.5)),
+                "gamma": _gamma(last, count),
+                "l": l,
+            }
         values = {"k0": k1, "k1": k0, "l": _whole(length / (2 * count))}
         return dict(values, gamma=_gamma(last, length)) if last else values
 
@@ -88,20 +117,33 @@ def first(function, good):
     if function == "FIX":
         return Candidate("FIX", good.best), "the best constant rate"
     if function == "PLATEAU":
-        return (Candidate("PLATEAU", good.best, count=LOWERED, last=LAST, at=(PATIENCE,)),
-                "k0 is the best constant rate, the rest is for it to see")
+        return (
+            Candidate("PLATEAU", good.best, count=LOWERED, last=LAST, at=(PATIENCE,)),
+            "k0 is the best constant rate, the rest is for it to see",
+        )
     if function in ONE_WAY:
-        candidate = Candidate(function, good.best, count=3 if function == "STEP" else 1, last=0.1 if function == "INV" else LAST,
-                              at=STEPS if function == "NSTEP" else ())
+        candidate = Candidate(
+            function,
+            good.best,
+            count=3 if function == "STEP" else 1,
+            last=0.1 if function == "INV" else LAST,
+            at=STEPS if function == "NSTEP" else (),
+        )
         return candidate, "k0 is the best constant rate"
     count = 2 if function in ("TRI2", "SIN2", "SGDR") else 1
     if function in ("COS", "SGDR"):
-        return (Candidate(function, good.best, good.low / 10, count),
-                "from the best constant rate to the good range's lower end / 10")
+        return (
+            Candidate(function, good.best, good.low / 10, count),
+            "from the best constant rate to the good range's lower end / 10",
+        )
     if function.endswith("EXP"):
-        return (Candidate(function, min(1.0, 2 * good.high), good.low / 10, count, last=0.1),
-                "from the good range's lower end / 10 to its upper end * 2, for the decay keeps it lower")
-    return Candidate(function, good.high, good.low / 10, count), "from the good range's lower end / 10 to its upper end"
+        return (
+            Candidate(function, min(1.0, 2 * good.high), good.low / 10, count, last=0.1),
+            "from the good range's lower end / 10 to its upper end * 2, for the decay keeps it lower",
+        )
+    return Candidate(
+        function, good.high, good.low / 10, count
+    ), "from the good range's lower end / 10 to its upper end"
 
 
 def finer(candidate, factor, good, warmup):
@@ -109,28 +151,75 @@ def finer(candidate, factor, good, warmup):
 
     warmup: the iterations of one, see :func:`fallen`.
     """
-    changed = [(dataclasses.replace(candidate, high=candidate.high * factor), "its largest rate times %g" % factor),
-               (dataclasses.replace(candidate, high=candidate.high / factor), "its largest rate divided by %g" % factor)]
+    changed = [
+        (
+            dataclasses.replace(candidate, high=candidate.high * factor),
+            "its largest rate times %g" % factor,
+        ),
+        (
+            dataclasses.replace(candidate, high=candidate.high / factor),
+            "its largest rate divided by %g" % factor,
+        ),
+    ]
     if candidate.low:
-        changed.append((dataclasses.replace(candidate, low=candidate.low / 10), "its smallest rate divided by 10"))
+        changed.append(
+            (
+                dataclasses.replace(candidate, low=candidate.low / 10),
+                "its smallest rate divided by 10",
+            )
+        )
     if candidate.last:
-        changed.append((dataclasses.replace(candidate, last=candidate.last / 10), "it ends at a tenth of the rate"))
-        changed.append((dataclasses.replace(candidate, last=candidate.last * 5), "it ends at five times the rate"))
+        changed.append(
+            (
+                dataclasses.replace(candidate, last=candidate.last / 10),
+                "it ends at a tenth of the rate",
+            )
+        )
+        changed.append(
+            (
+                dataclasses.replace(candidate, last=candidate.last * 5),
+                "it ends at five times the rate",
+            )
+        )
     if candidate.function == "POLY":
-        changed += [(dataclasses.replace(candidate, count=power), "power %g" % power) for power in (0.5, 2)]
+        changed += [
+            (dataclasses.replace(candidate, count=power), "power %g" % power) for power in (0.5, 2)
+        ]
     elif candidate.function == "PLATEAU":
-        changed += [(dataclasses.replace(candidate, at=(candidate.at[0] * share,)), "%s its patience" % word)
-                    for share, word in ((0.5, "half"), (2, "twice"))]
+        changed += [
+            (
+                dataclasses.replace(candidate, at=(candidate.at[0] * share,)),
+                "%s its patience" % word,
+            )
+            for share, word in ((0.5, "half"), (2, "twice"))
+        ]
     elif candidate.function in CYCLIC + ("STEP",):
-        changed.append((dataclasses.replace(candidate, count=candidate.count + 1), "%d %s" % (
-            candidate.count + 1, "steps" if candidate.function == "STEP" else "cycles")))
+        changed.append(
+            (
+                dataclasses.replace(candidate, count=candidate.count + 1),
+                "%d %s"
+                % (candidate.count + 1, "steps" if candidate.function == "STEP" else "cycles"),
+            )
+        )
     if _starts_high(candidate) and candidate.high * factor > good.best and not candidate.warmup:
-        changed[0] = (dataclasses.replace(candidate, high=candidate.high * factor, warmup=warmup),
-                      "its largest rate times %g, beyond the best constant one: a warm-up, for the loss took %d iterations to fall"
-                      % (factor, warmup))
+        changed[0] = (
+            dataclasses.replace(candidate, high=candidate.high * factor, warmup=warmup),
+            "its largest rate times %g, beyond the best constant one: a warm-up, for the loss took %d iterations to fall"
+            % (factor, warmup),
+        )
     elif candidate.warmup:
-        changed.insert(0, (dataclasses.replace(candidate, warmup=2 * candidate.warmup), "a warm-up twice as long"))
-    return [(one, why) for one, why in changed if one.high <= 1 and ((one.last or 0) < 1 or one.last == candidate.last)]
+        changed.insert(
+            0,
+            (
+                dataclasses.replace(candidate, warmup=2 * candidate.warmup),
+                "a warm-up twice as long",
+            ),
+        )
+    return [
+        (one, why)
+        for one, why in changed
+        if one.high <= 1 and ((one.last or 0) < 1 or one.last == candidate.last)
+    ]
 
 
 def placed(function, good, trial):
@@ -142,14 +231,21 @@ def placed(function, good, trial):
     share = stopped(trial)
     if share is None:
         return None
-    why = "the loss under %s stopped improving after %.0f %% of the training" % (trial.policy, 100 * share)
+    why = "the loss under %s stopped improving after %.0f %% of the training" % (
+        trial.policy,
+        100 * share,
+    )
     candidate, _ = first(function, good)
     if function == "NSTEP":
-        return dataclasses.replace(candidate, at=tuple(1 - (1 - share) / 2 ** n for n in range(3))), why
+        return dataclasses.replace(
+            candidate, at=tuple(1 - (1 - share) / 2**n for n in range(3))
+        ), why
     wait = waited(trial, share)
     count = min(LOWERED, max(1, int((1 - share) / wait) - 1))
-    return (dataclasses.replace(candidate, count=count, at=(max(wait, (1 - share) / (count + 1)),)),
-            "%s, and improved each %.0f %% or sooner before" % (why, 100 * wait))
+    return (
+        dataclasses.replace(candidate, count=count, at=(max(wait, (1 - share) / (count + 1)),)),
+        "%s, and improved each %.0f %% or sooner before" % (why, 100 * wait),
+    )
 
 
 def stopped(trial):
@@ -176,12 +272,15 @@ def fallen(trial):
     """The iterations after which the steep beginning of a trial was over, FALL of all that its test loss fell: for a warm-up."""
     losses = [row.test_loss for row in trial.rows]
     over = losses[0] - FALL * (losses[0] - min(losses))
-    return next((row.iteration for row in trial.rows if row.iteration and row.test_loss <= over), trial.rows[-1].iteration)
+    return next(
+        (row.iteration for row in trial.rows if row.iteration and row.test_loss <= over),
+        trial.rows[-1].iteration,
+    )
 
 
 def of_text(text, length):
     """The Candidate that a policy, as the database has its text, was in so many iterations, or None as :func:`known`."""
-    policy = parsed(text)
+    policy = parse_or_none(text)
     return policy and known(policy, length)
 
 
@@ -195,21 +294,37 @@ def known(policy, length):
         return one and dataclasses.replace(one, warmup=warmup)
     values = policy.parameters
     function, l = policy.function, values.get("l")
-    if function not in TUNED or function == "PLATEAU" and values["gamma"] == 1:
+    if function not in TUNED or (function == "PLATEAU" and values["gamma"] == 1):
         return None
-    one = Candidate(function, max(values["k0"], values.get("k1", 0.0)), min(values["k0"], values.get("k1", 0.0)))
+    one = Candidate(
+        function, max(values["k0"], values.get("k1", 0.0)), min(values["k0"], values.get("k1", 0.0))
+    )
     if function == "STEP":
         count = max(1, (length - 1) // l)
-        return dataclasses.replace(one, low=0.0, count=count, last=max(values["gamma"] ** count, LEAST))
+        return dataclasses.replace(
+            one, low=0.0, count=count, last=max(values["gamma"] ** count, LEAST)
+        )
     if function == "NSTEP":
         at = tuple(step / length for step in l if step < length)
-        return dataclasses.replace(one, low=0.0, at=at, last=max(values["gamma"] ** len(at), LEAST)) if at else None
+        return (
+            dataclasses.replace(one, low=0.0, at=at, last=max(values["gamma"] ** len(at), LEAST))
+            if at
+            else None
+        )
     if function in ("EXP", "TRIEXP", "SINEXP"):
-        one = dataclasses.replace(one, low=0.0 if function == "EXP" else one.low, last=max(values["gamma"] ** length, LEAST))
+        one = dataclasses.replace(
+            one,
+            low=0.0 if function == "EXP" else one.low,
+            last=max(values["gamma"] ** length, LEAST),
+        )
     if function == "INV":
         return dataclasses.replace(one, low=0.0, last=(1 + values["gamma"] * length) ** -POWER)
     if function == "PLATEAU":
-        last = one.low / one.high if one.low else max(values["gamma"] ** max(1, length // l - 1), LEAST)
+        last = (
+            one.low / one.high
+            if one.low
+            else max(values["gamma"] ** max(1, length // l - 1), LEAST)
+        )
         count = max(1, round(math.log(last) / math.log(values["gamma"])))
         return dataclasses.replace(one, low=0.0, count=count, last=last, at=(l / length,))
     if function == "POLY":
@@ -223,7 +338,7 @@ def known(policy, length):
 
 def highest(candidate, length):
     """The largest rate that a Candidate reaches in so many iterations."""
-    return float(np.max(candidate.policy(length).given(None)(np.arange(length))))
+    return float(np.max(candidate.policy(length).schedule(None)(np.arange(length))))
 
 
 def moved(candidate, there, here):
@@ -232,8 +347,13 @@ def moved(candidate, there, here):
     A rate stays where the range test is no more exact, one rate beside the other; only what begins high ends in the good range.
     """
     high = here.best / there.best if _starts_high(candidate) else here.high / there.high
-    high, low = (1.0 if 1 / ONE_RATE < ratio < ONE_RATE else ratio for ratio in (high, here.low / there.low))
-    high = min(candidate.high * high, here.high if _starts_high(candidate) and not candidate.warmup else 1.0)
+    high, low = (
+        1.0 if 1 / ONE_RATE < ratio < ONE_RATE else ratio for ratio in (high, here.low / there.low)
+    )
+    high = min(
+        candidate.high * high,
+        here.high if _starts_high(candidate) and not candidate.warmup else 1.0,
+    )
     return dataclasses.replace(candidate, high=high, low=min(high, candidate.low * low))
 
 

@@ -1,10 +1,11 @@
 """The range test: which constant rates train a net (section V-A, figure 3), or Smith's, one training with a growing rate."""
+
 from typing import NamedTuple, Optional, Tuple
 
-from lrbench_caffe.ranking import ranges
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
-from lrbench_caffe.study.pruning import Stuck
+from lrbench_caffe.ranking import ranges
+from lrbench_caffe.study.pruning import StuckDetector
 from lrbench_caffe.trial import FAILED, Trial
 
 LARGEST, SMALLEST = 0, -7  # powers of 10: the first rate that is tried, and the last
@@ -21,6 +22,7 @@ class RangeTest(NamedTuple):
     curves: figure 3, after several numbers of iterations; where swept, a single one against the rate that was reached.  epoch:
     iterations in one, or None.
     """
+
     study: str
     title: str
     trials: Tuple[Trial, ...]
@@ -44,8 +46,8 @@ def run(trainings, max_iter=None, seed=1, around=None):
     if not (around and test.around(around)):
         test.decades()
     trials = tuple(test.found[rate] for rate in sorted(test.found))
-    good = ranges.good(test.points, *test.task)
-    return _result(trainings, "range test of %s on %s", trials, ranges.curves(trials), good)
+    good = ranges.good_range(test.points, *test.task)
+    return _result(trainings, "range test of %s on %s", trials, ranges.top1_curves(trials), good)
 
 
 class _Constant:
@@ -56,9 +58,9 @@ class _Constant:
         self.found, self.points, self.task = {}, (), _task(trainings)
 
     def _train(self, rates):
-        rates = rates[:self._room]
+        rates = rates[: self._room]
         wanted = [(str(Policy("FIX", k0=rate)), self._length, self._seed) for rate in rates]
-        self.found.update(zip(rates, self._trainings.train(wanted, [Stuck().listen])))
+        self.found.update(zip(rates, self._trainings.train(wanted, [StuckDetector().on_event])))
         self.points = _points(self.found.values())
 
     @property
@@ -70,11 +72,17 @@ class _Constant:
         rates = sorted({known.low, known.best, known.high})
         while rates and self._room:
             self._train(rates)
-            good = ranges.good(self.points, *self.task)
+            good = ranges.good_range(self.points, *self.task)
             if good is None:
                 return False
             lowest, highest = min(self.found), max(self.found)
-            rates = _lower(lowest) if good.best == lowest else _higher(highest) if good.best == highest else []
+            rates = (
+                _lower(lowest)
+                if good.best == lowest
+                else _higher(highest)
+                if good.best == highest
+                else []
+            )
         return bool(self.points)
 
     def decades(self):
@@ -83,17 +91,25 @@ class _Constant:
         while missing:
             self._train([_rate(1, power) for power in missing])
             lowest = missing[-1]
-            missing = range(lowest - 1, max(lowest - self._missing(), SMALLEST) - 1, -1)[:self._room]
-        limit = ranges.least(self.points, *self.task)
-        goods = {point.k0 for point in self.points if limit is not None and ranges.is_good(point, limit)}
-        finer = [_rate(digit, power) for power in range(lowest, LARGEST)
-                 if goods & {_rate(1, power), _rate(1, power + 1)} for digit in (2, 5)]
+            missing = range(lowest - 1, max(lowest - self._missing(), SMALLEST) - 1, -1)[
+                : self._room
+            ]
+        limit = ranges.top1_limit(self.points, *self.task)
+        goods = {
+            point.k0 for point in self.points if limit is not None and ranges.is_good(point, limit)
+        }
+        finer = [
+            _rate(digit, power)
+            for power in range(lowest, LARGEST)
+            if goods & {_rate(1, power), _rate(1, power + 1)}
+            for digit in (2, 5)
+        ]
         if finer:
             self._train(finer)
 
     def _missing(self):
         """How many decades more it takes at least until accuracy has dropped for good."""
-        limit = ranges.least(self.points, *self.task)
+        limit = ranges.top1_limit(self.points, *self.task)
         if limit is None:
             return DROPS
         goods = [n for n, point in enumerate(self.points) if ranges.is_good(point, limit)]
@@ -108,26 +124,44 @@ def sweep(trainings, max_iter=None, seed=1):
     """
     length = max_iter or trainings.max_iter
     if length < SEEN * trainings.test_interval:
-        raise InputError("a sweep of %d iterations that are evaluated every %d shows no range: give --max-iter %d or more, or the "
-                         "solver a smaller test_interval" % (length, trainings.test_interval, SEEN * trainings.test_interval))
-    trial, = trainings.train([(str(growing(length)), length, seed)], [Stuck().listen])
+        raise InputError(
+            "a sweep of %d iterations that are evaluated every %d shows no range: give --max-iter %d or more, or the "
+            "solver a smaller test_interval"
+            % (length, trainings.test_interval, SEEN * trainings.test_interval)
+        )
+    (trial,) = trainings.train([(str(growing(length)), length, seed)], [StuckDetector().on_event])
     points = tuple(ranges.Point(row.lr, row.top1, False) for row in trial.rows)
     curve = ranges.Curve(length, points)
-    return _result(trainings, "sweep of %s on %s", (trial,), (curve,) if points else (),
-                   _risen(points, trainings))._replace(swept=True)
+    return _result(
+        trainings,
+        "sweep of %s on %s",
+        (trial,),
+        (curve,) if points else (),
+        _risen(points, trainings),
+    )._replace(swept=True)
 
 
-def sentences(test):
+def summary(test):
     """What a RangeTest says, in a few sentences."""
     cost = "it cost %d iterations in %d training%s, which are the study %s" % (
-        test.cost, len(test.trials), "" if len(test.trials) == 1 else "s", test.study)
+        test.cost,
+        len(test.trials),
+        "" if len(test.trials) == 1 else "s",
+        test.study,
+    )
     if test.good is None:
         return ["no rate learns anything: every one is as good as guessing", cost]
     if test.good.low == test.good.high:
-        return ["good rates: of these only %r, with Top-1 %.2f %%" % (test.good.best, 100 * test.good.top1), cost]
-    return ["good rates: %r to %r, the best %r with Top-1 %.2f %%" % (
-        test.good.low, test.good.high, test.good.best, 100 * test.good.top1),
-            "this rules out %.2f %% of (0, 1); %s" % (100 * test.good.ruled_out, cost)]
+        return [
+            "good rates: of these only %r, with Top-1 %.2f %%"
+            % (test.good.best, 100 * test.good.top1),
+            cost,
+        ]
+    return [
+        "good rates: %r to %r, the best %r with Top-1 %.2f %%"
+        % (test.good.low, test.good.high, test.good.best, 100 * test.good.top1),
+        "this rules out %.2f %% of (0, 1); %s" % (100 * test.good.ruled_out, cost),
+    ]
 
 
 def growing(length):
@@ -151,7 +185,7 @@ def _higher(rate):
 
 
 def _rate(digit, power):
-    """digit * 10 ^ power as the float that its text is."""
+    """Digit * 10 ^ power as the float that its text is."""
     return float("%de%d" % (digit, power))
 
 
@@ -164,22 +198,30 @@ def _task(trainings):
 
 def _points(trials):
     """The Points at the end of the trainings; of a training that failed there is none."""
-    found = ranges.curves([trial for trial in trials if trial.state != FAILED], 1)
+    found = ranges.top1_curves([trial for trial in trials if trial.state != FAILED], 1)
     if found:
         return found[-1].points
-    return tuple(sorted(ranges.Point(trial.parameters["k0"], trial.best.top1, True) for trial in trials if trial.rows))
+    return tuple(
+        sorted(
+            ranges.Point(trial.parameters["k0"], trial.best.top1, True)
+            for trial in trials
+            if trial.rows
+        )
+    )
 
 
 def _risen(points, trainings):
     """The good Range of a sweep."""
-    limit = ranges.least(points, *_task(trainings))
+    limit = ranges.top1_limit(points, *_task(trainings))
     if limit is None:
         return None
     best = max(points, key=lambda point: point.top1)
     start = points[0].top1 + RISEN * (best.top1 - points[0].top1)
-    low = next((point for point in points if point.top1 > start), best)  # it may begin at its best, from given weights
+    low = next(
+        (point for point in points if point.top1 > start), best
+    )  # it may begin at its best, from given weights
     high = best
-    for point in points[points.index(best):]:
+    for point in points[points.index(best) :]:
         if not ranges.is_good(point, limit):
             break
         high = point
@@ -188,5 +230,12 @@ def _risen(points, trainings):
 
 def _result(trainings, title, trials, curves, good):
     setup = trainings.setup
-    return RangeTest(trainings.name, title % (setup.network.name, setup.dataset.name), trials, tuple(curves), good,
-                     sum(map(trainings.cost, trials)), trainings.epoch)
+    return RangeTest(
+        trainings.name,
+        title % (setup.network.name, setup.dataset.name),
+        trials,
+        tuple(curves),
+        good,
+        sum(map(trainings.cost, trials)),
+        trainings.epoch,
+    )

@@ -2,23 +2,33 @@
 
 What the study has already is not trained again, so that an evaluation that was cut off is asked for once more and goes on.
 """
+
 import math
 import os
 import re
 
 from lrbench_caffe import database, study
-from lrbench_caffe.study import process
 from lrbench_caffe.database import studies
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study import CUT_OFF
+from lrbench_caffe.study import UNFINISHED, process
 from lrbench_caffe.trial import FINISHED, Job
 
 
-class Trainings:
+class Trainer:
     """A solver, where it is trained and under which name; setup is its :class:`lrbench_caffe.trial.Setup`."""
 
-    def __init__(self, solver, pool, kind, name=None, data=None, dsn=None, display=StudyDisplay, describe=process.describe):
+    def __init__(
+        self,
+        solver,
+        pool,
+        kind,
+        name=None,
+        data=None,
+        dsn=None,
+        display=StudyDisplay,
+        describe=process.describe,
+    ):
         """pool: :class:`lrbench_caffe.study.cores.Cores` or :class:`lrbench_caffe.study.cluster.Cluster`.  data, dsn: as for a study.
 
         name: the study's (None: made of kind, what the evaluation is, the network and the dataset).  display: makes, for each
@@ -31,14 +41,20 @@ class Trainings:
         self._pool, self.dsn, self._display = pool, dsn, display
         self.budget, self.reserved, self._asked = math.inf, 0, {}
         self.setup = describe(self._job).setup
-        self.name = default_name(kind, self.setup) if name is None else study.checked_name(name)
-        self.max_iter, self.test_interval = (self.setup.solver[field] for field in ("max_iter", "test_interval"))
+        self.name = (
+            default_name(kind, self.setup) if name is None else study.checked_study_name(name)
+        )
+        self.max_iter, self.test_interval = (
+            self.setup.solver[field] for field in ("max_iter", "test_interval")
+        )
 
     @property
     def epoch(self):
         """Iterations in an epoch, or None where the number of training samples is not known."""
         samples, batch = self.setup.dataset.train_samples, self.setup.solver["batch_size"]
-        return samples / (batch * self.setup.solver.get("iter_size", 1)) if samples and batch else None
+        return (
+            samples / (batch * self.setup.solver.get("iter_size", 1)) if samples and batch else None
+        )
 
     def length(self, share):
         """A share of the solver's max_iter as a whole number of evaluation intervals, at least two and at most all."""
@@ -54,22 +70,37 @@ class Trainings:
         """
         if not wanted:
             return []
-        jobs = [Job(self._job.solver, policy=policy, max_iter=max_iter, seed=seed, data=self._job.data)
-                for policy, max_iter, seed in wanted]
+        jobs = [
+            Job(self._job.solver, policy=policy, max_iter=max_iter, seed=seed, data=self._job.data)
+            for policy, max_iter, seed in wanted
+        ]
         with self._display() as shown:
-            study.go_on(self.name, self._pool, shown, jobs, self.dsn, retry_failed=True, watchers=watchers, others=False)
+            study.run_study(
+                self.name,
+                self._pool,
+                shown,
+                jobs,
+                self.dsn,
+                retry_failed=True,
+                watchers=watchers,
+                others=False,
+            )
         with database.Store(self.dsn) as store:
             ids = studies.ids(store, self.name)
             trials = {trial.id: trial for trial in store.trials(study=self.name)}
         found = [trials.get(ids[job]) for job in jobs]
-        missing = sum(trial is None or trial.state in CUT_OFF for trial in found)
+        missing = sum(trial is None or trial.state in UNFINISHED for trial in found)
         if missing:
-            raise TrialError("%d of the trainings of %s did not begin or are not in the database yet: once that is mended, the "
-                             "same command goes on" % (missing, self.name))
+            raise TrialError(
+                "%d of the trainings of %s did not begin or are not in the database yet: once that is mended, the "
+                "same command goes on" % (missing, self.name)
+            )
         for trial in found:
             if _task(trial.setup) != _task(self.setup):
-                raise InputError("the study %s has trained %s before, when that or its net was another: begin another with "
-                                 "--study NAME" % (self.name, os.path.basename(self._job.solver)))
+                raise InputError(
+                    "the study %s has trained %s before, when that or its net was another: begin another with "
+                    "--study NAME" % (self.name, os.path.basename(self._job.solver))
+                )
         self._asked.update((trial.id, self.cost(trial)) for trial in found)
         return found
 
@@ -80,19 +111,33 @@ class Trainings:
 
     def room(self, length):
         """How many trainings of so many iterations the budget has room for, beside what was asked for and what is reserved."""
-        return 10 ** 6 if self.budget == math.inf else max(0, int((self.budget - self.reserved - self.spent) // length))
+        return (
+            10**6
+            if self.budget == math.inf
+            else max(0, int((self.budget - self.reserved - self.spent) // length))
+        )
 
     def cost(self, trial):
         """How many iterations a trial was trained for; at most, for one that ended between two evaluations."""
         last = trial.rows[-1].iteration if trial.rows else 0
-        return last if trial.state == FINISHED else min(trial.setup.solver["max_iter"], last + self.test_interval)
+        return (
+            last
+            if trial.state == FINISHED
+            else min(trial.setup.solver["max_iter"], last + self.test_interval)
+        )
 
 
 def _task(setup):
     """What the trainings of an evaluation have in common."""
-    return setup.network.hash, setup.dataset, {field: value for field, value in setup.solver.items() if field != "max_iter"}
+    return (
+        setup.network.hash,
+        setup.dataset,
+        {field: value for field, value in setup.solver.items() if field != "max_iter"},
+    )
 
 
 def default_name(kind, setup):
     """The name of a study of this kind on a task, e.g. "range-LeNet-mnist"."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "%s-%s-%s" % (kind, setup.network.name, setup.dataset.name))[:100]
+    return re.sub(
+        r"[^A-Za-z0-9._-]+", "-", "%s-%s-%s" % (kind, setup.network.name, setup.dataset.name)
+    )[:100]

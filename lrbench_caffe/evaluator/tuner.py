@@ -9,18 +9,19 @@ more seeds.
 Own code samples the narrowed space: a sampler such as Optuna's TPE starts with ten random trials, about as many as are left to be
 trained here, and none of its trials has a reason that could be told.
 """
+
 import dataclasses
 import itertools
 import math
 from typing import NamedTuple, Optional, Tuple
 
 from lrbench_caffe import ranking
-from lrbench_caffe.ranking import ranges
 from lrbench_caffe.database import Store, studies
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.evaluator import candidates, range_test, recommendation
-from lrbench_caffe.policies import closest
-from lrbench_caffe.study.pruning import Stuck
+from lrbench_caffe.policies import suggestion
+from lrbench_caffe.ranking import ranges
+from lrbench_caffe.study.pruning import StuckDetector
 from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, Trial
 
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
@@ -41,6 +42,7 @@ ALIKE = 0.5  # less like this task, and another one says nothing about it
 
 class Tried(NamedTuple):
     """A training of the search and why: the stage, the candidate's reason, and its trial."""
+
     stage: str
     why: str
     trial: Trial
@@ -54,6 +56,7 @@ class Tuned(NamedTuple):
     it, else None.  tried: every training in its order.  answers: (iterations spent, the policy at full length that was held to be
     the best from then on), but for what the goal cost shortens.  notes: the sentences on the way.  cost: iterations spent.
     """
+
     study: str
     goal: str
     policy: str
@@ -79,19 +82,25 @@ def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None, s
     functions = tuple(functions or candidates.TUNED)
     if trainings.budget == math.inf:
         trainings.budget = BUDGET * trainings.max_iter
-    for name, known, what in [(goal, GOALS, "goal")] + [(function, candidates.TUNED, "function to tune") for function in functions]:
+    for name, known, what in [(goal, GOALS, "goal")] + [
+        (function, candidates.TUNED, "function to tune") for function in functions
+    ]:
         if name not in known:
-            raise InputError("%r is no %s%s" % (name, what, closest(name, known)))
+            raise InputError("%r is no %s%s" % (name, what, suggestion(name, known)))
     if trainings.room(trainings.max_iter) < 2:
-        raise InputError("a budget of %d iterations does not do: give the length of at least two trainings, %d" % (
-            trainings.budget, 2 * trainings.max_iter))
-    return _Search(trainings, sorted(set(functions), key=candidates.TUNED.index), goal, tell, seed).run()
+        raise InputError(
+            "a budget of %d iterations does not do: give the length of at least two trainings, %d"
+            % (trainings.budget, 2 * trainings.max_iter)
+        )
+    return _Search(
+        trainings, sorted(set(functions), key=candidates.TUNED.index), goal, tell, seed
+    ).run()
 
 
 class _Search:
     def __init__(self, trainings, functions, goal, tell, seed):
         self._trainings, self._functions, self._goal, self._seed = trainings, functions, goal, seed
-        self._criterion = ranking.criterion(GOALS[goal])
+        self._criterion = ranking.parse_criterion(GOALS[goal])
         self._tell, self._notes, self._tried, self._answers = tell, [], [], []
         self._held = None  # the candidate that is the best so far
         self._known = None  # what the database knew at the beginning, see _known
@@ -114,7 +123,9 @@ class _Search:
         if not known:
             leaders = [one for one in leaders if self._safe(one, length)]
             if not self._safe(self._held, length):
-                self._hold(next((one for one in leaders + firsts if self._safe(one, length)), firsts[0]))
+                self._hold(
+                    next((one for one in leaders + firsts if self._safe(one, length)), firsts[0])
+                )
         if len(leaders) < min(KEPT, len(self._functions)):
             some = self._distinct(leaders + firsts)
             for part in (some[:KEPT], some[KEPT:many]):
@@ -163,27 +174,51 @@ class _Search:
 
     def _beginning(self):
         """What the database knew when the study began; it goes on only as it was begun, so that it decides as it did."""
-        asked = {"budget": self._trainings.budget, "goal": self._goal, "functions": self._functions, "seed": self._seed}
+        asked = {
+            "budget": self._trainings.budget,
+            "goal": self._goal,
+            "functions": self._functions,
+            "seed": self._seed,
+        }
         with Store(self._trainings.dsn) as store:
-            known = dict(rates=[], sure=[], diverged=[], asked={})  # of a study that was begun before these were kept
-            known.update(studies.beginning(store, self._trainings.name, dict(_known(store, self._trainings), asked=asked)))
+            known = dict(
+                rates=[], sure=[], diverged=[], asked={}
+            )  # of a study that was begun before these were kept
+            known.update(
+                studies.beginning(
+                    store, self._trainings.name, dict(_known(store, self._trainings), asked=asked)
+                )
+            )
         for what, value in known["asked"].items():
             if value != asked[what]:
-                raise InputError("the study %s was begun with the %s %s, not %s: begin another with --study NAME, which starts "
-                                 "from what this one has found" % (self._trainings.name, what, *map(_words, (value, asked[what]))))
+                raise InputError(
+                    "the study %s was begun with the %s %s, not %s: begin another with --study NAME, which starts "
+                    "from what this one has found"
+                    % (self._trainings.name, what, *map(_words, (value, asked[what])))
+                )
         return known
 
     def _range_test(self, around):
-        test = range_test.run(self._trainings, self._shared(RATES, range_test.SHARE)[1], self._seed, around)
+        test = range_test.run(
+            self._trainings, self._shared(RATES, range_test.SHARE)[1], self._seed, around
+        )
         for trial in test.trials:
             candidate = candidates.Candidate("FIX", trial.parameters["k0"])
             self._why[candidate] = "a constant rate"
             self._keep("range", candidate, trial.setup.solver["max_iter"], self._seed, trial)
         if test.good is None:
-            raise InputError("none of the constant rates %s trains this net within %d iterations, the budget's share: give a "
-                             "larger --budget or a smaller test_interval, or look at its data and initialization" % (
-                                 ", ".join("%r" % trial.parameters["k0"] for trial in test.trials), self._trainings.spent))
-        self._say("the range test finds rates from %r to %r good, best %r, for %d iterations" % (test.good[:3] + (test.cost,)))
+            raise InputError(
+                "none of the constant rates %s trains this net within %d iterations, the budget's share: give a "
+                "larger --budget or a smaller test_interval, or look at its data and initialization"
+                % (
+                    ", ".join("%r" % trial.parameters["k0"] for trial in test.trials),
+                    self._trainings.spent,
+                )
+            )
+        self._say(
+            "the range test finds rates from %r to %r good, best %r, for %d iterations"
+            % (test.good[:3] + (test.cost,))
+        )
         return test.good
 
     def _sure(self, good):
@@ -209,16 +244,30 @@ class _Search:
         seeds = range(self._seed, self._seed + SEEDS)
         for _ in range(HEIGHTS):
             held = self._held
-            higher = next((one for one in self._beside(held, 2.0, good) if one.high > held.high), None)
+            higher = next(
+                (one for one in self._beside(held, 2.0, good) if one.high > held.high), None
+            )
             if higher is None or not self._within(higher, length):
                 return
-            missing = [(one, seed) for seed in seeds for one in (held, higher) if seed not in self._losses(one, length)]
-            if len(missing) + KEPT > self._trainings.room(length):  # one of each kind of function is worth more
+            missing = [
+                (one, seed)
+                for seed in seeds
+                for one in (held, higher)
+                if seed not in self._losses(one, length)
+            ]
+            if len(missing) + KEPT > self._trainings.room(
+                length
+            ):  # one of each kind of function is worth more
                 return
-            self._round("height", [one for one, _ in missing], length, [seed for _, seed in missing])
+            self._round(
+                "height", [one for one, _ in missing], length, [seed for _, seed in missing]
+            )
             before, after = self._losses(held, length), self._losses(higher, length)
             if not all(after.get(seed, math.inf) < before.get(seed, -math.inf) for seed in seeds):
-                self._say("twice the largest rate does not lower the test loss with each of %d seeds" % SEEDS)
+                self._say(
+                    "twice the largest rate does not lower the test loss with each of %d seeds"
+                    % SEEDS
+                )
                 return
             self._say("twice the largest rate lowers the test loss with each of %d seeds" % SEEDS)
             self._hold(higher)
@@ -226,11 +275,17 @@ class _Search:
     def _losses(self, candidate, length):
         """{seed: the last test loss} of a candidate's trials that finished so many iterations."""
         trials = self._by_seed(candidate, length)
-        return {seed: trial.rows[-1].test_loss for seed, trial in trials.items() if trial.state == FINISHED}
+        return {
+            seed: trial.rows[-1].test_loss
+            for seed, trial in trials.items()
+            if trial.state == FINISHED
+        }
 
     def _moved(self, candidate, around, good):
         moved = candidates.moved(candidate, around, good)
-        self._why[moved] = self._why[candidate] + (", its rates as they lie in the good range here" if moved != candidate else "")
+        self._why[moved] = self._why[candidate] + (
+            ", its rates as they lie in the good range here" if moved != candidate else ""
+        )
         return moved
 
     def _first(self, function, good):
@@ -256,9 +311,11 @@ class _Search:
         for candidate, seed in zip(some, seeds or [self._seed] * len(some)):
             if self._within(candidate, length) and seed not in self._by_seed(candidate, length):
                 wanted.setdefault((self._text(candidate, length), length, seed), candidate)
-        wanted = dict(list(wanted.items())[:self._trainings.room(length)])
+        wanted = dict(list(wanted.items())[: self._trainings.room(length)])
         if wanted:
-            for key, trial in zip(wanted, self._trainings.train(list(wanted), [Stuck().listen])):
+            for key, trial in zip(
+                wanted, self._trainings.train(list(wanted), [StuckDetector().on_event])
+            ):
                 self._keep(stage, wanted[key], length, key[2], trial)
         return self._leaders(length)
 
@@ -278,9 +335,11 @@ class _Search:
             return self._within(self._held, length)
         tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
         held = tops.get(self._text(self._held, length))
-        if held is None or len(self._criterion.weights) > 1:  # it diverged; or by other metrics, for which no noise is known
+        if (
+            held is None or len(self._criterion.weights) > 1
+        ):  # it diverged; or by other metrics, for which no noise is known
             return False
-        chance = ranges.deviation(held.mean, self._trainings.setup.dataset.test_samples)
+        chance = ranges.binomial_deviation(held.mean, self._trainings.setup.dataset.test_samples)
         better = tops[self._text(other, length)]
         noise = 2 * max([chance] + [top.deviation for top in (held, better) if top.n > 1])
         return better.mean <= held.mean + noise
@@ -291,7 +350,9 @@ class _Search:
 
     def _safe(self, candidate, length):
         """The same, and that it did not diverge with any seed itself."""
-        diverged = any(trial.state == DIVERGED for trial in self._by_seed(candidate, length).values())
+        diverged = any(
+            trial.state == DIVERGED for trial in self._by_seed(candidate, length).values()
+        )
         return self._within(candidate, length) and not diverged
 
     def _by_seed(self, candidate, length):
@@ -312,20 +373,28 @@ class _Search:
     def _keep(self, stage, candidate, length, seed, trial):
         self._trials.setdefault((trial.policy, length), {})[seed] = trial
         self._candidates.setdefault((trial.policy, length), candidate)
-        self._tried.append(Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial))
+        self._tried.append(
+            Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial)
+        )
 
     def _ranked(self, length):
         """The policies that were trained so long, of the functions to choose from; those that are not safe come last, unranked."""
         safe, others = [], []
         for key, seeds in self._trials.items():
             if key[1] == length and self._candidates[key].function in self._functions:
-                (safe if self._safe(self._candidates[key], length) else others).extend(seeds.values())
+                (safe if self._safe(self._candidates[key], length) else others).extend(
+                    seeds.values()
+                )
         return ranking.rank(safe, self._criterion) + [
-            dataclasses.replace(entry, rank=None, tied=False) for entry in ranking.rank(others, self._criterion)]
+            dataclasses.replace(entry, rank=None, tied=False)
+            for entry in ranking.rank(others, self._criterion)
+        ]
 
     def _leaders(self, length):
         """The candidates that were trained so long, the best first; those that did not finish or are not safe are left out."""
-        return [self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.rank]
+        return [
+            self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.rank
+        ]
 
     def _fine(self, leaders, good):
         """What is beside the leaders, and these where they were not trained so long; returns the best of all that were."""
@@ -333,8 +402,13 @@ class _Search:
             return leaders
         many, length = self._shared(FINE)
         kept = self._distinct(leaders)[:KEPT]
-        self._say("the best functions so far: %s" % ", ".join(candidate.function for candidate in kept))
-        beside = [self._untried(self._beside(candidate, 2.0, good), length)[:FINE // len(kept) - 1] for candidate in kept]
+        self._say(
+            "the best functions so far: %s" % ", ".join(candidate.function for candidate in kept)
+        )
+        beside = [
+            self._untried(self._beside(candidate, 2.0, good), length)[: FINE // len(kept) - 1]
+            for candidate in kept
+        ]
         in_turn = [one for group in itertools.zip_longest(*beside) for one in group if one]
         some = self._untried(kept + self._placed(good), length) + in_turn
         return self._short_round("fine", some[:many], length) or leaders
@@ -362,7 +436,11 @@ class _Search:
         """NSTEP and PLATEAU as they go with where the longest training under the best constant rate stopped improving."""
         constant, some = self._constant(good), []
         for function in candidates.PLACED:
-            found = candidates.placed(function, good, constant) if constant and function in self._functions else None
+            found = (
+                candidates.placed(function, good, constant)
+                if constant and function in self._functions
+                else None
+            )
             if found:
                 self._why.setdefault(*found)
                 some.append(found[0])
@@ -370,7 +448,11 @@ class _Search:
 
     def _constant(self, good):
         """The longest of the search's trials under the best constant rate, or None."""
-        constant = [trial for trial in self._constants if trial.state == FINISHED and trial.parameters["k0"] == good.best]
+        constant = [
+            trial
+            for trial in self._constants
+            if trial.state == FINISHED and trial.parameters["k0"] == good.best
+        ]
         return max(constant, key=lambda trial: trial.rows[-1].iteration) if constant else None
 
     # At full length
@@ -385,7 +467,7 @@ class _Search:
         else:
             while self._trainings.room(full) and factor > 1.1:
                 if not self._next(full, factor, good):
-                    factor = factor ** 0.5
+                    factor = factor**0.5
         best = self._best(full)
         if best:  # at the end a single training counts as well
             self._hold(best[1])
@@ -412,11 +494,17 @@ class _Search:
         before = len(self._tried)
         if len(entries[0].trials) < SEEDS:
             few = [entry for entry in entries[:2] if len(entry.trials) < SEEDS]
-            self._full_round([self._candidates[entry.policy, full] for entry in few],
-                             [max(self._trials[entry.policy, full]) + 1 for entry in few])
+            self._full_round(
+                [self._candidates[entry.policy, full] for entry in few],
+                [max(self._trials[entry.policy, full]) + 1 for entry in few],
+            )
         else:
-            new = self._untried(self._beside(self._candidates[entries[0].policy, full], factor, good), full)
-            self._full_round(new[:min(2, self._trainings.room(full) - 1)])  # what is left is for another seed
+            new = self._untried(
+                self._beside(self._candidates[entries[0].policy, full], factor, good), full
+            )
+            self._full_round(
+                new[: min(2, self._trainings.room(full) - 1)]
+            )  # what is left is for another seed
         return len(self._tried) > before
 
     def _full_round(self, some, seeds=()):
@@ -429,17 +517,34 @@ class _Search:
     def _best(self, length):
         """The first of the policies that were trained so long, as a Ranked and as a candidate; None where no training finished."""
         ranked = _surest(self._ranked(length))
-        return (ranked[0], self._candidates[ranked[0].policy, length]) if ranked and ranked[0].rank else None
+        return (
+            (ranked[0], self._candidates[ranked[0].policy, length])
+            if ranked and ranked[0].rank
+            else None
+        )
 
     # The goal cost
 
     def _near(self):
         """(the Top-1 that is near enough, {(policy, length): the iteration at which its trials reach it, as their mean})."""
-        tops = {key: _mean_so_far(list(seeds.values())) for key, seeds in self._trials.items()
-                if self._candidates[key].function in self._functions and self._safe(self._candidates[key], key[1])}
+        tops = {
+            key: _mean_so_far(list(seeds.values()))
+            for key, seeds in self._trials.items()
+            if self._candidates[key].function in self._functions
+            and self._safe(self._candidates[key], key[1])
+        }
         full = self._trainings.max_iter
-        near = max((top[-1][1] for (_, length), top in tops.items() if length == full and top), default=1.0) - NEAR
-        reached = {key: next((iteration for iteration, top1 in top if top1 >= near), None) for key, top in tops.items()}
+        near = (
+            max(
+                (top[-1][1] for (_, length), top in tops.items() if length == full and top),
+                default=1.0,
+            )
+            - NEAR
+        )
+        reached = {
+            key: next((iteration for iteration, top1 in top if top1 >= near), None)
+            for key, top in tops.items()
+        }
         return near, {key: iteration for key, iteration in reached.items() if iteration is not None}
 
     def _shorter(self):
@@ -450,7 +555,9 @@ class _Search:
         soonest = sorted(reached, key=lambda one: (reached[one], one[1]))
         for policy, length in soonest:
             candidate = self._candidates[policy, length]
-            less = self._trainings.length(SHORTER * min(length, 1.5 * reached[policy, length]) / self._trainings.max_iter)
+            less = self._trainings.length(
+                SHORTER * min(length, 1.5 * reached[policy, length]) / self._trainings.max_iter
+            )
             if less < length:
                 self._why[candidate] = "it needs few iterations: again in fewer"
                 self._round("shorter", [candidate], less)
@@ -466,16 +573,31 @@ class _Search:
         if self._goal == "cost":
             near, reached = self._near()
             if reached:
-                (_, length), iterations = min(reached.items(), key=lambda item: (item[1], item[0][1]))
+                (_, length), iterations = min(
+                    reached.items(), key=lambda item: (item[1], item[0][1])
+                )
                 reaches = near, iterations
         ranked = _surest(self._ranked(length))
         if not (ranked and ranked[0].rank):
-            raise TrialError("under no policy have all trainings of %d iterations finished: see `lrbench study show %s`" % (
-                length, self._trainings.name))
+            raise TrialError(
+                "under no policy have all trainings of %d iterations finished: see `lrbench study show %s`"
+                % (length, self._trainings.name)
+            )
         if reaches:  # several may have been trained so long
             ranked.sort(key=lambda entry: reached.get((entry.policy, length), math.inf))
-        return Tuned(self._trainings.name, self._goal, ranked[0].policy, length, tuple(ranked), reaches, tuple(self._notes),
-                     tuple(self._tried), tuple(self._answers), self._trainings.spent, self._trainings.budget)
+        return Tuned(
+            self._trainings.name,
+            self._goal,
+            ranked[0].policy,
+            length,
+            tuple(ranked),
+            reaches,
+            tuple(self._notes),
+            tuple(self._tried),
+            tuple(self._answers),
+            self._trainings.spent,
+            self._trainings.budget,
+        )
 
 
 def _surest(ranked):
@@ -498,10 +620,19 @@ def _known(store, trainings):
     their max_iter.  rates, sure and diverged: of this task's constant rates those that finished, those of them that did so with
     SEEDS seeds, and those that diverged with any.  words: all this as a sentence.
     """
-    known = {"good": None, "same": False, "policies": [], "rates": [], "sure": [], "diverged": [],
-             "words": "the database knows neither this task nor one that is like it"}
+    known = {
+        "good": None,
+        "same": False,
+        "policies": [],
+        "rates": [],
+        "sure": [],
+        "diverged": [],
+        "words": "the database knows neither this task nor one that is like it",
+    }
     try:
-        found = recommendation.recommend(store, recommendation.of_setup(trainings.setup), many=50)
+        found = recommendation.recommend(
+            store, recommendation.query_from_setup(trainings.setup), many=50
+        )
     except InputError:
         return known
     best = max(found.known, key=lambda known: (known.share, known.policies[0].top1.mean))
@@ -509,20 +640,37 @@ def _known(store, trainings):
         return known
     optimizer, by_function = recommendation.optimizer(best.task.settings), {}
     for standing in best.policies:
-        if "max_iter" in standing.settings and recommendation.optimizer(standing.settings) == optimizer:
+        if (
+            "max_iter" in standing.settings
+            and recommendation.optimizer(standing.settings) == optimizer
+        ):
             candidate = candidates.of_text(standing.policy, standing.settings["max_iter"])
             if candidate:
-                by_function.setdefault(candidate.function, (standing.policy, standing.settings["max_iter"]))
-    known.update(good=best.good, same=found.same, policies=list(by_function.values())[:2 * KEPT],
-                 words="; ".join(recommendation.sentences(found._replace(known=(best,)))[0]))
+                by_function.setdefault(
+                    candidate.function, (standing.policy, standing.settings["max_iter"])
+                )
+    known.update(
+        good=best.good,
+        same=found.same,
+        policies=list(by_function.values())[: 2 * KEPT],
+        words="; ".join(recommendation.explanations(found._replace(known=(best,)))[0]),
+    )
     if found.same:
         seeds = {FINISHED: {}, DIVERGED: {}}
-        for trial in store.trials(dataset=best.task.dataset.name, network=best.task.network.hash, function="FIX", best_only=True):
+        for trial in store.trials(
+            dataset=best.task.dataset.name,
+            network=best.task.network.hash,
+            function="FIX",
+            best_only=True,
+        ):
             if trial.state in seeds and recommendation.optimizer(trial.setup.solver) == optimizer:
                 seeds[trial.state].setdefault(trial.parameters["k0"], set()).add(trial.setup.seed)
         finished = seeds[FINISHED]
-        known.update(rates=sorted(finished), sure=[rate for rate in sorted(finished) if len(finished[rate]) >= SEEDS],
-                     diverged=sorted(seeds[DIVERGED]))
+        known.update(
+            rates=sorted(finished),
+            sure=[rate for rate in sorted(finished) if len(finished[rate]) >= SEEDS],
+            diverged=sorted(seeds[DIVERGED]),
+        )
     return known
 
 
@@ -530,15 +678,21 @@ def _words(value):
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-def sentences(tuned):
+def summary(tuned):
     """The lines to paste into the solver prototxt, and what they cost."""
     lines = ['lr_policy: "%s"' % tuned.policy, "max_iter: %d" % tuned.length]
     if tuned.reaches:
-        lines.append("it reaches Top-1 %.2f %%, 0.1 points below the highest, after %d iterations" % (
-            100 * tuned.reaches[0], tuned.reaches[1]))
+        lines.append(
+            "it reaches Top-1 %.2f %%, 0.1 points below the highest, after %d iterations"
+            % (100 * tuned.reaches[0], tuned.reaches[1])
+        )
     failed = sum(tried.trial.state == FAILED for tried in tuned.tried)
     if failed:
-        lines.append("%d of the trainings failed, `lrbench study show %s` says why: the same command trains them once more" % (
-            failed, tuned.study))
-    return lines + ["found with %d of %d iterations in %d trainings, which are the study %s" % (
-        tuned.cost, tuned.budget, len(tuned.tried), tuned.study)]
+        lines.append(
+            "%d of the trainings failed, `lrbench study show %s` says why: the same command trains them once more"
+            % (failed, tuned.study)
+        )
+    return lines + [
+        "found with %d of %d iterations in %d trainings, which are the study %s"
+        % (tuned.cost, tuned.budget, len(tuned.tried), tuned.study)
+    ]

@@ -13,11 +13,20 @@ Policies one after another are a Composition, each with a clock of its own:
 >>> Policy.parse("WARMUP(k0=0.01) for 400 then FIX(k0=0.11)")(200)
 0.06
 
-PLATEAU, whose rate depends on what it has seen, is between two evaluations a policy without memory, see :meth:`Policy.given`.
+PLATEAU, whose rate depends on what it has seen, is between two evaluations a policy without memory, see :meth:`Policy.schedule`.
 Only numpy is needed.
 """
-from lrbench_caffe.policies.functions import CYCLIC, FUNCTIONS
-from lrbench_caffe.policies.parameters import closest, parameter_names
-from lrbench_caffe.policies.policy import Composition, Policy, parsed
 
-__all__ = ["CYCLIC", "FUNCTIONS", "Composition", "Policy", "closest", "parameter_names", "parsed"]
+from lrbench_caffe.policies.functions import CYCLIC, FUNCTIONS
+from lrbench_caffe.policies.parameters import parameter_names, suggestion
+from lrbench_caffe.policies.policy import Composition, Policy, parse_or_none
+
+__all__ = [
+    "CYCLIC",
+    "FUNCTIONS",
+    "Composition",
+    "Policy",
+    "parameter_names",
+    "parse_or_none",
+    "suggestion",
+]

@@ -1,4 +1,5 @@
 """The Policy: a learning rate function with its parameters, and the Composition: policies one after another."""
+
 import functools
 import itertools
 import math
@@ -9,8 +10,8 @@ import numpy as np
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import notation, plateau
-from lrbench_caffe.policies.functions import FUNCTIONS, LAST, MANY, ONE, sgdr
-from lrbench_caffe.policies.parameters import checked, iterations, short
+from lrbench_caffe.policies.functions import ARRAY, FUNCTIONS, MAX_ITERATION, SCALAR, sgdr
+from lrbench_caffe.policies.parameters import abbreviated, checked_length, checked_parameters
 
 _FORMULAS = dict(FUNCTIONS, SGDR=sgdr)
 
@@ -22,13 +23,20 @@ class Policy:
     rates, l is a number of iterations (half a cycle for the cyclic functions, the first cycle for SGDR, a list of them for NSTEP,
     the patience of PLATEAU), gamma and p are plain numbers.  Raises InputError naming the parameter, its value and what would do.
     """
+
     def __init__(self, function, **parameters):
-        values = checked(function, parameters)
+        values = checked_parameters(function, parameters)
         k0, k1 = values["k0"], values.get("k1", 0.0)
         g = _FORMULAS.get(function)
-        self._set(function=function, _values=values, _g=g, _span=abs(k0 - k1), _low=min(k0, k1),
-                  _arguments=tuple(v for n, v in values.items() if n not in ("k0", "k1")),
-                  _end=-1 if g is None else values["l"] if function == "POLY" else math.inf)
+        self._set(
+            function=function,
+            _values=values,
+            _g=g,
+            _span=abs(k0 - k1),
+            _low=min(k0, k1),
+            _arguments=tuple(v for n, v in values.items() if n not in ("k0", "k1")),
+            _end=-1 if g is None else values["l"] if function == "POLY" else math.inf,
+        )
 
     def _set(self, **fields):
         for name, value in fields.items():
@@ -74,13 +82,13 @@ class Policy:
         Raises InputError for an iteration below 0, for one beyond the l of a POLY, and for a WARMUP or a PLATEAU by itself.
         """
         if type(t) is int and 0 <= t <= self._end:  # the common case, kept to one microsecond
-            return self._span * self._g(t, ONE, *self._arguments) + self._low
+            return self._span * self._g(t, SCALAR, *self._arguments) + self._low
         return self._of_array(t)
 
     def _of_array(self, t):
         array = np.asarray(t)
         if array.dtype.kind not in "iuf":
-            raise InputError("an iteration is a number counted from 0, not %s" % short(t))
+            raise InputError("an iteration is a number counted from 0, not %s" % abbreviated(t))
         array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64, copy=False)
         if array.size and self.function != "FIX":  # whose rate is the same wherever one asks
             self._check(array.min(), array.max())
@@ -89,28 +97,35 @@ class Policy:
         return rates if isinstance(t, np.ndarray) or array.ndim else float(rates)
 
     def _fill(self, rates, array):
-        rates[...] = self._g(array, MANY, *self._arguments) * self._span
+        rates[...] = self._g(array, ARRAY, *self._arguments) * self._span
         if self._low:
             rates += self._low
 
     def _check(self, first, last):
         if self.has_memory:
-            raise InputError("%s lowers its rate by what it sees: ask policy.given(memory), which has a rate" % self)
+            raise InputError(
+                "%s lowers its rate by what it sees: ask policy.schedule(memory), which has a rate"
+                % self
+            )
         if self.function == "WARMUP":
-            raise InputError("%s ends where the next piece begins and needs one: for instance %s for 400 then FIX(k0=0.1)"
-                             % (self, self))
+            raise InputError(
+                "%s ends where the next piece begins and needs one: for instance %s for 400 then FIX(k0=0.1)"
+                % (self, self)
+            )
         if not first >= 0:
             raise InputError("iteration %s is below 0: iterations are counted from 0" % first)
         if last > self.end:
-            raise InputError("%s ends at %s%d and has no rate at iteration %s: give l the total number of iterations"
-                             % (self, "l=" if self.function == "POLY" else "iteration ", self.end, last))
+            raise InputError(
+                "%s ends at %s%d and has no rate at iteration %s: give l the total number of iterations"
+                % (self, "l=" if self.function == "POLY" else "iteration ", self.end, last)
+            )
 
     @property
     def has_memory(self):
         """Whether the rate depends on what was measured before, so that there is one only from one evaluation to the next."""
         return self.function == "PLATEAU"
 
-    def see(self, memory, row):
+    def observe(self, memory, row):
         """The memory after one more evaluation (None before the first, and for a policy without): a plateau.Memory.
 
         row is anything with ``iteration``, ``train_loss``, ``test_loss`` and ``top1``.
@@ -120,17 +135,19 @@ class Policy:
             return memory
         if memory is None or memory.start != start:
             memory = plateau.begin(start)
-        return plateau.see(piece.parameters, memory, row)
+        return plateau.observe(piece.parameters, memory, row)
 
-    def given(self, memory):
+    def schedule(self, memory):
         """The policy without memory that this one is until the next evaluation; itself when it has none."""
         if memory is None:
             return self._holding({})
         _, piece = self._piece_at(memory.start)
         return self._holding({memory.start: plateau.rate(piece.parameters, memory)})
 
-    def going_on(self, iteration, rate):
-        """The same as :meth:`given`, for a PLATEAU that is seen to go on from an iteration at a rate."""
+    see, given = observe, schedule  # their names in version 0.1
+
+    def schedule_from(self, iteration, rate):
+        """The same as :meth:`schedule`, for a PLATEAU that is seen to go on from an iteration at a rate."""
         return self._holding({self._piece_at(iteration)[0]: rate})
 
     def _piece_at(self, iteration):
@@ -167,23 +184,39 @@ class Composition(Policy):
     ``Policy.parse("WARMUP(k0=0.01) for 400 then FIX(k0=0.1)")``.  WARMUP goes in a straight line from k0 to the rate at which the
     next piece begins.  Raises InputError for pieces that do not fit together.
     """
+
     def __init__(self, *parts):
         pieces = parts[0::2]
         if len(parts) % 2 == 0 or not all(type(piece) is Policy for piece in pieces):
-            raise InputError("a composition has policies of one function each with a length between any two of them: for instance "
-                             "FIX(k0=0.01) for 400 then FIX(k0=0.1)")
-        lengths = [iterations(piece.function, "for", length) for piece, length in zip(pieces, parts[1::2])]
+            raise InputError(
+                "a composition has policies of one function each with a length between any two of them: for instance "
+                "FIX(k0=0.01) for 400 then FIX(k0=0.1)"
+            )
+        lengths = [
+            checked_length(piece.function, "for", length)
+            for piece, length in zip(pieces, parts[1::2])
+        ]
         starts = [0, *itertools.accumulate(lengths)]
-        if starts[-1] > LAST:
-            raise InputError("the lengths of the pieces are %d iterations together: give at most %d" % (starts[-1], LAST))
+        if starts[-1] > MAX_ITERATION:
+            raise InputError(
+                "the lengths of the pieces are %d iterations together: give at most %d"
+                % (starts[-1], MAX_ITERATION)
+            )
         rates = [*map(_rates, pieces, lengths, pieces[1:]), pieces[-1]]
         last = pieces[-1].function
         if last == "WARMUP":
-            raise InputError("the last piece %s ends where the next begins and needs one: put `for 400 then FIX(k0=0.1)` behind it"
-                             % pieces[-1])
-        self._set(function=textwrap.shorten(" then ".join(piece.function for piece in pieces), 200, placeholder=" ..."),
-                  parts=tuple(value for pair in zip(pieces, lengths + [None]) for value in pair)[:-1],
-                  _starts=starts, _rates=rates)
+            raise InputError(
+                "the last piece %s ends where the next begins and needs one: put `for 400 then FIX(k0=0.1)` behind it"
+                % pieces[-1]
+            )
+        self._set(
+            function=textwrap.shorten(
+                " then ".join(piece.function for piece in pieces), 200, placeholder=" ..."
+            ),
+            parts=tuple(value for pair in zip(pieces, lengths + [None]) for value in pair)[:-1],
+            _starts=starts,
+            _rates=rates,
+        )
 
     @property
     def _pieces(self):
@@ -193,8 +226,12 @@ class Composition(Policy):
     def parameters(self):
         """{"pieces": one dict for each, with its function, its parameters and, but for the last, its length}."""
         lengths = [{"length": length} for length in self.parts[1::2]] + [{}]
-        return {"pieces": [dict(function=piece.function, parameters=piece.parameters, **length)
-                           for piece, length in zip(self._pieces, lengths)]}
+        return {
+            "pieces": [
+                dict(function=piece.function, parameters=piece.parameters, **length)
+                for piece, length in zip(self._pieces, lengths)
+            ]
+        }
 
     @property
     def n_params(self):
@@ -250,7 +287,10 @@ def _rates(piece, length, following):
     if piece.function == "WARMUP":
         return functools.partial(_line, piece.first, following.first, length)
     if piece.end < length - 1:
-        raise InputError("%s ends at l=%d, but is to last %d iterations: give it l=%d" % (piece, piece.end, length, length))
+        raise InputError(
+            "%s ends at l=%d, but is to last %d iterations: give it l=%d"
+            % (piece, piece.end, length, length)
+        )
     return piece
 
 
@@ -259,7 +299,7 @@ def _line(start, end, length, t):
     return start + (end - start) * (t / length)
 
 
-def parsed(text):
+def parse_or_none(text):
     """The Policy of a trial's text; None for a schedule that only Caffe has, and for what is no policy."""
     try:
         return Policy.parse(text)

@@ -4,8 +4,33 @@
 >>> ranking.parse_criterion("top1,iterations").kind
 'order'
 """
-from lrbench_caffe.ranking.ranked import (METRICS, Criterion, Ranked, Spread, alike, by_task, by_top1, counting, criterion,
-                                          pareto_front, rank, spread)
 
-__all__ = ["METRICS", "Criterion", "Ranked", "Spread", "alike", "by_task", "by_top1", "counting", "criterion", "pareto_front", "rank",
-           "spread"]
+from lrbench_caffe.ranking.ranked import (
+    METRICS,
+    Criterion,
+    Ranked,
+    Spread,
+    counted_trials,
+    group_by_task,
+    is_tied,
+    pareto_front,
+    parse_criterion,
+    rank,
+    sort_by_top1,
+    spread,
+)
+
+__all__ = [
+    "METRICS",
+    "Criterion",
+    "Ranked",
+    "Spread",
+    "counted_trials",
+    "group_by_task",
+    "is_tied",
+    "pareto_front",
+    "parse_criterion",
+    "rank",
+    "sort_by_top1",
+    "spread",
+]

@@ -4,26 +4,46 @@ The trials of one task, a dataset and a network, are grouped by policy over thei
 the paper's Tables VII to IX.  Policies are ranked by metrics in order, by weights, or as Pareto fronts; those that the noise of
 their seeds does not tell apart are tied.
 """
+
 import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Dict, NamedTuple, Optional, Tuple
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import closest
+from lrbench_caffe.policies import suggestion
 from lrbench_caffe.trial import FINISHED, Trial
 
 # The eight metrics by the names of a Summary's fields: whether more is better.
-METRICS = {"ld": False, "iterations": False, "top1": True, "top5": True, "ac": True, "cd": False, "cdac": False,
-           "n_params": False}
+METRICS = {
+    "ld": False,
+    "iterations": False,
+    "top1": True,
+    "top5": True,
+    "ac": True,
+    "cd": False,
+    "cdac": False,
+    "n_params": False,
+}
 SIGNIFICANCE = 0.05
 # Solver fields that change nothing about what is learnt.
-_ASIDE = ("display", "snapshot", "snapshot_after_train", "snapshot_format", "debug_info", "solver_mode", "device_id",
-          "average_loss", "test_initialization", "layer_wise_reduce")
+IGNORED_SETTINGS = (
+    "display",
+    "snapshot",
+    "snapshot_after_train",
+    "snapshot_format",
+    "debug_info",
+    "solver_mode",
+    "device_id",
+    "average_loss",
+    "test_initialization",
+    "layer_wise_reduce",
+)
 
 
 class Spread(NamedTuple):
     """A metric over seeds: mean and sample standard deviation of n values; None where there are none, or only one."""
+
     mean: Optional[float]
     deviation: Optional[float]
     n: int
@@ -31,6 +51,7 @@ class Spread(NamedTuple):
 
 class Criterion(NamedTuple):
     """What to rank by: kind is "order", "weights" or "pareto"; weights has the metrics in order, 1 where no weight is given."""
+
     kind: str
     weights: Dict[str, float]
 
@@ -44,6 +65,7 @@ class Ranked:
     it says how far the others got.  rank counts from 1 (None: no finished trial); tied: the noise does not tell it from others of
     that rank.
     """
+
     policy: str
     function: str
     trials: Tuple[Trial, ...]
@@ -59,12 +81,14 @@ class Ranked:
         return "  ".join([self.policy] + ["%s=%s" % item for item in self.settings])
 
 
-def by_top1(trials):
+def sort_by_top1(trials):
     """Trials with the highest Top-1 first, on a tie the one that reached it in fewer iterations; those without rows last."""
-    return sorted(trials, key=lambda trial: (-trial.best.top1, trial.best.iteration) if trial.best else (1, 0))
+    return sorted(
+        trials, key=lambda trial: (-trial.best.top1, trial.best.iteration) if trial.best else (1, 0)
+    )
 
 
-def by_task(trials):
+def group_by_task(trials):
     """{(dataset, network): its trials}, in the order in which the tasks first appear."""
     tasks = {}
     for trial in trials:
@@ -72,7 +96,7 @@ def by_task(trials):
     return tasks
 
 
-def criterion(text):
+def parse_criterion(text):
     """The Criterion that a text names: "top1,iterations" (in order), "top1=3,iterations=1" (weights), "pareto:top1,iterations".
 
     "pareto" alone is the accuracy and its cost.  Raises InputError for what is no metric or no weight.
@@ -85,13 +109,18 @@ def criterion(text):
         name, given, weight = part.partition("=")
         name = name.strip()
         if name not in METRICS:
-            raise InputError("%r is no metric to rank by%s" % (name[:60], closest(name, METRICS)))
+            raise InputError(
+                "%r is no metric to rank by%s" % (name[:60], suggestion(name, METRICS))
+            )
         if name in weights:
             raise InputError("%s is given twice in %r: give each metric once" % (name, text))
         weights[name] = _weight(name, weight) if given else 1.0
     given = names.count("=")
     if given and (kind == "pareto" or given != len(weights)):
-        raise InputError("%r mixes ways to rank: give all metrics a weight (top1=3,iterations=1), or none (top1,iterations)" % text)
+        raise InputError(
+            "%r mixes ways to rank: give all metrics a weight (top1=3,iterations=1), or none (top1,iterations)"
+            % text
+        )
     return Criterion("weights" if given else kind, weights)
 
 
@@ -101,7 +130,9 @@ def _weight(name, text):
     except ValueError:
         value = math.nan
     if not 0 < value < 1e9:
-        raise InputError("the weight %r of %s does not do: give a number above 0" % (text[:40], name))
+        raise InputError(
+            "the weight %r of %s does not do: give a number above 0" % (text[:40], name)
+        )
     return value
 
 
@@ -117,8 +148,12 @@ def rank(trials, by=Criterion("order", {"top1": 1.0})):
     complete.sort(key=lambda entry: (_loss(entry, "top1"), _loss(entry, "iterations"), entry.label))
     rest = [entry for entry in entries if not entry.trials]
     if by.kind == "order":
-        scales = [lambda entry, name=name: entry.metrics[name] if not METRICS[name] else _negative(entry.metrics[name])
-                  for name in by.weights]
+        scales = [
+            lambda entry, name=name: (
+                entry.metrics[name] if not METRICS[name] else _negative(entry.metrics[name])
+            )
+            for name in by.weights
+        ]
         ranked = _in_order(complete, scales, 1)
     elif by.kind == "weights":
         ranked = _in_order(complete, [_score(complete, by.weights)], 1)
@@ -127,7 +162,7 @@ def rank(trials, by=Criterion("order", {"top1": 1.0})):
     return ranked + sorted(rest, key=lambda entry: (_loss(entry, "top1"), entry.label))
 
 
-def counting(trials):
+def counted_trials(trials):
     """Those of a policy's trials that count: trained to their end, one for each seed; of one that was trained twice, the later."""
     found = {}
     for trial in sorted(trials, key=lambda trial: trial.started):
@@ -144,10 +179,14 @@ def spread(values):
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
         return Spread(mean, None, 1)
-    return Spread(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values))
+    return Spread(
+        mean,
+        math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)),
+        len(values),
+    )
 
 
-def alike(one, other):
+def is_tied(one, other):
     """Whether the noise of the seeds does not tell two Spreads apart: Welch's t-test at 5 %.
 
     One seed alone is taken to vary as the other policy does; where both have only one nothing is known of the noise, and only
@@ -161,14 +200,18 @@ def alike(one, other):
     noisy = [s for s in (one, other) if s.deviation is not None]
     if not noisy:
         return False
-    parts = [(s.deviation if s.deviation is not None else noisy[0].deviation) ** 2 / s.n for s in (one, other)]
+    parts = [
+        (s.deviation if s.deviation is not None else noisy[0].deviation) ** 2 / s.n
+        for s in (one, other)
+    ]
     if not sum(parts):
         return False
     if len(noisy) == 2:  # Welch and Satterthwaite
-        freedom = sum(parts) ** 2 / sum(part ** 2 / (s.n - 1) for part, s in zip(parts, (one, other)))
+        freedom = sum(parts) ** 2 / sum(part**2 / (s.n - 1) for part, s in zip(parts, (one, other)))
     else:
         freedom = noisy[0].n - 1
     from scipy.special import stdtr  # here, since the import takes a tenth of a second
+
     return 2 * stdtr(freedom, -difference / math.sqrt(sum(parts))) > SIGNIFICANCE
 
 
@@ -182,14 +225,20 @@ def _grouped(trials):
     """An unranked Ranked for each policy and solver settings, in the order in which they first appear."""
     groups = {}
     for trial in trials:
-        settings = {name: _plain(value) for name, value in trial.setup.solver.items() if name not in _ASIDE}
+        settings = {
+            name: _plain(value)
+            for name, value in trial.setup.solver.items()
+            if name not in IGNORED_SETTINGS
+        }
         groups.setdefault((trial.policy, tuple(sorted(settings.items()))), []).append(trial)
     differing = set()
     for _, settings in groups:
         first = next(iter(groups))[1]
         differing.update(name for name, _ in set(settings) ^ set(first))
-    return [_entry(policy, tuple(item for item in settings if item[0] in differing), members)
-            for (policy, settings), members in groups.items()]
+    return [
+        _entry(policy, tuple(item for item in settings if item[0] in differing), members)
+        for (policy, settings), members in groups.items()
+    ]
 
 
 def _plain(value):
@@ -197,7 +246,7 @@ def _plain(value):
 
 
 def _entry(policy, settings, trials):
-    counted = counting(trials)
+    counted = counted_trials(trials)
     others = [trial for trial in trials if not (trial.state == FINISHED and trial.best)]
     shown = [trial.summary for trial in counted or others if trial.best]
     metrics = {name: spread(getattr(summary, name) for summary in shown) for name in METRICS}
@@ -219,12 +268,14 @@ def _in_order(entries, scales, first):
     if not scales:
         return [dataclasses.replace(entry, rank=first, tied=len(entries) > 1) for entry in entries]
     scale = scales[0]
-    entries = sorted(entries, key=lambda entry: math.inf if scale(entry).mean is None else scale(entry).mean)
+    entries = sorted(
+        entries, key=lambda entry: math.inf if scale(entry).mean is None else scale(entry).mean
+    )
     ranked = []
     while entries:
         leader = scale(entries[0])
         size = 1
-        while size < len(entries) and alike(leader, scale(entries[size])):
+        while size < len(entries) and is_tied(leader, scale(entries[size])):
             size += 1
         ranked += _in_order(entries[:size], scales[1:], first + len(ranked))
         entries = entries[size:]
@@ -239,14 +290,20 @@ def _score(entries, weights):
         ends[name] = (min(losses), max(losses)) if losses else (0.0, 0.0)
 
     def scale(entry):
-        return spread(sum(weight * share(trial, name) for name, weight in weights.items()) for trial in entry.trials)
+        return spread(
+            sum(weight * share(trial, name) for name, weight in weights.items())
+            for trial in entry.trials
+        )
 
     def share(trial, name):
         """0 for the best policy's mean, 1 for the worst's and for what is unknown."""
         value, (best, worst) = getattr(trial.summary, name), ends[name]
         if value is None:
             return 1.0
-        return ((-value if METRICS[name] else value) - best) / (worst - best) if worst > best else 0.0
+        return (
+            ((-value if METRICS[name] else value) - best) / (worst - best) if worst > best else 0.0
+        )
+
     return scale
 
 
@@ -262,8 +319,13 @@ def _fronts(entries, names):
     ranked = []
     for entry in entries:
         ahead = [other for other in ranked if _ahead(other, entry, names)]
-        beyond = [other.rank for other in ahead
-                  if not all(alike(other.metrics[name], entry.metrics[name]) for name in names)]
+        beyond = [
+            other.rank
+            for other in ahead
+            if not all(is_tied(other.metrics[name], entry.metrics[name]) for name in names)
+        ]
         front = 1 + max(beyond, default=0)
-        ranked.append(dataclasses.replace(entry, rank=front, tied=any(other.rank == front for other in ahead)))
+        ranked.append(
+            dataclasses.replace(entry, rank=front, tied=any(other.rank == front for other in ahead))
+        )
     return sorted(ranked, key=lambda entry: entry.rank)

@@ -1,4 +1,5 @@
 """The report's page live from the database: a small HTTP server that only reads."""
+
 import gzip
 import hashlib
 import http.server
@@ -11,8 +12,8 @@ import threading
 import time
 
 from lrbench_caffe import database
-from lrbench_caffe.display import console
 from lrbench_caffe.database import server
+from lrbench_caffe.display import console
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.report import content, page
 
@@ -24,8 +25,13 @@ def serve(filters, criterion, host, port, dsn):
     source = Source(filters, criterion, dsn)
     source.latest()  # says now what is wrong with the filters
     with open_server(source, host, port) as listening:
-        console.say("http://%s:%d/ - Ctrl-C ends it" % ("[%s]" % host if ":" in host else host, listening.server_port))
-        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=listening.shutdown).start())
+        console.print_line(
+            "http://%s:%d/ - Ctrl-C ends it"
+            % ("[%s]" % host if ":" in host else host, listening.server_port)
+        )
+        signal.signal(
+            signal.SIGTERM, lambda *_: threading.Thread(target=listening.shutdown).start()
+        )
         try:
             listening.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
@@ -38,9 +44,14 @@ def open_server(source, host, port):
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = type("Server", (_Server,), {"address_family": family})(address[:2], Handler)
     except OSError as error:
-        raise InputError("cannot listen on %s, port %d (%s): name another with --host and --port" % (
-            host, port, error.strerror or error)) from None
-    listening.source, listening.names = source, {"localhost", host.lower(), socket.gethostname().lower()}
+        raise InputError(
+            "cannot listen on %s, port %d (%s): name another with --host and --port"
+            % (host, port, error.strerror or error)
+        ) from None
+    listening.source, listening.names = (
+        source,
+        {"localhost", host.lower(), socket.gethostname().lower()},
+    )
     return listening
 
 
@@ -48,7 +59,9 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], (ConnectionError, socket.timeout)):  # a browser that went away is no error
+        if not isinstance(
+            sys.exc_info()[1], (ConnectionError, socket.timeout)
+        ):  # a browser that went away is no error
             super().handle_error(request, client_address)
 
 
@@ -58,7 +71,9 @@ class Source:
     def __init__(self, filters, criterion, dsn):
         self._filters, self._criterion = filters, criterion
         # Asked for once: a private server that is stopped later is not started again by somebody who only looks.
-        self._store = database.Store(dsn or os.environ.get("LRBENCH_DSN") or server.start(), read_only=True)
+        self._store = database.Store(
+            dsn or os.environ.get("LRBENCH_DSN") or server.start(), read_only=True
+        )
         self._lock = threading.Lock()
         self._read, self._content, self._tag = float("-inf"), None, None
 
@@ -66,7 +81,7 @@ class Source:
         """(content, a text that changes when it does).  Raises DatabaseUnavailable."""
         with self._lock:
             if time.monotonic() - self._read > FRESH:
-                found = content.read(self._store, self._filters, self._criterion)
+                found = content.load(self._store, self._filters, self._criterion)
                 made = found.pop("made")
                 tag = hashlib.sha256(page.as_json(found).encode()).hexdigest()[:24]
                 if tag != self._tag:
@@ -77,6 +92,7 @@ class Source:
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """GET / is the page and GET /content.json what it shows now; there is nothing else."""
+
     protocol_version = "HTTP/1.1"
     timeout = 60
     server_version, sys_version = "lrbench", ""
@@ -84,7 +100,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         """Answer one request."""
         if not self._known_host():
-            self._answer(403, "text/plain", b"This name is not one of the server's: use its address.\n")
+            self._answer(
+                403, "text/plain", b"This name is not one of the server's: use its address.\n"
+            )
             return
         if self.path not in ("/", "/content.json"):
             self._answer(404, "text/plain", b"There is / and /content.json.\n")
@@ -95,7 +113,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._answer(503, "text/plain", str(error).encode())
             return
         if self.path == "/":
-            self._answer(200, "text/html", page.page(found, live=True).encode())
+            self._answer(200, "text/html", page.render(found, live=True).encode())
         elif self.headers.get("If-None-Match") == '"%s"' % tag:
             self._answer(304, "application/json", b"", tag)
         else:
@@ -109,7 +127,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         A page elsewhere whose name was pointed here afterwards (DNS rebinding) sends that name.
         """
         name = self.headers.get("Host", "").lower()
-        name = name[1:name.find("]")] if name.startswith("[") else name.rpartition(":")[0] or name
+        name = name[1 : name.find("]")] if name.startswith("[") else name.rpartition(":")[0] or name
         try:
             return bool(ipaddress.ip_address(name))
         except ValueError:
@@ -121,9 +139,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             packed = False
         self.send_response(status)
-        headers = {"Content-Type": kind + "; charset=utf-8", "Content-Length": str(len(body)), "Cache-Control": "no-cache",
-                   "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
-                   "Cross-Origin-Resource-Policy": "same-origin"}
+        headers = {
+            "Content-Type": kind + "; charset=utf-8",
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-cache",
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
         if packed:
             headers["Content-Encoding"] = "gzip"
         if tag:

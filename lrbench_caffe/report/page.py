@@ -3,6 +3,7 @@
 Nothing is fetched from anywhere: a Content-Security-Policy in the page forbids it.  Whatever comes from the database is JSON data
 that the scripts put into the page as text, never as HTML.
 """
+
 import base64
 import functools
 import hashlib
@@ -22,7 +23,7 @@ _CAFFES = re.compile(r"([a-z]+)\((.*)\)$")
 
 def write(path, content):
     """Write the page on a content (see :func:`lrbench_caffe.report.content.read`); returns its size in bytes."""
-    data = page(content).encode()
+    data = render(content).encode()
     folder = os.path.dirname(os.path.abspath(path))
     try:  # a reader never sees half a page
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".lrbench-", delete=False) as file:
@@ -32,20 +33,34 @@ def write(path, content):
         os.chmod(file.name, 0o666 & ~umask)
         os.replace(file.name, path)
     except OSError as error:
-        raise InputError("the report cannot be written to %s (%s): name another file" % (path, error.strerror)) from None
+        raise InputError(
+            "the report cannot be written to %s (%s): name another file" % (path, error.strerror)
+        ) from None
     return len(data)
 
 
-def page(content, live=False):
+def render(content, live=False):
     """The page's HTML.  live: it asks the server that it came from for newer content."""
     scripts = [plotly_js(), _part("table.js"), _part("charts.js"), _part("page.js")]
-    sources = " ".join("'sha256-%s'" % base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    policy = ("default-src 'none'; script-src %s; style-src 'unsafe-inline'; img-src data: blob:; connect-src %s; base-uri 'none'; "
-              "form-action 'none'" % (sources, "'self'" if live else "'none'"))
+    sources = " ".join(
+        "'sha256-%s'" % base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        for script in scripts
+    )
+    policy = (
+        "default-src 'none'; script-src %s; style-src 'unsafe-inline'; img-src data: blob:; connect-src %s; base-uri 'none'; "
+        "form-action 'none'" % (sources, "'self'" if live else "'none'")
+    )
     return _part("page.html").format(
-        policy=html.escape(policy), title=html.escape(content["title"]), style=_part("page.css"),
-        content=as_json(content).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
-        live=" data-live" if live else "", scripts="\n".join("<script>%s</script>" % script for script in scripts))
+        policy=html.escape(policy),
+        title=html.escape(content["title"]),
+        style=_part("page.css"),
+        content=as_json(content)
+        .replace("<", "\\u003c")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029"),
+        live=" data-live" if live else "",
+        scripts="\n".join("<script>%s</script>" % script for script in scripts),
+    )
 
 
 def as_json(content):
@@ -53,7 +68,7 @@ def as_json(content):
     return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
 
-def paste(policy):
+def lines_to_paste(policy):
     """The lines of a solver prototxt that train under a policy, by its canonical text."""
     caffes = _CAFFES.match(policy)
     if not caffes:

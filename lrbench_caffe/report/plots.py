@@ -1,4 +1,5 @@
 """Pictures with matplotlib: trials' learning rate and accuracy against the iteration, and policies by themselves."""
+
 import itertools
 import os
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import parsed
+from lrbench_caffe.policies import parse_or_none
 from lrbench_caffe.report.curves import measured, reach, thinned
 
 POINTS = 5000  # of a curve
@@ -32,26 +33,36 @@ def curves(trials, path, title):
     trials = [trial for trial in trials if trial.rows]
     if not trials:
         raise InputError("there is nothing to draw: no trial has been evaluated")
-    families = [(name, [t for t in trials if t.function in functions]) for name, functions in FAMILIES]
+    families = [
+        (name, [t for t in trials if t.function in functions]) for name, functions in FAMILIES
+    ]
     drawn = [trial for _, members in families for trial in members]
     families.append(("beyond the 13", [trial for trial in trials if trial not in drawn]))
     families = [(name, members) for name, members in families if members]
-    figure, panels = pyplot.subplots(len(families), 2, figsize=(13, 3.4 * len(families)), sharex=True, squeeze=False)
+    figure, panels = pyplot.subplots(
+        len(families), 2, figsize=(13, 3.4 * len(families)), sharex=True, squeeze=False
+    )
     best = max(row.top1 for trial in trials for row in trial.rows)
     for (name, members), (rates, accuracy) in zip(families, panels):
         colors = pyplot.get_cmap("tab10")
-        for n, trial in enumerate(members):  # the later ones dashed, since cycles coincide before they decay
+        for n, trial in enumerate(
+            members
+        ):  # the later ones dashed, since cycles coincide before they decay
             _draw(trial, rates, accuracy, colors(n), "-" if n == 0 else (0, (4, 3)))
         rates.set_ylabel("%s\nlearning rate" % name)
         accuracy.set_ylabel("Top-1 (%)")
-        accuracy.set_ylim(100 * best - 12, 100 * best + 0.6)  # where policies differ; what is below is no contest
+        accuracy.set_ylim(
+            100 * best - 12, 100 * best + 0.6
+        )  # where policies differ; what is below is no contest
         accuracy.axhline(100 * best, color="gray", linewidth=0.8, linestyle=":")
         accuracy.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
         for panel in (rates, accuracy):
             _open(panel)
     for panel in panels[-1]:
         panel.set_xlabel("iteration")
-    figure.suptitle("%s\ndots: a policy's best evaluation; dotted line: the best of all" % title, fontsize=11)
+    figure.suptitle(
+        "%s\ndots: a policy's best evaluation; dotted line: the best of all" % title, fontsize=11
+    )
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     save(figure, path)
 
@@ -66,10 +77,12 @@ def rates(policies, max_iter=None, out=None, terminal=False):
     curves = []
     for policy in policies:
         label = "%s, before it lowers its rate" % policy if policy.has_memory else str(policy)
-        curves.append((label, *thinned(policy.given(None), int(min(last, policy.end)), POINTS)))
+        curves.append((label, *thinned(policy.schedule(None), int(min(last, policy.end)), POINTS)))
         if curves[-1][2].max() > LARGEST:
-            raise InputError("%s goes up to %g, and Caffe's learning rates to %g: give smaller ones"
-                             % (policy, curves[-1][2].max(), LARGEST))
+            raise InputError(
+                "%s goes up to %g, and Caffe's learning rates to %g: give smaller ones"
+                % (policy, curves[-1][2].max(), LARGEST)
+            )
     if terminal:
         _in_terminal(curves)
     if out or not terminal:
@@ -84,31 +97,54 @@ def range_test(test, path):
     figure, panel = pyplot.subplots(figsize=(9, 5))
     colors = pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(test.curves)))
     for curve, color in zip(test.curves, colors):
-        k0, top1 = [point.k0 for point in curve.points], [100 * point.top1 for point in curve.points]
+        k0, top1 = (
+            [point.k0 for point in curve.points],
+            [100 * point.top1 for point in curve.points],
+        )
         epochs = " (%.3g epochs)" % (curve.iteration / test.epoch) if test.epoch else ""
-        panel.plot(k0, top1, color=color, linewidth=1.3, label="%d iterations%s" % (curve.iteration, epochs))
+        panel.plot(
+            k0,
+            top1,
+            color=color,
+            linewidth=1.3,
+            label="%d iterations%s" % (curve.iteration, epochs),
+        )
         for diverged, fill in ((False, color), (True, "white")):
             marks = [n for n, point in enumerate(curve.points) if point.diverged == diverged]
-            panel.plot([k0[n] for n in marks], [top1[n] for n in marks], "o", color=color, markerfacecolor=fill, markersize=5)
+            panel.plot(
+                [k0[n] for n in marks],
+                [top1[n] for n in marks],
+                "o",
+                color=color,
+                markerfacecolor=fill,
+                markersize=5,
+            )
     for end in {test.good.low, test.good.high} if test.good else ():
         panel.axvline(end, color="tab:red", linewidth=1, linestyle="--")
     panel.set_xscale("log")
-    panel.set_xlabel("learning rate while it grows" if test.swept else "constant learning rate k0 (FIX)")
+    panel.set_xlabel(
+        "learning rate while it grows" if test.swept else "constant learning rate k0 (FIX)"
+    )
     panel.set_ylabel("Top-1 (%)")
     _open(panel)
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    panel.set_title(test.title + (": good from %r to %r" % (test.good.low, test.good.high) if test.good else ""), fontsize=11)
+    panel.set_title(
+        test.title
+        + (": good from %r to %r" % (test.good.low, test.good.high) if test.good else ""),
+        fontsize=11,
+    )
     figure.tight_layout()
     save(figure, path)
 
 
 def span(policies):
     """How many iterations show what each of the policies does, as far as Caffe counts; 10,000 where none has a length."""
-    return min(max(filter(None, map(reach, policies)), default=10000), 2 ** 31 - 1)
+    return min(max(filter(None, map(reach, policies)), default=10000), 2**31 - 1)
 
 
 def _in_terminal(curves):
     import plotext  # here, since nothing else needs it
+
     plotext.clear_figure()
     plotext.theme("clear")
     marked = list(zip(curves, itertools.cycle("xo+*#@")))
@@ -128,12 +164,22 @@ def _in_picture(curves, out):
         if not out:
             pyplot.switch_backend("TkAgg")
         figure, panel = pyplot.subplots(figsize=(10, 4.5), num="lrbench plot")
-    except Exception as error:  # of matplotlib or of Tk, where there is no display or none that answers
-        raise InputError("no window can be opened here (%s): give --out FILE.png, or --terminal" % (
-            error if os.environ.get("DISPLAY") else "DISPLAY is not set")) from None
+    except (
+        Exception
+    ) as error:  # of matplotlib or of Tk, where there is no display or none that answers
+        raise InputError(
+            "no window can be opened here (%s): give --out FILE.png, or --terminal"
+            % (error if os.environ.get("DISPLAY") else "DISPLAY is not set")
+        ) from None
     columns, width = (1, 110) if len(curves) < 4 else (2, 55)
     for n, (text, t, lr) in enumerate(curves):
-        panel.plot(t, lr, label=textwrap.fill(text, width), linewidth=1.4, linestyle="-" if n == 0 else (0, (4, 3)))
+        panel.plot(
+            t,
+            lr,
+            label=textwrap.fill(text, width),
+            linewidth=1.4,
+            linestyle="-" if n == 0 else (0, (4, 3)),
+        )
     panel.set_xlabel("iteration")
     panel.set_ylabel("learning rate")
     panel.set_ylim(bottom=0)
@@ -153,11 +199,14 @@ def _open(panel):
     panel.spines["right"].set_visible(False)
 
 
-def check(path):
+def check_path(path):
     """Raise InputError, before anything is trained for it, where :func:`save` could not write a picture to this path."""
     kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
     if os.path.splitext(path)[1][1:].lower() not in kinds:
-        raise InputError("the picture cannot be written to %s: its name has to end as one of %s" % (path, ", ".join(kinds)))
+        raise InputError(
+            "the picture cannot be written to %s: its name has to end as one of %s"
+            % (path, ", ".join(kinds))
+        )
     target = path if os.path.exists(path) else os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path) or not os.access(target, os.W_OK):
         raise InputError("the picture cannot be written to %s: name another file with --out" % path)
@@ -168,14 +217,28 @@ def save(figure, path):
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
-        raise InputError("the picture cannot be written to %s: %s" % (path, getattr(error, "strerror", None) or error)) from None
+        raise InputError(
+            "the picture cannot be written to %s: %s"
+            % (path, getattr(error, "strerror", None) or error)
+        ) from None
     finally:
         pyplot.close(figure)
 
 
 def _draw(trial, rates, accuracy, color, linestyle):
     rows = [(row.iteration, row.lr) for row in trial.rows]
-    rates.plot(*thinned(measured(parsed(trial.policy), rows), rows[-1][0], POINTS), color=color, linewidth=1.3, linestyle=linestyle)
-    accuracy.plot([row.iteration for row in trial.rows], [100 * row.top1 for row in trial.rows], color=color, linewidth=1.3,
-                  linestyle=linestyle, label="%s  (%.2f)" % (trial.policy, 100 * trial.best.top1))
+    rates.plot(
+        *thinned(measured(parse_or_none(trial.policy), rows), rows[-1][0], POINTS),
+        color=color,
+        linewidth=1.3,
+        linestyle=linestyle,
+    )
+    accuracy.plot(
+        [row.iteration for row in trial.rows],
+        [100 * row.top1 for row in trial.rows],
+        color=color,
+        linewidth=1.3,
+        linestyle=linestyle,
+        label="%s  (%.2f)" % (trial.policy, 100 * trial.best.top1),
+    )
     accuracy.plot([trial.best.iteration], [100 * trial.best.top1], "o", color=color, markersize=4)

@@ -1,4 +1,5 @@
 """Studies: many trials under a name, each in a process of its own, on this machine or on a Dask cluster."""
-from lrbench_caffe.study.runner import CUT_OFF, checked_name, go_on, run
 
-__all__ = ["CUT_OFF", "checked_name", "go_on", "run"]
+from lrbench_caffe.study.runner import UNFINISHED, checked_study_name, run_jobs, run_study
+
+__all__ = ["UNFINISHED", "checked_study_name", "run_jobs", "run_study"]

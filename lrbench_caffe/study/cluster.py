@@ -4,6 +4,7 @@ The workers need this program, the data and the folder of the snapshots at the s
 what is said.  A queue brings the events of the trainings to the program that runs the study, which records them, and a variable
 brings its orders back.  A worker that dies costs its trial the time since the last snapshot, for Dask gives the trial to another.
 """
+
 import contextlib
 import dataclasses
 import logging
@@ -18,14 +19,18 @@ from urllib.parse import urlsplit
 import distributed
 from distributed import Client, LocalCluster, Queue, Variable
 
+from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import process
 from lrbench_caffe.study.cores import usable_cores
-from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.trial import FAILED, to_dict
 
 POLL_SECONDS = 0.2  # between two looks at the queue
-BEAT_SECONDS = 1  # between two beats of the orders, two looks at them, and two progress events of a training
-SILENCE_SECONDS = 60  # without a beat, the program that runs the study is gone, and its trainings end
+BEAT_SECONDS = (
+    1  # between two beats of the orders, two looks at them, and two progress events of a training
+)
+SILENCE_SECONDS = (
+    60  # without a beat, the program that runs the study is gone, and its trainings end
+)
 
 
 class Cluster:
@@ -37,18 +42,29 @@ class Cluster:
         gpus: the device index that a training uses on its worker, which has a resource named GPU for each training.
         """
         if len(gpus) > 1:
-            raise InputError("--gpu takes one index with --cluster: start a worker for each GPU, with CUDA_VISIBLE_DEVICES and "
-                             "--resources GPU=1, and give --gpu 0")
+            raise InputError(
+                "--gpu takes one index with --cluster: start a worker for each GPU, with CUDA_VISIBLE_DEVICES and "
+                "--resources GPU=1, and give --gpu 0"
+            )
         if jobs and address != "local":
-            raise InputError("--jobs is for this machine: the cluster %s trains one on each thread of its workers" % address)
+            raise InputError(
+                "--jobs is for this machine: the cluster %s trains one on each thread of its workers"
+                % address
+            )
         with contextlib.suppress(ValueError):
-            if address == "local" or urlsplit(address if "://" in address else "tcp://" + address).port:
+            if (
+                address == "local"
+                or urlsplit(address if "://" in address else "tcp://" + address).port
+            ):
                 self._address, self._jobs, self._gpus = address, jobs, gpus
                 return
-        raise InputError("--cluster %s is no scheduler's address: give one such as tcp://host:8786, or local" % address)
+        raise InputError(
+            "--cluster %s is no scheduler's address: give one such as tcp://host:8786, or local"
+            % address
+        )
 
-    def run(self, jobs, stop, listen):
-        """As :meth:`lrbench_caffe.study.cores.Cores.run`, but listen is called from this thread.
+    def run(self, jobs, stop, on_event):
+        """As :meth:`lrbench_caffe.study.cores.Cores.run`, but on_event is called from this thread.
 
         Raises InputError when there is no such cluster, TrialError when it is lost.
         """
@@ -56,13 +72,17 @@ class Cluster:
             try:
                 client = stack.enter_context(self._client(stack))
             except (OSError, ValueError, distributed.TimeoutError) as error:
-                raise InputError("the Dask cluster %s cannot be reached (%s): start one with `dask scheduler` and `dask worker "
-                                 "--nthreads 1 ADDRESS`, or use --cluster local" % (self._address, error)) from None
+                raise InputError(
+                    "the Dask cluster %s cannot be reached (%s): start one with `dask scheduler` and `dask worker "
+                    "--nthreads 1 ADDRESS`, or use --cluster local" % (self._address, error)
+                ) from None
             try:
-                _Trainings(client, self._gpus, jobs, stop, listen).run()
+                _Trainings(client, self._gpus, jobs, stop, on_event).run()
             except (OSError, distributed.TimeoutError) as error:
-                raise TrialError("the Dask cluster %s was lost (%s): run the study again to go on"
-                                 % (self._address, error)) from None
+                raise TrialError(
+                    "the Dask cluster %s was lost (%s): run the study again to go on"
+                    % (self._address, error)
+                ) from None
 
     def _client(self, stack):
         address = self._address
@@ -71,10 +91,17 @@ class Cluster:
             resource_tracker.ensure_running()  # which would unblock it
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
-                address = stack.enter_context(LocalCluster(
-                    n_workers=self._jobs or usable_cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0",
-                    preload=[__name__], silence_logs=logging.CRITICAL, local_directory=tempfile.gettempdir(),
-                    resources={"GPU": 1} if self._gpus else {}))
+                address = stack.enter_context(
+                    LocalCluster(
+                        n_workers=self._jobs or usable_cores(),
+                        threads_per_worker=1,
+                        dashboard_address="127.0.0.1:0",
+                        preload=[__name__],
+                        silence_logs=logging.CRITICAL,
+                        local_directory=tempfile.gettempdir(),
+                        resources={"GPU": 1} if self._gpus else {},
+                    )
+                )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return Client(address, timeout=20, set_as_default=False)
@@ -88,11 +115,13 @@ def dask_setup(worker):
 class _Trainings:
     """Jobs on a cluster, seen from the program that wants them trained."""
 
-    def __init__(self, client, gpus, jobs, stop, listen):
-        self._client, self._stop, self._listen = client, stop, listen
+    def __init__(self, client, gpus, jobs, stop, on_event):
+        self._client, self._stop, self._on_event = client, stop, on_event
         name = "lrbench-" + uuid.uuid4().hex
         self._events, self._orders = Queue(name, client=client), Variable(name, client=client)
-        self._jobs = {job.id: dataclasses.replace(job, gpu=gpus[0]) if gpus else job for job in jobs}
+        self._jobs = {
+            job.id: dataclasses.replace(job, gpu=gpus[0]) if gpus else job for job in jobs
+        }
         self._futures = {}  # by the trial's id; what has ended is taken out
         self._readers = {}  # by the trial's id: the execution that began last, and the Reader of its events
         self._verdicts = {}  # by the trial's id, for those that are to end
@@ -104,7 +133,9 @@ class _Trainings:
         self._give_orders()
         options, name = self._command
         for job_id, job in self._jobs.items():
-            self._futures[job_id] = self._client.submit(_train, job, name, key="%s-%s" % (name, job_id), **options)
+            self._futures[job_id] = self._client.submit(
+                _train, job, name, key="%s-%s" % (name, job_id), **options
+            )
         self._warn()
         while self._futures:
             for job_id, execution, kind, content in self._events.get(batch=True):
@@ -125,11 +156,11 @@ class _Trainings:
             return
         job = self._jobs[job_id]
         if kind == "begin":
-            self._readers[job_id] = execution, process.Reader()
-        current, read = self._readers.get(job_id, (execution, process.Reader()))
+            self._readers[job_id] = execution, process.EventReader()
+        current, read = self._readers.get(job_id, (execution, process.EventReader()))
         if execution != current:
             return
-        verdict = self._listen(job, kind, read(kind, content)) if kind != "done" else None
+        verdict = self._on_event(job, kind, read(kind, content)) if kind != "done" else None
         if verdict:
             self._verdicts.setdefault(job_id, verdict)
         if kind in ("end", "problem", "done"):
@@ -144,8 +175,10 @@ class _Trainings:
             what = "its Dask workers died" if killed else "a Dask worker cannot train it"
             why = "%s (%s: %s)" % (what, type(error).__name__, error)
             if read:
-                self._listen(job, "end", read("end", {"state": FAILED, "ended": time.time(), "error": why}))
-            self._listen(job, "problem", why)
+                self._on_event(
+                    job, "end", read("end", {"state": FAILED, "ended": time.time(), "error": why})
+                )
+            self._on_event(job, "problem", why)
         self._forget(job_id)
 
     def _forget(self, job_id):
@@ -155,7 +188,10 @@ class _Trainings:
 
     def _give_orders(self):
         """Tell the workers that somebody listens, how often a stop was requested, and which trainings are to end, and as what."""
-        orders = {"stop": self._stop.requests, "verdicts": {job_id: list(verdict) for job_id, verdict in self._verdicts.items()}}
+        orders = {
+            "stop": self._stop.requests,
+            "verdicts": {job_id: list(verdict) for job_id, verdict in self._verdicts.items()},
+        }
         if orders == self._given and time.monotonic() < self._beat + BEAT_SECONDS:
             return
         self._given, self._beat = orders, time.monotonic()
@@ -170,8 +206,12 @@ class _Trainings:
         wanted = self._command[0]["resources"] or {}
         if not any(set(wanted) <= set(worker["resources"]) for worker in workers):
             job = next(iter(self._jobs.values()))
-            self._listen(job, "note", "the cluster has no worker%s yet: trainings wait for one"
-                         % (" with a GPU (--resources GPU=1)" if wanted else ""))
+            self._on_event(
+                job,
+                "note",
+                "the cluster has no worker%s yet: trainings wait for one"
+                % (" with a GPU (--resources GPU=1)" if wanted else ""),
+            )
 
 
 def _train(job, name):
@@ -183,7 +223,7 @@ def _train(job, name):
     def emit(kind, content):
         events.put([job.id, execution, kind, content])
 
-    def listen(kind, content):
+    def on_event(kind, content):
         now = time.monotonic()
         if kind != "progress" or now >= told["progress"] + BEAT_SECONDS:
             if kind == "progress":
@@ -192,10 +232,11 @@ def _train(job, name):
                 content = {"state": content.state, "ended": content.ended, "error": content.error}
             emit(kind, to_dict(content) if dataclasses.is_dataclass(content) else content)
         return orders.verdict(job.id)
+
     with _Orders(Variable(name, client=client), stop) as orders:
         if not stop.requests:
             try:
-                process.run(job, stop, listen, threads=1)
+                process.run(job, stop, on_event, threads=1)
             except (InputError, TrialError) as error:
                 emit("problem", str(error))
     emit("done", None)

@@ -4,13 +4,14 @@ Caffe computes five of the 13 functions itself.  Where it can, it is left to do 
 so the weights, are then those of ``caffe train`` to the last bit.  The other functions run under Caffe's "fixed" policy, whose
 rate is base_lr.  A policy with memory is shown each evaluation, and is one without until the next.
 """
+
 import dataclasses
 from typing import Dict, NamedTuple
 
 import numpy as np
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import Composition, Policy, closest
+from lrbench_caffe.policies import Composition, Policy, suggestion
 
 # Caffe's lr_policy for each function, and Caffe's names of the parameters.
 CAFFE_NAMES = {
@@ -22,7 +23,9 @@ CAFFE_NAMES = {
     "POLY": ("poly", {"k0": "base_lr", "p": "power", "l": "max_iter"}),
 }
 SIGMOID = {"k0": "base_lr", "gamma": "gamma", "l": "stepsize"}
-CAFFE_POLICIES = {caffe_name: (function, names) for function, (caffe_name, names) in CAFFE_NAMES.items()}
+CAFFE_POLICIES = {
+    caffe_name: (function, names) for function, (caffe_name, names) in CAFFE_NAMES.items()
+}
 CAFFE_POLICIES["sigmoid"] = (None, SIGMOID)
 
 
@@ -31,6 +34,7 @@ class CaffePolicy(NamedTuple):
 
     function is Caffe's lr_policy and parameters are the solver's own fields; it has no rate without a Caffe solver.
     """
+
     function: str
     parameters: Dict[str, object]
     has_memory = False
@@ -41,11 +45,16 @@ class CaffePolicy(NamedTuple):
         return sum(len(v) if isinstance(v, tuple) else 1 for v in self.parameters.values())
 
     def __str__(self):
-        return "%s(%s)" % (self.function, ", ".join(
-            "%s=%s" % (n, list(v) if isinstance(v, tuple) else v) for n, v in self.parameters.items()))
+        return "%s(%s)" % (
+            self.function,
+            ", ".join(
+                "%s=%s" % (n, list(v) if isinstance(v, tuple) else v)
+                for n, v in self.parameters.items()
+            ),
+        )
 
 
-def policy_of(solver_param, epoch=None):
+def policy_from_solver(solver_param, epoch=None):
     """The policy that a SolverParameter names: a Policy, or a CaffePolicy where only Caffe has it.
 
     The field lr_policy holds one of Caffe's seven names, or a policy's text; epoch is that of :meth:`Policy.parse`.  Raises
@@ -57,7 +66,7 @@ def policy_of(solver_param, epoch=None):
     if not name:
         raise InputError("the solver has no lr_policy: give it one, or use --policy")
     if name not in CAFFE_POLICIES:
-        raise InputError("unknown lr_policy %r%s" % (name, closest(name, CAFFE_POLICIES)))
+        raise InputError("unknown lr_policy %r%s" % (name, suggestion(name, CAFFE_POLICIES)))
     function, names = CAFFE_POLICIES[name]
     fields = {ours: _short(getattr(solver_param, theirs)) for ours, theirs in names.items()}
     _check_caffe(name, solver_param)
@@ -76,19 +85,27 @@ def install(policy, solver_param):
     """
     if isinstance(policy, CaffePolicy):
         return True
-    if solver_param.lr_policy in CAFFE_POLICIES and policy == policy_of(solver_param):
+    if solver_param.lr_policy in CAFFE_POLICIES and policy == policy_from_solver(solver_param):
         return True
     values = policy.parameters
     # Caffe's multistep counts its steps as it goes; after a snapshot from another policy it would count from that one's.
-    native = (policy.function in CAFFE_NAMES and policy.function != "NSTEP" and "k1" not in values
-              and (values["l"] == solver_param.max_iter if policy.function == "POLY" else values.get("l", 0) < 2 ** 31))
+    native = (
+        policy.function in CAFFE_NAMES
+        and policy.function != "NSTEP"
+        and "k1" not in values
+        and (
+            values["l"] == solver_param.max_iter
+            if policy.function == "POLY"
+            else values.get("l", 0) < 2**31
+        )
+    )
     if native:
         solver_param.lr_policy, names = CAFFE_NAMES[policy.function]
         for ours, theirs in names.items():
             setattr(solver_param, theirs, values[ours])
     else:
         solver_param.lr_policy = "fixed"
-        solver_param.base_lr = policy.given(None)(0)
+        solver_param.base_lr = policy.schedule(None)(0)
     return native
 
 
@@ -101,12 +118,14 @@ class Monitor:
         memory: what a policy with memory goes on from.
         """
         self._solver, self._whole, self.memory = solver, policy, memory
-        self._policy = None if native else _single(policy.given(memory))
+        self._policy = None if native else _single(policy.schedule(memory))
         self._base_lr = solver.param.base_lr
         self.losses = []
         read = loss_reader(solver.net, gpu)
         self._collect = lambda: self.losses.append(read())
-        if iter_size > 1:  # several mini-batches an iteration: each one's loss, when its forward pass ends
+        if (
+            iter_size > 1
+        ):  # several mini-batches an iteration: each one's loss, when its forward pass ends
             last, collect = len(solver.net.layers) - 1, self._collect
             solver.net.after_forward(lambda layer: collect() if layer == last else None)
             self._collect = lambda: None
@@ -119,12 +138,12 @@ class Monitor:
             self._solver.param.base_lr = self._rates(iteration, 1)[0]
         return _short(self._solver.lr)
 
-    def see(self, row):
+    def observe(self, row):
         """Show an Evaluation to the policy; returns it with the rate that a policy with memory goes on at."""
         if not self._whole.has_memory:
             return row
-        self.memory = self._whole.see(self.memory, row)
-        self._policy = _single(self._whole.given(self.memory))
+        self.memory = self._whole.observe(self.memory, row)
+        self._policy = _single(self._whole.schedule(self.memory))
         return dataclasses.replace(row, lr=self.lr)
 
     def step(self, iterations):
@@ -143,10 +162,14 @@ class Monitor:
 
 def loss_reader(net, gpu=False):
     """A function that gives the loss of a net's last forward pass, weighted by loss_weight as Caffe sums it."""
-    weighted = [(net.blobs[name], weight) for name, weight in net.blob_loss_weights.items() if weight]
+    weighted = [
+        (net.blobs[name], weight) for name, weight in net.blob_loss_weights.items() if weight
+    ]
     if gpu:
         return lambda: sum(weight * float(blob.data.sum()) for blob, weight in weighted)
-    views = [(blob.data, weight) for blob, weight in weighted]  # on the CPU a blob's memory stays where it is
+    views = [
+        (blob.data, weight) for blob, weight in weighted
+    ]  # on the CPU a blob's memory stays where it is
     if [(view.size, weight) for view, weight in views] == [(1, 1.0)]:
         return views[0][0].item  # the usual net, read in a tenth of a microsecond
     return lambda: sum(weight * float(view.sum()) for view, weight in views)
@@ -155,7 +178,9 @@ def loss_reader(net, gpu=False):
 def _single(policy):
     """A NSTEP policy as Caffe's multistep holds it, k0 and gamma in single precision; any other policy as it is."""
     if isinstance(policy, Composition):
-        return Composition(*[_single(part) if isinstance(part, Policy) else part for part in policy.parts])
+        return Composition(
+            *[_single(part) if isinstance(part, Policy) else part for part in policy.parts]
+        )
     if policy.function != "NSTEP" or "k1" in policy.parameters:
         return policy
     k0, gamma = (float(np.float32(policy.parameters[name])) for name in ("k0", "gamma"))
@@ -172,6 +197,12 @@ def _short(value):
 def _check_caffe(name, solver_param):
     """What Caffe's solver would abort on at its first iteration."""
     if name in ("step", "sigmoid") and solver_param.stepsize <= 0:
-        raise InputError("lr_policy %r needs stepsize, a number of iterations above 0, in the solver prototxt" % name)
+        raise InputError(
+            "lr_policy %r needs stepsize, a number of iterations above 0, in the solver prototxt"
+            % name
+        )
     if name not in ("fixed", "poly") and not solver_param.gamma >= 0:
-        raise InputError("lr_policy %r needs a gamma of 0 or above, not %g, in the solver prototxt" % (name, solver_param.gamma))
+        raise InputError(
+            "lr_policy %r needs a gamma of 0 or above, not %g, in the solver prototxt"
+            % (name, solver_param.gamma)
+        )

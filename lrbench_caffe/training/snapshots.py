@@ -3,6 +3,7 @@
 Beside a snapshot that Caffe takes for its user, the file PREFIX_iter_N.policystate keeps what a policy with memory has seen; a
 trial's own snapshots need none, since they have the rows.
 """
+
 import contextlib
 import fcntl
 import json
@@ -36,7 +37,9 @@ class Snapshots:
 
     def latest(self):
         """{"iteration", "solverstate", "rows", "losses"} of the newest whole snapshot, or None."""
-        with contextlib.suppress(FileNotFoundError), open(os.path.join(self._folder, _STATE)) as file:
+        with contextlib.suppress(FileNotFoundError), open(
+            os.path.join(self._folder, _STATE)
+        ) as file:
             return json.load(file)
         return None
 
@@ -55,8 +58,12 @@ class Snapshots:
         started = time.monotonic()
         solver.snapshot()
         name = "snapshot_iter_%d" % solver.iter
-        state = {"iteration": solver.iter, "solverstate": "%s_iter_%d.solverstate" % (self.prefix, solver.iter),
-                 "rows": rows, "losses": losses}
+        state = {
+            "iteration": solver.iter,
+            "solverstate": "%s_iter_%d.solverstate" % (self.prefix, solver.iter),
+            "rows": rows,
+            "losses": losses,
+        }
         path = os.path.join(self._folder, _STATE)
         with open(path + ".new", "w") as file:
             json.dump(state, file)
@@ -77,16 +84,17 @@ def _flush(path):
         os.close(descriptor)
 
 
-class Recalled(NamedTuple):
+class PolicyState(NamedTuple):
     """What a policy with memory goes on from: its memory, and the mini-batch losses since the last evaluation."""
+
     memory: Optional[Memory]
     losses: Tuple[float, ...]
 
 
-NOTHING = Recalled(None, ())
+NO_STATE = PolicyState(None, ())
 
 
-def remember(prefix, iteration, policy, memory, losses):
+def write_policy_state(prefix, iteration, policy, memory, losses):
     """Write what a policy has seen up to an iteration beside the snapshot with that prefix."""
     path = "%s_iter_%d.policystate" % (prefix, iteration)
     with open(path + ".new", "w") as file:
@@ -94,21 +102,34 @@ def remember(prefix, iteration, policy, memory, losses):
     os.replace(path + ".new", path)
 
 
-def recall(solverstate, policy):
+def read_policy_state(solverstate, policy):
     """The Recalled of a policy from beside the snapshot; InputError where it is missing, or another policy's."""
-    stem = solverstate[:-len(".h5")] if solverstate.endswith(".h5") else solverstate
+    stem = solverstate[: -len(".h5")] if solverstate.endswith(".h5") else solverstate
     stem = os.path.splitext(stem)[0]
-    path, instead = stem + ".policystate", "start from its weights with --weights %s.caffemodel" % stem
+    path, instead = (
+        stem + ".policystate",
+        "start from its weights with --weights %s.caffemodel" % stem,
+    )
     try:
         with open(path) as file:
             state = json.load(file)
-        known, found = state["policy"], Recalled(state["memory"] and Memory(*state["memory"]), tuple(state["losses"]))
+        known, found = (
+            state["policy"],
+            PolicyState(state["memory"] and Memory(*state["memory"]), tuple(state["losses"])),
+        )
     except OSError as error:
-        raise InputError("what %s has seen before the snapshot is not in %s (%s): put the file there, or %s"
-                         % (policy, path, error.strerror, instead)) from None
+        raise InputError(
+            "what %s has seen before the snapshot is not in %s (%s): put the file there, or %s"
+            % (policy, path, error.strerror, instead)
+        ) from None
     except (ValueError, KeyError, TypeError):
-        raise InputError("%s is not what LRBench wrote with the snapshot: put the right file there, or %s"
-                         % (path, instead)) from None
+        raise InputError(
+            "%s is not what LRBench wrote with the snapshot: put the right file there, or %s"
+            % (path, instead)
+        ) from None
     if known != str(policy):
-        raise InputError("the snapshot is of a training under %s: go on under that policy, or %s" % (known, instead))
+        raise InputError(
+            "the snapshot is of a training under %s: go on under that policy, or %s"
+            % (known, instead)
+        )
     return found
