@@ -1,10 +1,13 @@
-help:  ## what can be made
-	@sed -n "s/^\([a-z]*\):.*## /make \1	/p" Makefile | expand -t 12
+help:  ## list the targets
+	@sed -n "s/^\([a-z]*\):.*## /make \1	/p" Makefile | expand -t 18
 
 demo:  ## compare all 13 learning rate functions on handwritten digits
 	docker/run lrbench demo
 
-test:  ## run all tests, with the real Caffe and a real PostgreSQL
+lint:  ## check style, types, imports and shell scripts
+	.ci/lint
+
+test:  ## run the tests, with the real Caffe and a real PostgreSQL
 	docker/run python3 -m pytest
 
 soak:  ## run the long variants of the tests: many kills, 10,000 trials; about ten minutes
@@ -16,8 +19,8 @@ containers:  ## build the images and run the compose file with a real engine
 bench:  ## measure what the program costs beside Caffe itself
 	docker/run python3 benchmarks/overhead.py
 
-clean:  ## remove what the tests and Python left in this folder
-	rm -rf .pytest_cache .hypothesis build *.egg-info
+clean:  ## remove what tests, tools and Python left in this folder
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test soak containers bench clean
+.PHONY: help demo lint test soak containers bench clean

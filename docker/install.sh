@@ -1,34 +1,37 @@
 #!/bin/bash
-# What docker/run's tree and the container image are made of: one list of packages and one way to install them.
+# The contents of docker/run's tree and of the container image: one list of packages and one way to install them.
 #
-#   install.sh packages       prints the names of the Debian packages: Caffe's and those of packages.txt
-#   install.sh dpkg-options   prints dpkg's options: which files of the packages to leave out
-#   install.sh apt            installs these packages with apt-get (the image; mmdebstrap does it for the tree)
-#   install.sh finish         does the rest, inside the image or the tree: Python packages, the lrbench command
+#   install.sh packages       print the names of the Debian packages: Caffe's and those of packages.txt
+#   install.sh dpkg-options   print dpkg's options, which leave out documentation and translations
+#   install.sh apt            install these packages with apt-get (in the image; mmdebstrap does it in the tree)
+#   install.sh finish         install the rest inside the image or the tree: Python packages and the lrbench command
 #
-# Where Caffe is not called as in Debian 11, CAFFE_PACKAGES names it: "caffe-cuda python3-caffe-cuda", or "" where it is there.
-# SECTIONS names the archive's sections to use beside main, the only one that an image of Debian lists.
+# Environment variables:
+#   CAFFE_PACKAGES   Caffe's packages where they have other names than in Debian 11, for example
+#                    "caffe-cuda python3-caffe-cuda"; empty if Caffe is already installed
+#   SECTIONS         the sections of the package archive, for example "main contrib non-free" (default: main)
 #
-# To add a Debian package, add a line to packages.txt. To add a Python package that Debian 11 lacks, or has too old, add a line
-# below; it has to exist for Python 3.7 to 3.9.
+# To add a Debian package, add a line to packages.txt. To add a Python package that Debian 11 does not have, or only in a
+# version that is too old, add a line below. It must be available for Python 3.7 to 3.9.
 set -euo pipefail
 
 python_packages=(
     "click==8.1.8; python_version >= '3.9'"
-    "click==8.0.4; python_version < '3.9'"  # what distributed 2022.2 can be started with
+    "click==8.0.4; python_version < '3.9'"  # distributed 2022.2 does not start with a later one
     "distributed==2024.8.0; python_version >= '3.9'"
     "distributed==2022.2.0; python_version < '3.9'"
     plotext==5.3.2
     rich==13.8.1
     threadpoolctl==3.1.0
 )
-# Of plotly the report needs plotly.js and no Python: left uncompiled, it takes half the room.
+# The report needs plotly.js and none of plotly's Python code, which takes half the space if it is not compiled.
 uncompiled_packages=(
     "plotly==6.5.2; python_version >= '3.8'"
     "plotly==5.18.0; python_version < '3.8'"
 )
 
 packages() {
+    # shellcheck disable=SC2086  # one word for each package
     printf "%s\n" ${CAFFE_PACKAGES-caffe python3-caffe}
     sed "s/#.*//; /^ *$/d" "$(dirname "${BASH_SOURCE[0]}")/packages.txt"
 }
@@ -36,16 +39,16 @@ packages() {
 dpkg_options() {
     printf "path-exclude=/usr/share/%s/*\n" doc info locale man
     printf "path-include=/usr/share/doc/*/copyright\n"
-    printf "force-unsafe-io\n"  # an interrupted installation is never used
+    printf "force-unsafe-io\n"  # an interrupted installation is thrown away
 }
 
-# Instead of "main" alone, in either of the two forms of apt's lists.
+# Replace "main" by the sections $1, in both formats of apt's lists.
 add_sections() {
     find /etc/apt -type f "(" -name "*.list" -o -name "*.sources" ")" \
         -exec sed -i -E "s/^(deb .*|Components:) main\$/\1 $1/" {} +
 }
 
-# As Debian 10 calls it.
+# Debian 10 has another name for this package.
 rename_blas() {
     if apt-cache show libopenblas0-pthread > /dev/null 2>&1; then
         cat
@@ -63,22 +66,22 @@ apt() {
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
 }
 
-# Debian's packages stay as they are: pycaffe is compiled against Debian's numpy, and reads messages with Debian's protobuf.
+# Keep Debian's numpy and protobuf, which Debian's pycaffe is compiled against.
 install_python_packages() {
     local constraints
     constraints=$(mktemp)
     python3 -m pip freeze --all | grep -iE "^(numpy|protobuf)==" > "$constraints"
-    export PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0  # a user's own settings for pip on the host
-    export PIP_BREAK_SYSTEM_PACKAGES=1  # newer distributions ask for it; nothing of theirs is replaced
+    export PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0  # override the user's settings on the host
+    export PIP_BREAK_SYSTEM_PACKAGES=1  # newer distributions require it; none of their packages is replaced
     unset PIP_TARGET PIP_PREFIX
-    python3 -c "import pip; exit(int(pip.__version__.split('.')[0]) < 20)" ||  # Debian 10's takes no wheel of today
+    python3 -c "import pip; exit(int(pip.__version__.split('.')[0]) < 20)" ||  # Debian 10's pip cannot install today's wheels
         python3 -m pip install --no-cache-dir "pip==24.0"
     python3 -m pip install --no-cache-dir --disable-pip-version-check --constraint "$constraints" "${python_packages[@]}"
     python3 -m pip install --no-cache-dir --disable-pip-version-check --no-compile "${uncompiled_packages[@]}"
     rm "$constraints"
 }
 
-# A program instead of a shell's "python3 -m", which would let Python import what lies in the current directory.
+# A program rather than "python3 -m", which would let Python import modules from the current directory.
 install_command() {
     cat > /usr/local/bin/lrbench <<-"END"
 	#!/usr/bin/env python3
@@ -92,7 +95,7 @@ install_command() {
 finish() {
     install_python_packages
     install_command
-    rm -rf /etc/postgresql/* /var/lib/postgresql/* /var/log/postgresql/*  # Debian's own database server
+    rm -rf /etc/postgresql/* /var/lib/postgresql/* /var/log/postgresql/*  # Debian's own cluster
 }
 
 case ${1-} in
