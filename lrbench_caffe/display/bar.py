@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable, Optional
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     Display = TypeVar("Display", bound="ProgressDisplay")
+
+# Called with what is being done, how much of it is done, and how much there is (None: unknown).
+ProgressCallback = Callable[[str, int, Optional[int]], None]
 
 
 class ProgressDisplay:
