@@ -162,7 +162,7 @@ class StudyDisplay:
         return waiting * self._max_iter + running
 
     def _picture(self) -> Group:
-        """What a terminal shows: the status, a bar, and as many trainings as have room."""
+        """The picture: the status, a bar, and as many running trainings as have room."""
         with self._lock:
             room = max(1, self._console.height - FIXED_LINES)
             running = list(self._running.values())

@@ -105,8 +105,8 @@ def _figure_1_parts() -> Iterator[str]:
         "what the paper describes, so the figure shows only that it is possible."
     )
     yield (
-        "The paper's TRIEXP has gamma=0.1. In Table I, gamma is the decay of one iteration, which "
-        "would end the cycle within three iterations. Here, 0.1 is the decay over l iterations: %s."
+        "The paper's TRIEXP has gamma=0.1. In Table I, gamma is the decay of one iteration, so the "
+        "cycle would end within three iterations. Here, 0.1 is the decay over l iterations: %s."
         % descent.POLICIES[2][1]
     )
     yield (
@@ -168,15 +168,17 @@ def _other_intervals(target: Target, trials: Sequence[Trial], scale: float) -> l
 def _differences_to_the_paper(
     target: Target, scale: float, intervals: Sequence[int]
 ) -> Iterator[str]:
-    """Paragraphs on what differs from the paper's trainings."""
+    """Paragraphs on how the trainings differ from the paper's."""
     if scale != 1:
-        yield (
+        text = (
             "**At scale %.6g**: these trainings have %d iterations instead of %d, and everything "
             "that counts iterations is scaled by the same factor. They are not the paper's "
-            "trainings, and their accuracies may differ from the paper's. The difference of #Iter "
-            "is to %.6g times the published number."
-            % (scale, targets.scaled_max_iter(target, scale), target.setting.max_iter, scale)
+            "trainings, and their accuracies may differ from the paper's."
+            % (scale, targets.scaled_max_iter(target, scale), target.setting.max_iter)
         )
+        if target.published:
+            text += " The difference of #Iter is to %.6g times the published number." % scale
+        yield text
     if intervals:
         yield (
             "**Evaluated every %s iterations**: the paper's interval at this scale is %d, so the "

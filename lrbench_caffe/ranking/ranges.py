@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 CURVES = 5  # as in Figure 3
 # The error of a good rate over the best rate's error (chosen: Figure 3 draws the limit by eye).
 MAX_ERROR_RATIO = 1.5
-GUESSING_DEVIATIONS = (
-    3  # a Top-1 that is higher than guessing by this many deviations is not chance
-)
+# A rate is better than guessing if its Top-1 is higher by more than this number of deviations.
+GUESSING_DEVIATIONS = 3
 DEFAULT_SAMPLES = 1000  # of a test set of unknown size
 
 
