@@ -1,4 +1,4 @@
-"""The paper's tables and figures: what is published, what is trained for it, and how the two stand beside each other."""
+"""The paper's tables and figures: the published numbers, the trainings, and their comparison."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from trials import NETWORK, record, trial
 
 from lrbench_caffe.display import tables
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.paper import targets
+from lrbench_caffe.paper import comparison, scaling, targets
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranking import spread
 from lrbench_caffe.trial import FAILED
@@ -22,15 +22,16 @@ from lrbench_caffe.trial import FAILED
 LENET = dataclasses.replace(NETWORK, name="LeNet")
 
 
-def a_trial(policy, top1, seed=1, max_iter=10000, state="finished"):
-    """A trial of Table VII: the second of its two rows, in the middle of the training, is the best."""
-    made = trial(policy, (0.1, top1), seed, state, solver={"max_iter": max_iter}, network=LENET)
-    return dataclasses.replace(
-        made, rows=(made.rows[0], dataclasses.replace(made.rows[1], iteration=max_iter // 2))
-    )
+def lenet_trial(policy, top1, seed=1, max_iter=10000, state="finished"):
+    """Return a trial of Table VII. Its best row is in the middle of the training."""
+    solver = {"max_iter": max_iter}
+    result = trial(policy, (0.1, top1), seed, state, solver=solver, network=LENET)
+    first, best = result.rows
+    best = dataclasses.replace(best, iteration=max_iter // 2)
+    return dataclasses.replace(result, rows=(first, best))
 
 
-def test_every_table_and_figure_has_its_policies():
+def test_every_target_has_the_policies_of_the_paper():
     lines = {name: len(target.published) for name, target in targets.TARGETS.items()}
     assert {name: n for name, n in lines.items() if name.startswith("table")} == {
         "table-2a": 3,
@@ -48,26 +49,21 @@ def test_every_table_and_figure_has_its_policies():
         assert [str(Policy.parse(text)) for text in target.policies] == list(target.policies)
 
 
-def test_published_numbers_are_shares_within_the_training():
+def test_published_accuracies_are_shares_and_iterations_are_within_the_training():
     for target in targets.TARGETS.values():
         for line in target.published:
-            assert (
-                0.7 < line.metrics["top1"] < 1
-                and 0 < line.metrics["iterations"] <= target.setting.max_iter
-            )
-            assert line.metrics["iterations"] % target.setting.test_interval == 0, (
-                "the paper evaluates every test_interval"
-            )
+            top1, iterations = line.metrics["top1"], line.metrics["iterations"]
+            assert 0.7 < top1 < 1 and 0 < iterations <= target.setting.max_iter
+            assert iterations % target.setting.test_interval == 0, "the paper's test interval"
             assert line.top1_std is None or 0 < line.top1_std < 0.002
     best = max(targets.TARGETS["table-7"].published, key=lambda line: line.metrics["top1"])
-    assert best.policy == "SIN2(k0=0.01, k1=0.06, l=2000)" and best.metrics[
-        "top1"
-    ] == pytest.approx(0.9933)
+    assert best.policy == "SIN2(k0=0.01, k1=0.06, l=2000)"
+    assert best.metrics["top1"] == pytest.approx(0.9933)
 
 
 @pytest.mark.parametrize("network", targets.SETTINGS)
 @needs_caffe
-def test_the_solvers_have_the_settings_that_the_paper_has(network):
+def test_the_shipped_solvers_have_the_settings_of_the_paper(network):
     from lrbench_caffe import paths
     from lrbench_caffe.training import prototxt
 
@@ -87,15 +83,15 @@ def test_the_solvers_have_the_settings_that_the_paper_has(network):
         ("Figure 1", "figure-1"),
     ],
 )
-def test_targets_are_found_by_the_papers_numerals_and_ours(text, name):
+def test_a_target_is_named_with_roman_or_arabic_numerals(text, name):
     assert targets.canonical_name(text) == name and (
         name == "figure-1" or targets.TARGETS[name].name == name
     )
 
 
 @pytest.mark.parametrize("text", ["table-4", "table", "figure-2", "", "7", "figure-vii"])
-def test_what_is_no_target_gets_a_sentence_with_those_that_are(text):
-    with pytest.raises(InputError, match="it is one of figure-1, figure-3"):
+def test_an_unknown_target_is_refused_with_the_known_ones(text):
+    with pytest.raises(InputError, match="choose one of figure-1, figure-3"):
         targets.canonical_name(text)
 
 
@@ -110,119 +106,108 @@ POLICIES = sorted(
 
 
 @given(st.sampled_from(POLICIES), st.sampled_from([0.5, 0.1, 0.05, 0.01]), st.integers(0, 99))
-def test_the_scaled_policy_has_at_scaled_t_the_rate_of_the_original_at_t(text, scale, at):
+def test_a_scaled_policy_has_the_rate_of_the_original_at_the_scaled_iteration(text, scale, n):
     policy = Policy.parse(text)
-    shorter = targets.scaled(policy, scale)
+    scaled = scaling.scale_policy(policy, scale)
     steps = policy.parameters.get("l", 2000)
-    if any(
-        abs(step * scale - round(step * scale)) > 1e-9
-        for step in (steps if isinstance(steps, tuple) else [steps])
-    ):
-        return  # its steps have no whole number of iterations at this scale
-    t = at * 100  # of which all scales here make a whole number
-    assert shorter(round(t * scale)) == pytest.approx(policy(t), rel=1e-5, abs=1e-12)
+    if not isinstance(steps, tuple):
+        steps = [steps]
+    if any(abs(step * scale - round(step * scale)) > 1e-9 for step in steps):
+        return  # a step is rounded at this scale, which changes the rates
+    t = n * 100  # a whole number of iterations at each of the scales
+    assert scaled(round(t * scale)) == pytest.approx(policy(t), rel=1e-5, abs=1e-12)
 
 
-def test_at_scale_1_a_policy_stays_as_it_is():
-    assert all(targets.scaled(Policy.parse(text), 1) == Policy.parse(text) for text in POLICIES)
+def test_a_policy_at_scale_1_is_unchanged():
+    for text in POLICIES:
+        assert scaling.scale_policy(Policy.parse(text), 1) == Policy.parse(text)
 
 
 def test_a_scale_at_which_steps_vanish_is_refused():
-    with pytest.raises(InputError, match="give a larger scale"):
-        targets.policies(targets.TARGETS["table-7"], 0.0001)
-    with pytest.raises(InputError, match="give a larger scale"):
-        targets.policies(targets.TARGETS["figure-4"], 0.0014)
+    with pytest.raises(InputError, match="choose a larger scale"):
+        scaling.scaled_policies(targets.TARGETS["table-7"], 0.0001)
+    with pytest.raises(InputError, match="choose a larger scale"):
+        scaling.scaled_policies(targets.TARGETS["figure-4"], 0.0014)
 
 
-def test_the_comparison_has_ours_the_published_and_the_difference():
+def rows_by_column(table):
+    """Return the rows of a table as dicts by the columns' names."""
+    names = [column.name for column in table.columns]
+    return [dict(zip(names, row)) for row in table.rows]
+
+
+def test_a_comparison_has_our_numbers_the_published_ones_and_the_differences():
     target = targets.TARGETS["table-7"]
     trials = [
-        a_trial("INV(k0=0.01, gamma=0.0001, p=0.75)", top1, seed)
+        lenet_trial("INV(k0=0.01, gamma=0.0001, p=0.75)", top1, seed)
         for seed, top1 in ((1, 0.9905), (2, 0.9909))
     ]
-    table = targets.comparison(target, trials, targets.scale_of(target, trials))
-    names = [column.name for column in table.columns]
-    rows = [dict(zip(names, row)) for row in table.rows]
+    scale = scaling.scale_of_trials(target, trials)
+    rows = rows_by_column(comparison.comparison_table(target, trials, scale))
     ours, published, difference = rows[3:6]
-    assert (
-        ours["policy"] == target.policies[1]
-        and ours["seeds"] == 2
-        and ours["top1"] == spread([0.9905, 0.9909])
-    )
-    assert published["top1"].mean == pytest.approx(0.9909) and published[
-        "top1"
-    ].deviation == pytest.approx(0.0002)
+    assert ours["policy"] == target.policies[1] and ours["seeds"] == 2
+    assert ours["top1"] == spread([0.9905, 0.9909])
+    assert published["top1"].mean == pytest.approx(0.9909)
+    assert published["top1"].deviation == pytest.approx(0.0002)
     assert difference["top1"] == pytest.approx(-0.0002) and difference["iterations"] == 5000 - 8000
-    assert rows[0]["seeds"] == 0 and rows[2]["top1"] is None, (
-        "nothing is made up for what was not trained"
-    )
+    assert rows[0]["seeds"] == 0 and rows[2]["top1"] is None, "NSTEP was not trained"
 
 
-def test_there_is_no_difference_to_a_misprint():
+def test_a_comparison_has_no_difference_to_a_misprint():
     target = targets.TARGETS["table-7"]
-    table = targets.comparison(target, [a_trial(policy, 0.99) for policy in target.policies], 1)
-    names = [column.name for column in table.columns]
-    cdac = [dict(zip(names, row))["cdac"] for row in table.rows if row[2] == "difference"]
-    assert [
-        text.partition("(")[0] for text, found in zip(target.policies, cdac) if found is None
-    ] == ["POLY", "SIN", "COS"]
+    trials = [lenet_trial(policy, 0.99) for policy in target.policies]
+    rows = rows_by_column(comparison.comparison_table(target, trials, 1))
+    cdac = [row["cdac"] for row in rows if row["line"] == "difference"]
+    misprints = [text for text, difference in zip(target.policies, cdac) if difference is None]
+    assert [text.partition("(")[0] for text in misprints] == ["POLY", "SIN", "COS"]
 
 
-def test_a_shorter_training_says_so_in_its_name_and_title_and_compares_iterations_alike():
+def test_a_shorter_training_is_named_by_its_scale_and_compared_with_scaled_iterations():
     target = targets.TARGETS["table-7"]
-    trials = [a_trial(targets.policies(target, 0.05)[target.policies[1]], 0.9, max_iter=500)]
-    scale = targets.scale_of(target, trials)
+    inv = scaling.scaled_policies(target, 0.05)[target.policies[1]]
+    trials = [lenet_trial(inv, 0.9, max_iter=500)]
+    scale = scaling.scale_of_trials(target, trials)
     assert scale == 0.05 and targets.study_name(target, scale) == "table-7-at-0.05"
-    table = targets.comparison(target, trials, scale)
+    table = comparison.comparison_table(target, trials, scale)
     assert "AT SCALE 0.05: 500 iterations instead of 10000" in table.title
-    assert (
-        dict(zip((column.name for column in table.columns), table.rows[5]))["iterations"]
-        == 250 - 8000 * 0.05
-    )
+    assert rows_by_column(table)[5]["iterations"] == 250 - 8000 * 0.05
 
 
-def test_trials_that_failed_are_named_and_do_not_count():
+def test_failed_trials_are_shown_and_do_not_count():
     target = targets.TARGETS["table-7"]
-    table = targets.comparison(
-        target,
-        [a_trial(target.policies[0], 0.99), a_trial(target.policies[0], 0.2, 2, state=FAILED)],
-        1,
-    )
+    nstep = target.policies[0]
+    trials = [lenet_trial(nstep, 0.99), lenet_trial(nstep, 0.2, 2, state=FAILED)]
+    table = comparison.comparison_table(target, trials, 1)
     assert table.rows[0][0].endswith("(1 failed)") and table.rows[0][4] == 1
 
 
-def test_a_difference_that_rounds_to_nothing_has_no_sign():
+def test_a_difference_that_rounds_to_0_has_no_sign():
     target = targets.TARGETS["table-7"]
-    published = next(
-        line for line in target.published if line.policy == target.policies[0]
-    ).metrics["top1"]
-    text = tables.render(
-        [targets.comparison(target, [a_trial(target.policies[0], published - 0.00001)], 1)],
-        "markdown",
-    )
+    nstep = next(line for line in target.published if line.policy == target.policies[0])
+    trials = [lenet_trial(target.policies[0], nstep.metrics["top1"] - 0.00001)]
+    text = tables.render([comparison.comparison_table(target, trials, 1)], "markdown")
     assert "| 0.00 |" in text and "-0.00 " not in text
 
 
-def test_rows_of_something_else_are_refused():
+def test_trials_of_another_target_are_refused():
     target = targets.TARGETS["table-7"]
-    with pytest.raises(InputError, match="none of the trials is under a policy of table-7"):
-        targets.scale_of(target, [a_trial("FIX(k0=0.5)", 0.9)])
-    with pytest.raises(InputError, match="500 and 10000 iterations long"):
-        targets.scale_of(
-            target,
-            [a_trial(target.policies[1], 0.9), a_trial(target.policies[1], 0.9, max_iter=500)],
-        )
+    inv = target.policies[1]
+    with pytest.raises(InputError, match="no trial has a policy of table-7"):
+        scaling.scale_of_trials(target, [lenet_trial("FIX(k0=0.5)", 0.9)])
+    with pytest.raises(InputError, match="the trials have 500 and 10000 iterations"):
+        trials = [lenet_trial(inv, 0.9), lenet_trial(inv, 0.9, max_iter=500)]
+        scaling.scale_of_trials(target, trials)
     with pytest.raises(InputError, match="no training of table-7 has begun"):
-        targets.scale_of(target, [])
-    with pytest.raises(InputError, match="of the network LeNet and table-8 is of CNN3"):
-        targets.scale_of(targets.TARGETS["table-8"], [a_trial(target.policies[1], 0.9)])
+        scaling.scale_of_trials(target, [])
+    with pytest.raises(InputError, match="the network LeNet, but table-8 has CNN3"):
+        scaling.scale_of_trials(targets.TARGETS["table-8"], [lenet_trial(inv, 0.9)])
 
 
 @needs_caffe
-def test_a_reproduction_trains_writes_its_page_and_is_made_again_from_its_rows(
-    dsn, tmp_path, lrbench
+def test_a_reproduction_is_trained_once_and_its_page_is_written_from_its_rows(
+    dsn, tmp_path, monkeypatch, capfd
 ):
-    """LeNet for two iterations, on images of MNIST's shape; the shipped solver evaluates 10,000 of them."""
+    """Train LeNet for two iterations on images of MNIST's shape, and evaluate 10,000 of them."""
     from types import SimpleNamespace
 
     from nets import random_lmdb
@@ -236,10 +221,9 @@ def test_a_reproduction_trains_writes_its_page_and_is_made_again_from_its_rows(
     files = datasets.paths("mnist", str(data))
     random_lmdb(files.train, 200)
     random_lmdb(files.test, 10000)
-    whole = targets.TARGETS["table-7"]
-    target = whole._replace(
-        policies=whole.policies[1:3], published=whole.published[1:3]
-    )  # INV, POLY: no cycles to cut short
+    table_7 = targets.TARGETS["table-7"]
+    # INV and POLY, which have no steps that vanish at this scale.
+    target = table_7._replace(policies=table_7.policies[1:3], published=table_7.published[1:3])
     begun = []
     display = SimpleNamespace(
         begin=begun.append, note=print, on_event=lambda job, kind, content: None
@@ -247,7 +231,7 @@ def test_a_reproduction_trains_writes_its_page_and_is_made_again_from_its_rows(
     assert reproduction.prepare(target, scale, out, str(data)) == str(data)
     assert reproduction.train(target, scale, 1, Cores(2), display, str(data), dsn) == 0
     rows = reproduction.export(target, scale, out, dsn)
-    table, page, trials = reproduction.write(target, rows, out)
+    _, page, trials = reproduction.write(target, rows, out)
     assert [trial.policy for trial in sorted(trials, key=lambda trial: trial.policy)] == [
         "INV(k0=0.01, gamma=0.5, p=0.75)",
         "POLY(k0=0.01, p=1.2, l=2)",
@@ -258,13 +242,9 @@ def test_a_reproduction_trains_writes_its_page_and_is_made_again_from_its_rows(
     )
     with database.Store(dsn) as store:
         stored = store.trials(study="table-7-at-0.0002")
-    assert [trial.rows for trial in trials] == [trial.rows for trial in stored], (
-        "the export has all that was measured"
-    )
-    assert (
-        reproduction.train(target, scale, 1, Cores(2), display, str(data), dsn) == 0
-        and len(begun) == 1
-    ), "trained once"
+    assert [trial.rows for trial in trials] == [trial.rows for trial in stored]
+    assert reproduction.train(target, scale, 1, Cores(2), display, str(data), dsn) == 0
+    assert len(begun) == 1, "the second call trains nothing"
     assert os.path.basename(page) == "table-7-at-0.0002.md"
     text = open(page, encoding="utf-8").read()
     assert (
@@ -272,14 +252,24 @@ def test_a_reproduction_trains_writes_its_page_and_is_made_again_from_its_rows(
         and "They are not the paper's trainings" in text
         and trials[0].host in text
     )
-    assert "`lrbench reproduce table-7 --scale 0.0002 --seeds 1` trains this" in text
+    assert "`lrbench reproduce table-7 --scale 0.0002 --seeds 1` runs these trainings" in text
     assert "`lrbench reproduce table-7 --from table-7-at-0.0002.jsonl`" in text
     assert open(page[:-2] + "png", "rb").read(8) == b"\x89PNG\r\n\x1a\n"
+
+    monkeypatch.setitem(targets.TARGETS, "table-7", target)
+    again = str(tmp_path / "again")
+    reproduction.reproduce(
+        "Table VII", again, lambda: Cores(2), None, str(data), seeds=1, scale=scale, dsn=dsn
+    )
+    output = capfd.readouterr().out
+    assert "page: %s" % os.path.join(again, os.path.basename(page)) in output
+    assert "INV(k0=0.01, gamma=0.5, p=0.75)" in output
+    assert open(os.path.join(again, os.path.basename(page)), encoding="utf-8").read() == text
 
 
 @pytest.fixture
 def rows(dsn, tmp_path):
-    """An export of Table VII as `lrbench db export` writes it, its numbers made up: each policy with two seeds."""
+    """Return an export of made-up trials of Table VII: each policy with two seeds."""
     from lrbench_caffe import database
     from lrbench_caffe.database import exchange
 
@@ -299,7 +289,7 @@ def rows(dsn, tmp_path):
 
 
 @needs_caffe
-def test_the_page_is_made_again_from_an_export_without_a_database(rows, tmp_path, lrbench):
+def test_a_page_is_written_from_an_export_without_a_database(rows, tmp_path, lrbench):
     out = tmp_path / "out"
     for _ in range(2):
         ended = lrbench(
@@ -320,54 +310,50 @@ def test_the_page_is_made_again_from_an_export_without_a_database(rows, tmp_path
 
 
 @needs_caffe
-def test_a_page_says_how_often_was_evaluated_what_went_on_from_a_snapshot_and_what_does_not_count(
-    dsn, tmp_path
-):
+def test_a_page_names_the_test_interval_and_resumed_and_uncounted_trials(dsn, tmp_path):
     from lrbench_caffe import database
     from lrbench_caffe.database import exchange
     from lrbench_caffe.paper import reproduction
 
     target, host = targets.TARGETS["table-7"], "made-up-%s" % uuid.uuid4()
-    texts = targets.policies(target, 0.05)
-    made = [
+    texts = scaling.scaled_policies(target, 0.05)
+    trials = [
         trial(
             texts[policy],
             (0.1, 0.99),
             solver={"max_iter": 500, "test_interval": 100},
             dataset=host,
             network=LENET,
-            **more,
+            **changes,
         )
-        for policy, more in zip(
+        for policy, changes in zip(
             target.policies,
             [{"resumed_at": 100}, {"state": "diverged", "error": "the loss became nan"}, {}],
         )
     ]
-    other = trial(
+    other_table = trial(
         "FIX(k0=0.5)", (0.1, 0.2), solver={"max_iter": 500}, dataset=host, network=LENET
-    )  # of another table
+    )
     with database.Store(dsn) as store:
-        record(store, *made, other)
+        record(store, *trials, other_table)
     rows = str(tmp_path / "rows.jsonl")
     exchange.export_trials(rows, dsn, {"dataset": host})
-    table, page, _ = reproduction.write(target, rows, str(tmp_path))
+    _, page, _ = reproduction.write(target, rows, str(tmp_path))
     text = open(page, encoding="utf-8").read()
     assert page.endswith("table-7-at-0.05.md") and "AT SCALE 0.05" in text.splitlines()[0]
-    assert (
-        "**Evaluated every 100 iterations**, where the paper's interval at this scale is 25" in text
-    )
+    assert "**Evaluated every 100 iterations**: the paper's interval at this scale is 25" in text
     assert (
         "Not counted: INV(k0=0.01, gamma=0.002, p=0.75), seed 1, diverged: the loss became nan."
         in text
     )
-    assert "Trainings: 3 with Caffe 1.0.0" in text and "1 of them went on from a snapshot" in text
+    assert "Trainings: 3 with Caffe 1.0.0" in text and "Resumed from a snapshot: 1." in text
     assert (
-        "`lrbench reproduce table-7 --scale 0.05 --test-interval 100 --seeds 1` trains this" in text
+        "`lrbench reproduce table-7 --scale 0.05 --test-interval 100 --seeds 1` runs these" in text
     )
 
 
 @needs_caffe
-def test_programs_get_the_comparison_with_policy_and_scale_in_each_line(rows, tmp_path, lrbench):
+def test_json_and_csv_have_policy_and_scale_in_each_row(rows, tmp_path, lrbench):
     ended = lrbench("reproduce", "table-7", "--from", rows, "--out", tmp_path, "--format", "json")
     lines = json.loads(ended.stdout)
     assert [line["line"] for line in lines] == ["ours", "published", "difference"] * 10
@@ -386,15 +372,17 @@ def test_programs_get_the_comparison_with_policy_and_scale_in_each_line(rows, tm
 @pytest.mark.parametrize(
     "name,change,reason",
     [
-        ("table-8", None, "a trial is of the network LeNet and table-8 is of CNN3"),
-        ("figure-3-lenet", None, "none of the trials is under a policy of figure-3-lenet"),
+        ("table-8", None, "a trial has the network LeNet, but table-8 has CNN3"),
+        ("figure-3-lenet", None, "no trial has a policy of figure-3-lenet"),
         ("table-7", (b"0.99", b"0.98"), "checksum"),
         ("table-7", (b"lrbench", b"a bench"), "line 1"),
-        ("table-6x", None, "it is one of figure-1"),
+        ("table-6x", None, "choose one of figure-1"),
     ],
 )
 @needs_caffe
-def test_rows_that_are_not_right_get_a_sentence(rows, tmp_path, lrbench, name, change, reason):
+def test_an_unsuitable_export_is_refused_with_the_reason(
+    rows, tmp_path, lrbench, name, change, reason
+):
     if change:
         content = open(rows, "rb").read().replace(*change)
         with open(rows, "wb") as file:
@@ -405,7 +393,9 @@ def test_rows_that_are_not_right_get_a_sentence(rows, tmp_path, lrbench, name, c
 
 
 @needs_caffe
-def test_a_file_or_folder_that_is_not_there_gets_a_sentence(rows, tmp_path, lrbench):
+def test_a_missing_export_or_an_impossible_folder_is_refused_with_the_reason(
+    rows, tmp_path, lrbench
+):
     ended = lrbench("reproduce", "table-7", "--from", tmp_path / "none.jsonl")
     assert ended.returncode == 2 and "none.jsonl" in ended.stderr and ended.stderr.count("\n") == 1
     ended = lrbench("reproduce", "table-7", "--from", rows, "--out", os.path.join(rows, "below"))
@@ -423,13 +413,11 @@ def test_a_file_or_folder_that_is_not_there_gets_a_sentence(rows, tmp_path, lrbe
         ("--test-interval", "9"),
     ],
 )
-def test_options_of_a_training_are_refused_where_nothing_is_trained(
-    rows, tmp_path, lrbench, option
-):
+def test_training_options_are_refused_if_nothing_is_trained(rows, tmp_path, lrbench, option):
     ended = lrbench("reproduce", "table-7", "--from", rows, "--out", tmp_path / "out", *option)
     assert (
         ended.returncode == 2
-        and "--from trains nothing, and %s" % option[0] in ended.stderr
+        and "--from trains nothing, but %s" % option[0] in ended.stderr
         and not (tmp_path / "out").exists()
     )
 
@@ -437,21 +425,24 @@ def test_options_of_a_training_are_refused_where_nothing_is_trained(
 @needs_caffe
 @pytest.mark.parametrize(
     "options,reason",
-    [(("--seeds", "3"), "figure-1 trains nothing, and --seeds"), (("--from", "rows"), "no rows")],
+    [
+        (("--seeds", "3"), "figure-1 trains nothing, but --seeds"),
+        (("--from", "rows"), "not made from trials"),
+    ],
 )
-def test_figure_1_takes_neither_options_of_a_training_nor_rows(tmp_path, lrbench, options, reason):
+def test_training_options_and_rows_are_refused_for_figure_1(tmp_path, lrbench, options, reason):
     ended = lrbench("reproduce", "figure-1", "--out", tmp_path / "out", *options)
     assert ended.returncode == 2 and reason in ended.stderr and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["figure-3-lenet", "figure-4", "figure-5"])
 @needs_caffe
-def test_the_figures_are_drawn_from_rows(tmp_path, name):
+def test_figures_are_drawn_from_trials(tmp_path, name):
     from lrbench_caffe.paper import figures
 
     target = targets.TARGETS[name]
     trials = [
-        a_trial(policy, 0.5 + n / 100, max_iter=target.setting.max_iter)
+        lenet_trial(policy, 0.5 + n / 100, max_iter=target.setting.max_iter)
         for n, policy in enumerate(target.policies)
     ]
     figures.draw(target, trials, 1, str(tmp_path / "figure.png"))
@@ -459,7 +450,7 @@ def test_the_figures_are_drawn_from_rows(tmp_path, name):
 
 
 @needs_caffe
-def test_figure_1_shows_what_the_paper_says():
+def test_figure_1_agrees_with_the_paper():
     from lrbench_caffe.paper import descent
 
     fix, nstep, triexp = descent.descents()

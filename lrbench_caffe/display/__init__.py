@@ -1,1 +1,1 @@
-"""The terminal: tables in each format, sentences, and progress while trainings run."""
+"""The terminal: tables in each output format, messages, and progress while trainings run."""

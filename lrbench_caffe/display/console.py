@@ -1,93 +1,123 @@
-"""The screen: tables, sentences, lines of JSON.  What moves while trainings run is in :mod:`lrbench_caffe.display`."""
+"""The terminal's output: tables, messages, and events as lines of JSON.
+
+What moves while trainings run is in :mod:`lrbench_caffe.display.progress`.
+"""
+
+from __future__ import annotations
 
 import json
 import re
 import sys
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from lrbench_caffe.display.tables import displayed, render
+from lrbench_caffe.display.formats import render
+from lrbench_caffe.display.table import displayed
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # in a name, they would command the terminal
+if TYPE_CHECKING:
+    from lrbench_caffe.display.table import Table
+
+WIDE = 110  # columns of a terminal from which on tables are padded
+FILE_WIDTH = 200  # columns of a table in a file or a pipe
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a name could send commands to the terminal
 
 
-def format_duration(seconds):
-    """Seconds as a person says them: 42 s, 6:02, 1:10:00."""
-    seconds = int(round(seconds))
-    if seconds < 60:
-        return "%d s" % seconds
-    hours, rest = divmod(seconds, 3600)
-    return (
-        "%d:%02d:%02d" % (hours, rest // 60, rest % 60)
-        if hours
-        else "%d:%02d" % (rest // 60, rest % 60)
-    )
+def format_duration(seconds: float) -> str:
+    """Return a duration as a person reads it.
+
+    >>> [format_duration(seconds) for seconds in (42, 362, 4200)]
+    ['42 s', '6:02', '1:10:00']
+    """
+    whole_seconds = round(seconds)
+    if whole_seconds < 60:
+        return "%d s" % whole_seconds
+    hours, rest = divmod(whole_seconds, 3600)
+    if hours:
+        return "%d:%02d:%02d" % (hours, rest // 60, rest % 60)
+    return "%d:%02d" % (rest // 60, rest % 60)
 
 
-def print_tables(*tables, format="table"):
-    """Print tables in one of :data:`lrbench_caffe.display.tables.FORMATS`.
+def print_tables(*tables: Table, format: str = "table") -> None:
+    """Print tables to standard output.
 
-    As "table" closer on a narrow terminal; where the output is no terminal they are as wide as they need to be.
+    Args:
+        *tables: The tables. Formats other than "table" need tables with the same columns.
+        format: One of :data:`lrbench_caffe.display.formats.FORMATS`. As "table", tables are set
+            closer on a narrow terminal, and have their full width in a file or a pipe.
     """
     if format != "table":
         sys.stdout.write(render(tables, format))
         return
     for table in tables:
-        _show(_drawn(table))
+        _print_table(_rich_table(table))
 
 
-def _drawn(table):
+def _rich_table(table: Table) -> RichTable:
     columns, rows = displayed(table)
-    drawn = Table(
-        title=table.title and Text(table.title),
+    rich_table = RichTable(
+        title=Text(table.title) if table.title else None,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for n, column in enumerate(columns):
-        drawn.add_column(
-            column.title,
+    for column in columns:
+        rich_table.add_column(
+            column.title or "",
             justify="right" if column.right else "left",
-            no_wrap=column.right or None,
+            no_wrap=column.right,
             overflow="fold",
         )
     for row in rows:
-        drawn.add_row(*(Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)) for text in row))
-    return drawn
+        rich_table.add_row(*(Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)) for text in row))
+    return rich_table
 
 
-def _show(table):
+def _print_table(table: RichTable) -> None:
     console = Console()
     if console.is_terminal:
-        if console.width < 110:
+        if console.width < WIDE:
             table.padding = 0
         console.print(table)
         return
-    console = Console(width=200)
-    with console.capture() as text:
+    console = Console(width=FILE_WIDTH)
+    with console.capture() as capture:
         console.print(table)
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in text.get().splitlines()))
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
 
 
-def print_line(line, aside=False):
-    """Print a sentence; aside: to standard error, where standard output is for a program."""
+def print_line(line: str, aside: bool = False) -> None:
+    """Print a line of text.
+
+    Args:
+        line: The text.
+        aside: Whether to print to standard error, because a program reads standard output.
+    """
     Console(highlight=False, markup=False, soft_wrap=True, stderr=aside).print(line)
 
 
-def print_event(kind, content):
-    """One event as a line of JSON on standard output, for programs; a trial's rows are events of their own."""
+def print_event(kind: str, content: Any) -> None:
+    """Print an event of a training as a line of JSON, for programs.
+
+    Args:
+        kind: The kind of the event, the value of "event" in the line.
+        content: A Trial, printed without its rows, which are events of their own; an Evaluation;
+            the text of a note; or a dict.
+    """
     if isinstance(content, Trial):
-        summary = content.summary and content.summary._asdict()
-        content = dict(to_dict(content), summary=summary)
-        content.pop("rows")
-        content["setup"]["network"].pop("prototxt")
+        summary = content.summary
+        fields = dict(to_dict(content), summary=summary and summary._asdict())
+        fields.pop("rows")
+        fields["setup"]["network"].pop("prototxt")
     elif isinstance(content, Evaluation):
-        content = to_dict(content)
+        fields = to_dict(content)
     elif kind == "note":
-        content = {"text": content}
-    sys.stdout.write(json.dumps(dict({"event": kind}, **content)) + "\n")
+        fields = {"text": content}
+    else:
+        fields = content
+    sys.stdout.write(json.dumps(dict({"event": kind}, **fields)) + "\n")
     sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""The paper's tables and figures: trained, and shown beside the published numbers."""
+"""The paper's tables and figures: trained, and compared with the published numbers."""

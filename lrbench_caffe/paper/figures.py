@@ -1,147 +1,166 @@
-"""Pictures of the paper's tables and of its Figures 3 to 5, drawn from trials."""
+"""The pictures of the paper's tables and of its Figures 3 to 5, drawn from trials."""
+
+from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
-from lrbench_caffe.paper import targets
+from lrbench_caffe.paper import scaling, targets
+from lrbench_caffe.paper.comparison import counted_trials_under
 from lrbench_caffe.ranking import ranges, spread
 from lrbench_caffe.report.plots import pyplot, save
 from lrbench_caffe.trial import DIVERGED, FINISHED
 
-_SHARES = (
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-)  # of a training, at which Figures 3 and 4 look: the paper's five curves
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from lrbench_caffe.paper.targets import Published, Target
+    from lrbench_caffe.trial import Trial
+
+SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of a training: the five curves of Figures 3 and 4
+# The rates that the paper marks in Figure 3, with the colours of its lines.
+MARKED_RATES = ((0.001, "black"), (0.01, "black"), (0.1, "black"), (0.0005, "red"), (0.006, "red"))
 
 
-def draw(target, trials, scale, path):
-    """Write the picture of a Target: its figure, or its table's Top-1 beside the published one."""
-    count, drawn = {
-        "figure-3": (3, _along_rates),
-        "figure-4": (1, _along_steps),
-        "figure-5": (2, _training),
-    }.get(target.name[:8], (1, _table))
-    figure, panels = pyplot.subplots(1, count, figsize=(15 if count == 3 else 11, 5), squeeze=False)
-    drawn(panels[0], target, trials, scale)
-    for panel in panels[0]:
+def draw(target: Target, trials: Sequence[Trial], scale: float, path: str) -> None:
+    """Write the picture of a target.
+
+    Figures 3 to 5 are drawn like the paper's. The picture of a table shows Top-1 and the published
+    Top-1 of each policy.
+
+    Args:
+        target: The table or figure.
+        trials: Its trials, with all their rows.
+        scale: The scale at which they were trained.
+        path: The path of the picture.
+
+    Raises:
+        InputError: The picture cannot be written.
+    """
+    n_panels, draw_panels = {
+        "figure-3": (3, _draw_rates),
+        "figure-4": (1, _draw_step_sizes),
+        "figure-5": (2, _draw_training),
+    }.get(target.name[:8], (1, _draw_table))
+    width = 15 if n_panels == 3 else 11
+    figure, grid = pyplot.subplots(1, n_panels, figsize=(width, 5), squeeze=False)
+    panels = list(grid[0])
+    draw_panels(panels, target, trials, scale)
+    for panel in panels:
         panel.grid(alpha=0.25)
-    figure.suptitle(targets.title(target, scale), fontsize=11)
+    figure.suptitle(targets.scaled_title(target, scale), fontsize=11)
     figure.tight_layout()
     save(figure, path)
 
 
-def _table(panels, target, trials, scale):
-    """Top-1 of each policy with the seeds' deviation, ours and the published."""
+def _draw_table(
+    panels: Sequence[Axes], target: Target, trials: Sequence[Trial], scale: float
+) -> None:
+    """Draw Top-1 of each policy over the seeds, with the published Top-1 above it."""
     (panel,) = panels
-    chosen = targets.policies(target, scale)
-    panel.figure.set_figheight(1.6 + 0.42 * len(chosen))
-    for place, text in enumerate(chosen):
-        ours = targets.finished(trials, chosen[text])
-        found = spread(trial.best.top1 for trial in ours)
-        printed = target.published[place]
-        panel.errorbar(
-            100 * printed.metrics["top1"],
-            place - 0.13,
-            xerr=100 * (printed.top1_std or 0),
-            fmt="D",
-            color="tab:orange",
-            capsize=3,
-            label="published" if place == 0 else None,
-        )
-        panel.plot(
-            [100 * trial.best.top1 for trial in ours],
-            [place + 0.13] * len(ours),
-            "|",
-            color="tab:blue",
-            alpha=0.5,
-        )
-        if ours:
-            panel.errorbar(
-                100 * found.mean,
-                place + 0.13,
-                xerr=100 * (found.deviation or 0),
-                fmt="o",
-                color="tab:blue",
-                capsize=3,
-            )
+    texts = scaling.scaled_policies(target, scale)
+    panel.figure.set_figheight(1.6 + 0.42 * len(texts))
+    for place, policy in enumerate(texts.values()):
+        _draw_published(panel, target.published[place], place)
+        _draw_ours(panel, counted_trials_under(policy, trials), place)
     panel.plot([], [], "o", color="tab:blue", label="ours (bars: the seeds)")
-    panel.set_yticks(range(len(chosen)))
-    panel.set_yticklabels(list(chosen.values()), fontsize=8)
+    panel.set_yticks(range(len(texts)))
+    panel.set_yticklabels(list(texts.values()), fontsize=8)
     panel.invert_yaxis()
     panel.set_xlabel("highest Top-1 (%)")
     panel.legend(frameon=False, fontsize=8)
 
 
-def _along_rates(panels, target, trials, scale):
-    """The paper's three views: Top-1, the highest of it, and the error."""
-    for panel in panels:
-        _curves(
-            panel, target, trials, scale, "k0", "learning rate k0 of FIX", error=panel is panels[2]
+def _draw_published(panel: Axes, published: Published, place: int) -> None:
+    panel.errorbar(
+        100 * published.metrics["top1"],
+        place - 0.13,
+        xerr=100 * (published.top1_std or 0),
+        fmt="D",
+        color="tab:orange",
+        capsize=3,
+        label="published" if place == 0 else None,
+    )
+
+
+def _draw_ours(panel: Axes, trials: Sequence[Trial], place: int) -> None:
+    shares = [trial.best.top1 for trial in trials if trial.best]
+    heights = [place + 0.13] * len(shares)
+    panel.plot([100 * top1 for top1 in shares], heights, "|", color="tab:blue", alpha=0.5)
+    top1 = spread(shares)
+    if top1.mean is not None:
+        panel.errorbar(
+            100 * top1.mean,
+            place + 0.13,
+            xerr=100 * (top1.deviation or 0),
+            fmt="o",
+            color="tab:blue",
+            capsize=3,
         )
-        if target.name == "figure-3":  # the paper's lines
-            for rate, color in (
-                (0.001, "black"),
-                (0.01, "black"),
-                (0.1, "black"),
-                (0.0005, "red"),
-                (0.006, "red"),
-            ):
+
+
+def _draw_rates(
+    panels: Sequence[Axes], target: Target, trials: Sequence[Trial], scale: float
+) -> None:
+    """Draw the three views of Figure 3: Top-1, its highest values, and the error."""
+    _, top, error = panels
+    for panel in panels:
+        label = "learning rate k0 of FIX"
+        _draw_curves(panel, target, trials, scale, "k0", label, error=panel is error)
+        if target.name == "figure-3":
+            for rate, color in MARKED_RATES:
                 panel.axvline(rate, color=color, linestyle="--", linewidth=0.7)
     best = 100 * max((trial.best.top1 for trial in trials if trial.best), default=0)
-    panels[1].set_ylim(best - 2 * (100 - best), best + 0.2 * (100 - best))
-    panels[2].set_yscale("log")
-    panels[2].yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    panels[2].yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-    panels[2].yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+    top.set_ylim(best - 2 * (100 - best), best + 0.2 * (100 - best))
+    error.set_yscale("log")
+    error.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    error.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    error.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
 
 
-def _along_steps(panels, target, trials, scale):
-    _curves(panels[0], target, trials, scale, "l", "step size l of STEP (iterations)")
+def _draw_step_sizes(
+    panels: Sequence[Axes], target: Target, trials: Sequence[Trial], scale: float
+) -> None:
+    (panel,) = panels
+    _draw_curves(panel, target, trials, scale, "l", "step size l of STEP (iterations)")
 
 
-def _curves(panel, target, trials, scale, parameter, label, error=False):
-    """Top-1, or its error, after several lengths of training against a parameter: the mean over the seeds of each.
+def _draw_curves(
+    panel: Axes,
+    target: Target,
+    trials: Sequence[Trial],
+    scale: float,
+    parameter: str,
+    label: str,
+    error: bool = False,
+) -> None:
+    """Draw Top-1, or its error, against a parameter after several shares of the training.
 
-    Hollow: a training diverged, and counts with what it had then.
+    Each point is the mean over the seeds. It is hollow if a training diverged. Such a training
+    counts with the last Top-1 before that.
     """
-    known = set(targets.policies(target, scale).values())
+    policies = set(scaling.scaled_policies(target, scale).values())
     members = [
         trial
         for trial in trials
-        if trial.policy in known and trial.state in (FINISHED, DIVERGED) and trial.rows
+        if trial.policy in policies and trial.state in (FINISHED, DIVERGED) and trial.rows
     ]
-    seen = sorted({row.iteration for trial in members for row in trial.rows} - {0})
-    lengths = (
-        {max((at for at in seen if at <= share * seen[-1]), default=seen[0]) for share in _SHARES}
-        if seen
-        else ()
-    )
-    for color, length in zip(
-        pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(lengths))), sorted(lengths)
-    ):
-        points = [
-            (value, 100 * (1 - top1 if error else top1), diverged)
-            for value, top1, diverged in ranges.top1_after(members, length, parameter)
-        ]
-        panel.plot(
-            *list(zip(*points))[:2],
-            color=color,
-            label="%.3g epochs" % (length / target.setting.epoch),
-        )
-        for value, mean, diverged in points:
-            panel.plot(
-                value,
-                mean,
-                "o",
-                color=color,
-                markerfacecolor="white" if diverged else color,
-                markersize=4,
-            )
+    lengths = _curve_lengths(members)
+    colors = pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(lengths)))
+    for color, length in zip(colors, lengths):
+        results = ranges.top1_after(members, length, parameter)
+        values = [value for value, _, _ in results]
+        shares = [100 * (1 - top1 if error else top1) for _, top1, _ in results]
+        epochs = "%.3g epochs" % (length / target.setting.epoch)
+        panel.plot(values, shares, color=color, label=epochs)
+        for (value, _, diverged), share in zip(results, shares):
+            fill = "white" if diverged else color
+            panel.plot(value, share, "o", color=color, markerfacecolor=fill, markersize=4)
     panel.set_xscale("log")
     panel.set_xlabel(label)
     panel.set_ylabel("test error (%)" if error else "Top-1 (%)")
@@ -149,23 +168,37 @@ def _curves(panel, target, trials, scale, parameter, label, error=False):
         panel.legend(frameon=False, fontsize=8)
 
 
-def _training(panels, target, trials, scale):
-    """Top-1 and losses along the training, with a line at each step of NSTEP."""
+def _curve_lengths(trials: Sequence[Trial]) -> list[int]:
+    """The evaluated iterations at SHARES of the longest training, without repetitions."""
+    evaluated = sorted({row.iteration for trial in trials for row in trial.rows} - {0})
+    if not evaluated:
+        return []
+    limits = [share * evaluated[-1] for share in SHARES]
+    return sorted({max([n for n in evaluated if n <= limit] or evaluated[:1]) for limit in limits})
+
+
+def _draw_training(
+    panels: Sequence[Axes], target: Target, trials: Sequence[Trial], scale: float
+) -> None:
+    """Draw Top-1 and the losses during the training, with a line at each step of NSTEP."""
     accuracy, losses = panels
-    (policy,) = targets.policies(target, scale).values()
-    for n, trial in enumerate(targets.finished(trials, policy)):
-        at = [row.iteration for row in trial.rows]
-        accuracy.plot(at, [100 * row.top1 for row in trial.rows], color="tab:blue", alpha=0.7)
-        losses.plot(
-            at,
-            [row.test_loss for row in trial.rows],
-            color="tab:orange",
-            alpha=0.7,
-            label=None if n else "test loss",
+    (policy,) = scaling.scaled_policies(target, scale).values()
+    for n, trial in enumerate(counted_trials_under(policy, trials)):
+        iterations = [row.iteration for row in trial.rows]
+        accuracy.plot(
+            iterations, [100 * row.top1 for row in trial.rows], color="tab:blue", alpha=0.7
         )
-        train = [math.nan if row.train_loss is None else row.train_loss for row in trial.rows]
-        losses.plot(at, train, color="tab:green", alpha=0.7, label=None if n else "train loss")
-        for step in trial.parameters["l"]:
+        test_losses = [row.test_loss for row in trial.rows]
+        train_losses = [
+            math.nan if row.train_loss is None else row.train_loss for row in trial.rows
+        ]
+        for values, color, label in (
+            (test_losses, "tab:orange", "test loss"),
+            (train_losses, "tab:green", "train loss"),
+        ):
+            losses.plot(iterations, values, color=color, alpha=0.7, label=None if n else label)
+        steps: Any = trial.parameters["l"]
+        for step in steps:
             for panel in panels:
                 panel.axvline(step, color="black", linestyle="--", linewidth=0.7)
     accuracy.set_ylabel("Top-1 (%)")

@@ -1,217 +1,228 @@
-"""Reproductions: a table or figure of the paper is trained as a study, and its page written from the rows."""
+"""Reproductions: a table or figure of the paper is trained as a study, and its page is written."""
+
+from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from lrbench_caffe import __version__, database, datasets, paths, study
-from lrbench_caffe.database import exchange, incoming
-from lrbench_caffe.display import tables
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.paper import descent, figures, targets
-from lrbench_caffe.trial import Job
+from lrbench_caffe import database, datasets, paths, study
+from lrbench_caffe.database import exchange
+from lrbench_caffe.display import console
+from lrbench_caffe.display.progress import ProgressDisplay, StudyDisplay
+from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.paper import scaling, targets
+from lrbench_caffe.paper.page import create_folder, write, write_figure_1
+from lrbench_caffe.trial import FAILED, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Callable, Union
+
+    from lrbench_caffe.display.bar import ProgressCallback
+    from lrbench_caffe.paper.targets import Target
+    from lrbench_caffe.study.cluster import Cluster
+    from lrbench_caffe.study.cores import Cores
+
+    Pool = Union[Cores, Cluster]
+
+SEEDS = 5  # the paper's number of trainings for each policy
+
+__all__ = ["SEEDS", "export", "prepare", "reproduce", "train", "write", "write_figure_1"]
 
 
-def prepare(target, scale, folder, data=None, progress=None):
-    """Make what can be missing before anything is trained, the folder of the results and the data; returns the data's folder.
+def reproduce(
+    name: str,
+    folder: str,
+    make_pool: Callable[[], Pool],
+    rows: str | None = None,
+    data: str | None = None,
+    seeds: int | None = None,
+    scale: float | None = None,
+    test_interval: int | None = None,
+    pool_options: Mapping[str, object] | None = None,
+    dsn: str | None = None,
+    format: str = "table",
+) -> None:
+    """Reproduce a table or figure of the paper: write its page and picture, and print its table.
 
-    data is the folder that `lrbench data` wrote to; None: one below LRBENCH_HOME, made from the dataset's official files, which
-    are downloaded.  Raises InputError for what cannot be made, and for a scale that is too small.
+    The trainings are a study with the name of the target. If that study exists, it is resumed.
+
+    Args:
+        name: The table or figure, such as "table-7" or "Table VII".
+        folder: The folder for the page, the picture and the rows.
+        make_pool: Makes the pool of the trainings. It is called only if something is trained.
+        rows: The path of an export: its trials are used, and nothing is trained.
+        data: The folder of the dataset's LMDBs; None for one below LRBENCH_HOME, which is filled
+            with the downloaded dataset.
+        seeds: Each policy is trained with the seeds 1 to ``seeds``; None for SEEDS.
+        scale: The length of the trainings as a share of the paper's; None for 1.
+        test_interval: The iterations between two evaluations; None for the paper's at the scale.
+        pool_options: The values of the command's options that describe the pool, by their names;
+            None is an option that is not given.
+        dsn: The database of the study; None for the default.
+        format: The format of the printed table, one of
+            :data:`lrbench_caffe.display.formats.FORMATS`.
+
+    Raises:
+        InputError: There is no such target, an option is given that has no effect, or something
+            cannot be read, created or trained.
+        TrialError: A training could not begin or failed. The page is written before that.
+        KeyboardInterrupt: The study was stopped. Everything that was measured is recorded.
     """
-    targets.policies(target, scale)
-    _made(folder)
+    name = targets.canonical_name(name)
+    training_options = dict(
+        pool_options or {}, data=data, seeds=seeds, scale=scale, test_interval=test_interval
+    )
+    if rows or name == targets.FIGURE_1:
+        _check_no_options("--from" if rows else name, training_options)
+    if name == targets.FIGURE_1:
+        if rows:
+            raise InputError("figure-1 is not made from trials: leave out --from")
+        with ProgressDisplay() as progress:
+            page = write_figure_1(folder, progress)
+        console.print_line("page: %s" % page)
+        return
+    target = targets.TARGETS[name]
+    if rows:
+        _write_and_print(target, rows, folder, format)
+        return
+    scale, pool = targets.exact_scale(target, scale or 1.0), make_pool()
+    with ProgressDisplay() as progress:
+        data = prepare(target, scale, folder, data, progress)
+    with StudyDisplay() as display:
+        n_waiting = train(target, scale, seeds or SEEDS, pool, display, data, dsn, test_interval)
+    with ProgressDisplay() as progress:
+        rows = export(target, scale, folder, dsn, progress)
+    n_failed = _write_and_print(target, rows, folder, format)
+    if n_waiting:
+        raise TrialError(
+            "%d of the trainings could not begin: run the same command to try again" % n_waiting
+        )
+    if n_failed:
+        raise TrialError(
+            "%d of the trainings failed: run `lrbench study run %s --retry-failed` to train them "
+            "again" % (n_failed, targets.study_name(target, scale))
+        )
+
+
+def _check_no_options(source: str, training_options: Mapping[str, object]) -> None:
+    """Raise InputError if an option for trainings is given although the source trains nothing."""
+    for option, value in training_options.items():
+        if value is not None:
+            raise InputError(
+                "%s trains nothing, but --%s is an option for trainings: leave out one of them"
+                % (source, option.replace("_", "-"))
+            )
+
+
+def _write_and_print(target: Target, rows: str, folder: str, format: str) -> int:
+    """Write the page of a target and print its table. Return the number of failed trials."""
+    table, page, trials = write(target, rows, folder)
+    console.print_tables(table, format=format)
+    console.print_line("page: %s" % page, aside=format != "table")
+    return sum(trial.state == FAILED for trial in trials)
+
+
+def prepare(
+    target: Target,
+    scale: float,
+    folder: str,
+    data: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> str:
+    """Check the scale and the folder, and create the dataset if necessary.
+
+    Args:
+        target: The table or figure.
+        scale: The scale of the trainings.
+        folder: The folder for the page, the picture and the rows. It is created if necessary.
+        data: The folder of the dataset's LMDBs; None for one below LRBENCH_HOME, which is filled
+            with the downloaded dataset.
+        progress: Called with (what, done, total) while the dataset is created.
+
+    Returns:
+        The folder of the dataset's LMDBs.
+
+    Raises:
+        InputError: The scale is too small, or a folder or the dataset cannot be created.
+    """
+    scaling.scaled_policies(target, scale)
+    create_folder(folder)
     if data is None:
         data = os.path.join(paths.home(), "data")
         datasets.convert(target.setting.dataset, data, pad=target.setting.pad, progress=progress)
     return data
 
 
-def train(target, scale, seeds, pool, display, data, dsn=None, test_interval=None):
-    """Train what the target needs, or go on with it; returns how many trainings could not begin.
+def train(
+    target: Target,
+    scale: float,
+    seeds: int,
+    pool: Pool,
+    display: StudyDisplay,
+    data: str,
+    dsn: str | None = None,
+    test_interval: int | None = None,
+) -> int:
+    """Train the policies of a target as a study, or resume that study.
 
-    test_interval: the iterations between two evaluations, None: the paper's at that scale.  Errors and display as of
-    :func:`lrbench_caffe.study.go_on`.
+    Args:
+        target: The table or figure.
+        scale: The scale of the trainings.
+        seeds: Each policy is trained with the seeds 1 to ``seeds``.
+        pool: The pool that trains.
+        display: The display of the study.
+        data: The folder of the dataset's LMDBs.
+        dsn: The database of the study; None for the default.
+        test_interval: The iterations between two evaluations; None for the paper's at the scale.
+
+    Returns:
+        The number of trainings that could not begin.
+
+    Raises:
+        InputError, KeyboardInterrupt: See :func:`lrbench_caffe.study.run_study`.
     """
-    setting, name = target.setting, targets.study_name(target, scale)
+    name = targets.study_name(target, scale)
     jobs = [
         Job(
-            paths.shipped(setting.solver),
+            paths.shipped(target.setting.solver),
             policy=policy,
             seed=seed,
             data=data,
-            max_iter=round(scale * setting.max_iter),
-            test_interval=test_interval or targets.test_interval(target, scale),
+            max_iter=targets.scaled_max_iter(target, scale),
+            test_interval=test_interval or targets.scaled_test_interval(target, scale),
         )
         for seed in range(1, seeds + 1)
-        for policy in targets.policies(target, scale).values()
+        for policy in scaling.scaled_policies(target, scale).values()
     ]
     study.run_study(name, pool, display, jobs, dsn)
     with database.Store(dsn) as store:
         return sum(entry.state is None for entry in database.studies.jobs(store, name))
 
 
-def export(target, scale, folder, dsn=None, progress=None):
-    """Export the rows of the target's study to a folder; returns the file's path."""
-    name = targets.study_name(target, scale)
-    rows = os.path.join(folder, name + ".jsonl")
-    exchange.export_trials(rows, dsn, {"study": name}, progress=progress)
-    return rows
+def export(
+    target: Target,
+    scale: float,
+    folder: str,
+    dsn: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> str:
+    """Export the trials of a target's study.
 
+    Args:
+        target: The table or figure.
+        scale: The scale of the trainings.
+        folder: The folder for the file.
+        dsn: The database of the study; None for the default.
+        progress: Called with (what, done, total) for each trial.
 
-def write(target, rows, folder):
-    """Write the page and the picture of an export's trials to a folder, which is made; returns (the table, page's path, trials).
+    Returns:
+        The path of the file.
 
-    The page depends on the rows and their place alone; trials under other policies, those of another table of the same network,
-    are left out.  Raises InputError for trials that are none of the target's.
+    Raises:
+        InputError: The file cannot be written.
     """
-    trials = incoming.trials(rows)
-    scale = targets.scale_of(target, trials)
-    known = set(targets.policies(target, scale).values())
-    trials = [trial for trial in trials if trial.policy in known]
-    table = targets.comparison(target, trials, scale)
-    place = os.path.join(_made(folder), targets.study_name(target, scale))
-    figures.draw(target, trials, scale, place + ".png")
-    with open(place + ".md", "w", encoding="utf-8") as file:
-        file.write(
-            "\n\n".join(_page(target, trials, scale, table, os.path.relpath(rows, folder))) + "\n"
-        )
-    return table, place + ".md", trials
-
-
-def write_figure_1(folder, progress):
-    """Write Figure 1 to a folder, which is made: a picture, an animation and a page; returns the page's path."""
-    place = os.path.join(_made(folder), "figure-1")
-    descent.draw(place + ".png")
-    descent.animate(place + ".gif", progress)
-    with open(place + ".md", "w", encoding="utf-8") as file:
-        file.write(
-            "\n\n".join(
-                [
-                    "# Figure 1: three policies on a surface with a local and a global minimum",
-                    "![contours](figure-1.png)",
-                    "![animation](figure-1.gif)",
-                    descent.outcome(),
-                    "At first TRIEXP, whose rate rises, is ahead and bounces across the valley; FIX comes to rest in the local minimum, "
-                    "NSTEP and TRIEXP find the global one, as the paper says.",
-                    "The paper gives neither its surface nor its starting point: both are chosen here so that what it describes can be "
-                    "seen, and show no more than that it is possible. Its gamma=0.1 of TRIEXP, taken as the decay of each iteration as "
-                    "in Table I, would end the cycle within three iterations; here it is the decay over l iterations: %s."
-                    % descent.POLICIES[2][1],
-                    "The surface is f(x, y) = (x - 1.2)² / 2 + 25/4 (√(1 + 4 y²) - 1) - 0.162 exp(-(x² + y²) / (2 · 0.06²)), the start "
-                    "(%g, %g)." % descent.START,
-                    "Made by `lrbench reproduce figure-1` with lrbench_caffe %s.\n" % __version__,
-                ]
-            )
-        )
-    return place + ".md"
-
-
-def _made(folder):
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            "the folder %s cannot be made (%s): name another with --out" % (folder, error.strerror)
-        )
-    if not os.access(folder, os.W_OK):
-        raise InputError(
-            "nothing can be written to the folder %s: name another with --out" % folder
-        )
-    return folder
-
-
-def _page(target, trials, scale, table, rows):
-    """The parts of a target's page, in Markdown; rows is where it will find its export."""
-    seeds = len({trial.setup.seed for trial in trials})
-    found = {trial.setup.solver.get("test_interval") for trial in trials}
-    intervals = sorted(
-        interval
-        for interval in found
-        if interval not in (None, targets.test_interval(target, scale))
-    )
-    yield "# " + table.title
-    yield "![%s](%s.png)" % (table.title, targets.study_name(target, scale))
-    yield tables.render([table._replace(title=None)], "markdown").rstrip("\n")
-    if scale != 1:
-        yield (
-            "**At scale %.6g**: these trainings have %d iterations instead of %d, and everything that counts iterations was "
-            "made shorter alike. They are not the paper's trainings, and their accuracies need not be the paper's. The "
-            "difference of #Iter is to the published one made shorter."
-            % (scale, round(scale * target.setting.max_iter), target.setting.max_iter)
-        )
-    if intervals:
-        yield (
-            "**Evaluated every %s iterations**, where the paper's interval at this scale is %d: the highest Top-1 is that of "
-            "other evaluations." % (_listed(intervals), targets.test_interval(target, scale))
-        )
-    yield (
-        "Ours: one seed, at the training's highest Top-1."
-        if seeds == 1
-        else "Ours: mean ± sample standard deviation over up to %d seeds, at each training's highest Top-1."
-        % seeds
-    )
-    if target.published:
-        yield "Published: what the paper prints, the deviation that of its trainings."
-    yield from _notes(target)
-    for trial in trials:
-        if trial.error:
-            yield "Not counted: %s, seed %d, %s: %s." % (
-                trial.policy,
-                trial.setup.seed,
-                trial.state,
-                trial.error,
-            )
-    yield _origin(trials)
-    options = ("" if scale == 1 else " --scale %.10g" % scale) + "".join(
-        " --test-interval %d" % n for n in intervals
-    )
-    yield (
-        "`lrbench reproduce %s%s --seeds %d` trains this; `lrbench reproduce %s --from %s` makes this page from the rows."
-        % (target.name, options, seeds, target.name, rows)
-    )
-
-
-def _notes(target):
-    """Sentences on what the paper leaves open."""
-    slips = [
-        published.policy.partition("(")[0] for published in target.published if published.slips
-    ]
-    if slips:
-        yield "The published CDAC of %s is a misprint: no difference to it is given." % _listed(
-            slips
-        )
-    if target.name in ("table-3a", "table-5"):
-        yield "The paper gives no l for this table; 2000 is taken from its Tables VIII and IX."
-    if target.name.startswith(("figure-3", "figure-4")):
-        yield (
-            "The paper gives neither the values along the axis nor the lengths of training: both are chosen here. A hollow dot "
-            "is a training that diverged, with what it had reached then."
-        )
-
-
-def _origin(trials):
-    """How many trainings each program and machine has done, and how many of them were cut off on the way."""
-    found = {}
-    for trial in trials:
-        framework = trial.setup.framework
-        where = "%s %s, %s, on %s" % (
-            framework.name,
-            framework.version,
-            trial.blas or "unknown BLAS",
-            trial.host,
-        )
-        found[where] = found.get(where, 0) + 1
-    text = "Trainings: %s." % "; ".join(
-        "%d with %s" % (count, where) for where, count in sorted(found.items())
-    )
-    resumed = sum(trial.resumed_at is not None for trial in trials)
-    if resumed:
-        text += (
-            " %d of them went on from a snapshot; Caffe then reads the batches from the first one again."
-            % resumed
-        )
-    return text
-
-
-def _listed(values):
-    """1, 2 and 3."""
-    *others, last = [str(value) for value in values]
-    return ", ".join(others) + " and " + last if others else last
+    name = targets.study_name(target, scale)
+    path = os.path.join(folder, name + ".jsonl")
+    exchange.export_trials(path, dsn, {"study": name}, progress=progress)
+    return path

@@ -1,24 +1,37 @@
-"""The paper's tables and figures as values: which trainings they are made of, what was published, and how the two compare.
+"""The paper's tables and figures that can be reproduced: their policies and published numbers.
 
-published.csv has the published numbers: accuracies in percent, as printed, and in ``slip`` the metrics that are misprints.  In Table
-VII the CDAC of SIN and COS repeats their LD, and POLY's is ten times its neighbours'.  Tables IIIa and V give no l; 2000 is
-taken from Tables VIII and IX.  The grids of Figures 3 and 4 are not given either and chosen here.
+``published.csv`` holds the published numbers: accuracies in percent, as printed, and in ``slip``
+the metrics that are misprints. In Table VII, the CDAC of SIN and of COS repeats their LD, and
+POLY's CDAC is ten times that of its neighbours.
+
+The paper leaves some values open, which are chosen here. Tables IIIa and V have no l; the value
+2000 is taken from Tables VIII and IX. The grids of Figures 3 and 4 are chosen freely.
+
+A target can be trained at a scale below 1: at scale 0.05, a training has 0.05 times the iterations.
 """
+
+from __future__ import annotations
 
 import csv
 import os
 import re
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
-from lrbench_caffe.display.tables import METRICS, Column, Table, states_note
+from lrbench_caffe.display.tables import METRICS
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import Policy
-from lrbench_caffe.ranking import Spread, counted_trials, spread
-from lrbench_caffe.trial import FINISHED
 
 
 class Setting(NamedTuple):
-    """A network as the paper trains it (Table II): its solver, dataset, padding, iterations, evaluations, iterations an epoch."""
+    """How the paper trains a network (Table II).
+
+    Attributes:
+        solver: The path of the solver prototxt, relative to the shipped files.
+        dataset: The dataset: "mnist" or "cifar10".
+        pad: Pixels of padding around each image.
+        max_iter: The iterations of a training.
+        test_interval: The iterations between two evaluations.
+        epoch: The iterations in an epoch.
+    """
 
     solver: str
     dataset: str
@@ -33,63 +46,73 @@ SETTINGS = {
     "CNN3": Setting("solvers/cnn3_solver.prototxt", "cifar10", 0, 70000, 250, 500),
     "ResNet-32": Setting("solvers/resnet32_solver.prototxt", "cifar10", 4, 64000, 500, 50000 / 128),
 }
+_DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
 class Published(NamedTuple):
-    """A line of a published table: metrics by the names of a Summary's fields, in its units; top1_std as a share too."""
+    """A row of a published table.
+
+    Attributes:
+        policy: The policy's text.
+        metrics: The printed metrics by the field names of a Summary, in its units: accuracies are
+            shares of 1.
+        top1_std: The standard deviation of Top-1 as a share of 1; None if it is not printed.
+        slips: The names of the metrics that are misprints.
+        source: Where the paper prints the row.
+    """
 
     policy: str
-    metrics: Dict[str, float]
-    top1_std: Optional[float]
-    slips: Tuple[str, ...]
+    metrics: dict[str, float]
+    top1_std: float | None
+    slips: tuple[str, ...]
     source: str
 
 
 class Target(NamedTuple):
-    """What can be reproduced: its name, a title, the network of SETTINGS, the policies' texts, and the published lines."""
+    """A table or figure that can be reproduced.
+
+    Attributes:
+        name: The name, such as "table-7".
+        title: The title of its page.
+        network: The name of its network in SETTINGS.
+        policies: The texts of its policies, in the order of the paper.
+        published: The published rows; figures other than Figure 5 have none.
+    """
 
     name: str
     title: str
     network: str
-    policies: Tuple[str, ...]
-    published: Tuple[Published, ...] = ()
+    policies: tuple[str, ...]
+    published: tuple[Published, ...] = ()
 
     @property
-    def setting(self):
-        """The Setting of its network."""
+    def setting(self) -> Setting:
+        """How its network is trained."""
         return SETTINGS[self.network]
 
 
-_SHARES = ("top1", "top5", "top1_std")  # printed in percent
+_PERCENT = ("top1", "top5", "top1_std")  # columns of published.csv in percent
 
 
-def _published():
-    """{table: [(network, Published)]} from published.csv."""
-    tables = {}
-    with open(
-        os.path.join(os.path.dirname(os.path.abspath(__file__)), "published.csv"), newline=""
-    ) as file:
+def _published_tables() -> dict[str, list[tuple[str, Published]]]:
+    """The rows of published.csv, each with its network, by the table's number, such as "VII"."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "published.csv")
+    tables: dict[str, list[tuple[str, Published]]] = {}
+    with open(path, newline="") as file:
         for line in csv.DictReader(file):
-            names = [column.name for column in METRICS] + ["top1_std"]
-            values = {
-                name: float(line[name]) / (100 if name in _SHARES else 1)
-                for name in names
-                if line.get(name)
-            }
-            deviation = values.pop("top1_std", None)
-            tables.setdefault(line["table"], []).append(
-                (
-                    line["network"],
-                    Published(
-                        line["policy"],
-                        values,
-                        deviation,
-                        tuple(line["slip"].split()),
-                        line["source"],
-                    ),
-                )
-            )
+            tables.setdefault(line["table"], []).append((line["network"], _published_row(line)))
     return tables
+
+
+def _published_row(line: dict[str, str]) -> Published:
+    columns = [column.name for column in METRICS if column.name] + ["top1_std"]
+    values = {
+        name: float(line[name]) / (100 if name in _PERCENT else 1)
+        for name in columns
+        if line.get(name)
+    }
+    top1_std = values.pop("top1_std", None)
+    return Published(line["policy"], values, top1_std, tuple(line["slip"].split()), line["source"])
 
 
 _TITLES = {
@@ -104,30 +127,18 @@ _TITLES = {
     "IX": "policies compared",
 }
 _ARABIC = {"ii": "2", "iii": "3", "v": "5", "vi": "6", "vii": "7", "viii": "8", "ix": "9"}
-# Four rates a decade around the paper's lines at 0.0005, 0.001, 0.006, 0.01 and 0.1.
+# About four rates a decade, with the rates that Figure 3 marks: 0.0005, 0.001, 0.006, 0.01 and 0.1.
 _RATES = (0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.006, 0.01, 0.02, 0.03, 0.06, 0.1)
 _STEPS = (250, 500) + tuple(range(1000, 10001, 1000))
 
 
-def _targets():
-    found = []
-    for table, lines in _published().items():
-        network = lines[0][0]
-        dataset = "MNIST" if SETTINGS[network].dataset == "mnist" else "CIFAR-10"
-        title = "Table %s: %s, %s on %s" % (table, _TITLES[table], network, dataset)
-        published = tuple(line for _, line in lines)
-        found.append(
-            Target(
-                "table-" + _arabic(table),
-                title,
-                network,
-                tuple(line.policy for line in published),
-                published,
-            )
-        )
+def _targets() -> dict[str, Target]:
+    tables = [_table_target(table, rows) for table, rows in _published_tables().items()]
+    targets = {target.name: target for target in tables}
     rates = tuple("FIX(k0=%s)" % rate for rate in _RATES)
-    third = [line for line in found if line.name == "table-6"][0].published[2]
-    found += [
+    steps = tuple("STEP(k0=0.001, gamma=0.85, l=%d)" % step for step in _STEPS)
+    nstep = targets["table-6"].published[2]
+    figures = (
         Target(
             "figure-3", "Figure 3: Top-1 against the rate of FIX, CNN3 on CIFAR-10", "CNN3", rates
         ),
@@ -141,184 +152,94 @@ def _targets():
             "figure-4",
             "Figure 4: Top-1 against the step size of STEP, CNN3 on CIFAR-10",
             "CNN3",
-            tuple("STEP(k0=0.001, gamma=0.85, l=%d)" % l for l in _STEPS),
+            steps,
         ),
         Target(
             "figure-5",
             "Figure 5: Top-1 and loss under NSTEP, CNN3 on CIFAR-10",
             "CNN3",
-            (third.policy,),
-            (third,),
+            (nstep.policy,),
+            (nstep,),
         ),
-    ]
-    return {target.name: target for target in found}
+    )
+    targets.update((target.name, target) for target in figures)
+    return targets
 
 
-def _arabic(text):
-    """ "7" of VII, "3a" of IIIa; what is no such number stays as it is."""
-    number, letter = re.fullmatch(r"([ivx]*)(.*)", text.lower()).groups()
-    return _ARABIC.get(number, number) + letter
+def _table_target(table: str, rows: list[tuple[str, Published]]) -> Target:
+    network = rows[0][0]
+    dataset = _DATASETS[SETTINGS[network].dataset]
+    published = tuple(row for _, row in rows)
+    return Target(
+        name="table-" + _arabic(table),
+        title="Table %s: %s, %s on %s" % (table, _TITLES[table], network, dataset),
+        network=network,
+        policies=tuple(row.policy for row in published),
+        published=published,
+    )
+
+
+def _arabic(text: str) -> str:
+    """A table's number in Arabic numerals: 7 for VII, 3a for IIIa. Other texts stay as they are."""
+    return re.sub(r"^[ivx]+", lambda numeral: _ARABIC.get(numeral[0], numeral[0]), text.lower())
 
 
 TARGETS = _targets()
-FIGURE_1 = "figure-1"  # which no network is trained for
-NAMES = (FIGURE_1,) + tuple(sorted(TARGETS))
+FIGURE_1 = "figure-1"  # drawn without a training, so it is not a Target
+NAMES = (FIGURE_1, *sorted(TARGETS))
 
 
-def canonical_name(text):
-    """The name in NAMES of what a text means: table-7, "Table VII", table-3a, figure-3.  Raises InputError for others."""
-    kind, _, rest = text.strip().lower().replace(" ", "-").partition("-")
-    name = "%s-%s" % (kind, _arabic(rest) if kind == "table" else rest)
+def canonical_name(text: str) -> str:
+    """Return the name of a table or figure in NAMES.
+
+    >>> [canonical_name(text) for text in ("Table VII", "table-IIIa", "figure-3")]
+    ['table-7', 'table-3a', 'figure-3']
+
+    Raises:
+        InputError: There is no such table or figure, or it cannot be reproduced.
+    """
+    kind, _, number = text.strip().lower().replace(" ", "-").partition("-")
+    name = "%s-%s" % (kind, _arabic(number) if kind == "table" else number)
     if name not in NAMES:
         raise InputError(
-            "%r is no table or figure that can be reproduced: it is one of %s"
+            "%r is not a table or figure that can be reproduced: choose one of %s"
             % (text[:60], ", ".join(NAMES))
         )
     return name
 
 
-def exact_scale(target, scale):
-    """The scale nearest to the one wanted at which the training has a whole number of iterations."""
+def exact_scale(target: Target, scale: float) -> float:
+    """Return the nearest scale at which a training has a whole number of iterations."""
     max_iter = target.setting.max_iter
-    return float("%.10g" % (max(1, round(scale * max_iter)) / max_iter))
+    return float("%.10g" % (scaled_max_iter(target, scale) / max_iter))
 
 
-def test_interval(target, scale):
-    """The iterations between two evaluations at that scale."""
+def scaled_max_iter(target: Target, scale: float) -> int:
+    """Return the iterations of a training at a scale, at least 1."""
+    return max(1, round(scale * target.setting.max_iter))
+
+
+def scaled_test_interval(target: Target, scale: float) -> int:
+    """Return the iterations between two evaluations at a scale, at least 1."""
     return max(1, round(scale * target.setting.test_interval))
 
 
-def study_name(target, scale):
-    """The name of the target's study and files: table-7, or table-8-at-0.05 for a training that is made shorter."""
+def study_name(target: Target, scale: float) -> str:
+    """Return the name of a target's study and files.
+
+    >>> study_name(TARGETS["table-8"], 0.05)
+    'table-8-at-0.05'
+    """
     return target.name if scale == 1 else "%s-at-%.6g" % (target.name, scale)
 
 
-def scaled(policy, scale):
-    """The policy for a training that is `scale` times as long: at iteration scale * t it has the rate that this has at t.
-
-    l is rounded to whole iterations.  The decay of an iteration, the gamma of EXP, TRIEXP and SINEXP, becomes gamma^(1/scale), and
-    INV's gamma becomes gamma / scale; the gamma of STEP and NSTEP is that of a step and stays.  Raises InputError when steps
-    become too short to tell apart.
-    """
-    if scale == 1:
-        return policy
-    values = policy.parameters
-    if "l" in values:
-        steps = values["l"] if policy.function == "NSTEP" else (values["l"],)
-        steps = [round(step * scale) for step in steps]
-        if steps[0] < 1 or len(set(steps)) < len(steps):
-            raise InputError(
-                "at scale %g the steps of %s are %s iterations: give a larger scale"
-                % (scale, policy, steps)
-            )
-        values["l"] = steps if policy.function == "NSTEP" else steps[0]
-    if policy.function in ("EXP", "TRIEXP", "SINEXP"):
-        values["gamma"] = float("%.10g" % values["gamma"] ** (1 / scale))
-    elif policy.function == "INV":
-        values["gamma"] = float("%.10g" % (values["gamma"] / scale))
-    return Policy(policy.function, **values)
-
-
-def policies(target, scale):
-    """{published text: the text that is trained under at that scale}.  Raises InputError when two would become the same."""
-    found = {text: str(scaled(Policy.parse(text), scale)) for text in target.policies}
-    if len(set(found.values())) < len(found):
-        raise InputError(
-            "at scale %g two policies of %s are the same: give a larger scale"
-            % (scale, target.name)
-        )
-    return found
-
-
-def scale_of(target, trials):
-    """The scale at which trials were trained, by their max_iter.  Raises InputError for trials that are none of the target's."""
-    if not trials:
-        raise InputError(
-            "no training of %s has begun, so that there is nothing to compare" % target.name
-        )
-    for trial in trials:
-        if trial.setup.network.name != target.network:
-            raise InputError(
-                "a trial is of the network %s and %s is of %s: give the rows of its study"
-                % (trial.setup.network.name, target.name, target.network)
-            )
-    lengths = {trial.setup.solver.get("max_iter") or 0 for trial in trials}
-    if len(lengths) != 1:
-        raise InputError(
-            "the trials are %s iterations long: give those of one study of %s"
-            % (" and ".join(str(length) for length in sorted(lengths)), target.name)
-        )
-    scale = exact_scale(target, lengths.pop() / target.setting.max_iter)
-    known = set(policies(target, scale).values())
-    if not any(trial.policy in known for trial in trials):
-        raise InputError(
-            "none of the trials is under a policy of %s: give the rows of its study" % target.name
-        )
-    return scale
-
-
-def title(target, scale):
-    """The title, which says when the trainings were made shorter than the paper's."""
+def scaled_title(target: Target, scale: float) -> str:
+    """Return a target's title, which names the scale unless it is 1."""
     if scale == 1:
         return target.title
     return "%s, AT SCALE %.6g: %d iterations instead of %d" % (
         target.title,
         scale,
-        round(scale * target.setting.max_iter),
+        scaled_max_iter(target, scale),
         target.setting.max_iter,
     )
-
-
-def finished(trials, policy):
-    """The trials under a policy that count, see :func:`lrbench_caffe.ranking.counting`."""
-    return counted_trials(trial for trial in trials if trial.policy == policy)
-
-
-def comparison(target, trials, scale):
-    """A Table with up to three lines for each policy: ours (mean and deviation over the seeds), published, and the difference.
-
-    What the paper does not say has a dash, and so has the difference to a misprint.  Where trainings were made shorter, the
-    difference of #Iter is to the published one made shorter alike.
-    """
-    columns = (
-        Column("policy", None),
-        Column(None, "policy"),
-        Column("", "line"),
-        Column(None, "scale"),
-        Column("seeds", "seeds", str, True),
-    ) + METRICS[:-1]
-    lines = {published.policy: published for published in target.published}
-    rows = []
-    for text, policy in policies(target, scale).items():
-        ours = finished(trials, policy)
-        means = {
-            column.name: spread(getattr(trial.summary, column.name) for trial in ours)
-            for column in METRICS[:-1]
-        }
-        others = [trial for trial in trials if trial.policy == policy and trial.state != FINISHED]
-        rows.append(
-            (policy + states_note(others), policy, "ours", scale, len(ours)) + tuple(means.values())
-        )
-        if text in lines:
-            rows.append(
-                ("", text, "published", 1, None)
-                + tuple(_printed(lines[text], name) for name in means)
-            )
-            rows.append(
-                ("", policy, "difference", scale, None)
-                + tuple(_difference(lines[text], name, means[name].mean, scale) for name in means)
-            )
-    return Table(title(target, scale), columns, tuple(rows))
-
-
-def _printed(published, name):
-    value = published.metrics.get(name)
-    if name == "top1" and published.top1_std is not None:
-        return Spread(value, published.top1_std, 5)
-    return value
-
-
-def _difference(published, name, ours, scale):
-    if ours is None or name not in published.metrics or name in published.slips:
-        return None
-    return ours - published.metrics[name] * (scale if name == "iterations" else 1)

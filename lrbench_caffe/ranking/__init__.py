@@ -3,24 +3,24 @@
 >>> from lrbench_caffe import ranking
 >>> ranking.parse_criterion("top1,iterations").kind
 'order'
+
+The ranges of good constant rates are in :mod:`lrbench_caffe.ranking.ranges`.
 """
 
+from lrbench_caffe.ranking.criteria import METRICS, Criterion, parse_criterion
+from lrbench_caffe.ranking.noise import Spread, is_tied, spread
 from lrbench_caffe.ranking.ranked import (
-    METRICS,
-    Criterion,
+    IGNORED_SETTINGS,
     Ranked,
-    Spread,
     counted_trials,
     group_by_task,
-    is_tied,
     pareto_front,
-    parse_criterion,
     rank,
     sort_by_top1,
-    spread,
 )
 
 __all__ = [
+    "IGNORED_SETTINGS",
     "METRICS",
     "Criterion",
     "Ranked",

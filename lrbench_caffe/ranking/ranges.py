@@ -1,20 +1,38 @@
-"""The good range of constant rates, read off trainings under FIX: figure 3 and section V-A of the paper.  Pure functions.
+"""The range of good constant rates, from trials under FIX (Figure 3 and section V-A of the paper).
 
-A curve is what all rates had reached after the same number of iterations.  Good are the rates around the best one that it does not
-leave far behind; what lies outside is ruled out.
+A curve holds the Top-1 of each constant rate after the same number of iterations. The good range
+surrounds the rate with the highest Top-1: a rate is good if its error is at most 1.5 times the best
+rate's error plus one standard deviation of sampling noise. All functions here are pure.
 """
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrbench_caffe.trial import DIVERGED, FINISHED
 
-CURVES = 5  # numbers of iterations that the same trainings are read off at, as in figure 3
-WORSE = 1.5  # times the best rate's error: what a good rate may have (chosen; figure 3 draws the line by eye)
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lrbench_caffe.trial import Trial
+
+CURVES = 5  # as in Figure 3
+# The error of a good rate over the best rate's error (chosen: Figure 3 draws the limit by eye).
+MAX_ERROR_RATIO = 1.5
+# A rate is better than guessing if its Top-1 is higher by more than this number of deviations.
+GUESSING_DEVIATIONS = 3
+DEFAULT_SAMPLES = 1000  # of a test set of unknown size
 
 
 class Point(NamedTuple):
-    """What trainings under a constant rate k0 had reached: their mean Top-1, and whether any of them diverged."""
+    """The result of the trainings under one constant rate after some number of iterations.
+
+    Attributes:
+        k0: The rate.
+        top1: The mean Top-1 of the trainings, a share of 1.
+        diverged: Whether any of the trainings diverged.
+    """
 
     k0: float
     top1: float
@@ -22,14 +40,26 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """The Points, by k0, after so many iterations."""
+    """Top-1 against the constant rate.
+
+    Attributes:
+        iteration: The number of iterations after which Top-1 was measured.
+        points: A point for each rate, sorted by the rate.
+    """
 
     iteration: int
-    points: Tuple[Point, ...]
+    points: tuple[Point, ...]
 
 
 class Range(NamedTuple):
-    """The good rates from low to high, the best of them and its Top-1."""
+    """A range of good constant rates.
+
+    Attributes:
+        low: The lowest good rate.
+        high: The highest good rate.
+        best: The rate with the highest Top-1.
+        top1: The Top-1 of the best rate, a share of 1.
+    """
 
     low: float
     high: float
@@ -37,89 +67,122 @@ class Range(NamedTuple):
     top1: float
 
     @property
-    def ruled_out(self):
-        """The share of (0, 1), where rates are looked for, that is not in the range: 0.9941 in the paper's example."""
+    def ruled_out(self) -> float:
+        """The share of the search space (0, 1) outside the range; 0.9941 in the paper's example."""
         return 1.0 - max(0.0, min(self.high, 1.0) - self.low)
 
 
-def top1_curves(trials, many=CURVES):
-    """Up to so many Curves of FIX trials with their rows, the last one at the end of those that finished.
+def top1_curves(trials: Iterable[Trial], count: int = CURVES) -> list[Curve]:
+    """Return curves at equal distances along the trainings.
 
-    A trial that ended before, having diverged, counts with what it had then.  No trial that finished: no curves.
+    Args:
+        trials: Trials under FIX, with all their rows. A trial that diverged keeps the Top-1 of its
+            last row after that.
+        count: The largest number of curves.
+
+    Returns:
+        Up to ``count`` curves, the last one at the end of the finished trials. Without a finished
+        trial there are none.
     """
     trials = [trial for trial in trials if trial.rows]
-    seen = sorted(
-        {row.iteration for trial in trials if trial.state == FINISHED for row in trial.rows} - {0}
-    )
-    many = min(many, len(seen))
-    chosen = [seen[(n + 1) * len(seen) // many - 1] for n in range(many)]
-    return [Curve(iteration, _points(trials, iteration)) for iteration in chosen]
+    finished = [trial for trial in trials if trial.state == FINISHED]
+    evaluated = sorted({row.iteration for trial in finished for row in trial.rows} - {0})
+    count = min(count, len(evaluated))
+    iterations = [evaluated[(n + 1) * len(evaluated) // count - 1] for n in range(count)]
+    return [Curve(iteration, _points(trials, iteration)) for iteration in iterations]
 
 
-def _points(trials, iteration):
-    return tuple(Point(*found) for found in top1_after(trials, iteration, "k0"))
+def _points(trials: Iterable[Trial], iteration: int) -> tuple[Point, ...]:
+    return tuple(Point(*values) for values in top1_after(trials, iteration, "k0"))
 
 
-def top1_after(trials, iteration, parameter):
-    """[(the parameter's value, the mean Top-1, whether any diverged)], sorted, of what trials had reached after so many iterations.
+def top1_after(
+    trials: Iterable[Trial], iteration: int, parameter: str
+) -> list[tuple[Any, float, bool]]:
+    """Return the mean Top-1 after some number of iterations for each value of a policy parameter.
 
-    One that diverged before counts with what it had then, others that ended before do not.
+    Args:
+        trials: Trials with all their rows. A trial that diverged before the iteration counts with
+            the Top-1 of its last row; other trials that ended before it do not count.
+        iteration: The number of iterations.
+        parameter: The name of a parameter that all policies have, such as "k0".
+
+    Returns:
+        A tuple (value of the parameter, mean Top-1, whether any training diverged) for each value,
+        sorted by the value.
     """
-    tops = {}
+    results: dict[Any, list[tuple[float, bool]]] = {}
     for trial in trials:
         diverged = trial.state == DIVERGED
         rows = [row for row in trial.rows if row.iteration <= iteration]
         if rows and (trial.rows[-1].iteration >= iteration or diverged):
-            tops.setdefault(trial.parameters[parameter], []).append((rows[-1].top1, diverged))
+            value = trial.parameters[parameter]
+            results.setdefault(value, []).append((rows[-1].top1, diverged))
     return [
-        (value, sum(top1 for top1, _ in found) / len(found), any(diverged for _, diverged in found))
-        for value, found in sorted(tops.items())
+        (value, sum(top1 for top1, _ in pairs) / len(pairs), any(diverged for _, diverged in pairs))
+        for value, pairs in sorted(results.items())
     ]
 
 
-def good_range(points, samples=None, classes=None):
-    """The Range of good rates among Points that are sorted by k0, or None where none of them is better than guessing.
+def good_range(
+    points: Sequence[Point], samples: int | None = None, classes: int | None = None
+) -> Range | None:
+    """Return the range of good rates around the best one.
 
-    samples, of the test set, say how far chance goes (None: 1,000); classes what guessing reaches (None: nothing).
+    Args:
+        points: The points of a curve, sorted by the rate.
+        samples: The size of the test set, which determines the sampling noise; None for
+            DEFAULT_SAMPLES.
+        classes: The number of classes, which determines the Top-1 of guessing; None if it is
+            unknown, for a Top-1 of 0.
+
+    Returns:
+        The range, or None if no rate is better than guessing.
     """
-    limit = top1_limit(points, samples, classes)
-    if limit is None:
+    best, limit = _best(points), top1_limit(points, samples, classes)
+    if best is None or limit is None:
         return None
-    best = _best(points)
-    ends = {}
-    for name, way in (("low", -1), ("high", 1)):
-        n = points.index(best)
-        while 0 <= n + way < len(points) and is_good(points[n + way], limit):
-            n += way
-        ends[name] = points[n].k0
-    return Range(best=best.k0, top1=best.top1, **ends)
+    low = high = points.index(best)
+    while low > 0 and is_good(points[low - 1], limit):
+        low -= 1
+    while high < len(points) - 1 and is_good(points[high + 1], limit):
+        high += 1
+    return Range(points[low].k0, points[high].k0, best.k0, best.top1)
 
 
-def is_good(point, limit):
-    """Whether a Point reaches the limit that :func:`least` gives."""
+def is_good(point: Point, limit: float) -> bool:
+    """Return whether no training of a point diverged and its Top-1 reaches the limit.
+
+    The limit is that of :func:`top1_limit`.
+    """
     return not point.diverged and point.top1 >= limit
 
 
-def top1_limit(points, samples=None, classes=None):
-    """The Top-1 that a good rate reaches at least, as of :func:`good`: None where no rate is better than guessing.
+def top1_limit(
+    points: Sequence[Point], samples: int | None = None, classes: int | None = None
+) -> float | None:
+    """Return the lowest Top-1 of a good rate.
 
-    Its error is at most WORSE times that of the best and, above that, a standard deviation of the latter on so many samples.
+    Its error is MAX_ERROR_RATIO times the best rate's error plus one standard deviation of the best
+    rate's Top-1. The arguments are those of :func:`good_range`.
+
+    Returns:
+        A share of 1, or None if no rate is better than guessing.
     """
-    best = _best(points)
-    if best is None or best.top1 <= guessing(classes) + 3 * binomial_deviation(
-        guessing(classes), samples
-    ):
+    best, chance = _best(points), guessing(classes)
+    noise = GUESSING_DEVIATIONS * binomial_deviation(chance, samples)
+    if best is None or best.top1 <= chance + noise:
         return None
-    return 1.0 - WORSE * (1.0 - best.top1) - binomial_deviation(best.top1, samples)
+    return 1.0 - MAX_ERROR_RATIO * (1.0 - best.top1) - binomial_deviation(best.top1, samples)
 
 
-def guessing(classes):
-    """The Top-1 of guessing among so many classes (None: not known, 0)."""
+def guessing(classes: int | None) -> float:
+    """Return the Top-1 of guessing among a number of classes; 0 if the number is unknown."""
     return 1.0 / classes if classes else 0.0
 
 
-def _best(points):
-    """The Point with the highest Top-1, of several the one with the largest k0, or None."""
+def _best(points: Iterable[Point]) -> Point | None:
+    """The point with the highest Top-1 without divergence; on a tie, the one with the larger k0."""
     return max(
         (point for point in points if not point.diverged),
         key=lambda point: (point.top1, point.k0),
@@ -127,6 +190,9 @@ def _best(points):
     )
 
 
-def binomial_deviation(share, samples: Optional[int]):
-    """The standard deviation of a share of so many samples."""
-    return math.sqrt(share * (1.0 - share) / (samples or 1000))
+def binomial_deviation(share: float, samples: int | None) -> float:
+    """Return the standard deviation of a share that is measured on a number of test samples.
+
+    It is sqrt(share * (1 - share) / samples), with DEFAULT_SAMPLES if the number is unknown.
+    """
+    return math.sqrt(share * (1.0 - share) / (samples or DEFAULT_SAMPLES))

@@ -1,32 +1,28 @@
-"""LR policy ranking: pure functions from trials to ranked policies.
+"""Ranked policies: the trials of one task, grouped by policy over their seeds and put in order.
 
-The trials of one task, a dataset and a network, are grouped by policy over their seeds: mean and sample standard deviation, as in
-the paper's Tables VII to IX.  Policies are ranked by metrics in order, by weights, or as Pareto fronts; those that the noise of
-their seeds does not tell apart are tied.
+A task is a dataset and a network. Each policy has the mean and the sample standard deviation of its
+metrics over the seeds, as in Tables VII to IX of the paper. Policies whose difference is within the
+noise of their seeds are tied.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Tuple
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import suggestion
+from lrbench_caffe.ranking.criteria import METRICS, Criterion
+from lrbench_caffe.ranking.noise import Spread, is_tied, spread
 from lrbench_caffe.trial import FINISHED, Trial
 
-# The eight metrics by the names of a Summary's fields: whether more is better.
-METRICS = {
-    "ld": False,
-    "iterations": False,
-    "top1": True,
-    "top5": True,
-    "ac": True,
-    "cd": False,
-    "cdac": False,
-    "n_params": False,
-}
-SIGNIFICANCE = 0.05
-# Solver fields that change nothing about what is learnt.
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from lrbench_caffe.trial import Dataset, Network
+
+BY_TOP1 = Criterion("order", {"top1": 1.0})
+# Solver fields that do not change what a network learns.
 IGNORED_SETTINGS = (
     "display",
     "snapshot",
@@ -40,292 +36,248 @@ IGNORED_SETTINGS = (
     "layer_wise_reduce",
 )
 
-
-class Spread(NamedTuple):
-    """A metric over seeds: mean and sample standard deviation of n values; None where there are none, or only one."""
-
-    mean: Optional[float]
-    deviation: Optional[float]
-    n: int
-
-
-class Criterion(NamedTuple):
-    """What to rank by: kind is "order", "weights" or "pareto"; weights has the metrics in order, 1 where no weight is given."""
-
-    kind: str
-    weights: Dict[str, float]
+Settings = Tuple[Tuple[str, object], ...]
 
 
 @dataclass(frozen=True)
 class Ranked:
     """A policy in a ranking.
 
-    trials: those that finished, one a seed; others: those that diverged, failed, were cut off or still run.  settings: what of the
-    solver differs from other entries with it, as (name, value).  metrics: a Spread by metric; of a policy without a finished trial
-    it says how far the others got.  rank counts from 1 (None: no finished trial); tied: the noise does not tell it from others of
-    that rank.
+    Attributes:
+        policy: The policy's text.
+        function: The name of its learning rate function.
+        trials: The trials that count, one for each seed: see :func:`counted_trials`.
+        others: The trials that do not count: those that are not finished or have no evaluation.
+        metrics: The spread of each metric in METRICS over the counted trials. If no trial counts,
+            it is the spread over the other trials, which shows how far they got.
+        settings: The solver settings (name, value) that differ between the entries of the ranking.
+        rank: The rank, counted from 1; None if no trial counts.
+        tied: Whether the noise of the seeds explains the difference to other entries of this rank.
     """
 
     policy: str
     function: str
-    trials: Tuple[Trial, ...]
-    others: Tuple[Trial, ...]
-    metrics: Dict[str, Spread]
-    settings: Tuple[Tuple[str, object], ...] = ()
-    rank: Optional[int] = None
+    trials: tuple[Trial, ...]
+    others: tuple[Trial, ...]
+    metrics: dict[str, Spread]
+    settings: Settings = ()
+    rank: int | None = None
     tied: bool = False
 
     @property
-    def label(self):
-        """The policy, and the settings in which it differs from entries beside it."""
+    def label(self) -> str:
+        """The policy and the settings that distinguish it from other entries of the ranking."""
         return "  ".join([self.policy] + ["%s=%s" % item for item in self.settings])
 
 
-def sort_by_top1(trials):
-    """Trials with the highest Top-1 first, on a tie the one that reached it in fewer iterations; those without rows last."""
-    return sorted(
-        trials, key=lambda trial: (-trial.best.top1, trial.best.iteration) if trial.best else (1, 0)
-    )
+Scale = Callable[[Ranked], Spread]  # what entries are compared by: the smallest mean is the best
 
 
-def group_by_task(trials):
-    """{(dataset, network): its trials}, in the order in which the tasks first appear."""
-    tasks = {}
+def sort_by_top1(trials: Iterable[Trial]) -> list[Trial]:
+    """Sort trials by their highest Top-1, the best first.
+
+    Of two trials with the same Top-1, the one that reached it in fewer iterations comes first.
+    Trials without an evaluation come last.
+    """
+
+    def key(trial: Trial) -> tuple[float, int]:
+        best = trial.best
+        return (-best.top1, best.iteration) if best else (1, 0)
+
+    return sorted(trials, key=key)
+
+
+def group_by_task(trials: Iterable[Trial]) -> dict[tuple[Dataset, Network], list[Trial]]:
+    """Group trials by (dataset, network), in the order in which these tasks first appear."""
+    tasks: dict[tuple[Dataset, Network], list[Trial]] = {}
     for trial in trials:
         tasks.setdefault((trial.setup.dataset, trial.setup.network), []).append(trial)
     return tasks
 
 
-def parse_criterion(text):
-    """The Criterion that a text names: "top1,iterations" (in order), "top1=3,iterations=1" (weights), "pareto:top1,iterations".
+def counted_trials(trials: Iterable[Trial]) -> list[Trial]:
+    """Return the trials of one policy that count: finished, with an evaluation, one for each seed.
 
-    "pareto" alone is the accuracy and its cost.  Raises InputError for what is no metric or no weight.
+    If a seed was trained more than once, the trial that started last counts.
     """
-    kind, names = "order", text
-    if text.partition(":")[0] == "pareto":
-        kind, names = "pareto", text.partition(":")[2] or "top1,iterations"
-    weights = {}
-    for part in names.split(","):
-        name, given, weight = part.partition("=")
-        name = name.strip()
-        if name not in METRICS:
-            raise InputError(
-                "%r is no metric to rank by%s" % (name[:60], suggestion(name, METRICS))
-            )
-        if name in weights:
-            raise InputError("%s is given twice in %r: give each metric once" % (name, text))
-        weights[name] = _weight(name, weight) if given else 1.0
-    given = names.count("=")
-    if given and (kind == "pareto" or given != len(weights)):
-        raise InputError(
-            "%r mixes ways to rank: give all metrics a weight (top1=3,iterations=1), or none (top1,iterations)"
-            % text
-        )
-    return Criterion("weights" if given else kind, weights)
+    by_seed = {}
+    for trial in sorted(trials, key=lambda trial: trial.started):
+        if _counts(trial):
+            by_seed[trial.setup.seed] = trial
+    return list(by_seed.values())
 
 
-def _weight(name, text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1e9:
-        raise InputError(
-            "the weight %r of %s does not do: give a number above 0" % (text[:40], name)
-        )
-    return value
+def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
+    """Rank the policies of one task.
 
+    Args:
+        trials: The trials of one task, each with at least its best row.
+        by: The criterion. "order" ranks by the first metric. Ties, which are differences within
+            the noise of the seeds, are broken by the next metric. "weights" ranks by the weighted
+            sum of the metrics, each scaled from 0 for the best policy to 1 for the worst. "pareto"
+            gives rank 1 to the Pareto front, rank 2 to the front of the remaining policies, and so
+            on. There, a policy is behind another one only if none of its means is better and at
+            least one is worse by more than the noise.
 
-def rank(trials, by=Criterion("order", {"top1": 1.0})):
-    """The policies of one task's trials as a list of Ranked, the best first; those without a finished trial are last, unranked.
-
-    "order": by the first metric; where the noise does not tell policies apart, by the next.  "weights": by the weighted sum of the
-    metrics, each scaled to 0 for the worst policy and 1 for the best.  "pareto": rank 1 is the front, rank 2 the front without
-    these, and so on; a policy is behind another only if it is no better in any metric and worse in one by more than the noise.
+    Returns:
+        An entry for each policy and solver settings, the best first. Entries without a counted
+        trial come last and have no rank.
     """
-    entries = _grouped(trials)
+    entries = _group_by_policy(trials)
     complete = [entry for entry in entries if entry.trials]
     complete.sort(key=lambda entry: (_loss(entry, "top1"), _loss(entry, "iterations"), entry.label))
-    rest = [entry for entry in entries if not entry.trials]
+    incomplete = [entry for entry in entries if not entry.trials]
+    incomplete.sort(key=lambda entry: (_loss(entry, "top1"), entry.label))
     if by.kind == "order":
-        scales = [
-            lambda entry, name=name: (
-                entry.metrics[name] if not METRICS[name] else _negative(entry.metrics[name])
-            )
-            for name in by.weights
-        ]
-        ranked = _in_order(complete, scales, 1)
+        ranked = _rank_by_scales(complete, [_metric_scale(name) for name in by.weights])
     elif by.kind == "weights":
-        ranked = _in_order(complete, [_score(complete, by.weights)], 1)
+        ranked = _rank_by_scales(complete, [_weighted_scale(complete, by.weights)])
     else:
-        ranked = _fronts(complete, list(by.weights))
-    return ranked + sorted(rest, key=lambda entry: (_loss(entry, "top1"), entry.label))
+        ranked = _rank_by_fronts(complete, list(by.weights))
+    return ranked + incomplete
 
 
-def counted_trials(trials):
-    """Those of a policy's trials that count: trained to their end, one for each seed; of one that was trained twice, the later."""
-    found = {}
-    for trial in sorted(trials, key=lambda trial: trial.started):
-        if trial.state == FINISHED and trial.best:
-            found[trial.setup.seed] = trial
-    return list(found.values())
+def pareto_front(entries: Iterable[Ranked], names: Collection[str]) -> list[Ranked]:
+    """Return the entries that no other entry dominates in the metrics with these names.
 
-
-def spread(values):
-    """The Spread of values, without those that are None."""
-    values = [float(value) for value in values if value is not None]
-    if not values:
-        return Spread(None, None, 0)
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Spread(mean, None, 1)
-    return Spread(
-        mean,
-        math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)),
-        len(values),
-    )
-
-
-def is_tied(one, other):
-    """Whether the noise of the seeds does not tell two Spreads apart: Welch's t-test at 5 %.
-
-    One seed alone is taken to vary as the other policy does; where both have only one nothing is known of the noise, and only
-    equal values are alike.
+    An entry dominates another one if none of its means is worse and at least one is better.
+    Entries without a counted trial are left out.
     """
-    if one.mean is None or other.mean is None:
-        return one.mean is None and other.mean is None
-    difference = abs(one.mean - other.mean)
-    if difference <= 1e-12 * max(abs(one.mean), abs(other.mean)):
-        return True
-    noisy = [s for s in (one, other) if s.deviation is not None]
-    if not noisy:
-        return False
-    parts = [
-        (s.deviation if s.deviation is not None else noisy[0].deviation) ** 2 / s.n
-        for s in (one, other)
-    ]
-    if not sum(parts):
-        return False
-    if len(noisy) == 2:  # Welch and Satterthwaite
-        freedom = sum(parts) ** 2 / sum(part**2 / (s.n - 1) for part, s in zip(parts, (one, other)))
-    else:
-        freedom = noisy[0].n - 1
-    from scipy.special import stdtr  # here, since the import takes a tenth of a second
-
-    return 2 * stdtr(freedom, -difference / math.sqrt(sum(parts))) > SIGNIFICANCE
-
-
-def pareto_front(entries, names):
-    """Those of the ranked entries whose means no other's beat in all of the metrics."""
     entries = [entry for entry in entries if entry.trials]
-    return [entry for entry in entries if not any(_ahead(other, entry, names) for other in entries)]
+    return [
+        entry for entry in entries if not any(_dominates(other, entry, names) for other in entries)
+    ]
 
 
-def _grouped(trials):
-    """An unranked Ranked for each policy and solver settings, in the order in which they first appear."""
-    groups = {}
+def _counts(trial: Trial) -> bool:
+    return trial.state == FINISHED and bool(trial.rows)
+
+
+def _group_by_policy(trials: Iterable[Trial]) -> list[Ranked]:
+    """An unranked entry for each policy and solver settings, in the order of first appearance."""
+    groups: dict[tuple[str, Settings], list[Trial]] = {}
     for trial in trials:
-        settings = {
-            name: _plain(value)
-            for name, value in trial.setup.solver.items()
-            if name not in IGNORED_SETTINGS
-        }
-        groups.setdefault((trial.policy, tuple(sorted(settings.items()))), []).append(trial)
-    differing = set()
-    for _, settings in groups:
-        first = next(iter(groups))[1]
-        differing.update(name for name, _ in set(settings) ^ set(first))
+        groups.setdefault((trial.policy, _settings(trial)), []).append(trial)
+    all_settings = [settings for _, settings in groups]
+    differing = {
+        name for settings in all_settings for name, _ in set(settings) ^ set(all_settings[0])
+    }
     return [
         _entry(policy, tuple(item for item in settings if item[0] in differing), members)
         for (policy, settings), members in groups.items()
     ]
 
 
-def _plain(value):
-    return tuple(value) if isinstance(value, list) else value
+def _settings(trial: Trial) -> Settings:
+    """The solver settings of a trial that may change what it learns, as a hashable value."""
+    return tuple(
+        (name, tuple(value) if isinstance(value, list) else value)
+        for name, value in sorted(trial.setup.solver.items())
+        if name not in IGNORED_SETTINGS
+    )
 
 
-def _entry(policy, settings, trials):
+def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
     counted = counted_trials(trials)
-    others = [trial for trial in trials if not (trial.state == FINISHED and trial.best)]
-    shown = [trial.summary for trial in counted or others if trial.best]
-    metrics = {name: spread(getattr(summary, name) for summary in shown) for name in METRICS}
+    others = [trial for trial in trials if not _counts(trial)]
+    summaries = [trial.summary for trial in counted or others]
+    metrics = {
+        name: spread(getattr(summary, name) for summary in summaries if summary) for name in METRICS
+    }
     return Ranked(policy, trials[0].function, tuple(counted), tuple(others), metrics, settings)
 
 
-def _loss(entry, name):
-    """A metric's mean as what is to be small; what has none comes last."""
+def _loss(entry: Ranked, name: str) -> float:
+    """The mean of a metric with its sign changed if larger is better; infinite if it is unknown."""
     mean = entry.metrics[name].mean
-    return math.inf if mean is None else -mean if METRICS[name] else mean
+    if mean is None:
+        return math.inf
+    return -mean if METRICS[name] else mean
 
 
-def _negative(found):
-    return found if found.mean is None else found._replace(mean=-found.mean)
+def _metric_scale(name: str) -> Scale:
+    """The scale of a metric."""
+
+    def scale(entry: Ranked) -> Spread:
+        metric = entry.metrics[name]
+        if METRICS[name] and metric.mean is not None:
+            return metric._replace(mean=-metric.mean)
+        return metric
+
+    return scale
 
 
-def _in_order(entries, scales, first):
-    """Entries sorted by the first scale (a function to a Spread, small is good), the ties among them by the others."""
-    if not scales:
-        return [dataclasses.replace(entry, rank=first, tied=len(entries) > 1) for entry in entries]
-    scale = scales[0]
-    entries = sorted(
-        entries, key=lambda entry: math.inf if scale(entry).mean is None else scale(entry).mean
-    )
-    ranked = []
-    while entries:
-        leader = scale(entries[0])
-        size = 1
-        while size < len(entries) and is_tied(leader, scale(entries[size])):
-            size += 1
-        ranked += _in_order(entries[:size], scales[1:], first + len(ranked))
-        entries = entries[size:]
-    return ranked
-
-
-def _score(entries, weights):
-    """The weighted score as a scale: seed by seed, so that it has a noise of its own."""
-    ends = {}
+def _weighted_scale(entries: Iterable[Ranked], weights: dict[str, float]) -> Scale:
+    """The scale of a weighted sum of metrics: a sum for each seed, so that it has a spread."""
+    limits = {}  # of the means, as losses: (best, worst)
     for name in weights:
         losses = [_loss(entry, name) for entry in entries if entry.metrics[name].mean is not None]
-        ends[name] = (min(losses), max(losses)) if losses else (0.0, 0.0)
+        limits[name] = (min(losses), max(losses)) if losses else (0.0, 0.0)
 
-    def scale(entry):
-        return spread(
-            sum(weight * share(trial, name) for name, weight in weights.items())
-            for trial in entry.trials
-        )
-
-    def share(trial, name):
-        """0 for the best policy's mean, 1 for the worst's and for what is unknown."""
-        value, (best, worst) = getattr(trial.summary, name), ends[name]
+    def scaled(trial: Trial, name: str) -> float:
+        """0 for the best policy's mean, 1 for the worst policy's mean and for an unknown value."""
+        best, worst = limits[name]
+        value: float | None = getattr(trial.summary, name)
         if value is None:
             return 1.0
-        return (
-            ((-value if METRICS[name] else value) - best) / (worst - best) if worst > best else 0.0
+        if worst <= best:
+            return 0.0
+        loss = -value if METRICS[name] else value
+        return (loss - best) / (worst - best)
+
+    def scale(entry: Ranked) -> Spread:
+        return spread(
+            sum(weight * scaled(trial, name) for name, weight in weights.items())
+            for trial in entry.trials
         )
 
     return scale
 
 
-def _ahead(one, other, names):
-    """Whether one's means are nowhere worse and somewhere better."""
-    pairs = [(_loss(one, name), _loss(other, name)) for name in names]
+def _rank_by_scales(
+    entries: Sequence[Ranked], scales: Sequence[Scale], first_rank: int = 1
+) -> list[Ranked]:
+    """Rank entries by the first scale, and entries that are tied on it by the remaining scales."""
+    if not scales:
+        tied = len(entries) > 1
+        return [dataclasses.replace(entry, rank=first_rank, tied=tied) for entry in entries]
+    scale = scales[0]
+
+    def key(entry: Ranked) -> float:
+        mean = scale(entry).mean
+        return math.inf if mean is None else mean
+
+    entries = sorted(entries, key=key)
+    ranked: list[Ranked] = []
+    while entries:
+        leader = scale(entries[0])
+        size = 1
+        while size < len(entries) and is_tied(leader, scale(entries[size])):
+            size += 1
+        ranked += _rank_by_scales(entries[:size], scales[1:], first_rank + len(ranked))
+        entries = entries[size:]
+    return ranked
+
+
+def _dominates(entry: Ranked, other: Ranked, names: Iterable[str]) -> bool:
+    """Whether none of an entry's means is worse than the other's and at least one is better."""
+    pairs = [(_loss(entry, name), _loss(other, name)) for name in names]
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
-def _fronts(entries, names):
-    """Entries by their fronts.  Sorted first, a policy can only be behind those before it."""
-    entries = sorted(entries, key=lambda entry: [_loss(entry, name) for name in names])
-    ranked = []
-    for entry in entries:
-        ahead = [other for other in ranked if _ahead(other, entry, names)]
-        beyond = [
-            other.rank
-            for other in ahead
-            if not all(is_tied(other.metrics[name], entry.metrics[name]) for name in names)
-        ]
-        front = 1 + max(beyond, default=0)
-        ranked.append(
-            dataclasses.replace(entry, rank=front, tied=any(other.rank == front for other in ahead))
-        )
-    return sorted(ranked, key=lambda entry: entry.rank)
+def _rank_by_fronts(entries: Iterable[Ranked], names: Sequence[str]) -> list[Ranked]:
+    """Rank entries by Pareto fronts."""
+    ranked: list[tuple[int, Ranked]] = []  # with their fronts
+    # In this order, an entry can only be dominated by entries before it.
+    for entry in sorted(entries, key=lambda entry: [_loss(entry, name) for name in names]):
+        dominating = [(front, other) for front, other in ranked if _dominates(other, entry, names)]
+        ahead = [front for front, other in dominating if not _tied_in_all(other, entry, names)]
+        rank = 1 + max(ahead, default=0)
+        tied = any(front == rank for front, _ in dominating)
+        ranked.append((rank, dataclasses.replace(entry, rank=rank, tied=tied)))
+    ranked.sort(key=lambda item: item[0])
+    return [entry for _, entry in ranked]
+
+
+def _tied_in_all(entry: Ranked, other: Ranked, names: Iterable[str]) -> bool:
+    return all(is_tied(entry.metrics[name], other.metrics[name]) for name in names)

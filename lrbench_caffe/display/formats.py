@@ -1,0 +1,127 @@
+"""Tables as text: Markdown, CSV, JSON and LaTeX.
+
+The format "table" is for the terminal: see :func:`lrbench_caffe.display.console.print_tables`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from typing import TYPE_CHECKING
+
+from lrbench_caffe.display.table import displayed
+from lrbench_caffe.ranking import Spread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from lrbench_caffe.display.table import Column, Table
+
+FORMATS = ("table", "markdown", "csv", "json", "latex")
+
+
+def render(tables: Sequence[Table], format: str) -> str:
+    """Return tables as text.
+
+    People's formats, Markdown and LaTeX, have a table for each of them. Programs' formats, CSV and
+    JSON, have one list of all rows, with the raw values by the columns' names.
+
+    Args:
+        tables: Tables with the same columns.
+        format: "markdown", "csv", "json" or "latex".
+    """
+    if format == "csv":
+        return _csv(tables)
+    if format == "json":
+        return _json(tables)
+    render_table = {"markdown": _markdown, "latex": _latex}[format]
+    return "\n".join(map(render_table, tables))
+
+
+def _records(table: Table) -> Iterator[dict[str, object]]:
+    """The rows as dicts by the columns' names; a Spread is a mean and, as NAME_std, a deviation."""
+    for row in table.rows:
+        record: dict[str, object] = {}
+        for column, value in zip(table.columns, row):
+            if column.name and isinstance(value, Spread):
+                record[column.name] = value.mean
+                record[column.name + "_std"] = value.deviation
+            elif column.name:
+                record[column.name] = value
+        yield record
+
+
+def _json(tables: Iterable[Table]) -> str:
+    return json.dumps([record for table in tables for record in _records(table)], indent=1) + "\n"
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    records = [record for table in tables for record in _records(table)]
+    if records:
+        names = list(records[0])
+    else:
+        names = [column.name for table in tables[:1] for column in table.columns if column.name]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def _markdown(table: Table) -> str:
+    columns, rows = displayed(table)
+    lines = ["**%s**" % _markdown_text(table.title), ""] if table.title else []
+    lines += [
+        "| %s |" % " | ".join(map(_title, columns)),
+        "| %s |" % " | ".join("---:" if column.right else "---" for column in columns),
+    ]
+    lines += ["| %s |" % " | ".join(map(_markdown_text, row)) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_text(text: str) -> str:
+    return _one_line(re.sub(r"([\\|<>*_`&])", r"\\\1", text))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+}
+_LATEX.update({character: "\\" + character for character in "&%$#_{}"})
+
+
+def _latex(table: Table) -> str:
+    """A tabular for the LaTeX package booktabs."""
+    columns, rows = displayed(table)
+    lines = ["%% %s" % _one_line(table.title)] if table.title else []
+    lines += [
+        "\\begin{tabular}{%s}" % "".join("r" if column.right else "l" for column in columns),
+        "\\toprule",
+        _latex_row(map(_title, columns)),
+        "\\midrule",
+    ]
+    lines += map(_latex_row, rows)
+    return "\n".join(lines + ["\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _latex_row(texts: Iterable[str]) -> str:
+    return " & ".join(map(_latex_text, texts)) + r" \\"
+
+
+def _latex_text(text: str) -> str:
+    return _one_line("".join(_LATEX.get(character, character) for character in text))
+
+
+def _title(column: Column) -> str:
+    return column.title or ""
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)

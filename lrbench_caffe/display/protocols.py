@@ -1,0 +1,115 @@
+"""What the tables read from the values of packages that display does not import.
+
+This module is for type checkers only: nothing imports it at run time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lrbench_caffe.ranking import Spread
+    from lrbench_caffe.ranking.ranges import Curve, Range
+    from lrbench_caffe.trial import Dataset, Network, Trial
+
+
+class StudySummary(Protocol):
+    """A :class:`lrbench_caffe.database.studies.StudySummary`."""
+
+    @property
+    def name(self) -> str:
+        """The name of the study."""
+
+    @property
+    def made(self) -> float:
+        """When the study was created, in seconds since the epoch."""
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """The number of trials in each state."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether a program is running the study."""
+
+
+class Task(Protocol):
+    """A :class:`lrbench_caffe.database.standings.KnownTask`."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset."""
+
+    @property
+    def network(self) -> Network:
+        """The network."""
+
+
+class Standing(Protocol):
+    """A :class:`lrbench_caffe.database.standings.Standing`."""
+
+    @property
+    def policy(self) -> str:
+        """The policy's text."""
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The solver settings of its trainings."""
+
+    @property
+    def top1(self) -> Spread:
+        """Top-1 over the seeds."""
+
+    @property
+    def iterations(self) -> float:
+        """The mean of #Iterations over the seeds."""
+
+
+class RangeTest(Protocol):
+    """A :class:`lrbench_caffe.evaluator.range_test.RangeTest`."""
+
+    @property
+    def title(self) -> str:
+        """The title."""
+
+    @property
+    def curves(self) -> Sequence[Curve]:
+        """Top-1 against the rate after several numbers of iterations."""
+
+    @property
+    def good(self) -> Range | None:
+        """The range of good rates."""
+
+    @property
+    def epoch(self) -> float | None:
+        """The number of iterations in an epoch."""
+
+    @property
+    def swept(self) -> bool:
+        """Whether one training with a growing rate was measured."""
+
+
+class TriedTraining(Protocol):
+    """A :class:`lrbench_caffe.evaluator.tuner.Tried`."""
+
+    @property
+    def stage(self) -> str:
+        """The stage of the search."""
+
+    @property
+    def why(self) -> str:
+        """The reason for the training."""
+
+    @property
+    def trial(self) -> Trial:
+        """The trial."""
+
+
+class Tuned(Protocol):
+    """A :class:`lrbench_caffe.evaluator.tuner.Tuned`."""
+
+    @property
+    def tried(self) -> Sequence[TriedTraining]:
+        """The trainings of the search in their order."""
