@@ -32,14 +32,14 @@ def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") 
     """Train the digits under each of POLICIES, print the ranking and plot the curves.
 
     Args:
-        out: the picture to write.
-        parallel: the number of parallel trainings; None for one per core.
-        dsn: the database; None for the one in LRBENCH_DSN, else the private server's.
-        format: the format of the table, one of :data:`lrbench_caffe.display.tables.FORMATS`.
+        out: The picture to write.
+        parallel: The number of parallel trainings; None for one per core.
+        dsn: The database; None for the one in LRBENCH_DSN, else the private server's.
+        format: The format of the table, one of :data:`lrbench_caffe.display.tables.FORMATS`.
 
     Raises:
-        InputError: the picture cannot be written, or the database cannot be used.
-        KeyboardInterrupt: after Ctrl-C; the evaluations until then are recorded.
+        InputError: The picture cannot be written, or the database cannot be used.
+        KeyboardInterrupt: After Ctrl-C; the evaluations until then are recorded.
     """
     from lrbench_caffe.report import plots
 

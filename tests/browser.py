@@ -49,7 +49,7 @@ def _installed():
 def _unpacked():
     """(Chromium, chromedriver, environment) from tests/browser.sh."""
     script = os.path.join(ROOT, "tests", "browser.sh")
-    done = subprocess.run([script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([script], capture_output=True, text=True)
     if done.returncode:
         reason = " ".join(done.stderr.split())[-300:]
         raise NoBrowser("Chromium and chromedriver are not installed and not unpacked: " + reason)

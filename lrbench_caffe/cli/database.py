@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lrbench_caffe.cli.options import database_option, trial_filters
+from lrbench_caffe.cli.options import Filters, database_option, trial_filters
 
 
 @click.group()
@@ -70,7 +70,7 @@ def shell(dsn: str | None) -> None:
     help="Origin that other databases show for these trials [default: this database's name]",
 )
 @database_option
-def db_export(filters: dict[str, str], file: str, name: str | None, dsn: str | None) -> None:
+def db_export(filters: Filters, file: str, name: str | None, dsn: str | None) -> None:
     """Write trials to a JSON Lines file, to share them."""
     from lrbench_caffe.database import exchange
     from lrbench_caffe.display import console, progress

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, TypeVar
 
 import click
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.study.cores import Cores
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Filters = Dict[str, Optional[str]]  # keyword arguments of lrbench_caffe.database.Store.trials
 
 ITERATIONS = click.IntRange(1, 2**31 - 1)  # Caffe counts them with 32 bits
 SEED = click.IntRange(0, 2**32 - 1)
@@ -62,15 +63,12 @@ ranking_option = click.option(
 
 
 def trial_filters(command: Command) -> Command:
-    """Add the options that select trials; the command receives them as ``filters``.
-
-    The filters are keyword arguments of :meth:`lrbench_caffe.database.Store.trials`.
-    """
+    """Add the options that select trials; the command receives them as ``filters``."""
 
     @functools.wraps(command)
     def with_filters(**options: Any) -> Any:
         values = {name: options.pop(name) for name in FILTERS}
-        filters = {name: value for name, value in values.items() if value is not None}
+        filters: Filters = {name: value for name, value in values.items() if value is not None}
         return command(filters=filters, **options)
 
     return _with_options(
@@ -121,9 +119,9 @@ class PoolOptions(NamedTuple):
     """The options that choose where trainings run.
 
     Attributes:
-        jobs: the number of parallel trainings, or None.
-        gpu: the GPUs as given, such as "0,1" or "all", or None.
-        cluster: the address of a Dask scheduler, "local", or None.
+        jobs: The number of parallel trainings, or None.
+        gpu: The GPUs as given, such as "0,1" or "all", or None.
+        cluster: The address of a Dask scheduler, "local", or None.
     """
 
     jobs: int | None
@@ -134,7 +132,7 @@ class PoolOptions(NamedTuple):
         """Create the pool.
 
         Raises:
-            InputError: the GPUs or the address are invalid, or the options contradict each other.
+            InputError: The GPUs or the address are invalid, or the options contradict each other.
         """
         from lrbench_caffe.study.cores import Cores, parse_gpus
 
@@ -178,7 +176,7 @@ def evaluation_options(kind: str) -> Callable[[Command], Command]:
     """Add the argument and options of commands that train one solver many times.
 
     Args:
-        kind: the first word of the default name of the study.
+        kind: The first word of the default name of the study.
     """
 
     def decorate(command: Command) -> Command:

@@ -12,8 +12,6 @@ from lrbench_caffe.cli.options import (
     format_option,
     pool_options,
 )
-from lrbench_caffe.cli.output import print_remarks
-from lrbench_caffe.errors import InputError, TrialError
 
 
 @click.command()
@@ -71,54 +69,22 @@ def reproduce(
 ) -> None:
     """Reproduce a table or figure of the paper.
 
-    The names are table-2a to table-9, and figure-1, -3, -4 and -5. The trainings are a study of
-    that name; the same command resumes it. The results are printed and written to a page, beside
-    the published ones.
+    The names are table-2a to table-9, figure-1, figure-3, figure-3-lenet, figure-4 and figure-5.
+    The trainings form a study of that name, which the same command resumes. The results are printed
+    and written to a page, beside the published ones.
     """
-    from lrbench_caffe.display import console, progress
-    from lrbench_caffe.paper import reproduction, targets
-    from lrbench_caffe.trial import FAILED
+    from lrbench_caffe.paper import reproduction
 
-    name = targets.canonical_name(name)
-    untrained = "--from" if source else name if name == targets.FIGURE_1 else None
-    options = dict(pool._asdict(), data=data, seeds=seeds, scale=scale, test_interval=test_interval)
-    given = [option.replace("_", "-") for option, value in options.items() if value is not None]
-    if untrained and given:
-        raise InputError(
-            "%s trains nothing, and --%s says how to train: leave one of them out"
-            % (untrained, given[0])
-        )
-    if name == targets.FIGURE_1:
-        if source:
-            raise InputError("figure-1 is made from no rows: leave --from out")
-        with progress.ProgressDisplay() as bar:
-            page = reproduction.write_figure_1(out, bar)
-        console.print_line("page: %s" % page)
-        return
-    target = targets.TARGETS[name]
-    if source:
-        rows, waiting = source, 0
-    else:
-        scale, seeds = targets.exact_scale(target, scale or 1.0), seeds or 5
-        trainers = pool.create()
-        with progress.ProgressDisplay() as bar:
-            data = reproduction.prepare(target, scale, out, data, bar)
-        with progress.StudyDisplay() as shown:
-            waiting = reproduction.train(
-                target, scale, seeds, trainers, shown, data, dsn, test_interval
-            )
-        with progress.ProgressDisplay() as bar:
-            rows = reproduction.export(target, scale, out, dsn, bar)
-    table, page, trials = reproduction.write(target, rows, out)
-    console.print_tables(table, format=format)
-    print_remarks(["page: %s" % page], format)
-    if waiting:
-        raise TrialError(
-            "%d of the trainings could not begin: the same command tries again" % waiting
-        )
-    failed = sum(trial.state == FAILED for trial in trials)
-    if failed and not source:
-        raise TrialError(
-            "%d of the trainings have failed: `lrbench study run %s --retry-failed` trains them again"
-            % (failed, targets.study_name(target, scale))
-        )
+    reproduction.reproduce(
+        name,
+        out,
+        pool.create,
+        rows=source,
+        data=data,
+        seeds=seeds,
+        scale=scale,
+        test_interval=test_interval,
+        pool_options=pool._asdict(),
+        dsn=dsn,
+        format=format,
+    )

@@ -6,6 +6,7 @@ import click
 
 from lrbench_caffe.cli.options import (
     ITERATIONS,
+    Filters,
     database_option,
     format_option,
     ranking_option,
@@ -19,7 +20,7 @@ from lrbench_caffe.errors import InputError
 @ranking_option
 @format_option
 @database_option
-def rank(filters: dict[str, str], by: str, dsn: str | None, format: str) -> None:
+def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
     """Rank the policies of each task over their seeds.
 
     Policies with = at their rank, such as 1=, are tied: their difference is within the noise of the
@@ -71,7 +72,7 @@ def plot(policies: tuple[str, ...], max_iter: int | None, out: str | None, termi
 @click.argument("out", metavar="OUT.html")
 @ranking_option
 @database_option
-def report(filters: dict[str, str], out: str, by: str, dsn: str | None) -> None:
+def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
     """Write an HTML report with rankings and training curves.
 
     The report is a single page that needs no other files. It also shows accuracy against cost, the
@@ -106,7 +107,7 @@ def report(filters: dict[str, str], out: str, by: str, dsn: str | None) -> None:
     help="Port to listen on; 0 for any free port",
 )
 @database_option
-def serve(filters: dict[str, str], by: str, host: str, port: int, dsn: str | None) -> None:
+def serve(filters: Filters, by: str, host: str, port: int, dsn: str | None) -> None:
     """Serve the report as a live web page while trainings run.
 
     The server only reads the database.

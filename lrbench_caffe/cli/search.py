@@ -175,6 +175,7 @@ def recommend(
             setup = process.describe(Job(solver, data=data)).setup
             query = recommendation.query_from_setup(setup, dataset, network)
         else:
+            assert dataset and network
             query = recommendation.query_by_names(store, dataset, network)
         recommended = recommendation.recommend(store, query)
     known_tasks = [tables.standings(known.task, known.policies) for known in recommended.known]

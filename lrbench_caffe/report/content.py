@@ -46,27 +46,28 @@ MIN_CONSTANT_RATES = 3  # for a range test
 
 def load(
     store: Store,
-    filters: dict[str, str],
+    filters: dict[str, str | None],
     criterion: Criterion,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Read the content of a report from a database.
 
     Args:
-        store: the open database.
-        filters: which trials to report, as keyword arguments of
+        store: The open database.
+        filters: Which trials to report, as keyword arguments of
             :meth:`lrbench_caffe.database.Store.trials`.
-        criterion: how the policies are ranked.
-        progress: called with (what is being read, tasks done, None).
+        criterion: How the policies are ranked.
+        progress: Called with (what is being read, tasks done, None).
 
     Returns:
         The content, which can be written as JSON; see the description of this module.
 
     Raises:
-        InputError: the study in the filters does not exist.
-        DatabaseUnavailable: the database does not answer.
+        InputError: The study in the filters does not exist.
+        DatabaseUnavailable: The database does not answer.
     """
-    waiting = _waiting_jobs(store, filters["study"]) if "study" in filters else 0
+    study = filters.get("study")
+    waiting = 0 if study is None else _waiting_jobs(store, study)
     trials = store.trials(best_only=True, **filters)
     tasks = []
     for number, (task, members) in enumerate(ranking.group_by_task(trials).items()):

@@ -25,7 +25,7 @@ def typical_length(policy: Policy) -> int | None:
     piece, plus the typical length of that piece (if it has none, for as long again).
 
     Args:
-        policy: a single policy or a composition.
+        policy: A single policy or a composition.
 
     Returns:
         A number of iterations, or None for a function without a length, such as FIX.
@@ -35,8 +35,9 @@ def typical_length(policy: Policy) -> int | None:
     300
     """
     if isinstance(policy, Composition):
-        start, last_piece = sum(policy.parts[1::2]), policy.parts[-1]
-        return start + (typical_length(last_piece) or start)
+        parts: Any = policy.parts  # the pieces and, between them, their lengths
+        start = sum(parts[1::2])
+        return start + (typical_length(parts[-1]) or start)
     l: Any = policy.parameters.get("l")
     if l is None or policy.function in ("POLY", "PLATEAU"):
         return l
@@ -52,10 +53,10 @@ def sample_schedule(schedule: Schedule, last: int, points: int) -> tuple[np.ndar
     """Sample a schedule for a plot, keeping its highest and lowest rates.
 
     Args:
-        schedule: a function from an array of ascending iterations to their learning rates, such
+        schedule: A function from an array of ascending iterations to their learning rates, such
             as a Policy. It may return nan for iterations that have no known rate.
-        last: the last iteration to draw; the first one is 0.
-        points: about how many points to return.
+        last: The last iteration to draw; the first one is 0.
+        points: About how many points to return.
 
     Returns:
         Two arrays of the same length: iterations in ascending order, and their learning rates.
@@ -99,8 +100,8 @@ def trial_schedule(policy: Policy | None, rows: Sequence[tuple[int, float | None
     recorded ones, and there is no rate (nan) before the first of them.
 
     Args:
-        policy: the trial's policy, or None for a schedule that only Caffe implements.
-        rows: the recorded (iteration, learning rate) pairs in ascending order; an imported rate
+        policy: The trial's policy, or None for a schedule that only Caffe implements.
+        rows: The recorded (iteration, learning rate) pairs in ascending order; an imported rate
             may be None.
 
     Returns:

@@ -29,19 +29,19 @@ MIN_GZIP_BYTES = 1000  # a shorter body is sent as it is
 
 
 def serve(
-    filters: dict[str, str], criterion: Criterion, host: str, port: int, dsn: str | None
+    filters: dict[str, str | None], criterion: Criterion, host: str, port: int, dsn: str | None
 ) -> None:
     """Serve the live page of a database until Ctrl-C or SIGTERM.
 
     Args:
-        filters: which trials to show, see :func:`lrbench_caffe.report.content.load`.
-        criterion: how the policies are ranked.
-        host: the name or address to listen on.
-        port: the port to listen on; 0 for any free one.
-        dsn: the database; None for the one in LRBENCH_DSN, else the private server's.
+        filters: Which trials to show, see :func:`lrbench_caffe.report.content.load`.
+        criterion: How the policies are ranked.
+        host: The name or address to listen on.
+        port: The port to listen on; 0 for any free one.
+        dsn: The database; None for the one in LRBENCH_DSN, else the private server's.
 
     Raises:
-        InputError: the study in the filters does not exist, or the database or the address cannot
+        InputError: The study in the filters does not exist, or the database or the address cannot
             be used.
     """
     source = ContentSource(filters, criterion, dsn)
@@ -63,7 +63,7 @@ def open_server(source: ContentSource, host: str, port: int) -> Server:
     """Return a server that listens on an address; its ``serve_forever`` answers requests.
 
     Raises:
-        InputError: the address is unknown or already in use.
+        InputError: The address is unknown or already in use.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -81,7 +81,9 @@ class ContentSource:
     The database is read at most once in CACHE_SECONDS, by one thread at a time.
     """
 
-    def __init__(self, filters: dict[str, str], criterion: Criterion, dsn: str | None) -> None:
+    def __init__(
+        self, filters: dict[str, str | None], criterion: Criterion, dsn: str | None
+    ) -> None:
         self._filters, self._criterion = filters, criterion
         # The private server is started here and not on each request: if its owner stops it
         # later, a browser that is still open must not start it again.
@@ -97,8 +99,8 @@ class ContentSource:
         """Return the content and its tag, a text that changes when the content does.
 
         Raises:
-            DatabaseUnavailable: the database does not answer.
-            InputError: the study in the filters does not exist, or the database refuses the query.
+            DatabaseUnavailable: The database does not answer.
+            InputError: The study in the filters does not exist, or the database refuses the query.
         """
         with self._lock:
             if time.monotonic() - self._read_at > CACHE_SECONDS:
@@ -190,8 +192,8 @@ class Server(http.server.ThreadingHTTPServer):
     """The HTTP server of one content source.
 
     Attributes:
-        source: the content that it serves.
-        own_names: the host names, beside addresses, by which browsers may ask for it.
+        source: The content that it serves.
+        own_names: The host names, beside addresses, by which browsers may ask for it.
     """
 
     daemon_threads = True

@@ -28,8 +28,8 @@
       ? "Trials with " + content.filters.join(", ") : "";
     byId("states").replaceChildren(
       ...stateTexts().map(([state, text]) => make("li", {class: state}, text)));
-    byId("created").textContent = "Created " + new Date(1000 * content.created).toLocaleString()
-      + " by LRBench for Caffe. Metrics as in the paper: LD loss difference, AC average "
+    byId("created").textContent = "Data as of " + new Date(1000 * content.created).toLocaleString()
+      + ". Made with LRBench for Caffe. Metrics as in the paper: LD loss difference, AC average "
       + "confidence, CD confidence deviation, CDAC confidence deviation across classes.";
     const hasChoice = content.tasks.length > 1;
     byId("choose-task").hidden = !hasChoice;

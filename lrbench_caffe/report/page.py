@@ -31,14 +31,14 @@ def write(path: str, content: dict[str, Any]) -> int:
     """Write the page of a report to a file, which is replaced as a whole.
 
     Args:
-        path: the HTML file.
-        content: what :func:`lrbench_caffe.report.content.load` returns.
+        path: The HTML file.
+        content: What :func:`lrbench_caffe.report.content.load` returns.
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
     data = render(content).encode()
     folder = os.path.dirname(os.path.abspath(path))
@@ -60,8 +60,8 @@ def render(content: dict[str, Any], live: bool = False) -> str:
     """Return the HTML of the page.
 
     Args:
-        content: what :func:`lrbench_caffe.report.content.load` returns.
-        live: whether the page asks the server that it came from for newer content.
+        content: What :func:`lrbench_caffe.report.content.load` returns.
+        live: Whether the page asks the server that it came from for newer content.
     """
     scripts = [plotly_js(), *map(_read, SCRIPTS)]
     return _read("page.html").format(
@@ -100,7 +100,7 @@ def prototxt_lines(policy: str) -> str:
     r"""Return the lines of a solver prototxt that train under a policy.
 
     Args:
-        policy: the canonical text of a policy, or of a schedule that only Caffe implements, whose
+        policy: The canonical text of a policy, or of a schedule that only Caffe implements, whose
             parameters become fields of the solver.
 
     >>> prototxt_lines("FIX(k0=0.01)")
@@ -122,7 +122,7 @@ def plotly_js() -> str:
     """Return plotly.js from the Python package plotly, which takes a second to import and is not.
 
     Raises:
-        InputError: plotly is not installed.
+        InputError: Plotly is not installed.
     """
     spec = importlib.util.find_spec("plotly")
     if spec is None or spec.origin is None:

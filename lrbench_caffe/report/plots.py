@@ -72,12 +72,12 @@ def curves(trials: Sequence[Trial], path: str, title: str) -> None:
     Each family of functions has a row of two panels: learning rates left, Top-1 right.
 
     Args:
-        trials: the trials with their rows. Trials without rows are left out.
-        path: the picture to write; its extension chooses the format.
-        title: the first line of the picture's title.
+        trials: The trials with their rows. Trials without rows are left out.
+        path: The picture to write; its extension chooses the format.
+        title: The first line of the picture's title.
 
     Raises:
-        InputError: no trial has rows, or the picture cannot be written.
+        InputError: No trial has rows, or the picture cannot be written.
     """
     trials = [trial for trial in trials if trial.rows]
     if not trials:
@@ -143,13 +143,13 @@ def rates(
     A policy with memory is drawn as it is before it lowers its rate.
 
     Args:
-        policies: the policies, in the order of their legend.
-        max_iter: the last iteration to draw; None for :func:`drawn_length`.
-        out: a picture to write; its extension chooses the format.
-        terminal: whether to draw in the terminal. With neither out nor terminal, a window opens.
+        policies: The policies, in the order of their legend.
+        max_iter: The last iteration to draw; None for :func:`drawn_length`.
+        out: A picture to write; its extension chooses the format.
+        terminal: Whether to draw in the terminal. With neither out nor terminal, a window opens.
 
     Raises:
-        InputError: a rate is beyond Caffe's numbers, the picture cannot be written, or no window
+        InputError: A rate is beyond Caffe's numbers, the picture cannot be written, or no window
             can be opened.
     """
     last = max_iter or drawn_length(policies)
@@ -234,11 +234,11 @@ def range_test(test: _RangeTest, path: str) -> None:
     Dashed vertical lines bound the good range.
 
     Args:
-        test: a :class:`lrbench_caffe.evaluator.range_test.RangeTest`.
-        path: the picture to write; its extension chooses the format.
+        test: A :class:`lrbench_caffe.evaluator.range_test.RangeTest`.
+        path: The picture to write; its extension chooses the format.
 
     Raises:
-        InputError: the picture cannot be written.
+        InputError: The picture cannot be written.
     """
     figure, panel = pyplot.subplots(figsize=(9, 5))
     colors = pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(test.curves)))
@@ -289,7 +289,7 @@ def check_path(path: str) -> None:
     """Check, before anything is trained, that :func:`save` can write a picture to a path.
 
     Raises:
-        InputError: the extension is not a picture's, or the folder cannot be written to.
+        InputError: The extension is not a picture's, or the folder cannot be written to.
     """
     extensions = sorted(FigureCanvasAgg.get_supported_filetypes())
     if os.path.splitext(path)[1][1:].lower() not in extensions:
@@ -306,7 +306,7 @@ def save(figure: Figure, path: str) -> None:
     """Write a figure to a file and close it.
 
     Raises:
-        InputError: the picture cannot be written.
+        InputError: The picture cannot be written.
     """
     try:
         figure.savefig(path, dpi=110)
