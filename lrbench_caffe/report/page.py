@@ -51,7 +51,7 @@ def write(path: str, content: dict[str, Any]) -> int:
         os.replace(file.name, path)
     except OSError as error:
         raise InputError(
-            "cannot write the report to %s (%s): give another file" % (path, error.strerror)
+            "cannot write the report to %s (%s): name another file" % (path, error.strerror)
         ) from None
     return len(data)
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         def swept(self) -> bool: ...
 
 
+__all__ = ["check_path", "curves", "drawn_length", "pyplot", "range_test", "rates", "save"]
+
 POINTS = 5000  # of a learning rate curve
 DEFAULT_LENGTH = 10000  # iterations to draw for policies without a length of their own
 MAX_ITERATION = 2**31 - 1  # Caffe counts iterations with 32 bits
@@ -125,7 +127,8 @@ def _draw_trial(trial: Trial, rates: Axes, accuracy: Axes, color: Any, linestyle
     t, lr = sample_schedule(schedule, trial.rows[-1].iteration, POINTS)
     line = {"color": color, "linestyle": linestyle, "linewidth": 1.3}
     rates.plot(t, lr, **line)
-    best: Any = trial.best
+    best = trial.best
+    assert best is not None, "curves() leaves out trials without rows"
     label = "%s  (%.2f)" % (trial.policy, 100 * best.top1)
     iterations = [row.iteration for row in trial.rows]
     accuracy.plot(iterations, [100 * row.top1 for row in trial.rows], label=label, **line)
@@ -299,7 +302,7 @@ def check_path(path: str) -> None:
         )
     target = path if os.path.exists(path) else os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path) or not os.access(target, os.W_OK):
-        raise InputError("cannot write the picture to %s: give another file with --out" % path)
+        raise InputError("cannot write the picture to %s: name another file with --out" % path)
 
 
 def save(figure: Figure, path: str) -> None:
@@ -312,6 +315,8 @@ def save(figure: Figure, path: str) -> None:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError("cannot write the picture to %s (%s)" % (path, reason)) from None
+        raise InputError(
+            "cannot write the picture to %s (%s): name another file" % (path, reason)
+        ) from None
     finally:
         pyplot.close(figure)
