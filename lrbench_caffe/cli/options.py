@@ -43,13 +43,6 @@ format_option = click.option(
     help="Output format of tables",
 )
 
-max_iter_option = click.option(
-    "--max-iter",
-    type=ITERATIONS,
-    metavar="N",
-    help="Number of training iterations [default: the solver's]",
-)
-
 ranking_option = click.option(
     "--by",
     metavar="METRICS",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from lrbench_caffe.cli.options import (
+    ITERATIONS,
     SEEDS,
     PoolOptions,
     data_option,
     database_option,
     format_option,
-    max_iter_option,
     pool_options,
 )
 from lrbench_caffe.cli.output import print_remarks
@@ -41,7 +41,12 @@ def study() -> None:
     metavar="N",
     help="Train each policy with the seeds 1 to N [default: 1]",
 )
-@max_iter_option
+@click.option(
+    "--max-iter",
+    type=ITERATIONS,
+    metavar="N",
+    help="Number of iterations of each training [default: the solver's max_iter]",
+)
 @data_option
 @pool_options
 @click.option(
