@@ -35,7 +35,7 @@ def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") 
         out: The picture to write.
         parallel: The number of parallel trainings; None for one per core.
         dsn: The database; None for the one in LRBENCH_DSN, else the private server's.
-        format: The format of the table, one of :data:`lrbench_caffe.display.tables.FORMATS`.
+        format: The format of the table, see :func:`lrbench_caffe.display.console.print_tables`.
 
     Raises:
         InputError: The picture cannot be written, or the database cannot be used.

@@ -19,7 +19,7 @@ from lrbench_caffe.cli.options import (
 @click.option(
     "--data",
     metavar="DIR",
-    help="Folder that `lrbench data` wrote [default: one in $LRBENCH_HOME, downloaded if missing]",
+    help="Folder that `lrbench data` wrote [default: data in $LRBENCH_HOME, downloaded if missing]",
 )
 @click.option(
     "--seeds",

@@ -178,10 +178,10 @@ def recommend(
             assert dataset and network
             query = recommendation.query_by_names(store, dataset, network)
         recommended = recommendation.recommend(store, query)
-    known_tasks = [tables.standings(known.task, known.policies) for known in recommended.known]
+    results = [tables.standings(task.task, task.policies) for task in recommended.known]
     if format != "table":
-        console.print_tables(*known_tasks, format=format)
-    for table, sentences in zip(known_tasks, recommendation.explanations(recommended)):
+        console.print_tables(*results, format=format)
+    for table, sentences in zip(results, recommendation.explanations(recommended)):
         print_remarks(sentences, format)
         if format == "table":
             console.print_tables(table)

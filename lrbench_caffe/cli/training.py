@@ -54,7 +54,7 @@ from lrbench_caffe.errors import TrialError
 @click.option(
     "--snapshot-prefix",
     metavar="PREFIX",
-    help="Where to write snapshots; with this option there is one after the training too",
+    help="Where to write snapshots; this option also takes a snapshot after the training",
 )
 @click.option(
     "--stage",
