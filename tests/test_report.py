@@ -524,7 +524,7 @@ def test_plot_without_a_display_suggests_other_outputs(display, reason, lrbench,
     "arguments, message",
     [
         (("report", "/no/such/x.html"), "cannot write the report to /no/such/x.html"),
-        (("rank", "--study", "none"), "no trials match"),
+        (("rank", "--study", "none"), "no trials in the database match"),
         (("report", "--study", "none", "x.html"), "no study none"),
         (("report", "--state", "done", "x.html"), "--state: invalid state 'done'"),
     ],

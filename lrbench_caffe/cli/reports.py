@@ -34,7 +34,7 @@ def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
         trials = store.trials(best_only=True, **filters)
     if not trials:
         raise InputError(
-            "no trials match in the database: `lrbench study list` lists the studies that it has"
+            "no trials in the database match: `lrbench study list` lists the studies that it has"
         )
     rankings = [
         tables.ranking(task, ranking.rank(members, criterion))
