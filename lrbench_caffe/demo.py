@@ -1,4 +1,6 @@
-"""The demonstration: all 13 functions on scikit-learn's handwritten digits, from nothing to a ranking in about a minute."""
+"""The demonstration: all 13 functions on scikit-learn's digits, ranked in about a minute."""
+
+from __future__ import annotations
 
 import os
 
@@ -7,7 +9,8 @@ from lrbench_caffe.display import console, progress, tables
 from lrbench_caffe.study.cores import Cores
 from lrbench_caffe.trial import Job
 
-# Ranges as the paper finds them (section V): k0 from the best constant rates, cycles of a few epochs; 22 iterations are an epoch.
+# Ranges as the paper finds them (section V): k0 near the best constant rates, and cycles of a few
+# epochs. An epoch has 22 iterations.
 POLICIES = (
     "FIX(k0=0.01)",
     "STEP(k0=0.05, gamma=0.7, l=100)",
@@ -25,26 +28,33 @@ POLICIES = (
 )
 
 
-def run(out, parallel, dsn, format="table"):
-    """Train the digits under each of POLICIES, show the ranking in this format, and write the picture of the curves to out."""
+def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") -> None:
+    """Train the digits under each of POLICIES, print the ranking and plot the curves.
+
+    Args:
+        out: The picture to write.
+        parallel: The number of parallel trainings; None for one per core.
+        dsn: The database; None for the one in LRBENCH_DSN, else the private server's.
+        format: The format of the table, see :func:`lrbench_caffe.display.console.print_tables`.
+
+    Raises:
+        InputError: The picture cannot be written, or the database cannot be used.
+        KeyboardInterrupt: After Ctrl-C; the evaluations until then are recorded.
+    """
     from lrbench_caffe.report import plots
 
     plots.check_path(out)
     data = os.path.join(paths.home(), "data")
     datasets.convert("digits", data)
-    jobs = [
-        Job(
-            solver=paths.shipped("solvers/digits_solver.prototxt"), policy=policy, seed=1, data=data
-        )
-        for policy in POLICIES
-    ]
-    with progress.StudyDisplay() as shown:
-        trials = study.run_jobs(jobs, Cores(parallel), shown, dsn)
-    ranked = ranking.sort_by_top1(trials)
-    console.print_tables(
-        tables.results(ranked, "13 learning rate policies on scikit-learn's handwritten digits"),
-        format=format,
-    )
+    solver = paths.shipped("solvers/digits_solver.prototxt")
+    jobs = [Job(solver=solver, policy=policy, seed=1, data=data) for policy in POLICIES]
+    with progress.StudyDisplay() as display:
+        trials = study.run_jobs(jobs, Cores(parallel), display, dsn)
+    title = "13 learning rate policies on scikit-learn's handwritten digits"
+    console.print_tables(tables.results(ranking.sort_by_top1(trials), title), format=format)
     plots.curves(trials, out, "Learning rate policies on handwritten digits")
-    console.print_line("curves: %s" % os.path.abspath(out), aside=format != "table")
-    console.print_line("rows: SELECT * FROM result in `lrbench db shell`", aside=format != "table")
+    for line in (
+        "curves: %s" % os.path.abspath(out),
+        "rows: SELECT * FROM result in `lrbench db shell`",
+    ):
+        console.print_line(line, aside=format != "table")

@@ -1,4 +1,4 @@
-"""A real headless Chromium for the tests of pages: the one on PATH, else the one that tests/browser.sh has unpacked."""
+"""A real headless Chromium for the tests of pages: from PATH, or unpacked by tests/browser.sh."""
 
 import contextlib
 import glob
@@ -21,76 +21,73 @@ ARGUMENTS = (
     "--disable-dev-shm-usage",
     "--force-color-profile=srgb",
 )
+LIBRARIES = (
+    "/usr/lib/*/*.so*",
+    "/lib/*/*.so*",
+    "/usr/lib/*/nss/*.so",
+    "/usr/lib/*/pulseaudio/*.so",
+)
+NO_PROXY = "localhost,127.0.0.1"
 
 
 class NoBrowser(Exception):
-    """There is none to be had; the text says why."""
+    """No Chromium can be used; the message says why."""
 
 
-def _found():
-    """(browser, driver, environment)."""
-    if shutil.which("chromium") and shutil.which("chromedriver"):
-        try:
-            import selenium  # noqa: F401
+def _installed():
+    """(Chromium, chromedriver, environment) from PATH, or None."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        return None
+    try:
+        import selenium  # noqa: F401
+    except ImportError:
+        return None
+    return chromium, driver, dict(os.environ)
 
-            return shutil.which("chromium"), shutil.which("chromedriver"), dict(os.environ)
-        except ImportError:
-            pass
-    done = subprocess.run(
-        [os.path.join(ROOT, "tests", "browser.sh")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+
+def _unpacked():
+    """(Chromium, chromedriver, environment) from tests/browser.sh."""
+    script = os.path.join(ROOT, "tests", "browser.sh")
+    done = subprocess.run([script], capture_output=True, text=True)
     if done.returncode:
-        raise NoBrowser(
-            "no Chromium with chromedriver, and none could be unpacked: "
-            + " ".join(done.stderr.split())[-300:]
-        )
+        reason = " ".join(done.stderr.split())[-300:]
+        raise NoBrowser("Chromium and chromedriver are not installed and not unpacked: " + reason)
     folder = done.stdout.strip()
     sys.path.append(os.path.join(folder, "python"))
     root = os.path.join(folder, "root")
-    libraries = {
-        os.path.dirname(path)
-        for pattern in (
-            "/usr/lib/*/*.so*",
-            "/lib/*/*.so*",
-            "/usr/lib/*/nss/*.so",
-            "/usr/lib/*/pulseaudio/*.so",
-        )
-        for path in glob.glob(root + pattern)
-    }
-    fonts = os.path.join(
-        tempfile.gettempdir(), "lrbench-test-fonts.conf"
-    )  # fontconfig's own settings name absolute paths
-    with open(fonts, "w") as file:
-        file.write(
-            "<fontconfig><dir>%s/usr/share/fonts</dir><dir>/usr/share/fonts</dir><cachedir>%s</cachedir></fontconfig>"
-            % (root, os.path.join(tempfile.gettempdir(), "lrbench-test-fonts"))
-        )
-    return (
-        root + "/usr/lib/chromium/chromium",
-        root + "/usr/bin/chromedriver",
-        dict(os.environ, LD_LIBRARY_PATH=":".join(sorted(libraries)), FONTCONFIG_FILE=fonts),
+    files = [path for pattern in LIBRARIES for path in glob.glob(root + pattern)]
+    libraries = sorted({os.path.dirname(path) for path in files})
+    environment = dict(
+        os.environ, LD_LIBRARY_PATH=":".join(libraries), FONTCONFIG_FILE=_write_fonts_file(root)
     )
+    return root + "/usr/lib/chromium/chromium", root + "/usr/bin/chromedriver", environment
+
+
+def _write_fonts_file(root):
+    """The path of a fontconfig file for the unpacked fonts: their own has absolute paths."""
+    path = os.path.join(tempfile.gettempdir(), "lrbench-test-fonts.conf")
+    cache = os.path.join(tempfile.gettempdir(), "lrbench-test-fonts")
+    with open(path, "w") as file:
+        file.write("<fontconfig><dir>%s/usr/share/fonts</dir>" % root)
+        file.write("<dir>/usr/share/fonts</dir><cachedir>%s</cachedir></fontconfig>" % cache)
+    return path
 
 
 @contextlib.contextmanager
 def chromium(width=1280, height=900):
-    """A selenium driver of a headless Chromium.  Raises NoBrowser."""
-    binary, driver, environment = _found()
+    """A selenium driver of a headless Chromium within the block; raises NoBrowser."""
+    binary, driver, environment = _installed() or _unpacked()
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for argument in ARGUMENTS + ("--window-size=%d,%d" % (width, height),):
+    for argument in (*ARGUMENTS, "--window-size=%d,%d" % (width, height)):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(
-        executable_path=driver,
-        env=dict(environment, no_proxy="localhost,127.0.0.1", NO_PROXY="localhost,127.0.0.1"),
-    )
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1"
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = NO_PROXY  # for selenium's own requests
+    environment.update(no_proxy=NO_PROXY, NO_PROXY=NO_PROXY)
+    service = webdriver.ChromeService(executable_path=driver, env=environment)
     browser = webdriver.Chrome(options=options, service=service)
     try:
         yield browser

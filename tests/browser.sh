@@ -1,8 +1,9 @@
 #!/bin/bash
-# tests/browser.sh: a headless Chromium for the tests of pages, kept in the user's cache beside the environment and not in it.
+# tests/browser.sh: unpacks a headless Chromium for the tests of pages into the user's cache and
+# prints its folder. If that is not possible, it fails and prints why on standard error.
 #
-# Runs where docker/run runs commands. Debian's packages are unpacked, not installed, so no rights are needed and neither the tree
-# nor the image grows. Prints the folder; says why on standard error, and fails, where Chromium cannot be had.
+# Run it in the environment of docker/run. Debian's packages are unpacked and not installed: this
+# needs no rights, and the environment does not grow.
 set -euo pipefail
 
 packages=(chromium chromium-driver)
@@ -10,17 +11,21 @@ selenium=selenium==4.27.1
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/lrbench-caffe
 folder=$cache/browser-$(sha256sum "${BASH_SOURCE[0]}" | head -c 12)
 
-# The packages that Chromium needs and this system lacks, into $building.
+# Unpacks Chromium, the packages that it needs and this system lacks, and selenium into $building.
 unpack() {
-    local options=(-o Dir::State="$building/state" -o Dir::State::status=/var/lib/dpkg/status -o Dir::Cache="$building/apt"
-                   -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o APT::Install-Recommends=false)
+    local options=(
+        -o Dir::State="$building/state" -o Dir::State::status=/var/lib/dpkg/status
+        -o Dir::Cache="$building/apt" -o Debug::NoLocking=1 -o APT::Sandbox::User=root
+        -o APT::Install-Recommends=false
+    )
     mkdir -p "$building"/state/lists/partial "$building"/apt/archives/partial
     apt-get "${options[@]}" update
     apt-get "${options[@]}" --download-only --yes install "${packages[@]}"
     for package in "$building"/apt/archives/*.deb; do
         dpkg-deb --extract "$package" "$building/root"
     done
-    python3 -m pip install --no-cache-dir --disable-pip-version-check --target "$building/python" "$selenium"
+    python3 -m pip install --no-cache-dir --disable-pip-version-check \
+        --target "$building/python" "$selenium"
     rm -rf "$building/state" "$building/apt" "$building"/root/usr/share/{doc,man,locale}
 }
 
@@ -29,9 +34,9 @@ exec {lock}> "$cache/browser.lock"
 flock "$lock"
 if [[ ! -d $folder ]]; then
     building=$(mktemp -d "$cache/browser.XXXXXX")
-    trap 'rm -rf "$building"' EXIT
-    echo "tests/browser.sh: unpacking Chromium for the tests of pages in $folder: once, about a minute, 400 MB" >&2
-    unpack > "$cache/browser.log" 2>&1 || { tail -n 3 "$cache/browser.log" >&2; exit 1; }
+    trap 'rm -rf "$building"; [[ -d $folder ]] || tail -n 3 "$cache/browser.log" >&2' EXIT
+    echo "tests/browser.sh: unpacking Chromium in $folder (once, about a minute, 430 MB)" >&2
+    (unpack) > "$cache/browser.log" 2>&1  # not in a condition, where bash ignores set -e
     chmod 755 "$building"
     mv "$building" "$folder"
 fi

@@ -1,4 +1,4 @@
-"""The report and the live view, in a real headless Chromium; and the live view's server by itself."""
+"""The report and the live page in a real headless Chromium, the live page's server, and plots."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 
-import browser as browsers
+import browser
 import pytest
 from trials import NETWORK, record, trial
 
@@ -30,18 +30,17 @@ EVIL = "<img src=x onerror=\"document.title='stolen'\"> '\"&</script>"
 @pytest.fixture(scope="module")
 def chromium():
     try:
-        with browsers.chromium() as driver:
+        with browser.chromium() as driver:
             yield driver
-    except browsers.NoBrowser as error:
+    except browser.NoBrowser as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture
-def served(database):
-    """The address of a live view on the database."""
-    server = live.open_server(
-        live.Source({}, ranking.parse_criterion("top1"), database), "127.0.0.1", 0
-    )
+def address(database):
+    """The host and port of a live page on the database."""
+    source = live.ContentSource({}, ranking.parse_criterion("top1"), database)
+    server = live.open_server(source, "127.0.0.1", 0)
     thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.05))
     thread.start()
     yield "127.0.0.1:%d" % server.server_port
@@ -50,8 +49,8 @@ def served(database):
     server.server_close()
 
 
-def study():
-    """Three policies with a Top-1 each, the better the slower, and one that failed."""
+def example_trials():
+    """Three policies of different Top-1, of which the better is the slower, and one that failed."""
     return (
         [trial(BEST, [0.1, 0.5, 0.99], seed) for seed in (1, 2)]
         + [trial(SECOND, [0.1, 0.95, 0.9], seed) for seed in (1, 2)]
@@ -63,6 +62,7 @@ def study():
 
 
 def column(driver, number):
+    """The texts in a column of the ranking, counted from 1, without their second lines."""
     return [
         cell.text.split("\n")[0]
         for cell in driver.find_elements("css selector", "#body td:nth-child(%d)" % number)
@@ -70,29 +70,32 @@ def column(driver, number):
 
 
 def click(driver, selector):
-    driver.execute_script(
-        "arguments[0].scrollIntoView({block: 'center'})",
-        driver.find_element("css selector", selector),
-    )
-    driver.find_element("css selector", selector).click()
+    element = driver.find_element("css selector", selector)
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    element.click()
 
 
 def wait(condition, seconds=15):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
 def drawn(driver, chart):
-    """The names of a chart's lines."""
+    """The names of the lines in a chart."""
     return driver.execute_script(
         "return document.getElementById(arguments[0]).data.filter(t => t.name).map(t => t.name)",
         chart,
     )
 
 
-def complaints(driver):
+def prototxt_lines(driver):
+    return [element.text for element in driver.find_elements("css selector", "#prototxt-lines pre")]
+
+
+def browser_errors(driver):
+    """The errors in the browser's console since it was last read."""
     return [
         entry["message"]
         for entry in driver.get_log("browser")
@@ -102,9 +105,9 @@ def complaints(driver):
 
 @pytest.fixture
 def report(store, tmp_path, chromium):
-    """Open the report on trials: report(trials)."""
+    """A function that opens the report of some trials in the browser."""
 
-    def opened(trials):
+    def open_report(trials):
         record(store, *trials)
         path = tmp_path / "out.html"
         page.write(str(path), content.load(store, {}, ranking.parse_criterion("top1")))
@@ -113,12 +116,12 @@ def report(store, tmp_path, chromium):
         wait(lambda: chromium.execute_script("return document.readyState") == "complete")
         return chromium
 
-    return opened
+    return open_report
 
 
-def test_the_report_shows_the_ranking_and_draws_the_best(report):
-    driver = report(study())
-    assert complaints(driver) == []
+def test_report_shows_the_ranking_and_draws_the_best_policies(report):
+    driver = report(example_trials())
+    assert browser_errors(driver) == []
     assert column(driver, 2) == [
         BEST + " Pareto",
         SECOND + " Pareto",
@@ -126,108 +129,91 @@ def test_the_report_shows_the_ranking_and_draws_the_best(report):
         "FIX(k0=0.5) (1 failed)",
     ]
     assert column(driver, 1) == ["1", "2", "3", "-"] and column(driver, 6)[0] == "99.00 ± 0.00"
-    assert (
-        BEST + ", seed 1" in drawn(driver, "top1")
-        and BEST in drawn(driver, "rate")
-        and BEST in drawn(driver, "classes")
-    )
-    assert "Pareto front: FIX(k0=0.02)" in driver.find_element("id", "cost").get_attribute(
-        "aria-label"
-    )
-    assert 'lr_policy: "%s"' % BEST in [
-        e.text for e in driver.find_elements("css selector", "#lines pre")
-    ]
-    assert (
-        driver.find_element("id", "trouble").is_displayed()
-        and "Check failed" in driver.find_element("id", "troubles").text
-    )
-    assert complaints(driver) == []
+    assert BEST + ", seed 1" in drawn(driver, "top1")
+    assert BEST in drawn(driver, "rate") and BEST in drawn(driver, "classes")
+    cost = driver.find_element("id", "cost").get_attribute("aria-label")
+    assert "Pareto front: FIX(k0=0.02)" in cost
+    assert 'lr_policy: "%s"' % BEST in prototxt_lines(driver)
+    assert driver.find_element("id", "problem").is_displayed()
+    assert "Check failed" in driver.find_element("id", "problems").text
+    assert browser_errors(driver) == []
 
 
-def test_the_heads_sort_also_by_the_keyboard(report):
+def test_headings_sort_by_click_and_by_keyboard(report):
     from selenium.webdriver.common.keys import Keys
 
-    driver = report(study())
+    driver = report(example_trials())
+    heading = driver.find_element("css selector", "th[data-key=iterations]")
     click(driver, "th[data-key=iterations] button")
-    times = [float(text.split()[0]) for text in column(driver, 5)]
-    assert times == sorted(times)
-    driver.find_element("css selector", "th[data-key=iterations] button").send_keys(Keys.ENTER)
-    times = [float(text.split()[0]) for text in column(driver, 5)]
-    assert times == sorted(times, reverse=True)
-    assert (
-        driver.find_element("css selector", "th[data-key=iterations]").get_attribute("aria-sort")
-        == "descending"
-    )
+    iterations = [float(text.split()[0]) for text in column(driver, 5)]
+    assert iterations == sorted(iterations)
+    heading.find_element("css selector", "button").send_keys(Keys.ENTER)
+    iterations = [float(text.split()[0]) for text in column(driver, 5)]
+    assert iterations == sorted(iterations, reverse=True)
+    assert heading.get_attribute("aria-sort") == "descending"
 
 
-def test_policies_are_chosen_and_found(report):
-    driver = report(study())
+def test_policies_can_be_selected_and_searched(report):
+    driver = report(example_trials())
     click(driver, "#choose-none")
     assert drawn(driver, "top1") == []
     click(driver, "#body tr:nth-child(2) input")
     assert drawn(driver, "top1") == [SECOND + ", seed 1", SECOND + ", seed 2"]
-    driver.find_element("id", "find").send_keys("sin2 0.06")
+    driver.find_element("id", "search").send_keys("sin2 0.06")
     assert column(driver, 2) == [BEST + " Pareto"]
 
 
 def test_the_four_curves_zoom_together(report):
-    driver = report(study())
+    driver = report(example_trials())
     driver.find_element("id", "to").send_keys("100\t")
+    script = "return document.getElementById(arguments[0]).layout.xaxis.range"
     for chart in ("rate", "top1", "train_loss", "test_loss"):
-        wait(
-            lambda: (
-                driver.execute_script(
-                    "return document.getElementById(arguments[0]).layout.xaxis.range", chart
-                )
-                == [0, 100]
-            )
-        )
+        wait(lambda: driver.execute_script(script, chart) == [0, 100])
 
 
-def test_names_are_text_whatever_they_are(report):
+def test_html_in_names_is_shown_as_text(report):
     driver = report(
         [trial(BEST, dataset=EVIL), trial(SECOND, dataset=EVIL, state="failed", error=EVIL)]
     )
     assert EVIL in driver.find_element("id", "h-ranking").text and driver.title != "stolen"
-    assert driver.find_elements("css selector", "img[src=x]") == [] and complaints(driver) == []
+    assert driver.find_elements("css selector", "img[src=x]") == []
+    assert browser_errors(driver) == []
 
 
-def test_an_empty_database_says_so(report):
+def test_empty_database_shows_a_sentence_instead_of_the_ranking(report):
     driver = report([])
-    assert (
-        driver.find_element("id", "empty").is_displayed()
-        and not driver.find_element("id", "ranking").is_displayed()
-    )
-    assert complaints(driver) == []
+    assert driver.find_element("id", "empty").is_displayed()
+    assert not driver.find_element("id", "ranking").is_displayed()
+    assert browser_errors(driver) == []
 
 
 def test_three_constant_rates_make_a_range_test(report):
+    top1_of = {0.001: 0.5, 0.01: 0.9, 0.1: 0.95}
     driver = report(
-        [
-            trial("FIX(k0=%g)" % k0, [0.1, top1])
-            for k0, top1 in ((0.001, 0.5), (0.01, 0.9), (0.1, 0.95))
-        ]
+        [trial("FIX(k0=%g)" % k0, [0.1, top1]) for k0, top1 in top1_of.items()]
         + [trial("FIX(k0=1)", [0.1], state="diverged")]
     )
     assert drawn(driver, "range") == ["100 iterations"]
-    assert driver.execute_script(
-        "return document.getElementById('range').data[0].y"
-    ) == pytest.approx([50, 90, 95, 10])
+    top1 = driver.execute_script("return document.getElementById('range').data[0].y")
+    assert top1 == pytest.approx([50, 90, 95, 10])
 
 
-def test_the_rate_of_a_plateau_is_drawn_as_each_seed_went(report):
+def with_rates(original, rates):
+    """The trial with these learning rates in its rows."""
+    rows = [dataclasses.replace(row, lr=lr) for row, lr in zip(original.rows, rates)]
+    return dataclasses.replace(original, rows=tuple(rows))
+
+
+def test_plateau_has_a_rate_curve_for_each_seed(report):
     plateau = "WARMUP(k0=0.01) for 100 then PLATEAU(k0=0.1, gamma=0.5, l=100)"
-    went = [
-        dataclasses.replace(
-            one, rows=tuple(dataclasses.replace(row, lr=lr) for row, lr in zip(one.rows, rates))
-        )
-        for one, rates in (
-            (trial(plateau, [0.1, 0.5, 0.9, 0.9]), (0.01, 0.1, 0.1, 0.05)),
-            (trial(plateau, [0.1, 0.5, 0.9, 0.9], 2), (0.01, 0.1, 0.05, 0.025)),
-        )
-    ]
+    top1 = [0.1, 0.5, 0.9, 0.9]
     driver = report(
-        went + [trial("SGDR(k0=0.1, k1=0, l=50)"), trial("FIX(k0=0.1) for 50 then FIX(k0=0.01)")]
+        [
+            with_rates(trial(plateau, top1), (0.01, 0.1, 0.1, 0.05)),
+            with_rates(trial(plateau, top1, 2), (0.01, 0.1, 0.05, 0.025)),
+            trial("SGDR(k0=0.1, k1=0, l=50)"),
+            trial("FIX(k0=0.1) for 50 then FIX(k0=0.01)"),
+        ]
     )
     assert sorted(drawn(driver, "rate")) == [
         "FIX(k0=0.1) for 50 then FIX(k0=0.01)",
@@ -235,133 +221,110 @@ def test_the_rate_of_a_plateau_is_drawn_as_each_seed_went(report):
         plateau + ", seed 1",
         plateau + ", seed 2",
     ]
-    x, y = driver.execute_script(
-        "return (t => [t.x, t.y])(document.getElementById('rate').data.find(t => t.name.endsWith('seed 2')))"
-    )
-    at = dict(zip(x, y))
-    assert [at[0], at[50], at[99], at[100], at[199], at[200], at[299], at[300]] == pytest.approx(
+    script = """
+        const traces = document.getElementById('rate').data;
+        const trace = traces.find(trace => trace.name.endsWith('seed 2'));
+        return [trace.x, trace.y];"""
+    rate_at = dict(zip(*driver.execute_script(script)))
+    iterations = (0, 50, 99, 100, 199, 200, 299, 300)
+    assert [rate_at[iteration] for iteration in iterations] == pytest.approx(
         [0.01, 0.055, 0.0991, 0.1, 0.1, 0.05, 0.05, 0.025]
     )
-    assert 'lr_policy: "%s"' % plateau in [
-        e.text for e in driver.find_elements("css selector", "#lines pre")
-    ]
-    assert complaints(driver) == []
+    assert 'lr_policy: "%s"' % plateau in prototxt_lines(driver)
+    assert browser_errors(driver) == []
 
 
-def test_a_chart_without_anything_in_it_says_so(report):
+def test_chart_without_data_is_replaced_by_a_sentence(report):
     driver = report(
         [trial(BEST, state="running", classes=None), trial(SECOND, (), state="failed", error="no")]
     )
-    said = {
-        chart: driver.find_element("css selector", "figure:has(#%s) .nothing" % chart)
+    top1, cost, classes = (
+        driver.find_element("css selector", "figure:has(#%s) .no-data" % chart)
         for chart in ("top1", "cost", "classes")
-    }
-    assert [said[chart].is_displayed() for chart in said] == [False, True, True]
-    assert (
-        not driver.find_element("id", "classes").is_displayed()
-        and "No confidence" in said["classes"].text
     )
+    assert not top1.is_displayed() and cost.is_displayed() and classes.is_displayed()
+    assert "No confidence" in classes.text
+    assert not driver.find_element("id", "classes").is_displayed()
     click(driver, "#choose-none")
-    assert said["top1"].is_displayed() and not driver.find_element("id", "top1").is_displayed()
+    assert top1.is_displayed() and not driver.find_element("id", "top1").is_displayed()
     click(driver, "#choose-best")
-    assert (
-        driver.find_element("id", "top1").is_displayed()
-        and driver.find_element("css selector", "#top1 .main-svg").size["width"] > 300
-    )
-    assert complaints(driver) == []
+    assert driver.find_element("id", "top1").is_displayed()
+    assert driver.find_element("css selector", "#top1 .main-svg").size["width"] > 300
+    assert browser_errors(driver) == []
 
 
-def test_each_state_is_counted_and_what_went_wrong_is_told(report):
+def test_states_are_counted_and_errors_are_listed(report):
     driver = report(
-        study()
+        example_trials()
         + [
             trial("EXP(k0=0.1, gamma=0.99)", [0.1, 0.2], state="running"),
             trial("COS(k0=0.01, k1=0.1, l=50)", [0.1], state="pruned", error="hopeless"),
         ]
     )
-    assert {e.text for e in driver.find_elements("css selector", "#states li")} == {
-        "5 finished",
-        "1 failed",
-        "1 pruned",
-        "1 running",
-    }
-    assert [
-        row.text.split()[-1]
-        for row in driver.find_elements("css selector", "#troubles tr")
-        if "pruned" in row.text
-    ] == ["hopeless"]
+    states = {element.text for element in driver.find_elements("css selector", "#states li")}
+    assert states == {"5 finished", "1 failed", "1 pruned", "1 running"}
+    problems = [row.text for row in driver.find_elements("css selector", "#problems tr")]
+    assert [text.split()[-1] for text in problems if "pruned" in text] == ["hopeless"]
 
 
-def test_everything_has_a_name_for_a_screen_reader_and_is_reached_by_the_keyboard(report):
+def test_controls_have_accessible_names_and_visible_focus(report):
     from selenium.webdriver.common.keys import Keys
 
-    driver = report(study())
+    driver = report(example_trials())
     nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     named = [
         (node["role"]["value"], node.get("name", {}).get("value", ""))
         for node in nodes
         if not node.get("ignored") and "role" in node
     ]
-    for role in (
-        "button",
-        "checkbox",
-        "searchbox",
-        "spinbutton",
-        "DisclosureTriangle",
-        "columnheader",
-    ):
+    controls = ("button", "checkbox", "searchbox", "spinbutton", "DisclosureTriangle")
+    for role in (*controls, "columnheader"):
         names = [name for kind, name in named if kind == role]
         assert names and all(name.strip() for name in names), role
     assert sum(role == "group" and "of " + BEST in name for role, name in named) >= 3, (
-        "the charts say what is in them"
+        "the charts are described"
     )
     driver.find_element("css selector", "figure:has(#top1) summary").send_keys(Keys.ENTER)
     wait(lambda: BEST in driver.find_element("css selector", "figure:has(#top1) table").text)
-    unseen = driver.execute_script("""return [...document.querySelectorAll('button, input, summary')].filter(e => e.checkVisibility()).filter(
-        e => { e.focus({focusVisible: true}); return getComputedStyle(e).outlineWidth !== '3px'; }).map(e => e.outerHTML)""")
-    assert unseen == [], "whatever has the keyboard is seen to have it"
+    script = """
+        const controls = [...document.querySelectorAll('button, input, summary')];
+        const isOutlined = control => {
+            control.focus({focusVisible: true});
+            return getComputedStyle(control).outlineWidth === '3px';
+        };
+        return controls.filter(control => control.checkVisibility())
+            .filter(control => !isOutlined(control)).map(control => control.outerHTML);"""
+    without_outline = driver.execute_script(script)
+    assert without_outline == [], "the control with the keyboard focus is outlined"
 
 
-def test_what_an_import_may_bring_is_drawn(report):
-    """Iterations up to Caffe's last, rates that are none of the policy's, none at all."""
-    unknown = [
-        dataclasses.replace(
-            trial("SIN(k0=0.01, k1=0.1, l=50)", [0.1], seed),
-            rows=(
-                dataclasses.replace(
-                    trial("SIN(k0=0.01, k1=0.1, l=50)", [0.1], seed).rows[0], lr=lr
-                ),
-            ),
-        )
+def test_strange_imported_rows_are_drawn(report):
+    """Iterations up to Caffe's last one; rates that the policy cannot have; no rates at all."""
+    unfitting = [
+        with_rates(trial("SIN(k0=0.01, k1=0.1, l=50)", [0.1], seed), [lr])
         for seed, lr in enumerate((None, 0.1))
     ]
-    strange = []
+    far = []
     for policy in (
         "TRI(k0=0.01, k1=0.1, l=50)",
         "POLY(k0=0.1, p=1, l=20)",
         "PLATEAU(k0=0.1, gamma=0.1, l=5)",
     ):
         for seed, lr in enumerate((None, -1.0, 0.0)):
-            one = trial(policy, [0.1] * 3, seed)
-            at = zip(one.rows, (0, 10, 2**31 - 1), (0.01, lr, 0.01))
-            strange.append(
-                dataclasses.replace(
-                    one,
-                    rows=tuple(
-                        dataclasses.replace(row, iteration=n, lr=rate) for row, n, rate in at
-                    ),
-                )
-            )
-    driver = report(strange + unknown)
-    assert len(drawn(driver, "rate")) >= 5 and complaints(driver) == []
+            original = with_rates(trial(policy, [0.1] * 3, seed), (0.01, lr, 0.01))
+            rows = [
+                dataclasses.replace(row, iteration=iteration)
+                for row, iteration in zip(original.rows, (0, 10, 2**31 - 1))
+            ]
+            far.append(dataclasses.replace(original, rows=tuple(rows)))
+    driver = report(far + unfitting)
+    assert len(drawn(driver, "rate")) >= 5 and browser_errors(driver) == []
 
 
-def test_it_fits_a_phone(report):
-    driver = report(study())
-    driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True},
-    )
+def test_page_fits_a_phone(report):
+    driver = report(example_trials())
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     try:
         driver.refresh()
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 360
@@ -369,74 +332,72 @@ def test_it_fits_a_phone(report):
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_the_live_page_grows_while_rows_arrive_and_keeps_what_the_reader_did(
-    store, served, chromium
-):
-    record(store, *study())
+def test_live_page_grows_and_keeps_selection_and_sorting(store, address, chromium):
+    record(store, *example_trials())
     running = trial("TRI(k0=0.01, k1=0.06, l=100)", [0.1], state="running")
     record(store, running)
-    chromium.get("http://%s/" % served)
+    chromium.get("http://%s/" % address)
     click(chromium, "#choose-none")
     click(chromium, "th[data-key=policy] button")
-    boxes = dict(zip(column(chromium, 2), chromium.find_elements("css selector", "#body input")))
-    boxes[running.policy + " (1 running)"].click()
+    checkboxes = chromium.find_elements("css selector", "#body input")
+    checkbox_of = dict(zip(column(chromium, 2), checkboxes))
+    checkbox_of[running.policy + " (1 running)"].click()
     before = column(chromium, 2)
     for row in trial(top1=[0.1, 0.6, 0.7]).rows[1:]:
         store.add(running.id, row)
-    wait(
-        lambda: (
-            chromium.execute_script("return document.getElementById('top1').data[0].y.length") == 3
-        )
-    )
+    script = "return document.getElementById('top1').data[0].y.length"
+    wait(lambda: chromium.execute_script(script) == 3)
     assert column(chromium, 2) == before, "still sorted by policy"
     assert drawn(chromium, "top1") == [running.policy + ", seed 1"]
     store.end(running.id, "finished", 1700000500.0)
     wait(lambda: running.policy in column(chromium, 2))
     record(store, trial("EXP(k0=0.05, gamma=0.995)"))
     wait(lambda: "EXP(k0=0.05, gamma=0.995)" in column(chromium, 2))
-    assert drawn(chromium, "top1") == [running.policy + ", seed 1"] and complaints(chromium) == []
+    assert drawn(chromium, "top1") == [running.policy + ", seed 1"]
+    assert browser_errors(chromium) == []
 
 
-def test_a_live_page_on_an_empty_database_fills(store, served, chromium):
-    chromium.get("http://%s/" % served)
+def test_live_page_of_an_empty_database_shows_the_first_trials(store, address, chromium):
+    chromium.get("http://%s/" % address)
     assert chromium.find_element("id", "empty").is_displayed()
-    record(store, *study())
+    record(store, *example_trials())
     wait(lambda: column(chromium, 2)[:1] == [BEST + " Pareto"])
     assert BEST in drawn(chromium, "rate")
 
 
 def ask(address, path="/content.json", method="GET", **headers):
+    """The server's answer and its body."""
     connection = http.client.HTTPConnection(address, timeout=10)
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     return answer, answer.read()
 
 
-def test_a_live_view_outlives_its_database_and_browsers_that_go_away(database, served, capfd):
-    admin = psycopg2.connect(database.rpartition(" dbname=")[0])
+def test_server_survives_a_lost_database_and_a_lost_browser(database, address, capfd):
+    server_dsn, _, name = database.rpartition(" dbname=")
+    admin = psycopg2.connect(server_dsn)
     admin.autocommit = True
 
-    def allow(word):
-        admin.cursor().execute("ALTER DATABASE %s %s" % (database.rpartition("=")[2], word))
+    def allow_connections(allowed):
+        admin.cursor().execute("ALTER DATABASE %s ALLOW_CONNECTIONS %s" % (name, allowed))
 
-    assert ask(served)[0].status == 200
-    allow("ALLOW_CONNECTIONS false")
+    assert ask(address)[0].status == 200
+    allow_connections("false")
     admin.cursor().execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
-        [database.rpartition("=")[2]],
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
     )
-    time.sleep(live.FRESH)
-    answer, body = ask(served)
+    time.sleep(live.CACHE_SECONDS)
+    answer, body = ask(address)
     assert answer.status == 503 and b"not currently accepting connections" in body
-    allow("ALLOW_CONNECTIONS true")
-    assert ask(served)[0].status == 200
-    host, port = served.split(":")
-    with socket.create_connection((host, int(port))) as gone:
-        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        gone.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        gone.recv(100)
+    allow_connections("true")
+    assert ask(address)[0].status == 200
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port))) as browser_socket:
+        browser_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        browser_socket.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        browser_socket.recv(100)
     time.sleep(0.5)
-    assert ask(served)[0].status == 200 and capfd.readouterr().err == ""
+    assert ask(address)[0].status == 200 and capfd.readouterr().err == ""
     admin.close()
 
 
@@ -452,40 +413,38 @@ def test_a_live_view_outlives_its_database_and_browsers_that_go_away(database, s
         ("", 403),
     ],
 )
-def test_only_the_servers_own_names_are_answered(host, status, served):
-    """A page elsewhere whose name was pointed here afterwards reads nothing (DNS rebinding)."""
-    assert ask(served, Host=host)[0].status == status
+def test_only_addresses_and_own_names_are_served(host, status, address):
+    """DNS rebinding: a foreign name that was pointed at this server reads nothing."""
+    assert ask(address, Host=host)[0].status == status
 
 
-def test_the_server_only_reads_and_has_two_addresses(store, served):
-    assert (
-        ask(served, "/../../etc/passwd")[0].status == 404
-        and ask(served, method="POST")[0].status == 501
-    )
-    answer, body = ask(served)
+def test_server_is_read_only_and_serves_two_paths(store, address):
+    assert ask(address, "/../../etc/passwd")[0].status == 404
+    assert ask(address, method="POST")[0].status == 501
+    answer, body = ask(address)
     assert json.loads(body.decode())["tasks"] == []
-    assert ask(served, **{"If-None-Match": answer.headers["ETag"]})[0].status == 304
+    assert ask(address, **{"If-None-Match": answer.headers["ETag"]})[0].status == 304
     with pytest.raises(Exception, match="read-only"):
         reader = Store(store._dsn, read_only=True)
         reader.begin(trial())
 
 
 @pytest.mark.parametrize("last", [70000, 2**31 - 1])
-def test_a_curve_is_thinned_without_losing_a_peak(last):
+def test_sampled_curve_keeps_the_peaks(last):
     policy = Policy.parse("SIN2(k0=0.005, k1=0.08, l=70)")
-    t, lr = curves.thinned(policy, last, 600)
-    assert 100 < len(t) <= 602 and t[0] == 0 and t[-1] == last and lr == pytest.approx(policy(t))
+    t, lr = curves.sample_schedule(policy, last, 600)
+    assert 100 < len(t) <= 602 and t[0] == 0 and t[-1] == last
+    assert lr == pytest.approx(policy(t))
     assert last > 70000 or lr.max() == pytest.approx(0.08)
-    lr = curves.thinned(Policy.parse("TRI(k0=0.1, k1=1, l=537)"), last, 600)[1]
+    _, lr = curves.sample_schedule(Policy.parse("TRI(k0=0.1, k1=1, l=537)"), last, 600)
     assert lr[10:20].min() < 0.15 and lr[10:20].max() > 0.95, (
-        "no cycle is always met at the same place"
+        "samples meet the cycles at varying phases"
     )
 
 
-def test_caffes_own_schedules_are_pasted_as_its_fields():
-    assert page.lines_to_paste(
-        "multistep(base_lr=0.1, gamma=1.5, stepvalue=[5, 7])"
-    ).splitlines() == [
+def test_schedule_of_caffe_becomes_solver_fields():
+    lines = page.prototxt_lines("multistep(base_lr=0.1, gamma=1.5, stepvalue=[5, 7])")
+    assert lines.splitlines() == [
         'lr_policy: "multistep"',
         "base_lr: 0.1",
         "gamma: 1.5",
@@ -494,20 +453,17 @@ def test_caffes_own_schedules_are_pasted_as_its_fields():
     ]
 
 
-def test_networks_with_one_name_are_two_tasks(store):
-    other = dataclasses.replace(
-        NETWORK, prototxt="other", hash=hashlib.sha256(b"other").hexdigest()
-    )
+def test_two_networks_of_the_same_name_are_two_tasks(store):
+    other_hash = hashlib.sha256(b"other").hexdigest()
+    other = dataclasses.replace(NETWORK, prototxt="other", hash=other_hash)
     record(store, trial(), trial(network=other))
     assert len(content.load(store, {}, ranking.parse_criterion("top1"))["tasks"]) == 2
 
 
 @pytest.mark.parametrize("file", ["curve.png", "curve.svg"])
 def test_plot_writes_pictures(file, tmp_path, lrbench):
-    assert (
-        lrbench("plot", BEST, "POLY(k0=0.05, p=1.2, l=50)", "--out", tmp_path / file).returncode
-        == 0
-    )
+    done = lrbench("plot", BEST, "POLY(k0=0.05, p=1.2, l=50)", "--out", tmp_path / file)
+    assert done.returncode == 0
     assert (tmp_path / file).read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
 
 
@@ -523,62 +479,57 @@ def test_plot_writes_pictures(file, tmp_path, lrbench):
         ("STEP(k0=0.1, gamma=0.1, l=9007199254740992)", 2**31 - 1),
     ],
 )
-def test_plot_reaches_as_far_as_a_policy_has_something_to_show(policy, end, lrbench):
+def test_plot_shows_the_typical_length_of_a_policy(policy, end, lrbench):
     done = lrbench("plot", policy, "--terminal")
-    assert done.returncode == 0 and done.stdout.splitlines()[-4].split()[-1].rstrip(".0") == str(
-        end
-    ).rstrip(".0")
-    assert str(Policy.parse(policy)) in done.stdout and "\x1b" not in done.stdout, (
-        "no colours where no terminal is"
-    )
+    assert done.returncode == 0
+    last_tick = done.stdout.splitlines()[-4].split()[-1]
+    assert last_tick.rstrip(".0") == str(end).rstrip(".0")
+    assert str(Policy.parse(policy)) in done.stdout
+    assert "\x1b" not in done.stdout, "colours are for terminals"
 
 
-def test_plot_ends_where_the_policy_ends_whatever_was_asked(lrbench):
-    done = lrbench(
-        "plot", "POLY(k0=0.05, p=1.2, l=50)", "FIX(k0=0.01)", "--max-iter", 100, "--terminal"
-    )
+def test_plot_ends_a_curve_with_its_policy(lrbench):
+    policies = ("POLY(k0=0.05, p=1.2, l=50)", "FIX(k0=0.01)")
+    done = lrbench("plot", *policies, "--max-iter", 100, "--terminal")
+    assert done.returncode == 0
     lowest = [line for line in done.stdout.splitlines() if "┤" in line or "│" in line][-1]
-    assert done.returncode == 0 and "x" in lowest and lowest.rstrip("│").rstrip().endswith("x"), (
-        "0 at 50, half-way"
-    )
+    assert lowest.rstrip("│").rstrip().endswith("x"), "POLY is 0 at 50, half-way, and ends"
 
 
 @pytest.mark.parametrize(
-    "policy, words",
+    "policy, message",
     [
         ("SGDR(k0=0.05, k1=0, l=5 epochs)", "give the number of iterations"),
         ("WARMUP(k0=0.1)", "needs one"),
         ("FIX(k0=1e308)", "Caffe's learning rates"),
     ],
 )
-def test_plot_says_what_it_cannot_draw(policy, words, lrbench):
+def test_plot_reports_policies_that_it_cannot_draw(policy, message, lrbench):
     done = lrbench("plot", policy, "--terminal")
-    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("display, words", [(None, "DISPLAY is not set"), (":4242", ":4242")])
-def test_plot_without_a_window_says_what_to_do_instead(display, words, lrbench, monkeypatch):
+@pytest.mark.parametrize("display, reason", [(None, "DISPLAY is not set"), (":4242", ":4242")])
+def test_plot_without_a_display_suggests_other_outputs(display, reason, lrbench, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     if display:
         monkeypatch.setenv("DISPLAY", display)
     done = lrbench("plot", BEST)
-    assert (
-        done.returncode == 2
-        and words in done.stderr
-        and "--terminal" in done.stderr
-        and len(done.stderr.splitlines()) == 1
-    )
+    assert done.returncode == 2 and reason in done.stderr and "--terminal" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    "words, sentence",
+    "arguments, message",
     [
-        (("report", "/no/such/x.html"), "cannot be written"),
-        (("rank", "--study", "none"), "no such trials"),
+        (("report", "/no/such/x.html"), "cannot write the report to /no/such/x.html"),
+        (("rank", "--study", "none"), "no trials in the database match"),
         (("report", "--study", "none", "x.html"), "no study none"),
-        (("report", "--state", "done", "x.html"), "'done' is no state"),
+        (("report", "--state", "done", "x.html"), "--state: invalid state 'done'"),
     ],
 )
-def test_what_cannot_be_done_is_said(words, sentence, lrbench):
-    done = lrbench(*words)
-    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+def test_invalid_input_is_reported_in_one_line(arguments, message, lrbench):
+    done = lrbench(*arguments)
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,1 +1,1 @@
-"""Pictures of policies and trials."""
+"""Plots of policies and trials, the HTML report, and its live page."""

@@ -1,8 +1,24 @@
-"""What a report shows, as plain values that JSON can hold: read from the store, ranked, thinned to what a page can draw."""
+"""The content of a report as values for JSON: read from the database, ranked, thinned for drawing.
+
+This is what :mod:`lrbench_caffe.report.page` puts into the page and its scripts draw. Its form::
+
+    {"title": ..., "filters": [...], "created": seconds since the epoch,
+     "criterion": {"kind": ..., "metrics": [...]},          # of ranking.Criterion
+     "states": {"finished": 12, "running": 1, ...},
+     "tasks": [{"id": ..., "dataset": ..., "network": ..., "facts": [[name, value], ...],
+                "trials": number of trials, "policies": [...],
+                "range_curves": [...] or None, "problems": [...]}, ...]}
+
+A policy has its label, rank and metrics, its learning rate curves, and a run for each trial with
+the trial's rows as lists. Accuracies are shares of 1, as in the database.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Tuple
 
 from lrbench_caffe import ranking
 from lrbench_caffe.database import studies
@@ -11,62 +27,89 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.report import curves
-from lrbench_caffe.report.page import lines_to_paste
+from lrbench_caffe.report.page import prototxt_lines
 
-CURVES = 60  # policies of a task whose rows a page holds; the others are in its table
+if TYPE_CHECKING:
+    from lrbench_caffe.database import Store
+    from lrbench_caffe.policies import Policy
+    from lrbench_caffe.ranking import Criterion, Ranked
+    from lrbench_caffe.trial import Dataset, Evaluation, Network, Trial
+
+    RowsById = Dict[str, Tuple[Evaluation, ...]]
+    RankedByMetric = Dict[str, Dict[str, Ranked]]
+
+MAX_DRAWN = 60  # policies of a task that can be drawn; the table lists all of them
 POINTS = 600  # of a learning rate curve
-PARETO = ("top1", "iterations")
+PARETO_METRICS = ("top1", "iterations")
+MIN_CONSTANT_RATES = 3  # for a range test
 
 
-def load(store, filters, criterion, progress=None):
-    """The content of a report on the trials that fit filters (as of Store.trials) in a database.
+def load(
+    store: Store,
+    filters: dict[str, str | None],
+    criterion: Criterion,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> dict[str, Any]:
+    """Read the content of a report from a database.
 
-    progress is called with (what, done, total).  Raises InputError for a study that is not there.
+    Args:
+        store: The open database.
+        filters: Which trials to report, as keyword arguments of
+            :meth:`lrbench_caffe.database.Store.trials`.
+        criterion: How the policies are ranked.
+        progress: Called with (what is being read, tasks done, None).
+
+    Returns:
+        The content, which can be written as JSON; see the description of this module.
+
+    Raises:
+        InputError: The study in the filters does not exist.
+        DatabaseUnavailable: The database does not answer.
     """
-    report = progress or (lambda what, done, total: None)
-    waiting = (
-        sum(entry.state is None for entry in studies.jobs(store, filters["study"]))
-        if "study" in filters
-        else 0
-    )
+    study = filters.get("study")
+    waiting = 0 if study is None else _waiting_jobs(store, study)
     trials = store.trials(best_only=True, **filters)
     tasks = []
-    for n, (task, members) in enumerate(ranking.group_by_task(trials).items()):
-        report("reading tasks", n, None)
-        tasks.append(_task(store, n, task, members, criterion))
-    states = [trial.state for trial in trials]
+    for number, (task, members) in enumerate(ranking.group_by_task(trials).items()):
+        if progress is not None:
+            progress("reading tasks", number, None)
+        tasks.append(_task(store, number, task, members, criterion))
+    names = [filters[name] for name in ("study", "dataset", "network") if filters.get(name)]
     return {
-        "title": filters.get("study")
-        or filters.get("dataset")
-        or filters.get("network")
-        or "All trials",
+        "title": names[0] if names else "All trials",
         "filters": ["%s %s" % item for item in sorted(filters.items())],
-        "made": time.time(),
-        "by": {"kind": criterion.kind, "metrics": list(criterion.weights)},
-        "states": dict(
-            {state: states.count(state) for state in sorted(set(states))},
-            **({"waiting": waiting} if waiting else {}),
-        ),
+        "created": time.time(),
+        "criterion": {"kind": criterion.kind, "metrics": list(criterion.weights)},
+        "states": _state_counts(trials, waiting),
         "tasks": sorted(tasks, key=lambda task: -task["trials"]),
     }
 
 
-def _task(store, number, task, trials, criterion):
+def _waiting_jobs(store: Store, study: str) -> int:
+    return sum(job.state is None for job in studies.jobs(store, study))
+
+
+def _state_counts(trials: list[Trial], waiting: int) -> dict[str, int]:
+    states = [trial.state for trial in trials]
+    counts = {state: states.count(state) for state in sorted(set(states))}
+    if waiting:
+        counts["waiting"] = waiting
+    return counts
+
+
+def _task(
+    store: Store,
+    number: int,
+    task: tuple[Dataset, Network],
+    trials: list[Trial],
+    criterion: Criterion,
+) -> dict[str, Any]:
     dataset, network = task
     entries = ranking.rank(trials, criterion)
-    by_metric = {
-        name: {
-            entry.label: entry
-            for entry in ranking.rank(trials, ranking.Criterion("order", {name: 1.0}))
-        }
-        for name in ranking.METRICS
-    }
-    front = {entry.label for entry in ranking.pareto_front(entries, PARETO)}
-    drawn = (
-        entries[:CURVES] + [entry for entry in entries[CURVES:] if entry.function == "FIX"][:CURVES]
-    )
-    rows = store.rows([trial.id for entry in drawn for trial in entry.trials + entry.others])
-    about = [
+    by_metric = {name: _ranked_by(name, trials) for name in ranking.METRICS}
+    front = {entry.label for entry in ranking.pareto_front(entries, PARETO_METRICS)}
+    rows = store.rows([trial.id for entry in _drawn(entries) for trial in _all_trials(entry)])
+    facts = [
         ["shape", "x".join(map(str, dataset.shape)) if dataset.shape else None],
         ["train samples", dataset.train_samples],
         ["test samples", dataset.test_samples],
@@ -76,99 +119,126 @@ def _task(store, number, task, trials, criterion):
         "id": "%s/%s/%s/%d" % (dataset.name, network.name, network.hash[:12], number),
         "dataset": dataset.name,
         "network": network.name,
-        "about": about,
+        "facts": facts,
         "trials": len(trials),
         "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
-        "range": _range_test(entries, rows),
-        "troubles": [
-            {
-                "policy": trial.policy,
-                "seed": trial.setup.seed,
-                "state": trial.state,
-                "error": trial.error,
-            }
-            for trial in trials
-            if trial.error
-        ],
+        "range_curves": _range_curves(entries, rows),
+        "problems": [_problem(trial) for trial in trials if trial.error],
     }
 
 
-def _policy(entry, rows, front, by_metric):
-    runs = []
-    for trial in entry.trials + entry.others:
-        found = rows.get(trial.id, ())
-        runs.append(
-            {
-                "seed": trial.setup.seed,
-                "state": trial.state,
-                "origin": trial.origin,
-                "iteration": [row.iteration for row in found],
-                "top1": [row.top1 for row in found],
-                "train_loss": [row.train_loss for row in found],
-                "test_loss": [row.test_loss for row in found],
-                "classes": trial.best.class_confidence if trial.best else None,
-            }
-        )
+def _ranked_by(metric: str, trials: list[Trial]) -> dict[str, Ranked]:
+    """The policies ranked by a single metric, by their labels."""
+    criterion = ranking.Criterion("order", {metric: 1.0})
+    return {entry.label: entry for entry in ranking.rank(trials, criterion)}
+
+
+def _drawn(entries: list[Ranked]) -> list[Ranked]:
+    """The entries whose rows the page holds: the best, and constant rates for the range test."""
+    constant = [entry for entry in entries[MAX_DRAWN:] if entry.function == "FIX"]
+    return entries[:MAX_DRAWN] + constant[:MAX_DRAWN]
+
+
+def _all_trials(entry: Ranked) -> tuple[Trial, ...]:
+    return entry.trials + entry.others
+
+
+def _problem(trial: Trial) -> dict[str, Any]:
+    return {
+        "policy": trial.policy,
+        "seed": trial.setup.seed,
+        "state": trial.state,
+        "error": trial.error,
+    }
+
+
+def _policy(
+    entry: Ranked, rows: RowsById, front: set[str], by_metric: RankedByMetric
+) -> dict[str, Any]:
+    ranks = {name: ranked[entry.label] for name, ranked in by_metric.items()}
     return {
         "policy": entry.policy,
         "label": entry.label,
         "note": states_note(entry.others).strip(" ()"),
         "function": entry.function,
-        "paste": lines_to_paste(entry.policy),
+        "prototxt": prototxt_lines(entry.policy),
         "rank": entry.rank,
         "tied": entry.tied,
         "seeds": len(entry.trials),
-        "front": entry.label in front,
+        "on_front": entry.label in front,
         "metrics": {
-            name: [found.mean, found.deviation if name != "n_params" else None]
-            for name, found in entry.metrics.items()
+            name: [spread.mean, None if name == "n_params" else spread.deviation]
+            for name, spread in entry.metrics.items()
         },
-        "ranks": {
-            name: [ranks[entry.label].rank, ranks[entry.label].tied]
-            for name, ranks in by_metric.items()
-        },
-        "rates": _rates(entry, rows),
-        "runs": runs,
+        "ranks": {name: [ranked.rank, ranked.tied] for name, ranked in ranks.items()},
+        "rate_curves": _rate_curves(entry, rows),
+        "runs": [_run(trial, rows.get(trial.id, ())) for trial in _all_trials(entry)],
     }
 
 
-def _rates(entry, rows):
-    """The learning rate's curves: one for each seed where the rate depends on what was measured, else one, as far as the longest
-    went.
+def _run(trial: Trial, rows: Iterable[Evaluation]) -> dict[str, Any]:
+    return {
+        "seed": trial.setup.seed,
+        "state": trial.state,
+        "origin": trial.origin,
+        "iteration": [row.iteration for row in rows],
+        "top1": [row.top1 for row in rows],
+        "train_loss": [row.train_loss for row in rows],
+        "test_loss": [row.test_loss for row in rows],
+        "class_confidence": trial.best.class_confidence if trial.best else None,
+    }
+
+
+def _rate_curves(entry: Ranked, rows: RowsById) -> list[dict[str, Any]]:
+    """The learning rate curves of a policy.
+
+    A policy with memory has a curve for each seed, because its rates depend on the measurements.
+    Any other policy has one curve, as long as its longest trial.
     """
     policy = parse_or_none(entry.policy)
-    runs = [
+    recorded = [
         (trial.setup.seed, tuple((row.iteration, row.lr) for row in rows[trial.id]))
-        for trial in entry.trials + entry.others
+        for trial in _all_trials(entry)
         if trial.id in rows
     ]
-    if not (policy and policy.has_memory):
-        runs = [(None, run) for _, run in sorted(runs, key=lambda run: run[1][-1][0])[-1:]]
-    return [
-        dict(zip(("seed", "iteration", "rate"), (seed, *rates(policy, run)))) for seed, run in runs
-    ]
+    if policy and policy.has_memory:
+        return [_rate_curve(seed, policy, rates) for seed, rates in recorded]
+    longest = sorted(recorded, key=lambda pair: pair[1][-1][0])[-1:]
+    return [_rate_curve(None, policy, rates) for _, rates in longest]
+
+
+def _rate_curve(
+    seed: int | None, policy: Policy | None, recorded: tuple[tuple[int, float | None], ...]
+) -> dict[str, Any]:
+    t, lr = _drawn_rates(policy, recorded)
+    return {"seed": seed, "iteration": t, "rate": lr}
 
 
 @functools.lru_cache(maxsize=1000)
-def rates(policy, run):
-    """(iterations, rates) of a trial under a policy (None: one that only Caffe has) up to the last of its (iteration, lr)."""
+def _drawn_rates(
+    policy: Policy | None, recorded: tuple[tuple[int, float | None], ...]
+) -> tuple[list[int], list[float | None]]:
+    """The (iterations, learning rates) to draw for a trial; cached, as a live page asks again."""
+    last = recorded[-1][0]
     try:
-        t, lr = curves.thinned(curves.measured(policy, run), run[-1][0], POINTS)
-    except InputError:  # its rows are not those of its policy
-        t, lr = zip(*run)
-        return list(t), list(lr)
-    return t.tolist(), [float("%.6g" % value) for value in lr]
+        t, lr = curves.sample_schedule(curves.trial_schedule(policy, recorded), last, POINTS)
+    except InputError:  # an imported trial has rows that its policy cannot have
+        return [iteration for iteration, _ in recorded], [rate for _, rate in recorded]
+    return t.tolist(), [float("%.6g" % rate) for rate in lr]
 
 
-def _range_test(entries, rows):
-    """The curves of figure 3 of the paper, see :func:`lrbench_caffe.ranking.ranges.curves`; None for fewer than three constant rates."""
+def _range_curves(entries: list[Ranked], rows: RowsById) -> list[dict[str, Any]] | None:
+    """The curves of the paper's Figure 3, or None if the task has too few constant rates.
+
+    See :func:`lrbench_caffe.ranking.ranges.top1_curves`.
+    """
     trials = [
         dataclasses.replace(trial, rows=rows[trial.id])
         for entry in entries
         if entry.function == "FIX" and not entry.settings
-        for trial in entry.trials + entry.others
+        for trial in _all_trials(entry)
         if trial.id in rows
     ]
-    if len({trial.parameters["k0"] for trial in trials}) < 3:
+    if len({trial.parameters["k0"] for trial in trials}) < MIN_CONSTANT_RATES:
         return None
     return [curve._asdict() for curve in ranges.top1_curves(trials)] or None

@@ -1,78 +1,132 @@
-"""Learning rate curves as points to draw: of a policy by itself, and of a trial as it went."""
+"""Learning rate schedules as points to draw: of a policy, and of a recorded trial."""
+
+from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import numpy as np
 
 from lrbench_caffe.policies import Composition
 
-SAMPLES = 1000000  # iterations that a curve is looked at, however long it is
+if TYPE_CHECKING:
+    from lrbench_caffe.policies import Policy
+
+    Schedule = Callable[[np.ndarray], np.ndarray]
+
+MAX_SAMPLES = 1000000  # a schedule is evaluated at no more iterations than this
 
 
-def reach(policy):
-    """How many iterations show what a policy does: three cycles, all steps, a PLATEAU's patience, the l of POLY, and so on for the
-    last of several pieces; None for a function with no length of its own.
+def typical_length(policy: Policy) -> int | None:
+    """Return the number of iterations that shows the shape of a policy.
+
+    This is three cycles of a cyclic function or of SGDR, six steps of STEP, all steps of NSTEP
+    plus a fifth, l of POLY and the patience of PLATEAU. A composition is shown up to its last
+    piece, plus the typical length of that piece (if it has none, for as long again).
+
+    Args:
+        policy: A single policy or a composition.
+
+    Returns:
+        A number of iterations, or None for a function without a length, such as FIX.
+
+    >>> from lrbench_caffe.policies import Policy
+    >>> typical_length(Policy.parse("SIN(k0=0.01, k1=0.1, l=50)"))
+    300
     """
     if isinstance(policy, Composition):
-        start, last = sum(policy.parts[1::2]), policy.parts[-1]
-        return start + (reach(last) or start)
-    l = policy.parameters.get("l")
+        parts: Any = policy.parts  # the pieces and, between them, their lengths
+        start = sum(parts[1::2])
+        return start + (typical_length(parts[-1]) or start)
+    l: Any = policy.parameters.get("l")
     if l is None or policy.function in ("POLY", "PLATEAU"):
         return l
     if policy.function == "NSTEP":
         return int(1.2 * l[-1])
     if policy.function == "SGDR":
-        mult = policy.parameters.get("mult", 1)
+        mult: Any = policy.parameters.get("mult", 1)
         return l * (1 + mult + mult**2)
-    return 6 * l  # of a cyclic function l is half a cycle
+    return 6 * l  # l is half a cycle of a cyclic function
 
 
-def thinned(rates, last, points):
-    """(iterations, rates) from 0 to last as two arrays of about so many points, the highest and the lowest among them.
+def sample_schedule(schedule: Schedule, last: int, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sample a schedule for a plot, keeping its highest and lowest rates.
 
-    rates is a function of an array of iterations, such as a Policy; where it gives nan there is no point.
+    Args:
+        schedule: A function from an array of ascending iterations to their learning rates, such
+            as a Policy. It may return nan for iterations that have no known rate.
+        last: The last iteration to draw; the first one is 0.
+        points: About how many points to return.
+
+    Returns:
+        Two arrays of the same length: iterations in ascending order, and their learning rates.
+        Iterations without a known rate are left out.
     """
-    if last < SAMPLES:
-        t = np.arange(last + 1)
-    else:  # at distances that vary, so that no cycle is always met at the same place
-        n = np.arange(SAMPLES)
-        t = np.append(
-            np.floor((n + n * 0.6180339887 % 1) * ((last + 1) / SAMPLES)).astype(np.int64), last
-        )
-        t[0] = 0
-    lr = rates(t)
+    t = np.arange(last + 1) if last < MAX_SAMPLES else _spread_iterations(last)
+    lr = schedule(t)
     if len(t) > points:
-        edges = np.linspace(0, len(t), points // 2 + 1).astype(int)
-        chosen = {0, len(t) - 1}
-        for start, end in zip(edges[:-1], edges[1:]):
-            chosen.update(
-                (start + int(np.argmin(lr[start:end])), start + int(np.argmax(lr[start:end])))
-            )
-        chosen = sorted(chosen)
-        t, lr = t[chosen], lr[chosen]
-    known = ~np.isnan(lr)
-    return t[known], lr[known]
+        kept = _extremes(lr, points // 2)
+        t, lr = t[kept], lr[kept]
+    has_rate = ~np.isnan(lr)
+    return t[has_rate], lr[has_rate]
 
 
-def measured(policy, rows):
-    """The rates of a trial under a policy (None: one that only Caffe has) as a function of an array of ascending iterations.
+def _spread_iterations(last: int) -> np.ndarray:
+    """MAX_SAMPLES iterations from 0 to last at varying distances.
 
-    rows are its (iteration, lr) in order.  A policy with memory goes on from each at its rate; of a schedule that only Caffe has
-    they are all that is known, and before the first it is nan.
+    Equal distances would meet every cycle of some schedules at the same phase.
+    """
+    n = np.arange(MAX_SAMPLES)
+    t = np.floor((n + n * 0.6180339887 % 1) * ((last + 1) / MAX_SAMPLES)).astype(np.int64)
+    t[0] = 0
+    return np.append(t, last)
+
+
+def _extremes(lr: np.ndarray, buckets: int) -> list[int]:
+    """The ascending indexes of the ends, and of the lowest and highest rate in each bucket."""
+    edges = np.linspace(0, len(lr), buckets + 1).astype(int)
+    indexes = {0, len(lr) - 1}
+    for start, end in zip(edges[:-1], edges[1:]):
+        bucket = lr[start:end]
+        indexes.update((start + int(np.argmin(bucket)), start + int(np.argmax(bucket))))
+    return sorted(indexes)
+
+
+def trial_schedule(policy: Policy | None, rows: Sequence[tuple[int, float | None]]) -> Schedule:
+    """Return the learning rates of a recorded trial as a function of the iteration.
+
+    The rates of most policies follow from the policy alone. A policy with memory is continued
+    from each recorded rate. If the policy is unknown, the rates are interpolated between the
+    recorded ones, and there is no rate (nan) before the first of them.
+
+    Args:
+        policy: The trial's policy, or None for a schedule that only Caffe implements.
+        rows: The recorded (iteration, learning rate) pairs in ascending order; an imported rate
+            may be None.
+
+    Returns:
+        A function from an array of ascending iterations to an array of learning rates.
     """
     if policy is not None and not policy.has_memory:
         return policy
-    return functools.partial(
-        _by_rows, policy, [(iteration, lr) for iteration, lr in rows if lr is not None]
-    )
-
-
-def _by_rows(policy, rows, t):
+    recorded = [(iteration, lr) for iteration, lr in rows if lr is not None]
     if policy is None:
-        return np.interp(t, *zip(*rows), left=np.nan) if rows else np.full(len(t), np.nan)
+        return functools.partial(_interpolated, recorded)
+    return functools.partial(_continued, policy, recorded)
+
+
+def _interpolated(recorded: list[tuple[int, float]], t: np.ndarray) -> np.ndarray:
+    if not recorded:
+        return np.full(len(t), np.nan)
+    iterations, rates = zip(*recorded)
+    return np.interp(t, iterations, rates, left=np.nan)
+
+
+def _continued(policy: Policy, recorded: list[tuple[int, float]], t: np.ndarray) -> np.ndarray:
+    """The rates of a policy with memory, restarted at each recorded rate."""
     rates = policy.schedule(None)(t)
-    bounds = np.searchsorted(t, [iteration for iteration, _ in rows] + [np.inf])
-    for (iteration, lr), start, end in zip(rows, bounds[:-1], bounds[1:]):
+    bounds = np.searchsorted(t, [iteration for iteration, _ in recorded] + [np.inf])
+    for (iteration, lr), start, end in zip(recorded, bounds[:-1], bounds[1:]):
         if start < end:
             rates[start:end] = policy.schedule_from(iteration, lr)(t[start:end])
     return rates

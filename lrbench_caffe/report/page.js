@@ -1,60 +1,100 @@
 "use strict";
-// The page: what it holds is in the element "content"; a live page asks for newer content and keeps what its reader has done.
+// The page. Its content is the JSON in the element "content". A live page asks the server for newer
+// content, and keeps what the reader has selected, sorted and zoomed.
 (() => {
-  const at = id => document.getElementById(id), make = Ranking.make;
-  const BY = {order: "by", weights: "by the weighted sum of", pareto: "by the Pareto fronts of"};
-  let content = JSON.parse(at("content").textContent), wanted = null, shown = null, tag = null;
+  const byId = id => document.getElementById(id), make = Ranking.make;
+  const CRITERIA = {
+    order: "by",
+    weights: "by the weighted sum of",
+    pareto: "by the Pareto fronts of",
+  };
+  const REFRESH_MS = 2000;
+  let content = JSON.parse(byId("content").textContent);
+  let selectedTask = null;  // the id of the task that the reader selected
+  let drawnTask = null;     // the id of the task that the page shows
+  let tag = null;           // the ETag of a live page's content
 
-  function task() { return content.tasks.find(t => t.id === wanted) || content.tasks[0]; }
+  function currentTask() {
+    return content.tasks.find(task => task.id === selectedTask) || content.tasks[0];
+  }
 
-  function header() {
-    at("title").textContent = content.title;
-    at("about").textContent = content.filters.length ? "Trials with " + content.filters.join(", ") : "";
-    at("states").replaceChildren(...Object.entries(content.states).map(([state, n]) => make("li", {class: state}, n + " " + state)));
-    at("made").textContent = "As of " + new Date(1000 * content.made).toLocaleString() + ", by LRBench for Caffe. Metrics as in the paper: LD loss "
-      + "difference, AC average confidence, CD confidence deviation, CDAC confidence deviation across classes.";
-    const many = content.tasks.length > 1;
-    at("choose-task").hidden = !many;
-    if (many) {
-      at("task").replaceChildren(...content.tasks.map(t => make("option", {value: t.id}, t.network + " on " + t.dataset + " (" + t.trials + " trials)")));
-      at("task").value = task().id;
+  function stateTexts() {
+    return Object.entries(content.states).map(([state, count]) => [state, count + " " + state]);
+  }
+
+  function drawHeader() {
+    byId("title").textContent = content.title;
+    byId("filters").textContent = content.filters.length
+      ? "Trials with " + content.filters.join(", ") : "";
+    byId("states").replaceChildren(
+      ...stateTexts().map(([state, text]) => make("li", {class: state}, text)));
+    byId("created").textContent = "Data as of " + new Date(1000 * content.created).toLocaleString()
+      + ". Made with LRBench for Caffe. Metrics as in the paper: LD loss difference, AC average "
+      + "confidence, CD confidence deviation, CDAC confidence deviation across classes.";
+    const hasChoice = content.tasks.length > 1;
+    byId("choose-task").hidden = !hasChoice;
+    if (hasChoice) {
+      byId("task").replaceChildren(...content.tasks.map(task => make("option", {value: task.id},
+        task.network + " on " + task.dataset + " (" + task.trials + " trials)")));
+      byId("task").value = currentTask().id;
     }
   }
 
-  function lines() {
-    at("lines").replaceChildren(...Ranking.selection().map(policy => {
-      const text = make("pre", {}, policy.paste), button = make("button", {type: "button", "aria-label": "Copy " + policy.label}, "Copy");
-      button.addEventListener("click", () => {
-        getSelection().selectAllChildren(text);  // also where the clipboard is not to be had: Ctrl-C does the rest
-        const done = navigator.clipboard ? navigator.clipboard.writeText(policy.paste) : Promise.reject();
-        done.then(() => { button.textContent = "Copied"; }, () => { button.textContent = document.execCommand("copy") ? "Copied" : "Selected"; });
-      });
+  function drawPrototxtLines() {
+    byId("prototxt-lines").replaceChildren(...Ranking.selection().map(policy => {
+      const text = make("pre", {}, policy.prototxt);
+      const button = make("button", {type: "button", "aria-label": "Copy " + policy.label}, "Copy");
+      button.addEventListener("click", () => copy(text, button));
       const item = make("li", {}, text, button);
       item.style.borderLeftColor = Ranking.style(policy).color;
       return item;
     }));
   }
 
-  function chosen() { Charts.update(task(), Ranking.selection()); lines(); }
+  // Where the browser forbids the clipboard, the text stays selected for Ctrl-C.
+  function copy(text, button) {
+    getSelection().selectAllChildren(text);
+    const copied = navigator.clipboard
+      ? navigator.clipboard.writeText(text.textContent) : Promise.reject();
+    copied.then(
+      () => { button.textContent = "Copied"; },
+      () => { button.textContent = document.execCommand("copy") ? "Copied" : "Selected"; });
+  }
+
+  function drawSelection() {
+    Charts.update(currentTask(), Ranking.selection());
+    drawPrototxtLines();
+  }
+
+  function explanation(task) {
+    const metrics = content.criterion.metrics.map(
+      key => Ranking.METRICS.find(([name]) => name === key)[1].replace(" %", ""));
+    const facts = task.facts.filter(([, value]) => value !== null).map(fact => fact.join(" "));
+    return "Ranked " + CRITERIA[content.criterion.kind] + " " + metrics.join(", ")
+      + ". Metrics are the mean \u00b1 standard deviation over the seeds, at the evaluation with "
+      + "the highest Top-1. Policies with = at their rank are tied: their difference is within "
+      + "the noise of the seeds (Welch's t-test at 5 %). Data: " + facts.join(", ") + ".";
+  }
+
+  function problemRow(trial) {
+    return make("tr", {}, make("td", {}, trial.policy), make("td", {}, String(trial.seed)),
+      make("td", {class: "state-" + trial.state}, trial.state), make("td", {}, trial.error));
+  }
 
   function draw() {
-    header();
-    const now = task();
-    at("empty").hidden = Boolean(now);
-    document.querySelectorAll("main > section").forEach(section => { section.hidden = !now; });
-    if (!now) return;
-    at("h-ranking").textContent = "Ranking: " + now.network + " on " + now.dataset;
-    at("explanation").textContent = "Ranked " + BY[content.by.kind] + " "
-      + content.by.metrics.map(name => Ranking.METRICS.find(m => m[0] === name)[1].replace(" %", "")).join(", ") + ". Mean \u00b1 standard deviation over "
-      + "the seeds, at the evaluation with the highest Top-1. Ranks with = are tied: the noise of the seeds does not tell these policies apart "
-      + "(Welch's t-test, 5 %). Data: " + now.about.filter(([, value]) => value !== null).map(item => item.join(" ")).join(", ") + ".";
-    Ranking.update(now.policies, shown !== now.id);
-    chosen();
-    if (!shown) Charts.begin();
-    shown = wanted = now.id;
-    at("trouble").hidden = !now.troubles.length;
-    at("troubles").replaceChildren(...now.troubles.map(t => make("tr", {}, make("td", {}, t.policy), make("td", {}, String(t.seed)),
-      make("td", {class: "state-" + t.state}, t.state), make("td", {}, t.error))));
+    drawHeader();
+    const task = currentTask();
+    byId("empty").hidden = Boolean(task);
+    document.querySelectorAll("main > section").forEach(section => { section.hidden = !task; });
+    if (!task) return;
+    byId("h-ranking").textContent = "Ranking: " + task.network + " on " + task.dataset;
+    byId("explanation").textContent = explanation(task);
+    Ranking.update(task.policies, drawnTask !== task.id);
+    drawSelection();
+    if (!drawnTask) Charts.begin();
+    drawnTask = selectedTask = task.id;
+    byId("problem").hidden = !task.problems.length;
+    byId("problems").replaceChildren(...task.problems.map(problemRow));
   }
 
   async function refresh() {
@@ -66,16 +106,23 @@
         content = await answer.json();
         draw();
       }
-      const said = "Live: " + Object.entries(content.states).map(([state, n]) => n + " " + state).join(", ");
-      if (at("status").textContent !== said) at("status").textContent = said;
+      setStatus("Live: " + stateTexts().map(([, text]) => text).join(", "));
     } catch (error) {
-      at("status").textContent = "Not up to date, trying again: " + (error.message || "the server does not answer");
+      setStatus("Not up to date, retrying: " + (error.message || "the server does not answer"));
     }
-    setTimeout(refresh, 2000);
+    setTimeout(refresh, REFRESH_MS);
   }
 
-  Ranking.begin(chosen);
-  at("task").addEventListener("change", () => { wanted = at("task").value; draw(); });
+  // A screen reader reads the status whenever it is set, so the same text is not set again.
+  function setStatus(text) {
+    if (byId("status").textContent !== text) byId("status").textContent = text;
+  }
+
+  Ranking.begin(drawSelection);
+  byId("task").addEventListener("change", () => {
+    selectedTask = byId("task").value;
+    draw();
+  });
   draw();
   if (document.documentElement.hasAttribute("data-live")) refresh();
 })();

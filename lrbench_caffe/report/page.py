@@ -1,8 +1,11 @@
-"""One self-contained HTML page: the content as JSON, beside the scripts that draw it and plotly.js.
+"""The report as one self-contained HTML page.
 
-Nothing is fetched from anywhere: a Content-Security-Policy in the page forbids it.  Whatever comes from the database is JSON data
-that the scripts put into the page as text, never as HTML.
+The page holds the content as JSON, its own scripts and plotly.js. It loads nothing from elsewhere;
+its Content-Security-Policy forbids that. Everything that comes from the database is JSON data. The
+scripts put it into the page as text, never as HTML.
 """
+
+from __future__ import annotations
 
 import base64
 import functools
@@ -13,19 +16,33 @@ import json
 import os
 import re
 import tempfile
+from typing import Any
 
 from lrbench_caffe.errors import InputError
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-# Caffe's names for the parameters in the text of a policy that only Caffe has, which are the solver's own fields.
-_CAFFES = re.compile(r"([a-z]+)\((.*)\)$")
+SCRIPTS = ("table.js", "charts.js", "page.js")
+# A schedule that only Caffe implements, e.g. sigmoid(base_lr=0.1, gamma=0.1, stepsize=20).
+_CAFFE_SCHEDULE = re.compile(r"([a-z]+)\((.*)\)$")
+_CAFFE_PARAMETER = re.compile(r"(\w+)=(\[[^\]]*\]|[^,]+)")
 
 
-def write(path, content):
-    """Write the page on a content (see :func:`lrbench_caffe.report.content.read`); returns its size in bytes."""
+def write(path: str, content: dict[str, Any]) -> int:
+    """Write the page of a report to a file, which is replaced as a whole.
+
+    Args:
+        path: The HTML file.
+        content: What :func:`lrbench_caffe.report.content.load` returns.
+
+    Returns:
+        The size of the file in bytes.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
     data = render(content).encode()
     folder = os.path.dirname(os.path.abspath(path))
-    try:  # a reader never sees half a page
+    try:  # through a temporary file, so that nobody reads half a page
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".lrbench-", delete=False) as file:
             file.write(data)
         umask = os.umask(0)
@@ -34,63 +51,89 @@ def write(path, content):
         os.replace(file.name, path)
     except OSError as error:
         raise InputError(
-            "the report cannot be written to %s (%s): name another file" % (path, error.strerror)
+            "cannot write the report to %s (%s): name another file" % (path, error.strerror)
         ) from None
     return len(data)
 
 
-def render(content, live=False):
-    """The page's HTML.  live: it asks the server that it came from for newer content."""
-    scripts = [plotly_js(), _part("table.js"), _part("charts.js"), _part("page.js")]
-    sources = " ".join(
-        "'sha256-%s'" % base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        for script in scripts
-    )
-    policy = (
-        "default-src 'none'; script-src %s; style-src 'unsafe-inline'; img-src data: blob:; connect-src %s; base-uri 'none'; "
-        "form-action 'none'" % (sources, "'self'" if live else "'none'")
-    )
-    return _part("page.html").format(
-        policy=html.escape(policy),
+def render(content: dict[str, Any], live: bool = False) -> str:
+    """Return the HTML of the page.
+
+    Args:
+        content: What :func:`lrbench_caffe.report.content.load` returns.
+        live: Whether the page asks the server that it came from for newer content.
+    """
+    scripts = [plotly_js(), *map(_read, SCRIPTS)]
+    return _read("page.html").format(
+        policy=html.escape(_security_policy(scripts, live)),
         title=html.escape(content["title"]),
-        style=_part("page.css"),
-        content=as_json(content)
-        .replace("<", "\\u003c")
-        .replace("\u2028", "\\u2028")
-        .replace("\u2029", "\\u2029"),
+        style=_read("page.css"),
+        content=_json_in_html(content),
         live=" data-live" if live else "",
         scripts="\n".join("<script>%s</script>" % script for script in scripts),
     )
 
 
-def as_json(content):
-    """The content as the page reads it."""
+def _security_policy(scripts: list[str], live: bool) -> str:
+    """The Content-Security-Policy that allows these scripts and nothing else."""
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = ["'sha256-%s'" % base64.b64encode(digest).decode() for digest in digests]
+    return (
+        "default-src 'none'; script-src %s; style-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src %s; base-uri 'none'; form-action 'none'"
+        % (" ".join(hashes), "'self'" if live else "'none'")
+    )
+
+
+def _json_in_html(content: dict[str, Any]) -> str:
+    """The content as JSON that cannot end the script element around it."""
+    text = as_json(content).replace("<", "\\u003c")
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """Return the content as the JSON text that the page's scripts read."""
     return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
 
-def lines_to_paste(policy):
-    """The lines of a solver prototxt that train under a policy, by its canonical text."""
-    caffes = _CAFFES.match(policy)
-    if not caffes:
+def prototxt_lines(policy: str) -> str:
+    r"""Return the lines of a solver prototxt that train under a policy.
+
+    Args:
+        policy: The canonical text of a policy, or of a schedule that only Caffe implements, whose
+            parameters become fields of the solver.
+
+    >>> prototxt_lines("FIX(k0=0.01)")
+    'lr_policy: "FIX(k0=0.01)"'
+    >>> prototxt_lines("sigmoid(base_lr=0.1, stepsize=20)")
+    'lr_policy: "sigmoid"\nbase_lr: 0.1\nstepsize: 20'
+    """
+    schedule = _CAFFE_SCHEDULE.match(policy)
+    if not schedule:
         return 'lr_policy: "%s"' % policy
-    lines = ['lr_policy: "%s"' % caffes.group(1)]
-    for name, values in re.findall(r"(\w+)=(\[[^\]]*\]|[^,]+)", caffes.group(2)):
+    lines = ['lr_policy: "%s"' % schedule.group(1)]
+    for name, values in _CAFFE_PARAMETER.findall(schedule.group(2)):
         lines += ["%s: %s" % (name, value.strip()) for value in values.strip("[]").split(",")]
     return "\n".join(lines)
 
 
 @functools.lru_cache(maxsize=1)
-def plotly_js():
-    """plotly.js, as the Python package plotly brings it.  The package itself, which takes a second to import, is not needed."""
-    found = importlib.util.find_spec("plotly")
-    if found is None:
-        raise InputError("the report needs plotly, which this Python has not: pip install plotly")
-    path = os.path.join(os.path.dirname(found.origin), "package_data", "plotly.min.js")
+def plotly_js() -> str:
+    """Return plotly.js from the Python package plotly, which takes a second to import and is not.
+
+    Raises:
+        InputError: Plotly is not installed.
+    """
+    spec = importlib.util.find_spec("plotly")
+    if spec is None or spec.origin is None:
+        raise InputError("the report needs plotly, which is not installed: pip install plotly")
+    path = os.path.join(os.path.dirname(spec.origin), "package_data", "plotly.min.js")
     with open(path, encoding="utf-8") as file:
         return file.read().replace("</script", "<\\/script")
 
 
 @functools.lru_cache(maxsize=None)
-def _part(name):
+def _read(name: str) -> str:
+    """The text of one of the page's parts."""
     with open(os.path.join(FOLDER, name), encoding="utf-8") as file:
         return file.read()

@@ -1,9 +1,12 @@
-"""Pictures with matplotlib: trials' learning rate and accuracy against the iteration, and policies by themselves."""
+"""Plots with matplotlib: trained policies, learning rate schedules, and range tests."""
+
+from __future__ import annotations
 
 import itertools
 import os
 import sys
 import textwrap
+from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 import matplotlib
 import numpy as np
@@ -11,179 +14,202 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
-from lrbench_caffe.report.curves import measured, reach, thinned
+from lrbench_caffe.report.curves import sample_schedule, trial_schedule, typical_length
 
-POINTS = 5000  # of a curve
-LARGEST = 3.4e38  # that a float32 holds
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lrbench_caffe.policies import Policy
+    from lrbench_caffe.ranking.ranges import Curve, Range
+    from lrbench_caffe.trial import Trial
+
+    class _RangeTest(Protocol):
+        """The fields of :class:`lrbench_caffe.evaluator.range_test.RangeTest` that are drawn."""
+
+        @property
+        def title(self) -> str: ...
+        @property
+        def curves(self) -> Sequence[Curve]: ...
+        @property
+        def good(self) -> Range | None: ...
+        @property
+        def epoch(self) -> float | None: ...
+        @property
+        def swept(self) -> bool: ...
+
+
+__all__ = ["check_path", "curves", "drawn_length", "pyplot", "range_test", "rates", "save"]
+
+POINTS = 5000  # of a learning rate curve
+DEFAULT_LENGTH = 10000  # iterations to draw for policies without a length of their own
+MAX_ITERATION = 2**31 - 1  # Caffe counts iterations with 32 bits
+MAX_RATE = 3.4e38  # the largest float32, in which Caffe keeps the learning rate
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  (the backend is chosen first: a server has no window)
+from matplotlib import pyplot  # noqa: E402  (after the backend is chosen: servers have no window)
 
-FAMILIES = (  # the classes of section II, the cyclic ones in two so that no panel has too many lines
+FAMILIES = (  # the classes of section II; the cyclic policies in two, for fewer lines in a panel
     ("constant and decaying", ("FIX", "STEP", "NSTEP", "EXP", "INV", "POLY")),
     ("triangular cycles", ("TRI", "TRI2", "TRIEXP")),
     ("sine and cosine cycles", ("SIN", "SIN2", "SINEXP", "COS")),
 )
+OTHER_FAMILY = "beyond the 13"
+# The first line of a panel is solid and the others are dashed, because cycles coincide at first.
+SOLID, DASHED = "-", (0, (4, 3))
 
 
-def curves(trials, path, title):
-    """Write a picture of trials: a row of panels for each family of functions, learning rate left and Top-1 right.
+class _RateCurve(NamedTuple):
+    """A policy's learning rates (lr) at some iterations (t), and its label."""
 
-    Trials without rows are left out.  Raises InputError when there are none with, or the picture cannot be written.
+    label: str
+    t: np.ndarray
+    lr: np.ndarray
+
+
+def curves(trials: Sequence[Trial], path: str, title: str) -> None:
+    """Plot the learning rate and the Top-1 of trials against the iteration.
+
+    Each family of functions has a row of two panels: learning rates left, Top-1 right.
+
+    Args:
+        trials: The trials with their rows. Trials without rows are left out.
+        path: The picture to write; its extension chooses the format.
+        title: The first line of the picture's title.
+
+    Raises:
+        InputError: No trial has rows, or the picture cannot be written.
     """
     trials = [trial for trial in trials if trial.rows]
     if not trials:
-        raise InputError("there is nothing to draw: no trial has been evaluated")
-    families = [
-        (name, [t for t in trials if t.function in functions]) for name, functions in FAMILIES
-    ]
-    drawn = [trial for _, members in families for trial in members]
-    families.append(("beyond the 13", [trial for trial in trials if trial not in drawn]))
-    families = [(name, members) for name, members in families if members]
+        raise InputError("there is nothing to draw: no trial has been evaluated yet")
+    families = _by_family(trials)
     figure, panels = pyplot.subplots(
         len(families), 2, figsize=(13, 3.4 * len(families)), sharex=True, squeeze=False
     )
-    best = max(row.top1 for trial in trials for row in trial.rows)
+    best = 100 * max(row.top1 for trial in trials for row in trial.rows)
     for (name, members), (rates, accuracy) in zip(families, panels):
         colors = pyplot.get_cmap("tab10")
-        for n, trial in enumerate(
-            members
-        ):  # the later ones dashed, since cycles coincide before they decay
-            _draw(trial, rates, accuracy, colors(n), "-" if n == 0 else (0, (4, 3)))
+        for n, trial in enumerate(members):
+            _draw_trial(trial, rates, accuracy, colors(n), DASHED if n else SOLID)
         rates.set_ylabel("%s\nlearning rate" % name)
         accuracy.set_ylabel("Top-1 (%)")
-        accuracy.set_ylim(
-            100 * best - 12, 100 * best + 0.6
-        )  # where policies differ; what is below is no contest
-        accuracy.axhline(100 * best, color="gray", linewidth=0.8, linestyle=":")
+        accuracy.set_ylim(best - 12, best + 0.6)  # where the policies differ
+        accuracy.axhline(best, color="gray", linewidth=0.8, linestyle=":")
         accuracy.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
         for panel in (rates, accuracy):
-            _open(panel)
+            _style(panel)
     for panel in panels[-1]:
         panel.set_xlabel("iteration")
     figure.suptitle(
-        "%s\ndots: a policy's best evaluation; dotted line: the best of all" % title, fontsize=11
+        "%s\ndot: the best evaluation of a policy; dotted line: the best of all" % title,
+        fontsize=11,
     )
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     save(figure, path)
 
 
-def rates(policies, max_iter=None, out=None, terminal=False):
-    """Draw policies' learning rates over max_iter iterations (None: :func:`span`) to the file out, the terminal, or a window.
+def _by_family(trials: list[Trial]) -> list[tuple[str, list[Trial]]]:
+    """The trials of each family that has any, in the order of FAMILIES."""
+    families = []
+    for name, functions in FAMILIES:
+        families.append((name, [trial for trial in trials if trial.function in functions]))
+    members = [trial for _, family in families for trial in family]
+    families.append((OTHER_FAMILY, [trial for trial in trials if trial not in members]))
+    return [(name, family) for name, family in families if family]
 
-    A policy with memory is drawn as it is until it lowers its rate.  Raises InputError when the file cannot be written or no
-    window opened, and for rates beyond Caffe's numbers.
+
+def _draw_trial(trial: Trial, rates: Axes, accuracy: Axes, color: Any, linestyle: Any) -> None:
+    schedule = trial_schedule(
+        parse_or_none(trial.policy), [(row.iteration, row.lr) for row in trial.rows]
+    )
+    t, lr = sample_schedule(schedule, trial.rows[-1].iteration, POINTS)
+    line = {"color": color, "linestyle": linestyle, "linewidth": 1.3}
+    rates.plot(t, lr, **line)
+    best = trial.best
+    assert best is not None, "curves() leaves out trials without rows"
+    label = "%s  (%.2f)" % (trial.policy, 100 * best.top1)
+    iterations = [row.iteration for row in trial.rows]
+    accuracy.plot(iterations, [100 * row.top1 for row in trial.rows], label=label, **line)
+    accuracy.plot([best.iteration], [100 * best.top1], "o", color=color, markersize=4)
+
+
+def rates(
+    policies: Sequence[Policy],
+    max_iter: int | None = None,
+    out: str | None = None,
+    terminal: bool = False,
+) -> None:
+    """Draw the learning rates of policies against the iteration.
+
+    A policy with memory is drawn as it is before it lowers its rate.
+
+    Args:
+        policies: The policies, in the order of their legend.
+        max_iter: The last iteration to draw; None for :func:`drawn_length`.
+        out: A picture to write; its extension chooses the format.
+        terminal: Whether to draw in the terminal. With neither out nor terminal, a window opens.
+
+    Raises:
+        InputError: A rate is beyond Caffe's numbers, the picture cannot be written, or no window
+            can be opened.
     """
-    last = max_iter or span(policies)
-    curves = []
-    for policy in policies:
-        label = "%s, before it lowers its rate" % policy if policy.has_memory else str(policy)
-        curves.append((label, *thinned(policy.schedule(None), int(min(last, policy.end)), POINTS)))
-        if curves[-1][2].max() > LARGEST:
-            raise InputError(
-                "%s goes up to %g, and Caffe's learning rates to %g: give smaller ones"
-                % (policy, curves[-1][2].max(), LARGEST)
-            )
+    last = max_iter or drawn_length(policies)
+    lines = [_rate_curve(policy, last) for policy in policies]
     if terminal:
-        _in_terminal(curves)
+        _draw_in_terminal(lines)
     if out or not terminal:
-        _in_picture(curves, out)
+        _draw_figure(lines, out)
 
 
-def range_test(test, path):
-    """Write figure 3 of the paper for a :class:`lrbench_caffe.evaluator.range_test.RangeTest`: Top-1 against the constant rate.
+def drawn_length(policies: Sequence[Policy]) -> int:
+    """Return the number of iterations that shows the shape of each of the policies."""
+    lengths = [typical_length(policy) for policy in policies]
+    return min(max(filter(None, lengths), default=DEFAULT_LENGTH), MAX_ITERATION)
 
-    A curve for each number of iterations; hollow: the training diverged; dashed lines: the good range.
-    """
-    figure, panel = pyplot.subplots(figsize=(9, 5))
-    colors = pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(test.curves)))
-    for curve, color in zip(test.curves, colors):
-        k0, top1 = (
-            [point.k0 for point in curve.points],
-            [100 * point.top1 for point in curve.points],
+
+def _rate_curve(policy: Policy, last: int) -> _RateCurve:
+    label = "%s, before it lowers its rate" % policy if policy.has_memory else str(policy)
+    t, lr = sample_schedule(policy.schedule(None), int(min(last, policy.end)), POINTS)
+    if lr.max() > MAX_RATE:
+        raise InputError(
+            "%s: its rate reaches %g, beyond the largest of Caffe's learning rates, %g: "
+            "give lower rates" % (policy, lr.max(), MAX_RATE)
         )
-        epochs = " (%.3g epochs)" % (curve.iteration / test.epoch) if test.epoch else ""
-        panel.plot(
-            k0,
-            top1,
-            color=color,
-            linewidth=1.3,
-            label="%d iterations%s" % (curve.iteration, epochs),
-        )
-        for diverged, fill in ((False, color), (True, "white")):
-            marks = [n for n, point in enumerate(curve.points) if point.diverged == diverged]
-            panel.plot(
-                [k0[n] for n in marks],
-                [top1[n] for n in marks],
-                "o",
-                color=color,
-                markerfacecolor=fill,
-                markersize=5,
-            )
-    for end in {test.good.low, test.good.high} if test.good else ():
-        panel.axvline(end, color="tab:red", linewidth=1, linestyle="--")
-    panel.set_xscale("log")
-    panel.set_xlabel(
-        "learning rate while it grows" if test.swept else "constant learning rate k0 (FIX)"
-    )
-    panel.set_ylabel("Top-1 (%)")
-    _open(panel)
-    panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    panel.set_title(
-        test.title
-        + (": good from %r to %r" % (test.good.low, test.good.high) if test.good else ""),
-        fontsize=11,
-    )
-    figure.tight_layout()
-    save(figure, path)
+    return _RateCurve(label, t, lr)
 
 
-def span(policies):
-    """How many iterations show what each of the policies does, as far as Caffe counts; 10,000 where none has a length."""
-    return min(max(filter(None, map(reach, policies)), default=10000), 2**31 - 1)
-
-
-def _in_terminal(curves):
-    import plotext  # here, since nothing else needs it
+def _draw_in_terminal(lines: list[_RateCurve]) -> None:
+    import plotext  # nothing else needs it
 
     plotext.clear_figure()
     plotext.theme("clear")
-    marked = list(zip(curves, itertools.cycle("xo+*#@")))
-    for (_, t, lr), marker in marked:
-        plotext.plot(t.tolist(), lr.tolist(), marker="braille" if len(marked) == 1 else marker)
-    plotext.ylim(0, 1.05 * max(lr.max() for _, _, lr in curves))
+    single = len(lines) == 1
+    marked = list(zip(lines, itertools.cycle("xo+*#@")))
+    for line, marker in marked:
+        plotext.plot(line.t.tolist(), line.lr.tolist(), marker="braille" if single else marker)
+    plotext.ylim(0, 1.05 * max(line.lr.max() for line in lines))
     plotext.xlabel("iteration")
     plotext.ylabel("learning rate")
     picture = plotext.build()
     print(picture if sys.stdout.isatty() else plotext.uncolorize(picture))
-    for (label, _, _), marker in marked:
-        print(label if len(marked) == 1 else "%s  %s" % (marker, label))
+    for line, marker in marked:
+        print(line.label if single else "%s  %s" % (marker, line.label))
 
 
-def _in_picture(curves, out):
-    try:
-        if not out:
-            pyplot.switch_backend("TkAgg")
-        figure, panel = pyplot.subplots(figsize=(10, 4.5), num="lrbench plot")
-    except (
-        Exception
-    ) as error:  # of matplotlib or of Tk, where there is no display or none that answers
-        raise InputError(
-            "no window can be opened here (%s): give --out FILE.png, or --terminal"
-            % (error if os.environ.get("DISPLAY") else "DISPLAY is not set")
-        ) from None
-    columns, width = (1, 110) if len(curves) < 4 else (2, 55)
-    for n, (text, t, lr) in enumerate(curves):
-        panel.plot(
-            t,
-            lr,
-            label=textwrap.fill(text, width),
-            linewidth=1.4,
-            linestyle="-" if n == 0 else (0, (4, 3)),
-        )
+def _draw_figure(lines: list[_RateCurve], out: str | None) -> None:
+    """Draw to a file, or in a window if there is none."""
+    figure, panel = _new_figure(in_window=not out)
+    columns, width = (1, 110) if len(lines) < 4 else (2, 55)
+    for n, line in enumerate(lines):
+        label = textwrap.fill(line.label, width)
+        linestyle = DASHED if n else SOLID
+        panel.plot(line.t, line.lr, label=label, linewidth=1.4, linestyle=linestyle)
     panel.set_xlabel("iteration")
     panel.set_ylabel("learning rate")
     panel.set_ylim(bottom=0)
-    _open(panel)
+    _style(panel)
     panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncol=columns)
     figure.tight_layout()
     if out:
@@ -192,53 +218,105 @@ def _in_picture(curves, out):
         pyplot.show()
 
 
-def _open(panel):
-    """A panel with a pale grid, and open above and to the right."""
+def _new_figure(in_window: bool) -> tuple[Figure, Axes]:
+    try:
+        if in_window:
+            pyplot.switch_backend("TkAgg")
+        return pyplot.subplots(figsize=(10, 4.5), num="lrbench plot")
+    except Exception as error:  # matplotlib and Tk raise several types without a display
+        reason = error if os.environ.get("DISPLAY") else "DISPLAY is not set"
+        raise InputError(
+            "cannot open a window (%s): give --out FILE.png, or --terminal" % reason
+        ) from None
+
+
+def range_test(test: _RangeTest, path: str) -> None:
+    """Plot a range test as in Figure 3 of the paper: Top-1 against the constant rate.
+
+    There is a curve for each number of iterations. A hollow mark is a training that diverged.
+    Dashed vertical lines bound the good range.
+
+    Args:
+        test: A :class:`lrbench_caffe.evaluator.range_test.RangeTest`.
+        path: The picture to write; its extension chooses the format.
+
+    Raises:
+        InputError: The picture cannot be written.
+    """
+    figure, panel = pyplot.subplots(figsize=(9, 5))
+    colors = pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(test.curves)))
+    for curve, color in zip(test.curves, colors):
+        epochs = " (%.3g epochs)" % (curve.iteration / test.epoch) if test.epoch else ""
+        _draw_range_curve(panel, curve, color, "%d iterations%s" % (curve.iteration, epochs))
+    title = test.title
+    if test.good:
+        title += ": good from %r to %r" % (test.good.low, test.good.high)
+        for bound in {test.good.low, test.good.high}:
+            panel.axvline(bound, color="tab:red", linewidth=1, linestyle="--")
+    panel.set_xscale("log")
+    panel.set_xlabel(
+        "learning rate while it grows" if test.swept else "constant learning rate k0 (FIX)"
+    )
+    panel.set_ylabel("Top-1 (%)")
+    _style(panel)
+    panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    panel.set_title(title, fontsize=11)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _draw_range_curve(panel: Axes, curve: Curve, color: Any, label: str) -> None:
+    k0 = [point.k0 for point in curve.points]
+    top1 = [100 * point.top1 for point in curve.points]
+    panel.plot(k0, top1, color=color, linewidth=1.3, label=label)
+    for diverged, fill in ((False, color), (True, "white")):
+        marks = [n for n, point in enumerate(curve.points) if point.diverged == diverged]
+        panel.plot(
+            [k0[n] for n in marks],
+            [top1[n] for n in marks],
+            "o",
+            color=color,
+            markerfacecolor=fill,
+            markersize=5,
+        )
+
+
+def _style(panel: Axes) -> None:
+    """Give a panel a pale grid and no frame above and to the right."""
     panel.grid(alpha=0.25)
     panel.spines["top"].set_visible(False)
     panel.spines["right"].set_visible(False)
 
 
-def check_path(path):
-    """Raise InputError, before anything is trained for it, where :func:`save` could not write a picture to this path."""
-    kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if os.path.splitext(path)[1][1:].lower() not in kinds:
+def check_path(path: str) -> None:
+    """Check, before anything is trained, that :func:`save` can write a picture to a path.
+
+    Raises:
+        InputError: The extension is not a picture's, or the folder cannot be written to.
+    """
+    extensions = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if os.path.splitext(path)[1][1:].lower() not in extensions:
         raise InputError(
-            "the picture cannot be written to %s: its name has to end as one of %s"
-            % (path, ", ".join(kinds))
+            "cannot write the picture to %s: unknown file type, expected a name that ends in one "
+            "of %s" % (path, ", ".join(extensions))
         )
     target = path if os.path.exists(path) else os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path) or not os.access(target, os.W_OK):
-        raise InputError("the picture cannot be written to %s: name another file with --out" % path)
+        raise InputError("cannot write the picture to %s: name another file with --out" % path)
 
 
-def save(figure, path):
-    """Write a figure and forget it.  Raises InputError when the picture cannot be written."""
+def save(figure: Figure, path: str) -> None:
+    """Write a figure to a file and close it.
+
+    Raises:
+        InputError: The picture cannot be written.
+    """
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            "the picture cannot be written to %s: %s"
-            % (path, getattr(error, "strerror", None) or error)
+            "cannot write the picture to %s (%s): name another file" % (path, reason)
         ) from None
     finally:
         pyplot.close(figure)
-
-
-def _draw(trial, rates, accuracy, color, linestyle):
-    rows = [(row.iteration, row.lr) for row in trial.rows]
-    rates.plot(
-        *thinned(measured(parse_or_none(trial.policy), rows), rows[-1][0], POINTS),
-        color=color,
-        linewidth=1.3,
-        linestyle=linestyle,
-    )
-    accuracy.plot(
-        [row.iteration for row in trial.rows],
-        [100 * row.top1 for row in trial.rows],
-        color=color,
-        linewidth=1.3,
-        linestyle=linestyle,
-        label="%s  (%.2f)" % (trial.policy, 100 * trial.best.top1),
-    )
-    accuracy.plot([trial.best.iteration], [100 * trial.best.top1], "o", color=color, markersize=4)

@@ -1,20 +1,38 @@
 "use strict";
-// The ranking as a table that sorts, finds and chooses. Rows are kept by their policy, so that an update moves and rewrites them
-// and takes away neither the keyboard's place nor what was chosen.
+// The ranking table: it can be sorted and filtered, and policies are selected in it.
+// An update keeps the table row of each policy, and so the keyboard focus and the selection.
 const Ranking = (() => {
-  const METRICS = [  // name, head, how a number reads, whether more is better
-    ["ld", "LD", number, false], ["iterations", "#Iter", whole, false], ["top1", "Top-1 %", percent, true],
-    ["top5", "Top-5 %", percent, true], ["ac", "AC", number, true], ["cd", "CD", number, false], ["cdac", "CDAC", number, false],
-    ["n_params", "#Param", whole, false]];
-  const HEADS = [["rank", "rank"], ["policy", "policy"], ["seeds", "seeds"]].concat(METRICS.map(m => [m[0], m[1]]));
-  const COLOURS = ["#3b82c4", "#d9702e", "#3a9d5d", "#c8434b", "#8d6cc7", "#a0714f", "#d163a7", "#7a7f87", "#a09a20", "#1fa3b3"];
+  const METRICS = [  // key, heading, format of a number, whether higher is better
+    ["ld", "LD", decimal, false],
+    ["iterations", "#Iter", integer, false],
+    ["top1", "Top-1 %", percent, true],
+    ["top5", "Top-5 %", percent, true],
+    ["ac", "AC", decimal, true],
+    ["cd", "CD", decimal, false],
+    ["cdac", "CDAC", decimal, false],
+    ["n_params", "#Param", integer, false],
+  ];
+  const FIRST_METRIC = 3;  // its column; before it are rank, policy and seeds
+  const HEADINGS = [["rank", "rank"], ["policy", "policy"], ["seeds", "seeds"]]
+    .concat(METRICS.map(([key, heading]) => [key, heading]));
+  const COLOURS = ["#3b82c4", "#d9702e", "#3a9d5d", "#c8434b", "#8d6cc7", "#a0714f", "#d163a7",
+    "#7a7f87", "#a09a20", "#1fa3b3"];
   const DASHES = ["solid", "dash", "dot", "dashdot"];
-  const rows = new Map(), slots = new Map();
-  let policies = [], sorting = {key: "rank", down: false}, chosen = null, words = "", changed = () => {};
+  const CSS_DASHES = {solid: "solid", dash: "dashed", dot: "dotted", dashdot: "double"};
+  const DEFAULT_SELECTION = 6;  // the number of best policies that are selected at first
+  const TIED = "tied: the difference is within the noise of the seeds";
 
-  function number(x) { return x.toFixed(4); }
-  function whole(x) { return x.toFixed(0); }
-  function percent(x) { return (100 * x).toFixed(2); }
+  const rows = new Map();   // the table row of each policy, by its label
+  const slots = new Map();  // the number of the colour and dash of each selected policy
+  let policies = [];
+  let sorting = {key: "rank", descending: false};
+  let selectedLabels = null;  // null until the reader selects: the best policies
+  let searchText = "";
+  let onSelect = () => {};
+
+  function decimal(value) { return value.toFixed(4); }
+  function integer(value) { return value.toFixed(0); }
+  function percent(share) { return (100 * share).toFixed(2); }
 
   function make(tag, attributes, ...content) {
     const element = document.createElement(tag);
@@ -24,129 +42,176 @@ const Ranking = (() => {
   }
 
   function fill(element, ...content) {
-    const wanted = make("div", {}, ...content);
-    if (element.innerHTML !== wanted.innerHTML) element.replaceChildren(...wanted.childNodes);
+    const newContent = make("div", {}, ...content);
+    if (element.innerHTML !== newContent.innerHTML) {
+      element.replaceChildren(...newContent.childNodes);
+    }
   }
 
-  // Each chosen policy has a colour of its own for as long as it is chosen.
+  // The colour and dash of a selected policy, which it keeps as long as it is selected.
   function style(policy) {
     if (!slots.has(policy.label)) {
       const taken = new Set(slots.values());
-      let slot = 0;
-      while (taken.has(slot)) slot++;
-      slots.set(policy.label, slot);
+      let free = 0;
+      while (taken.has(free)) free++;
+      slots.set(policy.label, free);
     }
     const slot = slots.get(policy.label);
-    return {color: COLOURS[slot % COLOURS.length], dash: DASHES[Math.floor(slot / COLOURS.length) % DASHES.length]};
+    return {
+      color: COLOURS[slot % COLOURS.length],
+      dash: DASHES[Math.floor(slot / COLOURS.length) % DASHES.length],
+    };
   }
 
-  function best(n) { return new Set(policies.filter(p => p.runs.some(r => r.iteration.length)).slice(0, n).map(p => p.label)); }
+  function labelsOf(list) { return new Set(list.map(policy => policy.label)); }
+
+  function bestLabels() {
+    const measured = policies.filter(policy => policy.runs.some(run => run.iteration.length));
+    return labelsOf(measured.slice(0, DEFAULT_SELECTION));
+  }
 
   function selection() {
-    const labels = chosen || best(6);
+    const labels = selectedLabels || bestLabels();
     for (const label of slots.keys()) if (!labels.has(label)) slots.delete(label);
-    return policies.filter(p => labels.has(p.label));
+    return policies.filter(policy => labels.has(policy.label));
   }
 
-  function choose(labels) { chosen = labels; draw(); changed(); }
+  function select(labels) {
+    selectedLabels = labels;
+    draw();
+    onSelect();
+  }
 
-  function value(policy) {
+  function sortValue(policy) {
     if (sorting.key === "rank") return policy.rank;
     if (sorting.key === "policy") return policy.label;
     if (sorting.key === "seeds") return policy.seeds;
     return policy.metrics[sorting.key][0];
   }
 
+  // Policies without a value are last; equal policies keep the order of their ranks.
   function sorted() {
-    const order = new Map(policies.map((p, n) => [p, n])), sign = sorting.down ? -1 : 1;
+    const position = new Map(policies.map((policy, n) => [policy, n]));
+    const sign = sorting.descending ? -1 : 1;
     return [...policies].sort((a, b) => {
-      const x = value(a), y = value(b);
-      if (x === null || y === null) return (x === null) - (y === null) || order.get(a) - order.get(b);
-      return sign * (typeof x === "string" ? x.localeCompare(y, "en", {numeric: true}) : x - y) || order.get(a) - order.get(b);
+      const x = sortValue(a), y = sortValue(b), byRank = position.get(a) - position.get(b);
+      if (x === null || y === null) return (x === null) - (y === null) || byRank;
+      const order = typeof x === "string" ? x.localeCompare(y, "en", {numeric: true}) : x - y;
+      return sign * order || byRank;
     });
   }
 
-  function rank(policy) {
-    const [place, tied] = policy.ranks[sorting.key] || [policy.rank, policy.tied];
-    return place === null ? "-" : place + (tied ? "=" : "");
+  // The rank by the metric that the table is sorted by, else by the report's criterion.
+  function rankText(policy) {
+    const [rank, tied] = policy.ranks[sorting.key] || [policy.rank, policy.tied];
+    return rank === null ? "-" : rank + (tied ? "=" : "");
   }
 
-  function row(policy) {
-    if (!rows.has(policy.label)) {
-      const box = make("input", {type: "checkbox"});
-      box.addEventListener("change", () => {
-        const labels = new Set(selection().map(p => p.label));
-        if (box.checked) labels.add(policy.label); else labels.delete(policy.label);
-        choose(labels);
-      });
-      const label = make("label", {}, box, make("span", {class: "swatch"}), make("span", {class: "name"}));
-      rows.set(policy.label, make("tr", {}, make("td", {class: "words"}), make("td", {class: "words policy"}, label), make("td", {}),
-        ...METRICS.map(() => make("td", {}))));
-    }
+  function rowOf(policy) {
+    if (!rows.has(policy.label)) rows.set(policy.label, newRow(policy.label));
     return rows.get(policy.label);
   }
 
-  function rewrite(policy, isChosen) {
-    const cells = row(policy).children;
-    const tied = rank(policy).endsWith("=") ? "tied: the noise of the seeds does not tell these policies apart" : "";
-    fill(cells[0], rank(policy));
-    cells[0].title = tied;
-    const box = cells[1].querySelector("input"), swatch = cells[1].querySelector(".swatch");
-    box.checked = isChosen;
-    const look = isChosen ? style(policy) : null;
-    swatch.style.borderTop = isChosen ? "4px " + ({solid: "solid", dash: "dashed", dot: "dotted", dashdot: "double"})[look.dash] + " " + look.color
-      : "4px solid transparent";
+  function newRow(label) {
+    const checkbox = make("input", {type: "checkbox"});
+    checkbox.addEventListener("change", () => {
+      const labels = labelsOf(selection());
+      if (checkbox.checked) labels.add(label); else labels.delete(label);
+      select(labels);
+    });
+    const name = make("label", {}, checkbox, make("span", {class: "swatch"}),
+      make("span", {class: "name"}));
+    return make("tr", {}, make("td", {class: "text"}), make("td", {class: "text policy"}, name),
+      make("td", {}), ...METRICS.map(() => make("td", {})));
+  }
+
+  function writeRow(policy, isSelected) {
+    const cells = rowOf(policy).children;
+    const rank = rankText(policy);
+    fill(cells[0], rank);
+    cells[0].title = rank.endsWith("=") ? TIED : "";
+    writeName(cells[1], policy, isSelected);
+    fill(cells[2], String(policy.seeds));
+    METRICS.forEach(([key, , format], n) => {
+      const cell = cells[FIRST_METRIC + n], [mean, deviation] = policy.metrics[key];
+      if (mean === null) fill(cell, "-");
+      else if (deviation === null) fill(cell, format(mean));
+      else fill(cell, format(mean), " ",
+        make("span", {class: "deviation"}, "\u00b1 " + format(deviation)));
+    });
+  }
+
+  function writeName(cell, policy, isSelected) {
+    const line = isSelected ? style(policy) : null;
+    cell.querySelector("input").checked = isSelected;
+    cell.querySelector(".swatch").style.borderTop = isSelected
+      ? "4px " + CSS_DASHES[line.dash] + " " + line.color : "4px solid transparent";
     const name = [policy.label];
     if (policy.note) name.push(" ", make("span", {class: "note"}, "(" + policy.note + ")"));
-    if (policy.front) name.push(" ", make("span", {class: "front", title: "on the Pareto front of Top-1 and #Iter"}, "Pareto"));
-    fill(cells[1].querySelector(".name"), ...name);
-    fill(cells[2], String(policy.seeds));
-    METRICS.forEach(([name, , text], n) => {
-      const [mean, deviation] = policy.metrics[name];
-      if (mean === null) fill(cells[3 + n], "-");
-      else if (deviation === null) fill(cells[3 + n], text(mean));
-      else fill(cells[3 + n], text(mean), " ", make("span", {class: "deviation"}, "\u00b1 " + text(deviation)));
-    });
+    if (policy.on_front) name.push(" ",
+      make("span", {class: "front", title: "on the Pareto front of Top-1 and #Iter"}, "Pareto"));
+    fill(cell.querySelector(".name"), ...name);
+  }
+
+  // A policy matches if its label has all words of the search.
+  function matches(policy) {
+    const label = policy.label.toLowerCase();
+    return searchText.toLowerCase().split(/\s+/).every(word => label.includes(word));
   }
 
   function draw() {
     const body = document.getElementById("body"), focused = document.activeElement;
-    const labels = new Set(selection().map(p => p.label));
-    const shown = sorted().filter(p => words.toLowerCase().split(/\s+/).every(word => p.label.toLowerCase().includes(word)));
-    shown.forEach(p => rewrite(p, labels.has(p.label)));
-    const wanted = shown.map(row);
-    if (wanted.length !== body.children.length || wanted.some((tr, n) => tr !== body.children[n])) body.replaceChildren(...wanted);
+    const labels = labelsOf(selection());
+    const matching = sorted().filter(matches);
+    matching.forEach(policy => writeRow(policy, labels.has(policy.label)));
+    const newRows = matching.map(rowOf);
+    const unchanged = newRows.length === body.children.length
+      && newRows.every((row, n) => row === body.children[n]);
+    if (!unchanged) body.replaceChildren(...newRows);
     if (focused && focused !== document.activeElement && body.contains(focused)) focused.focus();
-    [...document.getElementById("head").children].forEach((th, n) => th.setAttribute("aria-sort",
-      HEADS[n][0] !== sorting.key ? "none" : sorting.down ? "descending" : "ascending"));
+    const direction = sorting.descending ? "descending" : "ascending";
+    [...document.getElementById("head").children].forEach((heading, n) => {
+      heading.setAttribute("aria-sort", HEADINGS[n][0] === sorting.key ? direction : "none");
+    });
   }
 
+  // Sorts by a column, the best value first; a second time, in the opposite direction.
   function sort(key) {
-    const better = METRICS.find(m => m[0] === key);
-    sorting = sorting.key === key ? {key, down: !sorting.down} : {key, down: Boolean(better && better[3])};
+    const metric = METRICS.find(([name]) => name === key);
+    const descending = sorting.key === key ? !sorting.descending : Boolean(metric && metric[3]);
+    sorting = {key, descending};
     draw();
   }
 
-  function begin(onChange) {
-    changed = onChange;
-    for (const [key, text] of HEADS) {
+  function begin(whenSelected) {
+    onSelect = whenSelected;
+    for (const [key, text] of HEADINGS) {
       const button = make("button", {type: "button"}, text);
       button.addEventListener("click", () => sort(key));
-      const th = make("th", {scope: "col", "data-key": key}, button);
-      if (key === "policy" || key === "rank") th.className = "words";
-      document.getElementById("head").append(th);
+      const heading = make("th", {scope: "col", "data-key": key}, button);
+      if (key === "policy" || key === "rank") heading.className = "text";
+      document.getElementById("head").append(heading);
     }
-    document.getElementById("find").addEventListener("input", event => { words = event.target.value; draw(); });
-    document.getElementById("choose-best").addEventListener("click", () => choose(best(6)));
-    document.getElementById("choose-front").addEventListener("click",
-      () => choose(new Set(policies.filter(p => p.front).map(p => p.label))));
-    document.getElementById("choose-none").addEventListener("click", () => choose(new Set()));
+    const onClick = (id, labels) => {
+      document.getElementById(id).addEventListener("click", () => select(labels()));
+    };
+    onClick("choose-best", bestLabels);
+    onClick("choose-front", () => labelsOf(policies.filter(policy => policy.on_front)));
+    onClick("choose-none", () => new Set());
+    document.getElementById("search").addEventListener("input", event => {
+      searchText = event.target.value;
+      draw();
+    });
   }
 
-  // another: the policies are those of another task.
-  function update(found, another) {
-    policies = found;
-    if (another) { chosen = null; slots.clear(); rows.clear(); }
+  // Shows newer policies; those of another task begin with the default selection.
+  function update(newPolicies, isOtherTask) {
+    policies = newPolicies;
+    if (isOtherTask) {
+      selectedLabels = null;
+      slots.clear();
+      rows.clear();
+    }
     draw();
   }
 

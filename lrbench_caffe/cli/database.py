@@ -1,0 +1,100 @@
+"""Commands for the policy database: db status, start, stop, shell, export and import."""
+
+from __future__ import annotations
+
+import click
+
+from lrbench_caffe.cli.options import Filters, database_option, trial_filters
+
+
+@click.group()
+def db() -> None:
+    """Manage the policy database, and share its trials.
+
+    The database is the one that --dsn or $LRBENCH_DSN names, else a private PostgreSQL server,
+    which commands start when they need it.
+    """
+
+
+@db.command()
+def status() -> None:
+    """Show whether the private server runs, and where."""
+    from lrbench_caffe.database import server
+
+    private = server.status()
+    click.echo("running" if private.running else "not running")
+    click.echo("folder  %s" % private.folder)
+    click.echo("version %s" % (private.version or "- (no data yet)"))
+    click.echo("log     %s" % private.log)
+    click.echo("DSN     %s" % private.dsn)
+
+
+@db.command()
+def start() -> None:
+    """Start the private server and print its DSN."""
+    from lrbench_caffe.database import server
+
+    click.echo(server.start())
+
+
+@db.command()
+def stop() -> None:
+    """Stop the private server."""
+    from lrbench_caffe.database import server
+
+    click.echo("stopped" if server.stop() else "was not running")
+
+
+@db.command()
+@database_option
+def shell(dsn: str | None) -> None:
+    """Open psql on the database.
+
+    `SELECT * FROM result` shows a line for each trial.
+    """
+    import os
+
+    from lrbench_caffe import database
+
+    command = database.shell_command(dsn)
+    os.execv(command[0], command)
+
+
+@db.command("export")
+@trial_filters
+@click.argument("file", metavar="FILE")
+@click.option(
+    "--as",
+    "name",
+    metavar="NAME",
+    help="Origin that other databases show for these trials [default: this database's name]",
+)
+@database_option
+def db_export(filters: Filters, file: str, name: str | None, dsn: str | None) -> None:
+    """Write trials to a JSON Lines file, to share them."""
+    from lrbench_caffe.database import exchange
+    from lrbench_caffe.display import console, progress
+
+    with progress.ProgressDisplay() as display:
+        trials = exchange.export_trials(file, dsn, filters, name, progress=display)
+    console.print_line("%s: %d trials" % (file, trials))
+
+
+@db.command("import")
+@click.argument("file", metavar="FILE")
+@database_option
+def db_import(file: str, dsn: str | None) -> None:
+    """Read the trials of an exported file into the database.
+
+    If anything in the file is invalid, none of its trials are imported.
+    """
+    from lrbench_caffe.database import exchange
+    from lrbench_caffe.display import console, progress
+
+    with progress.ProgressDisplay() as display:
+        imported = exchange.import_trials(file, dsn, progress=display)
+    present = imported.trials - imported.new - imported.updated
+    console.print_line(
+        "%d trials: %d new, %d updated, %d already there"
+        % (imported.trials, imported.new, imported.updated, present)
+    )

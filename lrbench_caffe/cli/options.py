@@ -1,0 +1,192 @@
+"""Options that several commands share, as decorators."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, TypeVar
+
+import click
+
+from lrbench_caffe.errors import InputError
+
+if TYPE_CHECKING:
+    from lrbench_caffe.study.cluster import Cluster
+    from lrbench_caffe.study.cores import Cores
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Filters = Dict[str, Optional[str]]  # keyword arguments of lrbench_caffe.database.Store.trials
+
+ITERATIONS = click.IntRange(1, 2**31 - 1)  # Caffe counts them with 32 bits
+SEED = click.IntRange(0, 2**32 - 1)
+SEEDS = click.IntRange(1, 10000)
+FORMATS = ("table", "markdown", "csv", "json", "latex")
+FILTERS = ("study", "dataset", "network", "function", "policy", "state")
+
+database_option = click.option(
+    "--dsn",
+    metavar="DSN",
+    help="PostgreSQL database to use, e.g. postgresql://user@host/lrbench "
+    "[default: $LRBENCH_DSN, else a private server]",
+)
+
+data_option = click.option(
+    "--data",
+    metavar="DIR",
+    help="Folder in which relative paths in the prototxts are looked up first",
+)
+
+format_option = click.option(
+    "--format",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="Output format of tables",
+)
+
+ranking_option = click.option(
+    "--by",
+    metavar="METRICS",
+    default="top1",
+    show_default=True,
+    help="Ranking criterion, in one of three forms. In order, e.g. top1,iterations: a later metric "
+    "decides between policies that are tied in the ones before it. Weighted, e.g. "
+    "top1=3,iterations=1. By Pareto fronts, e.g. pareto:top1,iterations. The metrics are top1, "
+    "top5, ac, cd, cdac, ld, iterations and n_params.",
+)
+
+
+def trial_filters(command: Command) -> Command:
+    """Add the options that select trials; the command receives them as ``filters``."""
+
+    @functools.wraps(command)
+    def with_filters(**options: Any) -> Any:
+        values = {name: options.pop(name) for name in FILTERS}
+        filters: Filters = {name: value for name, value in values.items() if value is not None}
+        return command(filters=filters, **options)
+
+    return _with_options(
+        with_filters,
+        click.option("--study", metavar="NAME", help="Only trials of this study"),
+        click.option("--dataset", metavar="NAME", help="Only trials on this dataset"),
+        click.option(
+            "--network", metavar="NAME", help="Only trials of this network (its name or hash)"
+        ),
+        click.option("--function", metavar="F", help="Only trials under this function, e.g. SIN2"),
+        click.option(
+            "--policy", metavar="P", callback=_canonical, help="Only trials under this policy"
+        ),
+        click.option(
+            "--state",
+            metavar="STATE",
+            callback=_checked_state,
+            help="Only trials in this state, e.g. finished",
+        ),
+    )
+
+
+def _with_options(command: Any, *options: Callable[[Any], Any]) -> Any:
+    """The command with options, which ``--help`` lists in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _canonical(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """The canonical text of a policy; a schedule that only Caffe implements stays as it is."""
+    from lrbench_caffe.policies import parse_or_none
+
+    return value if value is None else str(parse_or_none(value) or value)
+
+
+def _checked_state(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> str | None:
+    from lrbench_caffe.trial import STATES
+
+    if value is not None and value not in STATES:
+        raise InputError("--state: invalid state %r, expected %s" % (value, ", ".join(STATES)))
+    return value
+
+
+class PoolOptions(NamedTuple):
+    """The options that choose where trainings run.
+
+    Attributes:
+        jobs: The number of parallel trainings, or None.
+        gpu: The GPUs as given, such as "0,1" or "all", or None.
+        cluster: The address of a Dask scheduler, "local", or None.
+    """
+
+    jobs: int | None
+    gpu: str | None
+    cluster: str | None
+
+    def create(self) -> Cores | Cluster:
+        """Create the pool.
+
+        Raises:
+            InputError: The GPUs or the address are invalid, or the options contradict each other.
+        """
+        from lrbench_caffe.study.cores import Cores, parse_gpus
+
+        gpus = parse_gpus(self.gpu) if self.gpu else ()
+        if not self.cluster:
+            return Cores(self.jobs, gpus)
+        from lrbench_caffe.study.cluster import Cluster
+
+        return Cluster(self.cluster, self.jobs, gpus)
+
+
+def pool_options(command: Command) -> Command:
+    """Add the options that choose where trainings run; the command receives them as ``pool``."""
+
+    @functools.wraps(command)
+    def with_pool(jobs: int | None, gpu: str | None, cluster: str | None, **options: Any) -> Any:
+        return command(pool=PoolOptions(jobs, gpu, cluster), **options)
+
+    return _with_options(
+        with_pool,
+        click.option(
+            "--jobs",
+            type=click.IntRange(1, 10000),
+            metavar="N",
+            help="Number of parallel trainings [default: one per GPU if --gpu is given, else one "
+            "per core]",
+        ),
+        click.option(
+            "--gpu", metavar="LIST", help="Distribute the trainings over GPUs, e.g. 0,1 or all"
+        ),
+        click.option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="Train on the workers of a Dask cluster: its scheduler's address, e.g. "
+            "tcp://host:8786, or local to start a cluster on this machine",
+        ),
+    )
+
+
+def evaluation_options(kind: str) -> Callable[[Command], Command]:
+    """Add the argument and options of commands that train one solver many times.
+
+    Args:
+        kind: The first word of the default name of the study.
+    """
+
+    def decorate(command: Command) -> Command:
+        return _with_options(
+            command,
+            click.argument("solver", metavar="SOLVER.prototxt"),
+            data_option,
+            click.option(
+                "--study",
+                "name",
+                metavar="NAME",
+                help="Study to which the trainings belong; the same name resumes it "
+                "[default: %s-NETWORK-DATASET]" % kind,
+            ),
+            pool_options,
+            format_option,
+            database_option,
+        )
+
+    return decorate

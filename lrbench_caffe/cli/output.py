@@ -1,0 +1,17 @@
+"""How commands print sentences beside their tables."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+
+def print_remarks(sentences: Iterable[str], format: str) -> None:
+    """Print sentences about a table in this format.
+
+    A table in a format for programs has standard output for itself; the sentences then go to
+    standard error.
+    """
+    from lrbench_caffe.display import console
+
+    for sentence in sentences:
+        console.print_line(sentence, aside=format != "table")

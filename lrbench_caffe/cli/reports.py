@@ -1,0 +1,118 @@
+"""Commands that show results: rank, plot, report and serve."""
+
+from __future__ import annotations
+
+import click
+
+from lrbench_caffe.cli.options import (
+    ITERATIONS,
+    Filters,
+    database_option,
+    format_option,
+    ranking_option,
+    trial_filters,
+)
+from lrbench_caffe.errors import InputError
+
+
+@click.command()
+@trial_filters
+@ranking_option
+@format_option
+@database_option
+def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
+    """Rank the policies of each task over their seeds.
+
+    Policies with = at their rank, such as 1=, are tied: their difference is within the noise of the
+    seeds.
+    """
+    from lrbench_caffe import database, ranking
+    from lrbench_caffe.display import console, tables
+
+    criterion = ranking.parse_criterion(by)
+    with database.Store(dsn) as store:
+        trials = store.trials(best_only=True, **filters)
+    if not trials:
+        raise InputError(
+            "no trials in the database match: `lrbench study list` lists the studies that it has"
+        )
+    rankings = [
+        tables.ranking(task, ranking.rank(members, criterion))
+        for task, members in ranking.group_by_task(trials).items()
+    ]
+    console.print_tables(*rankings, format=format)
+
+
+@click.command()
+@click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+@click.option(
+    "--max-iter",
+    type=ITERATIONS,
+    metavar="N",
+    help="Number of iterations to draw [default: what shows the policies' shape, such as three "
+    "cycles, all steps or POLY's l; else 10000]",
+)
+@click.option(
+    "--out", metavar="FILE", help="Picture to write, .png or .svg [default: open a window]"
+)
+@click.option("--terminal", is_flag=True, help="Draw in the terminal")
+def plot(policies: tuple[str, ...], max_iter: int | None, out: str | None, terminal: bool) -> None:
+    """Draw learning rate policies against the iteration.
+
+    A policy is given as its text, in quotes: "SIN2(k0=0.01, k1=0.06, l=2000)".
+    """
+    from lrbench_caffe.policies import Policy
+    from lrbench_caffe.report import plots
+
+    plots.rates([Policy.parse(policy) for policy in policies], max_iter, out, terminal)
+
+
+@click.command()
+@trial_filters
+@click.argument("out", metavar="OUT.html")
+@ranking_option
+@database_option
+def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
+    """Write an HTML report with rankings and training curves.
+
+    The report is a single page that needs no other files. It also shows accuracy against cost, the
+    confidence per class, the range test, and the lines for the solver prototxt.
+    """
+    from lrbench_caffe import database, ranking
+    from lrbench_caffe.display import console, progress
+    from lrbench_caffe.report import content, page
+
+    criterion = ranking.parse_criterion(by)
+    with database.Store(dsn) as store, progress.ProgressDisplay() as display:
+        size = page.write(out, content.load(store, filters, criterion, progress=display))
+    console.print_line("%s: %.1f MB" % (out, size / 1e6))
+
+
+@click.command()
+@trial_filters
+@ranking_option
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; an address that is not loopback admits other machines",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    default=8642,
+    show_default=True,
+    help="Port to listen on; 0 for any free port",
+)
+@database_option
+def serve(filters: Filters, by: str, host: str, port: int, dsn: str | None) -> None:
+    """Serve the report as a live web page while trainings run.
+
+    The server only reads the database.
+    """
+    from lrbench_caffe import ranking
+    from lrbench_caffe.report import live
+
+    live.serve(filters, ranking.parse_criterion(by), host, port, dsn)

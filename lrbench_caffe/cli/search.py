@@ -1,0 +1,187 @@
+"""Commands that look for good policies: range, tune and recommend."""
+
+from __future__ import annotations
+
+import click
+
+from lrbench_caffe.cli.options import (
+    ITERATIONS,
+    SEED,
+    PoolOptions,
+    data_option,
+    database_option,
+    evaluation_options,
+    format_option,
+)
+from lrbench_caffe.cli.output import print_remarks
+from lrbench_caffe.errors import InputError
+
+
+@click.command("range")
+@click.option(
+    "--sweep",
+    is_flag=True,
+    help="Run Smith's range test instead: one training with a growing learning rate",
+)
+@click.option(
+    "--max-iter",
+    type=ITERATIONS,
+    metavar="N",
+    help="Number of iterations for each rate [default: a quarter of the solver's; with --sweep, "
+    "all of them]",
+)
+@click.option(
+    "--seed", type=SEED, default=1, show_default=True, metavar="N", help="Caffe's random_seed"
+)
+@click.option(
+    "--out",
+    default="lrbench-range.png",
+    metavar="FILE.png",
+    show_default=True,
+    help="Picture of Top-1 against the rate, like Figure 3 of the paper",
+)
+@evaluation_options("range")
+def range_command(
+    solver: str,
+    sweep: bool,
+    max_iter: int | None,
+    seed: int,
+    out: str,
+    name: str | None,
+    data: str | None,
+    pool: PoolOptions,
+    dsn: str | None,
+    format: str,
+) -> None:
+    """Find the range of good constant learning rates.
+
+    The test trains with the rates 1, 0.1, 0.01 and so on, then with finer ones where the accuracy
+    is high.
+    """
+    from lrbench_caffe.display import console, tables
+    from lrbench_caffe.evaluator import range_test
+    from lrbench_caffe.evaluator.trainings import Trainer
+    from lrbench_caffe.report import plots
+
+    plots.check_path(out)
+    trainer = Trainer(solver, pool.create(), "range", name, data, dsn)
+    run = range_test.sweep if sweep else range_test.run
+    test = run(trainer, max_iter, seed)
+    console.print_tables(tables.range_test(test), format=format)
+    print_remarks(range_test.summary(test), format)
+    plots.range_test(test, out)
+    print_remarks(["figure: %s" % out], format)
+
+
+@click.command()
+@click.option(
+    "--function",
+    "functions",
+    multiple=True,
+    metavar="F",
+    help="Function to consider, e.g. SIN2; can be repeated [default: the paper's 13, SGDR and "
+    "PLATEAU]",
+)
+@click.option(
+    "--goal",
+    type=click.Choice(["accuracy", "cost", "robustness"]),
+    default="accuracy",
+    show_default=True,
+    help="What to optimize. accuracy: the highest Top-1. cost: the fewest iterations to within 0.1 "
+    "points of it. robustness: Top-1 counts half; LD, AC, CD and CDAC share the other half",
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Iterations to spend on all trainings together [default: 20 times the solver's max_iter]",
+)
+@evaluation_options("tune")
+def tune(
+    solver: str,
+    functions: tuple[str, ...],
+    goal: str,
+    budget: int | None,
+    name: str | None,
+    data: str | None,
+    pool: PoolOptions,
+    dsn: str | None,
+    format: str,
+) -> None:
+    """Search for a good learning rate policy for a solver.
+
+    The search starts from the database's results for this task or a similar one, else from a range
+    test. Then it trains candidates near the best policies, for more and more iterations.
+    """
+    from lrbench_caffe.display import console, tables
+    from lrbench_caffe.evaluator import tuner
+    from lrbench_caffe.evaluator.trainings import Trainer
+
+    def print_decision(sentence: str) -> None:
+        console.print_line(sentence, aside=True)
+
+    trainer = Trainer(solver, pool.create(), "tune", name, data, dsn)
+    if budget:
+        trainer.budget = budget
+    tuned = tuner.tune(trainer, functions, goal, tell=print_decision)
+    if format == "table":
+        console.print_tables(tables.tuning(tuned))
+    task = (trainer.setup.dataset, trainer.setup.network)
+    console.print_tables(tables.ranking(task, tuned.ranked), format=format)
+    print_remarks(tuner.summary(tuned), format)
+
+
+@click.command()
+@click.option("--dataset", metavar="NAME", help="Dataset to train on [default: the solver's]")
+@click.option(
+    "--network",
+    metavar="NAME",
+    help="Network to train, by its name or hash [default: the solver's]",
+)
+@click.option(
+    "--solver",
+    metavar="SOLVER.prototxt",
+    help="Solver to train; its settings make the comparison with other tasks more exact",
+)
+@data_option
+@format_option
+@database_option
+def recommend(
+    dataset: str | None,
+    network: str | None,
+    solver: str | None,
+    data: str | None,
+    dsn: str | None,
+    format: str,
+) -> None:
+    """Recommend policies for a dataset and a network.
+
+    They are the best ones in the database for this task or, if it has no results for it, for
+    similar tasks. The command also prints why they apply and which rates to start from.
+    """
+    from lrbench_caffe import database
+    from lrbench_caffe.display import console, tables
+    from lrbench_caffe.evaluator import recommendation
+    from lrbench_caffe.study import process
+    from lrbench_caffe.trial import Job
+
+    if not solver and not (dataset and network):
+        raise InputError(
+            "a task is a dataset and a network: give --dataset NAME and --network NAME, or "
+            "--solver SOLVER.prototxt"
+        )
+    with database.Store(dsn) as store:
+        if solver:
+            setup = process.describe(Job(solver, data=data)).setup
+            query = recommendation.query_from_setup(setup, dataset, network)
+        else:
+            assert dataset and network
+            query = recommendation.query_by_names(store, dataset, network)
+        recommended = recommendation.recommend(store, query)
+    results = [tables.standings(task.task, task.policies) for task in recommended.known]
+    if format != "table":
+        console.print_tables(*results, format=format)
+    for table, sentences in zip(results, recommendation.explanations(recommended)):
+        print_remarks(sentences, format)
+        if format == "table":
+            console.print_tables(table)

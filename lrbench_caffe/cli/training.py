@@ -1,0 +1,118 @@
+"""Commands that train: train and demo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lrbench_caffe.cli.options import (
+    ITERATIONS,
+    SEED,
+    data_option,
+    database_option,
+    format_option,
+)
+from lrbench_caffe.errors import TrialError
+
+
+@click.command()
+@click.argument("solver", metavar="SOLVER.prototxt")
+@click.option(
+    "--policy",
+    metavar="P",
+    help='Learning rate policy, e.g. "SIN2(k0=0.01, k1=0.06, l=2000)" '
+    "[default: the prototxt's lr_policy]",
+)
+@click.option(
+    "--seed",
+    type=SEED,
+    metavar="N",
+    help="Caffe's random_seed [default: the prototxt's, else a new one]",
+)
+@data_option
+@click.option(
+    "--gpu",
+    type=click.IntRange(0, 1023),
+    metavar="N",
+    help="Train on this GPU [default: the prototxt's solver_mode and device_id]",
+)
+@click.option(
+    "--max-iter",
+    type=ITERATIONS,
+    metavar="N",
+    help="Number of iterations to train [default: the prototxt's]",
+)
+@click.option("--resume", metavar="FILE.solverstate", help="Resume from this snapshot")
+@click.option("--weights", metavar="FILE.caffemodel", help="Start from these weights")
+@click.option(
+    "--until-top1",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Stop at the first evaluation that reaches this Top-1, e.g. 0.99",
+)
+@click.option(
+    "--snapshot-prefix",
+    metavar="PREFIX",
+    help="Where to write snapshots; this option also takes a snapshot after the training",
+)
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    metavar="NAME",
+    help="Stage of the train net, as in caffe train; can be repeated",
+)
+@click.option(
+    "--level",
+    type=click.IntRange(-(2**31), 2**31 - 1),
+    default=0,
+    metavar="N",
+    help="Level of the train net, as in caffe train",
+)
+@click.option("--log", metavar="FILE", help="Write Caffe's own log to this file")
+@click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON")
+@format_option
+@database_option
+def train(solver: str, as_json: bool, format: str, **options: Any) -> None:
+    """Train a Caffe solver prototxt and record its metrics.
+
+    Every evaluation is stored in the database when it is measured.
+    """
+    from lrbench_caffe.display import console, progress
+    from lrbench_caffe.study import process
+
+    if as_json:
+        trial = process.train(solver, on_event=console.print_event, **options)
+    else:
+        with progress.TrainingDisplay(format) as display:
+            trial = process.train(solver, on_event=display.on_event, **options)
+    if trial.error:
+        raise TrialError("%s; the evaluations before that are in the database" % trial.error)
+
+
+@click.command()
+@click.option(
+    "--out",
+    default="lrbench-demo.png",
+    metavar="FILE.png",
+    show_default=True,
+    help="Picture of the curves",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of parallel trainings [default: one per core]",
+)
+@format_option
+@database_option
+def demo(out: str, jobs: int | None, dsn: str | None, format: str) -> None:
+    """Compare the 13 learning rate functions on small images.
+
+    The images are scikit-learn's handwritten digits; nothing is downloaded. It takes about a
+    minute.
+    """
+    from lrbench_caffe import demo as demonstration
+
+    demonstration.run(out, jobs, dsn, format)
