@@ -21,14 +21,10 @@ from lrbench_caffe.study.stop import Stop, interruptible
 from lrbench_caffe.trial import FAILED, INTERRUPTED, Job
 
 if TYPE_CHECKING:
-    from typing import Union
-
     from lrbench_caffe.policies import Policy
     from lrbench_caffe.study.child import Child
     from lrbench_caffe.study.events import OnEvent, Verdict
     from lrbench_caffe.trial import Trial
-
-    Path = Union[str, os.PathLike[str]]
 
 __all__ = [
     "EventReader",
@@ -42,7 +38,7 @@ __all__ = [
 
 
 def train(
-    solver: Path,
+    solver: str | os.PathLike[str],
     policy: Policy | str | None = None,
     dsn: str | None = None,
     on_event: OnEvent = lambda kind, content: None,
@@ -73,7 +69,9 @@ def train(
         KeyboardInterrupt: Ctrl-C ended the trial, which is recorded as interrupted.
 
     Example:
-        ``trial = train("solvers/digits_solver.prototxt", "FIX(k0=0.01)", seed=1, data="data")``
+        >>> trial = train("solver.prototxt", "FIX(k0=0.01)", seed=1)  # doctest: +SKIP
+        >>> trial.state, trial.summary.top1  # doctest: +SKIP
+        ('finished', 0.98)
     """
     on_event = options.pop("listen", on_event)  # the name of on_event in version 0.1
     paths = {

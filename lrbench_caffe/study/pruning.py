@@ -35,6 +35,9 @@ class Pruner:
     A trial's best Top-1 so far is compared with the median of the best Top-1 that the others had at
     the same iteration.  It is the best so far because accuracy rises and falls under a cyclic
     policy.  Only trials of the same network and dataset are compared.
+
+    Trainings that have diverged to a constant loss are pruned too.  Their loss is finite because
+    Caffe's softmax bounds it.
     """
 
     def __init__(self, margin: float, reached: Iterable[tuple[str, str, int, float]] = ()) -> None:

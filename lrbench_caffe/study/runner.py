@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe import database
 from lrbench_caffe.database import studies
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.trial import Job, Trial
 
 # The states of the trials that a study still has to train; None: the trial has not begun.
-UNFINISHED: Tuple[Optional[str], ...] = (None, RUNNING, INTERRUPTED)
+UNFINISHED: tuple[str | None, ...] = (None, RUNNING, INTERRUPTED)
 
 
 def run_jobs(
