@@ -95,7 +95,7 @@ class Cluster(Pool):
                 _Trainings(client, self._gpus, jobs, stop, on_event).run()
             except (OSError, distributed.TimeoutError) as error:
                 # A client that is closed while it tries to reconnect would log a traceback.
-                logging.getLogger("distributed.utils").setLevel(logging.CRITICAL)
+                logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
                 raise TrialError(
                     "lost the Dask cluster %s (%s): run the study again to resume it"
                     % (self._address, error)
