@@ -39,7 +39,7 @@ def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Ch
 
     Args:
         job: The job to train.
-        threads: The number of BLAS threads (None: as the environment says).
+        threads: The number of BLAS threads (None: left to the environment).
         log: The file for Caffe's log (None: it is not kept).
 
     Yields:

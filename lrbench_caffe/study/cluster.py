@@ -143,7 +143,7 @@ class _Execution(NamedTuple):
 
 
 class _Trainings:
-    """The trainings of some jobs on a cluster, from the side of the program that runs the study."""
+    """The trainings of jobs on a cluster, as the program that runs the study controls them."""
 
     def __init__(
         self,

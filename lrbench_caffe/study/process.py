@@ -55,7 +55,7 @@ def train(
             that of the environment variable ``LRBENCH_DSN``, else the private database).
         on_event: Receives the events of the training, see :mod:`lrbench_caffe.study.events`.  It
             may return a verdict that ends the training.
-        threads: The number of BLAS threads (None: as the environment says).
+        threads: The number of BLAS threads (None: left to the environment).
         log: The file for Caffe's log (None: it is not kept).
         **options: The other fields of :class:`lrbench_caffe.trial.Job`, such as ``seed=1`` or
             ``data="data"``.
@@ -136,7 +136,7 @@ def run(
         stop: Ends the training on request.
         on_event: Receives the events of the training, see :mod:`lrbench_caffe.study.events`.  It
             may return a verdict that ends the training.
-        threads: The number of BLAS threads (None: as the environment says).
+        threads: The number of BLAS threads (None: left to the environment).
         log: The file for Caffe's log (None: it is not kept).
 
     Returns:

@@ -93,7 +93,8 @@ class StuckDetector:
 
     Caffe's softmax bounds the loss, and units that have died stay dead.  Such a training is no
     better than guessing from its first evaluations on.  Its test loss no longer falls, or is above
-    that of the untrained net.  If the rate is only too small, the loss falls from there.
+    that of the untrained net.  If the learning rate is merely too small, the loss starts there and
+    keeps falling.
     """
 
     def __init__(self) -> None:
@@ -134,7 +135,7 @@ class _GuessingTrial:
     """A trial that has not been better than guessing so far.
 
     Attributes:
-        classes: The number of classes, or None if the net does not say.
+        classes: The number of classes, or None if the net does not determine it.
         untrained_loss: The test loss before training; infinite if it was not measured.
         losses: The test losses since.
     """
