@@ -1,4 +1,7 @@
-"""A simulated study: a training function that only says what a training says, and the real rest, in a program of its own."""
+"""A simulated study in a program of its own: its training function only emits events.
+
+Everything else is real: the journal, the database and the display.
+"""
 
 import json
 import os
@@ -11,30 +14,38 @@ NAME = "simulated"
 
 
 def measure(dsn, trials, evaluations):
-    """Run the simulation: (CPU seconds of a trial in the first tenth, in the last with all that is delivered after it, MB).
+    """Run the simulation in a process of its own.
 
-    Raises RuntimeError with what the program said where it did not end well.
+    Args:
+        dsn: The database for the study.
+        trials: The number of trials.
+        evaluations: The number of evaluations of each trial.
+
+    Returns:
+        CPU seconds per trial in the first tenth; in the last tenth, with everything that is
+        delivered after it; and the peak memory in megabytes.
+
+    Raises:
+        RuntimeError: The study failed or printed a message.
     """
     done = subprocess.run(
         [sys.executable, os.path.abspath(__file__), dsn, str(trials), str(evaluations)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env=dict(os.environ, PYTHONPATH=ROOT),
     )
-    complaints = [
-        line for line in done.stderr.splitlines() if "FIX(" not in line
-    ]  # the lines of trials are thousands
-    if done.returncode or complaints:
+    # The display prints a line with the policy for each trial.
+    messages = [line for line in done.stderr.splitlines() if "FIX(" not in line]
+    if done.returncode or messages:
         raise RuntimeError(
-            "the simulated study ended with status %d and said: %s"
-            % (done.returncode, "\n".join(complaints[-20:]))
+            "the simulated study exited with status %d and printed: %s"
+            % (done.returncode, "\n".join(messages[-20:]))
         )
     return json.loads(done.stdout)
 
 
 def simulate(dsn, trials, evaluations):
-    """The study of so many trials, each of a policy of its own."""
+    """Run the study in this process; its trials have different policies.  See :func:`measure`."""
     from lrbench_caffe import study
     from lrbench_caffe.display.progress import StudyDisplay
     from lrbench_caffe.paths import home
@@ -50,14 +61,10 @@ def simulate(dsn, trials, evaluations):
         Trial,
     )
 
-    setup = Setup(
-        Framework("Caffe", "1.0.0"),
-        Network("net", "0" * 64, "layer {}" * 1000),
-        Dataset("digits", (1, 8, 8), 10, 10),
-        10,
-        {"momentum": 0.9},
-        1,
-    )
+    framework = Framework("Caffe", "1.0.0")
+    network = Network("net", "0" * 64, "layer {}" * 1000)
+    dataset = Dataset("digits", (1, 8, 8), 10, 10)
+    setup = Setup(framework, network, dataset, 10, {"momentum": 0.9}, 1)
     ends, journal = [], os.path.join(home(), "journal")
 
     def training(job, stop, on_event, threads):
@@ -66,13 +73,10 @@ def simulate(dsn, trials, evaluations):
         trial = Trial(job.id, job.policy, "FIX", {"k0": 0.1}, 1, setup, "here", time.time())
         on_event("begin", trial)
         for iteration in range(evaluations):
-            on_event(
-                "progress",
-                {"iteration": iteration, "max_iter": evaluations, "lr": 0.1, "loss": 1.0},
-            )
-            row = Evaluation(
-                iteration, 0.1, 1.0, 1.0, iteration / evaluations, 1.0, 0.5, 0.1, 0.1, 0.0
-            )
+            progress = {"iteration": iteration, "max_iter": evaluations, "lr": 0.1, "loss": 1.0}
+            on_event("progress", progress)
+            top1 = iteration / evaluations
+            row = Evaluation(iteration, 0.1, 1.0, 1.0, top1, 1.0, 0.5, 0.1, 0.1, 0.0)
             on_event("row", row)
             trial = trial.with_row(row)
         on_event("end", trial.ended_as(FINISHED, time.time()))
@@ -85,9 +89,8 @@ def simulate(dsn, trials, evaluations):
     with StudyDisplay() as display:
         study.run_study(NAME, Cores(2, train=training), display, jobs, dsn)
     finished, tenth = time.process_time(), trials // 10
-    with open(
-        "/proc/self/status"
-    ) as status:  # ru_maxrss would count what the program that started this one had
+    # ru_maxrss would include the memory of the program that started this one.
+    with open("/proc/self/status") as status:
         (kilobytes,) = (int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     return (
         (ends[tenth - 1] - ends[0]) / (tenth - 1),

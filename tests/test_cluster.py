@@ -1,4 +1,4 @@
-"""A study on a Dask cluster: a real scheduler and real workers, in processes of their own, some of which die."""
+"""A study on a Dask cluster: a real scheduler and real workers, in processes of their own."""
 
 import json
 import os
@@ -9,54 +9,38 @@ import sys
 import nets
 import pytest
 from conftest import ROOT, needs_caffe
-from studies import DIGITS, EXPECTED, expected, folder_of, keys, start, trainings_of, wait_until
+from studies import DIGITS, EXPECTED, expected, keys, pause_training, start, wait_until
 
 pytest.importorskip("distributed", reason="needs Dask: run the tests with `make test`")
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    """cluster(workers=3, ...) starts a scheduler and workers of one thread each; gives the scheduler's address and all processes."""
-    processes = []
+    """Start a scheduler and workers of one thread each.
 
-    def started(*words, **environment):
-        command = [sys.executable, "-m"] + list(words)
-        processes.append(
-            subprocess.Popen(
-                command,
+    cluster(workers=3, **environment) returns the scheduler's address and all processes, the
+    scheduler first.  The environment variables are for the scheduler.
+    """
+    processes = []
+    file = str(tmp_path / "scheduler.json")
+
+    def run(module, *arguments, **environment):
+        with open(str(tmp_path / "dask.log"), "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, "--scheduler-file", file, *arguments],
                 stdout=subprocess.DEVNULL,
-                stderr=open(str(tmp_path / "dask.log"), "ab"),
+                stderr=log,
                 env=dict(os.environ, PYTHONPATH=ROOT, **environment),
             )
-        )
+        processes.append(process)
 
-    def start_cluster(workers=3, options=(), **environment):
-        file = str(tmp_path / "scheduler.json")
-        started(
-            "distributed.cli.dask_scheduler",
-            "--port",
-            "0",
-            "--no-dashboard",
-            "--host",
-            "127.0.0.1",
-            "--scheduler-file",
-            file,
-            **environment,
-        )
+    def start_cluster(workers=3, **environment):
+        options = ("--port", "0", "--no-dashboard", "--host", "127.0.0.1")
+        run("distributed.cli.dask_scheduler", *options, **environment)
         wait_until(lambda: os.path.exists(file) and os.path.getsize(file))
+        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
         for _ in range(workers):
-            started(
-                "distributed.cli.dask_worker",
-                "--scheduler-file",
-                file,
-                "--nthreads",
-                "1",
-                "--no-nanny",
-                "--no-dashboard",
-                "--local-directory",
-                str(tmp_path),
-                *options,
-            )
+            run("distributed.cli.dask_worker", *options, "--local-directory", str(tmp_path))
         with open(file) as opened:
             return json.load(opened)["address"], processes
 
@@ -67,43 +51,39 @@ def cluster(tmp_path):
 
 
 @needs_caffe
-def test_a_worker_that_is_killed_costs_its_trial_the_time_since_its_snapshot(
+def test_a_killed_worker_costs_its_trial_the_time_since_the_last_snapshot(
     cluster, name, command, trials
 ):
     address, (_, *workers) = cluster(workers=3)
-    # Trainings that are long enough to be stopped on their way on any machine.
     study = start(*command(name, "--cluster", address, "--max-iter", "2000"))
 
-    def stopped():
-        """A worker, its training, stopped after its first snapshot, and the trial."""
-        for worker in workers:
-            for child in trainings_of(worker.pid):
-                os.kill(child, signal.SIGSTOP)
-                folder = folder_of(child)
-                if folder and os.path.exists(os.path.join(folder, "state.json")):
-                    return worker, child, os.path.basename(folder)
-                os.kill(child, signal.SIGCONT)
-        return None
+    def has_early_snapshot(folder):
+        path = os.path.join(folder, "state.json")
+        if not os.path.exists(path):
+            return False
+        with open(path) as file:
+            return json.load(file)["iteration"] <= 1500
 
-    victim, child, cut_off = wait_until(stopped)
-    victim.kill()
-    os.kill(child, signal.SIGCONT)
-    output = study.communicate(timeout=200)
-    assert study.returncode == 0, output[1]
-    found = trials(name)
-    assert {trial.state for trial in found} == {"finished"}
-    assert keys(found) == expected(max_iter=2000), "each row is there once"
-    (again,) = [trial for trial in found if trial.id == cut_off]
-    assert again.attempt == 2 and again.resumed_at
-    later = [row for row in again.rows if row.iteration > again.resumed_at]
-    assert {row.resumed_at for row in later} == {again.resumed_at}
-    assert not os.path.exists("/proc/%d" % child), "no training outlives its worker"
+    # The worker is killed while its training is paused, so that the training cannot end before.
+    parents = [worker.pid for worker in workers]
+    parent, training, folder = pause_training(parents, has_early_snapshot)
+    workers[parents.index(parent)].kill()
+    os.kill(training, signal.SIGCONT)
+    _, errors = study.communicate(timeout=300)
+    assert study.returncode == 0, errors
+    recorded = trials(name)
+    assert {trial.state for trial in recorded} == {"finished"}
+    assert keys(recorded) == expected(max_iter=2000), "each row is recorded once"
+    (resumed,) = [trial for trial in recorded if trial.id == os.path.basename(folder)]
+    assert resumed.attempt == 2 and resumed.resumed_at
+    assert sum(trial.attempt == 1 for trial in recorded) >= 2, "the other workers continued"
+    later = [row for row in resumed.rows if row.iteration > resumed.resumed_at]
+    assert {row.resumed_at for row in later} == {resumed.resumed_at}
+    assert not os.path.exists("/proc/%d" % training), "no training outlives its worker"
 
 
 @needs_caffe
-def test_kill_9_of_the_program_that_runs_the_study_leaves_it_to_be_gone_on_with(
-    cluster, name, command, trials
-):
+def test_a_study_whose_program_was_killed_can_be_resumed(cluster, name, command, trials):
     address, _ = cluster(workers=2)
     study = start(*command(name, "--cluster", address))
     wait_until(
@@ -112,80 +92,66 @@ def test_kill_9_of_the_program_that_runs_the_study_leaves_it_to_be_gone_on_with(
     study.kill()
     study.communicate()
     again = start(*command(name, "--cluster", address))
-    output = again.communicate(timeout=200)
-    assert again.returncode == 0, output[1]
-    assert keys(trials(name)) == EXPECTED and {trial.state for trial in trials(name)} == {
-        "finished"
-    }
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert keys(trials(name)) == EXPECTED
+    assert {trial.state for trial in trials(name)} == {"finished"}
 
 
 @needs_caffe
-def test_a_local_cluster_ends_politely_with_ctrl_c_and_goes_on(name, lrbench, command, trials):
+def test_ctrl_c_interrupts_a_local_cluster_and_the_study_resumes(name, lrbench, command, trials):
     """Ctrl-C reaches every process of the terminal, the workers among them."""
-    study = subprocess.Popen(
-        [sys.executable, "-m", "lrbench_caffe"]
-        + command(name, "--cluster", "local", "--jobs", "2"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(os.environ, PYTHONPATH=ROOT),
-        universal_newlines=True,
-        start_new_session=True,
-    )
-    wait_until(
-        lambda: (
-            sum(bool(trial.rows) and trial.rows[-1].iteration >= 50 for trial in trials(name)) >= 2
-        )
-    )
+    arguments = command(name, "--cluster", "local", "--jobs", "2")
+    study = start(*arguments, start_new_session=True)
+
+    def two_run():
+        running = [trial for trial in trials(name) if trial.state == "running" and trial.rows]
+        return sum(trial.rows[-1].iteration >= 50 for trial in running) == 2
+
+    wait_until(two_run)
     os.killpg(study.pid, signal.SIGINT)
-    output = study.communicate(timeout=60)
-    assert study.returncode == 130 and "Traceback" not in output[1], output[1]
-    cut = [trial for trial in trials(name) if trial.state == "interrupted"]
-    assert cut and all(trial.error is None for trial in cut)
+    _, errors = study.communicate(timeout=120)
+    assert study.returncode == 130 and "Traceback" not in errors, errors
+    interrupted = [trial for trial in trials(name) if trial.state == "interrupted"]
+    assert interrupted and all(trial.error is None for trial in interrupted)
     assert lrbench("study", "run", name, "--cluster", "local", "--jobs", "2").returncode == 0
     assert keys(trials(name)) == EXPECTED
-    resumed = [trial for trial in trials(name) if trial.id in {trial.id for trial in cut}]
+    ids = {trial.id for trial in interrupted}
+    resumed = [trial for trial in trials(name) if trial.id in ids]
     assert all(trial.attempt == 2 and trial.resumed_at >= 50 for trial in resumed)
 
 
 @needs_caffe
-def test_a_training_whose_workers_all_die_is_marked_as_failed(
-    cluster, name, digits, tmp_path, trials
-):
+def test_a_training_whose_workers_all_die_has_failed(cluster, name, digits, tmp_path, trials):
     path = nets.write(tmp_path, nets.solver(max_iter=10**6, test_interval=100))
     address, (_, worker) = cluster(workers=1, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
     study = start("study", "run", name, path, "--data", digits, "--cluster", address)
     wait_until(lambda: any(trial.rows for trial in trials(name)))
     worker.kill()
-    output = study.communicate(timeout=60)
+    _, errors = study.communicate(timeout=120)
     (trial,) = trials(name)
-    assert study.returncode == 1 and "Traceback" not in output[1], output[1]
+    assert study.returncode == 1 and "Traceback" not in errors, errors
     assert trial.state == "failed" and "its Dask workers died" in trial.error and trial.rows
 
 
 @needs_caffe
-def test_a_scheduler_that_is_lost_ends_the_study_with_a_sentence(
+def test_a_study_that_loses_its_scheduler_can_be_resumed(
     cluster, name, digits, lrbench, tmp_path, trials
 ):
-    path = nets.write(tmp_path, nets.solver(max_iter=10**6, test_interval=100))
-    address, (scheduler, worker) = cluster(workers=1)
-    study = start(
-        "study", "run", name, path, "--data", digits, "--max-iter", "5000", "--cluster", address
-    )
+    path = nets.write(tmp_path, nets.solver(max_iter=5000, test_interval=100))
+    address, (scheduler, _) = cluster(workers=1)
+    study = start("study", "run", name, path, "--data", digits, "--cluster", address)
     wait_until(lambda: any(trial.rows for trial in trials(name)))
     scheduler.kill()
-    output = study.communicate(timeout=100)
-    assert study.returncode == 1 and "Traceback" not in output[1], output[1]
-    assert "was lost" in output[1] and "run the study again" in output[1]
+    _, errors = study.communicate(timeout=200)
+    assert study.returncode == 1 and "Traceback" not in errors, errors
+    assert "lost the Dask cluster" in errors and "run the study again" in errors
     assert trials(name)[0].state == "interrupted"
-    assert (
-        lrbench("study", "run", name).returncode == 0 and trials(name)[0].rows[-1].iteration == 5000
-    )
+    assert lrbench("study", "run", name).returncode == 0
+    assert trials(name)[0].rows[-1].iteration == 5000
 
 
-def test_a_cluster_that_is_not_there_is_said_in_a_sentence(name, lrbench, digits):
+def test_an_unreachable_cluster_is_reported_in_one_line(name, lrbench, digits):
     done = lrbench("study", "run", name, DIGITS, "--data", digits, "--cluster", "tcp://127.0.0.1:1")
-    assert (
-        done.returncode == 2
-        and "dask scheduler" in done.stderr
-        and len(done.stderr.splitlines()) == 1
-    )
+    assert done.returncode == 2 and "dask scheduler" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Studies: a list of trials with a name survives what happens to its trials and to itself, and trains each of them once."""
+"""Studies: each trial is trained once, whatever happens to it or to the program that runs it."""
 
 import io
 import math
@@ -15,7 +15,7 @@ import nets
 import pytest
 import simulation
 from conftest import ROOT, needs_caffe, private_home
-from studies import DIGITS, EXPECTED, POLICIES, keys, start, trainings_of, wait_until
+from studies import DIGITS, EXPECTED, POLICIES, keys, pause_on_its_way, start, wait_until
 from trials import trial as made_up
 
 from lrbench_caffe.paths import home
@@ -31,31 +31,32 @@ from lrbench_caffe import database
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.study.cores import Cores, parse_gpus
-from lrbench_caffe.study.process import Stop
+from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Job
+
+
+def states(trials):
+    return {trial.state for trial in trials}
 
 
 @needs_caffe
 def test_a_study_trains_each_trial_once(name, lrbench, command, trials):
     assert lrbench(*command(name)).returncode == 0
     first = trials(name)
-    assert keys(first) == EXPECTED and {trial.state for trial in first} == {"finished"}
-    assert {trial.threads for trial in first} == {1} and all(
-        "openblas" in trial.blas for trial in first
-    )
+    assert keys(first) == EXPECTED and states(first) == {"finished"}
+    assert {trial.threads for trial in first} == {1}
+    assert all("openblas" in trial.blas for trial in first)
     assert lrbench(*command(name)).returncode == 0
-    assert trials(name) == first, "what has finished is not run again"
+    assert trials(name) == first, "finished trials are not trained again"
     assert lrbench(*command(name, "--policy", "EXP(k0=0.05, gamma=0.995)")).returncode == 0
-    assert trials(name)[:4] == first and len(trials(name)) == 6, "what is new is added"
-    assert (
-        "finished" in lrbench("study", "list").stdout
-        and POLICIES[1] in lrbench("study", "show", name).stdout
-    )
+    assert trials(name)[:4] == first and len(trials(name)) == 6, "new trials are added"
+    assert "finished" in lrbench("study", "list").stdout
+    assert POLICIES[1] in lrbench("study", "show", name).stdout
 
 
 @needs_caffe
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.long)])
-def test_kill_9_of_the_whole_study_again_and_again_loses_and_doubles_nothing(
+def test_killing_the_study_repeatedly_neither_loses_nor_duplicates_rows(
     kills, name, lrbench, command, trials
 ):
     clock = random.Random(kills)
@@ -66,41 +67,32 @@ def test_kill_9_of_the_whole_study_again_and_again_loses_and_doubles_nothing(
         study.communicate()
     done = lrbench(*command(name))
     assert done.returncode == 0, done.stderr
-    found = trials(name)
-    assert keys(found) == EXPECTED and {trial.state for trial in found} == {"finished"}
-    assert all(
-        row.train_loss is not None for trial in found for row in trial.rows if row.iteration > 0
-    )
-    for trial in found:
-        for row in trial.rows:  # in the row: whether it is of a training that ran through
-            assert row.resumed_at is None or row.resumed_at <= row.iteration
+    recorded = trials(name)
+    assert keys(recorded) == EXPECTED and states(recorded) == {"finished"}
+    rows = [row for trial in recorded for row in trial.rows]
+    assert all(row.train_loss is not None for row in rows if row.iteration > 0)
+    for row in rows:  # each row records whether its training had been resumed before
+        assert row.resumed_at is None or row.resumed_at <= row.iteration
     folder = os.path.join(home(), "studies", name)
-    assert os.listdir(folder) == [], "snapshots of trials that are done are removed"
+    assert os.listdir(folder) == [], "snapshots of finished trials are removed"
 
 
 @needs_caffe
-def test_ctrl_c_ends_a_study_politely_and_it_goes_on_where_it_was(name, lrbench, command, trials):
+def test_ctrl_c_interrupts_a_study_which_then_resumes(name, lrbench, command, trials):
     study = start(*command(name, "--jobs", "1"))
-    deadline = time.monotonic() + 60
-    while not any(row.iteration >= 100 for trial in trials(name) for row in trial.rows):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    training = pause_on_its_way(study, lambda: trials(name))
     study.send_signal(signal.SIGINT)
-    output = study.communicate(timeout=30)
-    assert study.returncode == 130 and "Traceback" not in output[1]
-    cut = [trial for trial in trials(name) if trial.state == "interrupted"]
-    assert len(cut) == 1
+    os.kill(training, signal.SIGCONT)
+    _, errors = study.communicate(timeout=60)
+    assert study.returncode == 130 and "Traceback" not in errors
+    (interrupted,) = [trial for trial in trials(name) if trial.state == "interrupted"]
     assert lrbench("study", "run", name).returncode == 0
-    resumed = next(trial for trial in trials(name) if trial.id == cut[0].id)
-    assert (
-        resumed.attempt == 2
-        and resumed.resumed_at >= cut[0].rows[-1].iteration
-        and resumed.state == "finished"
-    )
-    assert resumed.rows[: len(cut[0].rows)] == cut[0].rows, (
-        "rows from before stay as they were measured"
-    )
-    assert {row.resumed_at for row in resumed.rows[len(cut[0].rows) :]} == {resumed.resumed_at}
+    resumed = next(trial for trial in trials(name) if trial.id == interrupted.id)
+    assert resumed.state == "finished" and resumed.attempt == 2
+    assert resumed.resumed_at >= interrupted.rows[-1].iteration
+    before = len(interrupted.rows)
+    assert resumed.rows[:before] == interrupted.rows, "earlier rows stay as they were measured"
+    assert {row.resumed_at for row in resumed.rows[before:]} == {resumed.resumed_at}
     assert keys(trials(name)) == EXPECTED
 
 
@@ -108,331 +100,265 @@ def test_ctrl_c_ends_a_study_politely_and_it_goes_on_where_it_was(name, lrbench,
 def test_a_trial_that_caffe_aborts_leaves_the_others_running(
     name, tmp_path, digits, lrbench, trials
 ):
-    """A kernel larger than its image is one of many things that only a CHECK finds."""
-    broken = nets.write(
-        tmp_path, net_text=nets.net(body=nets.BODY.replace("kernel_size: 3", "kernel_size: 30"))
-    )
-    assert (
-        lrbench(
-            "study", "run", name, broken, "--policy", "FIX(k0=0.01)", "--data", digits
-        ).returncode
-        == 1
-    )
-    done = lrbench(
-        "study",
-        "run",
-        name,
-        DIGITS,
-        "--policy",
-        "FIX(k0=0.01)",
-        "--max-iter",
-        "50",
-        "--data",
-        digits,
-    )
-    assert (
-        done.returncode == 1 and "1 of the trainings have failed: `lrbench study run" in done.stderr
-    )
-    states = {trial.setup.network.name: (trial.state, trial.error) for trial in trials(name)}
-    assert states["small"][0] == "failed" and "Check failed" in states["small"][1]
-    assert [state for network, (state, _) in states.items() if network != "small"] == ["finished"]
+    """A kernel larger than its image is one of many errors that only a CHECK of Caffe finds."""
+    net = nets.net(body=nets.BODY.replace("kernel_size: 3", "kernel_size: 30"))
+    broken = nets.write(tmp_path, net_text=net)
+    options = ("--policy", "FIX(k0=0.01)", "--data", digits)
+    assert lrbench("study", "run", name, broken, *options).returncode == 1
+    done = lrbench("study", "run", name, DIGITS, "--max-iter", "50", *options)
+    assert done.returncode == 1
+    assert "1 of the trainings have failed: `lrbench study run" in done.stderr
+    by_network = {trial.setup.network.name: trial for trial in trials(name)}
+    failed = by_network.pop("small")
+    assert failed.state == "failed" and "Check failed" in failed.error
+    assert [trial.state for trial in by_network.values()] == ["finished"]
 
 
 @needs_caffe
-def test_the_solvers_own_snapshots_do_not_get_in_the_way(name, tmp_path, digits, lrbench, trials):
-    """Not taken in a study, whatever their format and interval, and on record as the solver has them."""
+def test_a_study_takes_its_own_snapshots_and_not_those_of_the_solver(
+    name, tmp_path, digits, lrbench, trials
+):
+    """Whatever their format and interval.  The solver's settings are still recorded."""
     more = 'snapshot: 100000 snapshot_prefix: "%s" snapshot_format: HDF5' % (tmp_path / "users")
     path = nets.write(tmp_path, nets.solver(max_iter=1000000, test_interval=500, more=more))
     study = start("study", "run", name, path, "--data", digits)
-    deadline = time.monotonic() + 60
-    while not any(row.iteration >= 1000 for trial in trials(name) for row in trial.rows):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: any(row.iteration >= 1000 for trial in trials(name) for row in trial.rows))
     study.send_signal(signal.SIGINT)
-    study.communicate(timeout=30)
+    study.communicate(timeout=60)
     (trial,) = trials(name)
     assert trial.state == "interrupted" and trial.setup.solver["snapshot"] == 100000
-    kept = os.listdir(os.path.join(home(), "studies", name, trial.id))
-    assert "state.json" in kept and any(file.endswith(".solverstate") for file in kept)
+    files = os.listdir(os.path.join(home(), "studies", name, trial.id))
+    assert "state.json" in files and any(file.endswith(".solverstate") for file in files)
     assert not list(tmp_path.glob("users*"))
 
 
 @needs_caffe
-def test_a_study_that_runs_is_not_run_a_second_time(name, lrbench, command):
-    study = start(*command(name))
+def test_a_running_study_cannot_be_run_a_second_time(name, lrbench, command):
+    study = start(*command(name, "--max-iter", "1000000"))
     try:
-        while not os.path.exists(os.path.join(home(), "studies", name)):
-            time.sleep(0.05)
+        wait_until(lambda: os.path.exists(os.path.join(home(), "studies", name)))
         second = lrbench("study", "run", name)
         assert second.returncode == 2 and "runs already" in second.stderr
     finally:
         study.send_signal(signal.SIGINT)
-        study.communicate(timeout=30)
+        study.communicate(timeout=60)
 
 
 @needs_caffe
-def test_trainings_that_cannot_begin_are_said_once_and_tried_again(
+def test_trainings_that_cannot_begin_are_reported_once_and_tried_again(
     name, tmp_path, lrbench, digits, trials
 ):
-    """Here because the LMDB that the net names is not in the data folder."""
-    words = [
-        "study",
-        "run",
-        name,
-        DIGITS,
-        "--policy",
-        "FIX(k0=0.01)",
-        "--seeds",
-        "3",
-        "--max-iter",
-        "50",
-    ]
-    done = lrbench(*words, "--data", tmp_path)
-    assert (
-        done.returncode == 1
-        and done.stderr.count("was not found") == 1
-        and "3 of the trainings could not begin" in done.stderr
-    )
-    assert "3 trials have not begun" in lrbench("study", "show", name).stdout and trials(name) == []
-    refused = lrbench(*words, "--data", digits + "-not-there")
-    assert refused.returncode == 2 and "is not there" in refused.stderr
-    assert lrbench("study", "show", name).stdout.count("trials have not begun") == 1, (
-        "and is not made part of the study"
-    )
+    """They cannot begin here because the data folder does not contain the LMDB of the net."""
+    arguments = ["study", "run", name, DIGITS, "--policy", "FIX(k0=0.01)"]
+    arguments += ["--seeds", "3", "--max-iter", "50", "--data"]
+    done = lrbench(*arguments, tmp_path)
+    assert done.returncode == 1 and done.stderr.count("was not found") == 1
+    assert "3 of the trainings could not begin" in done.stderr
+    assert "3 trials have not begun" in lrbench("study", "show", name).stdout
+    assert trials(name) == []
+    refused = lrbench(*arguments, digits + "-not-there")
+    assert refused.returncode == 2 and "not found" in refused.stderr
+    shown = lrbench("study", "show", name).stdout
+    assert shown.count("trials have not begun") == 1, "the refused jobs are not added"
 
 
-def test_a_terminal_that_is_drawn_while_trainings_end_does_not_hold_them_up(monkeypatch):
-    """In another order of locks the picture waits for the trainings, and they for the picture."""
-    monkeypatch.setattr(
-        "lrbench_caffe.display.Console",
-        lambda **options: Console(file=io.StringIO(), force_terminal=True),
-    )
-    monkeypatch.setattr(
-        "lrbench_caffe.display.Live",
-        lambda **options: Live(**dict(options, refresh_per_second=1000)),
-    )
+def test_drawing_the_terminal_does_not_block_trainings_that_end(monkeypatch):
+    """If locks were taken in another order, the display and the trainings would deadlock."""
+
+    def terminal(**options):
+        return Console(file=io.StringIO(), force_terminal=True)
+
+    def fast_live(**options):
+        return Live(**dict(options, refresh_per_second=1000))
+
+    monkeypatch.setattr("lrbench_caffe.display.progress.Console", terminal)
+    monkeypatch.setattr("lrbench_caffe.display.progress.Live", fast_live)
     jobs = [Job("x", id=str(n)) for n in range(200)]
 
-    def train(job, shown):
-        shown.on_event(job, "begin", made_up())
-        shown.on_event(job, "progress", {"iteration": 5, "max_iter": 10})
-        shown.on_event(job, "note", "note of " + job.id)
-        shown.on_event(job, "end", made_up().ended_as("finished", 1e9))
+    def train(job, display):
+        display.on_event(job, "begin", made_up())
+        display.on_event(job, "progress", {"iteration": 5, "max_iter": 10})
+        display.on_event(job, "note", "note of " + job.id)
+        display.on_event(job, "end", made_up().ended_as("finished", 1e9))
 
-    def watch():
-        with StudyDisplay() as shown:
-            shown.begin(jobs)
+    def show():
+        with StudyDisplay() as display:
+            display.begin(jobs)
             with ThreadPoolExecutor(20) as threads:
-                list(threads.map(lambda job: train(job, shown), jobs))
+                list(threads.map(lambda job: train(job, display), jobs))
 
-    watched = threading.Thread(target=watch, daemon=True)
-    watched.start()
-    watched.join(60)
-    assert not watched.is_alive()
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    thread.join(120)
+    assert not thread.is_alive()
 
 
 @needs_caffe
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_training_that_dies_of_a_signal_is_marked_as_failed_and_can_be_tried_again(
+def test_a_training_killed_by_a_signal_has_failed_and_can_be_tried_again(
     number, name, lrbench, command, trials
 ):
     study = start(*command(name, "--jobs", "1"))
-    wait_until(lambda: any(trial.rows for trial in trials(name)))
-    os.kill(trainings_of(study.pid)[0], number)
-    output = study.communicate(timeout=100)
-    assert study.returncode == 1 and "Traceback" not in output[1]
+    training = pause_on_its_way(study, lambda: trials(name))
+    os.kill(training, number)
+    os.kill(training, signal.SIGCONT)
+    _, errors = study.communicate(timeout=200)
+    assert study.returncode == 1 and "Traceback" not in errors
     assert sorted(trial.state for trial in trials(name)) == ["failed"] + ["finished"] * 3
     failed = next(trial for trial in trials(name) if trial.state == "failed")
     assert signal.Signals(number).name in failed.error and "Caffe's last message: " in failed.error
-    assert lrbench(*command(name)).returncode == 1, "it is not run again by itself"
+    assert lrbench(*command(name)).returncode == 1, "a failed trial is not trained again by itself"
     assert lrbench("study", "run", name, "--retry-failed").returncode == 0
-    assert keys(trials(name)) == EXPECTED and {trial.state for trial in trials(name)} == {
-        "finished"
-    }
+    assert keys(trials(name)) == EXPECTED and states(trials(name)) == {"finished"}
 
 
 @needs_caffe
-def test_study_stop_ends_it_from_elsewhere_and_it_goes_on(name, lrbench, command, trials):
+def test_study_stop_interrupts_a_study_which_then_resumes(name, lrbench, command, trials):
     study = start(*command(name, "--jobs", "1"))
-    wait_until(lambda: any(trial.rows for trial in trials(name)))
+    training = pause_on_its_way(study, lambda: trials(name))
     assert name + " (runs)" in lrbench("study", "list").stdout
+    os.kill(training, signal.SIGCONT)
     stopped = lrbench("study", "stop", name)
     assert stopped.returncode == 0 and "has stopped" in stopped.stdout
-    study.communicate(timeout=10)
-    assert study.returncode == 130 and "interrupted" in {trial.state for trial in trials(name)}
+    study.communicate(timeout=60)
+    assert study.returncode == 130 and "interrupted" in states(trials(name))
     again = lrbench("study", "stop", name)
     assert again.returncode == 2 and "does not run" in again.stderr
     assert lrbench("study", "run", name).returncode == 0 and keys(trials(name)) == EXPECTED
 
 
 @needs_caffe
-def test_a_server_that_goes_away_in_mid_study_costs_nothing(dsn, name, lrbench, command, trials):
-    """A server that is named is not started on demand."""
+def test_a_database_server_that_goes_away_costs_no_rows(dsn, name, lrbench, command, trials):
+    """Naming the server keeps the study from starting it on demand."""
     study = start(*command(name, "--dsn", dsn))
     wait_until(lambda: any(trial.rows for trial in trials(name)))
     database.server.stop()
-    time.sleep(3)
-    database.server.start()
-    output = study.communicate(timeout=100)
-    assert study.returncode == 0, output[1]
-    assert "trainings go on" in output[1]
+    try:
+        journal = os.path.join(home(), "journal")
+        reported = next((line for line in study.stderr if journal in line), None)
+    finally:
+        database.server.start()
+    _, errors = study.communicate(timeout=200)
+    assert study.returncode == 0, errors
+    assert reported, "the study reports where its rows wait"
     assert keys(trials(name)) == EXPECTED and {trial.attempt for trial in trials(name)} == {1}
 
 
 @needs_caffe
-def test_a_full_disk_fails_the_trainings_with_a_sentence_and_leaves_the_rest_well(
+def test_a_full_disk_fails_the_trainings_and_a_retry_completes_them(
     dsn, name, digits, small_disk, tmp_path, trials
 ):
     path = nets.write(tmp_path, nets.solver(max_iter=500, test_interval=5))
-    environment = dict(os.environ, PYTHONPATH=ROOT, LRBENCH_HOME=str(small_disk), LRBENCH_DSN=dsn)
+    command = [sys.executable, "-m", "lrbench_caffe", "study", "run", name, path]
+    command += ["--data", digits, "--policy", POLICIES[0]]
+    options = {
+        "env": dict(os.environ, PYTHONPATH=ROOT, LRBENCH_HOME=str(small_disk), LRBENCH_DSN=dsn),
+        "timeout": 100,
+    }
     free = os.statvfs(str(small_disk))
     with open(str(small_disk / "filler"), "wb", buffering=0) as filler:
         filler.write(b"x" * ((free.f_bavail - 4) * free.f_bsize))
-    words = [
-        sys.executable,
-        "-m",
-        "lrbench_caffe",
-        "study",
-        "run",
-        name,
-        path,
-        "--data",
-        digits,
-        "--policy",
-        POLICIES[0],
-    ]
-    full = subprocess.run(
-        words,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=100,
-    )
+    full = subprocess.run(command, capture_output=True, text=True, **options)
     (failed,) = trials(name)
     assert full.returncode == 1 and "Traceback" not in full.stderr
-    assert (
-        failed.state == "failed"
-        and "No space left" in failed.error
-        and "LRBENCH_HOME" in failed.error
-    )
-    assert failed.rows and failed.rows[-1].iteration < 500, "what found room"
+    assert failed.state == "failed"
+    assert "No space left" in failed.error and "LRBENCH_HOME" in failed.error
+    assert failed.rows and failed.rows[-1].iteration < 500, "rows that fit are kept"
     os.remove(str(small_disk / "filler"))
-    assert (
-        subprocess.run(
-            words + ["--retry-failed"], env=environment, stdout=subprocess.DEVNULL, timeout=100
-        ).returncode
-        == 0
-    )
+    retry = subprocess.run([*command, "--retry-failed"], stdout=subprocess.DEVNULL, **options)
+    assert retry.returncode == 0
     (done,) = trials(name)
-    assert done.state == "finished" and [row.iteration for row in done.rows] == list(
-        range(0, 501, 5)
-    )
+    assert done.state == "finished"
+    assert [row.iteration for row in done.rows] == list(range(0, 501, 5))
 
 
 @needs_caffe
-def test_a_hopeless_training_is_pruned_and_says_why(name, lrbench, digits, trials):
-    policies = ["FIX(k0=0.01)", "FIX(k0=0.02)", "FIX(k0=0.03)", "FIX(k0=0.000000001)"]
-    words = [word for policy in policies for word in ("--policy", policy)]
-    done = lrbench(
-        "study",
-        "run",
-        name,
-        DIGITS,
-        "--data",
-        digits,
-        "--jobs",
-        "1",
-        "--prune",
-        "0.3",
-        "--max-iter",
-        "200",
-        *words,
-    )
+def test_a_hopeless_training_is_pruned_with_a_reason(name, lrbench, digits, trials):
+    rates = ["0.01", "0.02", "0.03", "0.000000001"]
+    options = [option for rate in rates for option in ("--policy", "FIX(k0=%s)" % rate)]
+    options += ["--jobs", "1", "--prune", "0.3", "--max-iter", "200"]
+    done = lrbench("study", "run", name, DIGITS, "--data", digits, *options)
     assert done.returncode == 0
-    states = {trial.policy: trial for trial in trials(name)}
-    hopeless = states.pop("FIX(k0=1e-09)")
-    assert (
-        hopeless.state == "pruned" and "the median of 3 others" in hopeless.error and hopeless.rows
-    )
-    assert hopeless.rows[-1].iteration < 200 and {trial.state for trial in states.values()} == {
-        "finished"
-    }
-    assert "(pruned)" in lrbench("study", "run", name).stdout, "and is not run again"
+    by_policy = {trial.policy: trial for trial in trials(name)}
+    hopeless = by_policy.pop("FIX(k0=1e-09)")
+    assert hopeless.state == "pruned" and "the median of 3 others" in hopeless.error
+    assert hopeless.rows and hopeless.rows[-1].iteration < 200
+    assert states(by_policy.values()) == {"finished"}
+    assert "(pruned)" in lrbench("study", "run", name).stdout, "and is not trained again"
+
+
+COUNT_ROWS = """
+    SELECT count(*) AS trials, min(rows) AS fewest
+    FROM (SELECT count(*) AS rows FROM evaluation GROUP BY trial_id) AS counts"""
 
 
 @pytest.mark.parametrize(
-    "many, room", [(100, math.inf), pytest.param(10000, 2**32, marks=pytest.mark.long)]
+    "count, room", [(100, math.inf), pytest.param(10000, 2**32, marks=pytest.mark.long)]
 )
-def test_a_study_of_many_trials_records_each_of_them_in_little_memory(many, room, dsn):
-    """Of 280 evaluations each; the training function is simulated, and nothing else.
+def test_a_large_study_is_recorded_completely_in_little_memory(count, room, dsn):
+    """Each trial has 280 evaluations.  Only the training function is simulated.
 
-    The few are on a real disk, where the thread that delivers the journal often finds a line half written.
+    The short variant writes to a real disk, where the thread that delivers the journal often reads
+    an incomplete line.
     """
     with private_home(room):
-        *_, megabytes = simulation.measure(database.server.start(), many, 280)
+        *_, megabytes = simulation.measure(database.server.start(), count, 280)
         with database.Store() as store:
             (summary,) = database.studies.summaries(store)
-            rows = store.transaction(
-                lambda cursor: (
-                    cursor.execute(
-                        "SELECT count(*) AS trials, min(rows) AS least FROM (SELECT count(*) AS rows FROM evaluation GROUP BY trial_id) AS counted"
-                    )
-                    or cursor.fetchone()
-                )
-            )
-    assert summary.states == {"finished": many} and (rows.trials, rows.least) == (many, 280)
+            rows = store.transaction(lambda cursor: cursor.execute(COUNT_ROWS) or cursor.fetchone())
+    assert summary.states == {"finished": count} and (rows.trials, rows.fewest) == (count, 280)
     assert megabytes < 300
 
 
-def test_gpus_have_a_training_each():
-    """As far as it goes without a GPU: which index each training gets, and when."""
-    busy, seen, lock = set(), set(), threading.Lock()
+def test_each_gpu_trains_one_job_at_a_time():
+    """Without a GPU: which device index each training gets, and when.
 
-    def training(job, stop, listen, threads):
+    A training ends only when three run, so the three GPUs must be in use at the same time.
+    """
+    busy, devices, lock = set(), set(), threading.Lock()
+    three_run = threading.Barrier(3, timeout=120)
+
+    def training(job, stop, on_event, threads):
         with lock:
             assert job.gpu not in busy and threads == 1
             busy.add(job.gpu)
-            seen.add(job.gpu)
-        time.sleep(0.01)
+            devices.add(job.gpu)
+        three_run.wait()
         with lock:
             busy.remove(job.gpu)
 
     problems = []
     Cores(gpus=parse_gpus("0,2,3"), train=training).run(
-        [Job("x", id=str(n)) for n in range(50)],
+        [Job("x", id=str(n)) for n in range(51)],
         Stop(),
         lambda job, kind, content: problems.append(content),
     )
-    assert seen == {0, 2, 3} and problems == []
+    assert devices == {0, 2, 3} and problems == []
 
 
 @pytest.mark.parametrize("text", ["", "x", "0,", "-1", "0;1", "99999"])
-def test_what_names_no_gpus_is_said_in_a_sentence(text):
-    with pytest.raises(InputError, match="give indexes such as 0 or 0,1, or all"):
+def test_invalid_gpus_are_refused(text):
+    with pytest.raises(InputError, match="expected indexes such as 0 or 0,1, or all"):
         parse_gpus(text)
 
 
 @pytest.mark.parametrize(
-    "words, sentence",
+    "arguments, message",
     [
-        (("run", "no/name"), "no name for a study"),
+        (("run", "no/name"), "invalid study name"),
         (("run", "not-there"), "no study not-there"),
         (("show", "not-there"), "no study"),
         (("run", "x", "--policy", "FIX(k0=0.1)"), "--policy needs a solver"),
-        (("run", "x", "not-there.prototxt"), "is not there"),
+        (("run", "x", "not-there.prototxt"), "solver not-there.prototxt not found"),
         (("run", "x", DIGITS, "--policy", "FOX(k0=0.1)"), "did you mean FIX"),
-        (("run", "x", "--gpu", "a"), "give indexes"),
+        (("run", "x", "--gpu", "a"), "expected indexes"),
         (("run", "x", "--cluster", "local", "--gpu", "0,1"), "one index with --cluster"),
         (("stop", "not-there"), "no study"),
         (("run", "x", "--seeds", "2"), "--seeds needs a solver"),
-        (("run", "x", "--cluster", "bad:address"), "no scheduler's address"),
-        (
-            ("run", "x", "--cluster", "tcp://127.0.0.1:1", "--jobs", "2"),
-            "--jobs is for this machine",
-        ),
+        (("run", "x", "--cluster", "bad:address"), "expected a scheduler's address"),
+        (("run", "x", "--cluster", "tcp://127.0.0.1:1", "--jobs", "2"), "omit --jobs"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_a_sentence(words, sentence, lrbench):
-    done = lrbench("study", *words)
-    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+def test_invalid_arguments_are_refused_in_one_line(arguments, message, lrbench):
+    done = lrbench("study", *arguments)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1

@@ -1,280 +1,261 @@
-"""A pool on a Dask cluster: each trial in a process of its own, as elsewhere, below whichever worker has a free thread.
+"""The pool of a Dask cluster: one training on each thread of its workers.
 
-The workers need this program, the data and the folder of the snapshots at the same paths, and no database: the scheduler carries
-what is said.  A queue brings the events of the trainings to the program that runs the study, which records them, and a variable
-brings its orders back.  A worker that dies costs its trial the time since the last snapshot, for Dask gives the trial to another.
+A worker trains a job in a child process, see :mod:`lrbench_caffe.study.worker`.  It needs this
+program, the data and the folder of the snapshots at the same paths as here, but no database: it
+sends events through the scheduler to the program that runs the study, which records them.  If a
+worker dies, Dask gives its trial to another worker, which resumes from the last snapshot.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
 import signal
 import tempfile
-import threading
 import time
 import uuid
 from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import distributed
 from distributed import Client, LocalCluster, Queue, Variable
 
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study import process
+from lrbench_caffe.study import worker
 from lrbench_caffe.study.cores import usable_cores
-from lrbench_caffe.trial import FAILED, to_dict
+from lrbench_caffe.study.events import EventReader
+from lrbench_caffe.study.interfaces import Pool
+from lrbench_caffe.trial import FAILED
 
-POLL_SECONDS = 0.2  # between two looks at the queue
-BEAT_SECONDS = (
-    1  # between two beats of the orders, two looks at them, and two progress events of a training
-)
-SILENCE_SECONDS = (
-    60  # without a beat, the program that runs the study is gone, and its trainings end
-)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lrbench_caffe.study.events import OnJobEvent, Verdict
+    from lrbench_caffe.study.stop import Stop
+    from lrbench_caffe.trial import Job
+
+_POLL_SECONDS = 0.2  # between two reads of the event queue
+_CONNECT_SECONDS = 20
 
 
-class Cluster:
-    """A pool, as :class:`lrbench_caffe.study.cores.Cores`: one training on each thread of a Dask cluster's workers."""
+class Cluster(Pool):
+    """Trains jobs on the workers of a Dask cluster, each with one BLAS thread."""
 
-    def __init__(self, address, jobs=None, gpus=()):
-        """address: a scheduler's, e.g. "tcp://host:8786", or "local" for a cluster started here, of so many jobs (None: the cores).
+    def __init__(self, address: str, jobs: int | None = None, gpus: Sequence[int] = ()) -> None:
+        """Set up the pool; it connects to the cluster when it runs.
 
-        gpus: the device index that a training uses on its worker, which has a resource named GPU for each training.
+        Args:
+            address: The address of a scheduler, such as "tcp://host:8786", or "local" for a cluster
+                that is started on this machine.
+            jobs: The number of workers of a local cluster (None: one per usable core).
+            gpus: At most one device index, which every training uses on its worker.  Each worker
+                must then have a Dask resource GPU.
+
+        Raises:
+            InputError: The arguments do not fit together, or the address is invalid.
         """
         if len(gpus) > 1:
             raise InputError(
-                "--gpu takes one index with --cluster: start a worker for each GPU, with CUDA_VISIBLE_DEVICES and "
-                "--resources GPU=1, and give --gpu 0"
+                "--gpu takes one index with --cluster: start a worker for each GPU, with "
+                "CUDA_VISIBLE_DEVICES and --resources GPU=1, and give --gpu 0"
             )
         if jobs and address != "local":
             raise InputError(
-                "--jobs is for this machine: the cluster %s trains one on each thread of its workers"
-                % address
+                "--jobs applies to this machine, but the cluster %s runs one training on each "
+                "thread of its workers: omit --jobs" % address
             )
-        with contextlib.suppress(ValueError):
-            if (
-                address == "local"
-                or urlsplit(address if "://" in address else "tcp://" + address).port
-            ):
-                self._address, self._jobs, self._gpus = address, jobs, gpus
-                return
-        raise InputError(
-            "--cluster %s is no scheduler's address: give one such as tcp://host:8786, or local"
-            % address
-        )
+        if address != "local" and not _has_port(address):
+            raise InputError(
+                "invalid --cluster %s: expected a scheduler's address such as tcp://host:8786, "
+                "or local" % address
+            )
+        self._address, self._jobs, self._gpus = address, jobs, gpus
 
-    def run(self, jobs, stop, on_event):
-        """As :meth:`lrbench_caffe.study.cores.Cores.run`, but on_event is called from this thread.
+    def run(self, jobs: Sequence[Job], stop: Stop, on_event: OnJobEvent) -> None:
+        """Train every job, see :meth:`lrbench_caffe.study.interfaces.Pool.run`.
 
-        Raises InputError when there is no such cluster, TrialError when it is lost.
+        on_event is called from this thread only.
+
+        Raises:
+            InputError: The cluster cannot be reached.
+            TrialError: The connection to the cluster was lost.
         """
         with contextlib.ExitStack() as stack:
             try:
                 client = stack.enter_context(self._client(stack))
             except (OSError, ValueError, distributed.TimeoutError) as error:
                 raise InputError(
-                    "the Dask cluster %s cannot be reached (%s): start one with `dask scheduler` and `dask worker "
-                    "--nthreads 1 ADDRESS`, or use --cluster local" % (self._address, error)
+                    "cannot reach the Dask cluster %s (%s): start one with `dask scheduler` and "
+                    "`dask worker --nthreads 1 ADDRESS`, or use --cluster local"
+                    % (self._address, error)
                 ) from None
             try:
                 _Trainings(client, self._gpus, jobs, stop, on_event).run()
             except (OSError, distributed.TimeoutError) as error:
+                # A client that is closed while it tries to reconnect would log a traceback.
+                logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
                 raise TrialError(
-                    "the Dask cluster %s was lost (%s): run the study again to go on"
+                    "lost the Dask cluster %s (%s): run the study again to resume it"
                     % (self._address, error)
                 ) from None
 
-    def _client(self, stack):
-        address = self._address
+    def _client(self, stack: contextlib.ExitStack) -> Any:
+        """A Dask client; a local cluster is started for it, which ends with the stack."""
+        address: Any = self._address
         if address == "local":
-            # A Ctrl-C on the workers' terminal is not for them: they inherit what is blocked, and ignore it once they run.
-            resource_tracker.ensure_running()  # which would unblock it
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                address = stack.enter_context(
-                    LocalCluster(
-                        n_workers=self._jobs or usable_cores(),
-                        threads_per_worker=1,
-                        dashboard_address="127.0.0.1:0",
-                        preload=[__name__],
-                        silence_logs=logging.CRITICAL,
-                        local_directory=tempfile.gettempdir(),
-                        resources={"GPU": 1} if self._gpus else {},
-                    )
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return Client(address, timeout=20, set_as_default=False)
+            address = stack.enter_context(self._local_cluster())
+        return Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+
+    def _local_cluster(self) -> Any:
+        # Ctrl-C in the terminal must not reach the workers.  They inherit the blocked signal, and
+        # ignore it once they run dask_setup.
+        resource_tracker.ensure_running()  # starting it later would unblock the signal
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return LocalCluster(
+                n_workers=self._jobs or usable_cores(),
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",
+                preload=[worker.__name__],
+                silence_logs=logging.CRITICAL,
+                local_directory=tempfile.gettempdir(),
+                resources={"GPU": 1} if self._gpus else {},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def dask_setup(worker):
-    """Dask calls this in each worker of a local cluster as it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _has_port(address: str) -> bool:
+    """Whether an address is valid and names a port."""
+    try:
+        return bool(urlsplit(address if "://" in address else "tcp://" + address).port)
+    except ValueError:
+        return False
+
+
+class _Execution(NamedTuple):
+    """The execution of a job whose events count: the one that began last."""
+
+    id: str
+    reader: EventReader
 
 
 class _Trainings:
-    """Jobs on a cluster, seen from the program that wants them trained."""
+    """The trainings of jobs on a cluster, as the program that runs the study controls them."""
 
-    def __init__(self, client, gpus, jobs, stop, on_event):
+    def __init__(
+        self,
+        client: Any,
+        gpus: Sequence[int],
+        jobs: Sequence[Job],
+        stop: Stop,
+        on_event: OnJobEvent,
+    ) -> None:
         self._client, self._stop, self._on_event = client, stop, on_event
-        name = "lrbench-" + uuid.uuid4().hex
-        self._events, self._orders = Queue(name, client=client), Variable(name, client=client)
-        self._jobs = {
-            job.id: dataclasses.replace(job, gpu=gpus[0]) if gpus else job for job in jobs
-        }
-        self._futures = {}  # by the trial's id; what has ended is taken out
-        self._readers = {}  # by the trial's id: the execution that began last, and the Reader of its events
-        self._verdicts = {}  # by the trial's id, for those that are to end
-        self._given, self._beat = None, 0.0
-        self._command = dict(resources={"GPU": 1} if gpus else None, pure=False), name
+        self._channel = "lrbench-" + uuid.uuid4().hex
+        self._events = Queue(self._channel, client=client)
+        self._orders = Variable(self._channel, client=client)
+        self._sent_orders: dict[str, Any] | None = None
+        self._heartbeat = 0.0
+        self._resources = {"GPU": 1} if gpus else None
+        self._jobs: dict[str, Job] = {}
+        for job in jobs:
+            assert job.id is not None, "each job of a pool has a trial id"
+            self._jobs[job.id] = dataclasses.replace(job, gpu=gpus[0]) if gpus else job
+        # The following are keyed by job id; jobs that have ended are removed.
+        self._futures: dict[str, Any] = {}
+        self._executions: dict[str, _Execution] = {}
+        self._verdicts: dict[str, Verdict] = {}
 
-    def run(self):
+    def run(self) -> None:
         """Train the jobs until all have ended."""
-        self._give_orders()
-        options, name = self._command
+        self._send_orders()
         for job_id, job in self._jobs.items():
             self._futures[job_id] = self._client.submit(
-                _train, job, name, key="%s-%s" % (name, job_id), **options
+                worker.train_job,
+                job,
+                self._channel,
+                key="%s-%s" % (self._channel, job_id),
+                resources=self._resources,
+                pure=False,
             )
-        self._warn()
+        self._note_missing_workers()
         while self._futures:
-            for job_id, execution, kind, content in self._events.get(batch=True):
-                self._hear(job_id, execution, kind, content)
+            for job_id, execution_id, kind, content in self._events.get(batch=True):
+                self._receive(job_id, execution_id, kind, content)
             for job_id, future in list(self._futures.items()):
                 if future.status in ("error", "cancelled", "lost"):
-                    self._lost(job_id, future)
-            self._give_orders()
-            time.sleep(POLL_SECONDS)
+                    self._give_up(job_id, future)
+            self._send_orders()
+            time.sleep(_POLL_SECONDS)
         if self._stop.requests:
-            time.sleep(2 * BEAT_SECONDS)  # so that workers see it whose trainings have not begun
+            # Workers that have received a job but not begun it must read the request first.
+            time.sleep(2 * worker.HEARTBEAT_SECONDS)
         self._events.close()
         self._orders.delete()
 
-    def _hear(self, job_id, execution, kind, content):
-        """An event of an execution.  Dask may have started a job twice: the one that began last is the one that counts."""
+    def _receive(self, job_id: str, execution_id: str, kind: str, content: Any) -> None:
+        """Pass an event on, unless its job has ended or has begun again in another execution."""
         if job_id not in self._futures:
             return
-        job = self._jobs[job_id]
         if kind == "begin":
-            self._readers[job_id] = execution, process.EventReader()
-        current, read = self._readers.get(job_id, (execution, process.EventReader()))
-        if execution != current:
+            self._executions[job_id] = _Execution(execution_id, EventReader())
+        execution = self._executions.get(job_id) or _Execution(execution_id, EventReader())
+        if execution_id != execution.id:
             return
-        verdict = self._on_event(job, kind, read(kind, content)) if kind != "done" else None
-        if verdict:
-            self._verdicts.setdefault(job_id, verdict)
+        if kind != "done":
+            content = execution.reader.read(kind, content)
+            verdict = self._on_event(self._jobs[job_id], kind, content)
+            if verdict:
+                self._verdicts.setdefault(job_id, verdict)
         if kind in ("end", "problem", "done"):
             self._forget(job_id)
 
-    def _lost(self, job_id, future):
-        """A job that Dask has given up."""
-        job, (_, read) = self._jobs[job_id], self._readers.get(job_id, (None, None))
+    def _give_up(self, job_id: str, future: Any) -> None:
+        """Report a job that Dask no longer tries to execute."""
         if future.status == "error":
-            error = future.exception()
+            job, error = self._jobs[job_id], future.exception()
             killed = isinstance(error, distributed.scheduler.KilledWorker)
-            what = "its Dask workers died" if killed else "a Dask worker cannot train it"
-            why = "%s (%s: %s)" % (what, type(error).__name__, error)
-            if read:
-                self._on_event(
-                    job, "end", read("end", {"state": FAILED, "ended": time.time(), "error": why})
-                )
-            self._on_event(job, "problem", why)
+            problem = "its Dask workers died" if killed else "a Dask worker could not train it"
+            problem = "%s (%s: %s)" % (problem, type(error).__name__, error)
+            execution = self._executions.get(job_id)
+            if execution:
+                end = {"state": FAILED, "ended": time.time(), "error": problem}
+                self._on_event(job, "end", execution.reader.read("end", end))
+            self._on_event(job, "problem", problem)
         self._forget(job_id)
 
-    def _forget(self, job_id):
+    def _forget(self, job_id: str) -> None:
         self._futures.pop(job_id).release()
-        self._readers.pop(job_id, None)
+        self._executions.pop(job_id, None)
         self._verdicts.pop(job_id, None)
 
-    def _give_orders(self):
-        """Tell the workers that somebody listens, how often a stop was requested, and which trainings are to end, and as what."""
+    def _send_orders(self) -> None:
+        """Send the orders that :class:`lrbench_caffe.study.worker._Orders` describes.
+
+        They are sent when they change and with each heartbeat.  After a request to stop, jobs that
+        have not begun are cancelled.
+        """
         orders = {
             "stop": self._stop.requests,
             "verdicts": {job_id: list(verdict) for job_id, verdict in self._verdicts.items()},
         }
-        if orders == self._given and time.monotonic() < self._beat + BEAT_SECONDS:
+        next_heartbeat = self._heartbeat + worker.HEARTBEAT_SECONDS
+        if orders == self._sent_orders and time.monotonic() < next_heartbeat:
             return
-        self._given, self._beat = orders, time.monotonic()
-        self._orders.set(dict(orders, beat=self._beat))
+        self._sent_orders, self._heartbeat = orders, time.monotonic()
+        self._orders.set(dict(orders, beat=self._heartbeat))
         if self._stop.requests:
-            for job_id in set(self._futures) - set(self._readers):  # those that wait for a worker
+            for job_id in set(self._futures) - set(self._executions):
                 self._client.cancel(self._futures[job_id])
                 self._forget(job_id)
 
-    def _warn(self):
+    def _note_missing_workers(self) -> None:
+        required = set(self._resources or {})
         workers = self._client.scheduler_info()["workers"].values()
-        wanted = self._command[0]["resources"] or {}
-        if not any(set(wanted) <= set(worker["resources"]) for worker in workers):
-            job = next(iter(self._jobs.values()))
-            self._on_event(
-                job,
-                "note",
-                "the cluster has no worker%s yet: trainings wait for one"
-                % (" with a GPU (--resources GPU=1)" if wanted else ""),
-            )
-
-
-def _train(job, name):
-    """Train a Job below this Dask worker; its events go to the queue of that name, its orders come from the variable."""
-    client, execution = distributed.get_client(), uuid.uuid4().hex
-    events, stop = Queue(name, client=client), process.Stop()
-    told = {"progress": 0.0}
-
-    def emit(kind, content):
-        events.put([job.id, execution, kind, content])
-
-    def on_event(kind, content):
-        now = time.monotonic()
-        if kind != "progress" or now >= told["progress"] + BEAT_SECONDS:
-            if kind == "progress":
-                told["progress"] = now
-            if kind == "end":
-                content = {"state": content.state, "ended": content.ended, "error": content.error}
-            emit(kind, to_dict(content) if dataclasses.is_dataclass(content) else content)
-        return orders.verdict(job.id)
-
-    with _Orders(Variable(name, client=client), stop) as orders:
-        if not stop.requests:
-            try:
-                process.run(job, stop, on_event, threads=1)
-            except (InputError, TrialError) as error:
-                emit("problem", str(error))
-    emit("done", None)
-
-
-class _Orders:
-    """The orders for the trainings, as a worker sees them; a context manager with a thread that passes on requests to stop."""
-
-    def __init__(self, variable, stop):
-        self._variable, self._stop = variable, stop
-        self._last = {"beat": None, "stop": 0, "verdicts": {}}
-        self._heard, self._left = time.monotonic(), threading.Event()
-        self._look()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self._left.set()
-        self._thread.join()
-
-    def verdict(self, job_id):
-        """What a job is to end as, (state, sentence), or None."""
-        found = self._last["verdicts"].get(job_id)
-        return found and tuple(found)
-
-    def _watch(self):
-        while not self._left.wait(BEAT_SECONDS):
-            self._look()
-
-    def _look(self):
-        with contextlib.suppress(OSError, distributed.TimeoutError):
-            found = self._variable.get(timeout=10)
-            if found["beat"] != self._last["beat"]:
-                self._heard = time.monotonic()
-            self._last = found
-        silent = time.monotonic() > self._heard + SILENCE_SECONDS
-        for _ in range(max(self._last["stop"], int(silent)) - self._stop.requests):
-            self._stop()
+        if not any(required <= set(info["resources"]) for info in workers):
+            kind = " with a GPU (--resources GPU=1)" if required else ""
+            message = "the cluster has no worker%s yet: trainings wait for one" % kind
+            self._on_event(next(iter(self._jobs.values())), "note", message)

@@ -1,79 +1,117 @@
-"""A pool of this machine: as many trainings side by side as it has cores, or GPUs."""
+"""The pool of this machine: one training at a time on each core, or on each GPU."""
+
+from __future__ import annotations
 
 import dataclasses
 import queue
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import process
+from lrbench_caffe.study.interfaces import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lrbench_caffe.study.events import OnJobEvent
+    from lrbench_caffe.study.stop import Stop
+    from lrbench_caffe.trial import Job
 
 
-class Cores:
-    """So many trainings side by side, each with one BLAS thread, and on a GPU of its own where given."""
+class Cores(Pool):
+    """Trains jobs side by side on this machine, each with one BLAS thread."""
 
-    def __init__(self, jobs=None, gpus=(), train=process.run):
-        """jobs: trainings at a time (None: one for each of the GPUs, which are device indexes, else one for each usable core)."""
+    def __init__(
+        self,
+        jobs: int | None = None,
+        gpus: Sequence[int] = (),
+        train: Callable[..., object] = process.run,
+    ) -> None:
+        """Set up the pool.
+
+        Args:
+            jobs: The number of trainings at the same time (None: one per GPU in gpus, or one per
+                usable core if there are none).
+            gpus: The device indexes to spread the trainings over.  Without them, a training uses
+                the device that its prototxt selects.
+            train: The function that trains a job, called like
+                :func:`lrbench_caffe.study.process.run`.
+        """
         self._slots = jobs or len(gpus) or usable_cores()
-        self._train, self._devices = train, queue.Queue()
+        self._train = train
+        self._devices: queue.Queue[int | None] = queue.Queue()
         for slot in range(self._slots):
             self._devices.put(gpus[slot % len(gpus)] if gpus else None)
 
-    def run(self, jobs, stop, on_event):
-        """Train every Job, until all have ended or stop (a :class:`lrbench_caffe.study.process.Stop`) is requested.
+    def run(self, jobs: Sequence[Job], stop: Stop, on_event: OnJobEvent) -> None:
+        """Train every job, see :meth:`lrbench_caffe.study.interfaces.Pool.run`.
 
-        on_event(job, kind, content) is called, from several threads, with the events of :func:`lrbench_caffe.study.process.run`, and with
-        "problem" (a sentence) for one that could not begin, or that failed.
+        on_event is called from several threads.
         """
-
-        def one(job):
-            if stop.requests:
-                return
-            device = self._devices.get()
-            try:
-                self._train(
-                    job if device is None else dataclasses.replace(job, gpu=device),
-                    stop,
-                    lambda kind, content: on_event(job, kind, content),
-                    threads=1,
-                )
-            except (InputError, TrialError) as error:
-                on_event(job, "problem", str(error))
-            finally:
-                self._devices.put(device)
-
         with ThreadPoolExecutor(self._slots) as threads:
-            for _ in threads.map(one, jobs):
-                pass
+            for _ in threads.map(lambda job: self._train_job(job, stop, on_event), jobs):
+                pass  # raises what a thread has raised
 
-
-def usable_cores():
-    """How many trainings this machine can run side by side: the cores that affinity and cgroup leave to this process."""
-    from dask.system import cpu_count  # takes a while
-
-    return cpu_count()
-
-
-def parse_gpus(text):
-    """The device indexes that a text names, as Caffe's own command has them: "0", "0,2", or "all" that nvidia-smi lists."""
-    if text == "all":
+    def _train_job(self, job: Job, stop: Stop, on_event: OnJobEvent) -> None:
+        if stop.requests:
+            return
+        device = self._devices.get()
         try:
-            listed = subprocess.run(
-                ["nvidia-smi", "-L"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+            self._train(
+                job if device is None else dataclasses.replace(job, gpu=device),
+                stop,
+                lambda kind, content: on_event(job, kind, content),
+                threads=1,
             )
-        except OSError as error:
-            raise InputError(
-                "--gpu all asks nvidia-smi, which cannot be started (%s): name the GPUs, e.g. --gpu 0,1"
-                % error.strerror
-            )
-        found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-        if not found:
-            raise InputError("nvidia-smi lists no GPU: leave --gpu out to train on the CPU")
-        return tuple(range(len(found)))
+        except (InputError, TrialError) as error:
+            on_event(job, "problem", str(error))
+        finally:
+            self._devices.put(device)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that CPU affinity and cgroups leave to this process."""
+    from dask.system import cpu_count  # slow to import
+
+    cores: int = cpu_count()
+    return cores
+
+
+def parse_gpus(text: str) -> tuple[int, ...]:
+    """Parse the value of ``--gpu``, in the form that Caffe's own command accepts.
+
+    Args:
+        text: Device indexes such as "0" or "0,2", or "all" for every GPU that nvidia-smi lists.
+
+    Returns:
+        The device indexes, without duplicates.
+
+    Raises:
+        InputError: The text has another form, or nvidia-smi lists no GPU.
+
+    Example:
+        >>> parse_gpus("0,2")
+        (0, 2)
+    """
+    if text == "all":
+        return _all_gpus()
     if not re.fullmatch(r"\d{1,4}(,\d{1,4})*", text):
-        raise InputError("--gpu %s does not do: give indexes such as 0 or 0,1, or all" % text)
+        raise InputError("invalid --gpu %s: expected indexes such as 0 or 0,1, or all" % text)
     return tuple(dict.fromkeys(int(index) for index in text.split(",")))
+
+
+def _all_gpus() -> tuple[int, ...]:
+    try:
+        nvidia_smi = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    except OSError as error:
+        raise InputError(
+            "--gpu all: cannot run nvidia-smi (%s): list the GPUs, for example --gpu 0,1"
+            % error.strerror
+        ) from None
+    gpus = [line for line in nvidia_smi.stdout.splitlines() if line.startswith("GPU ")]
+    if not gpus:
+        raise InputError("--gpu all: nvidia-smi lists no GPU: omit --gpu to train on the CPU")
+    return tuple(range(len(gpus)))

@@ -1,114 +1,150 @@
-"""Pruning: which trials need not be trained to their end, hopeless beside others at the same iteration or by themselves."""
+"""Pruning: end trainings that are hopeless, compared with other trials or by themselves.
 
+The classes here are watchers of a study: their ``on_event`` receives the events of all trials and
+returns a verdict on hopeless ones, see :mod:`lrbench_caffe.study.events`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
 import math
 import threading
 from bisect import insort
 from collections import defaultdict
+from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe.trial import DIVERGED, PRUNED
 
-OTHERS = 3  # trials that got as far, at least, before one is hopeless beside them
-EVALUATIONS = 2  # in a row that are no better than guessing: such a training is stuck
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lrbench_caffe.study.events import Verdict
+    from lrbench_caffe.trial import Evaluation, Job, Trial
+
+MIN_OTHERS = 3  # trials at an iteration before another one can be pruned there
+MIN_EVALUATIONS = 2  # no better than guessing, before a training counts as stuck
+
+# Margins around the Top-1 and the log loss of guessing, 1 / classes and ln(classes).
+_GUESSING_TOP1 = 1.5
+_GUESSING_LOSS = 0.999
 
 
 class Pruner:
-    """Compares the highest Top-1 that a trial has reached with the median of what the others had reached at the same iteration.
+    """Ends trials whose Top-1 is far below that of the others at the same iteration.
 
-    Only trials of the same network and dataset are compared.  The best so far counts, since under a cyclic policy accuracy comes
-    and goes.  A training that diverged to a constant loss, as Caffe's softmax has it, is hopeless too.
+    A trial's best Top-1 so far is compared with the median of the best Top-1 that the others had at
+    the same iteration.  It is the best so far because accuracy rises and falls under a cyclic
+    policy.  Only trials of the same network and dataset are compared.
+
+    Trainings that have diverged to a constant loss are pruned too.  Their loss is finite because
+    Caffe's softmax bounds it.
     """
 
-    def __init__(self, margin, reached=()):
-        """margin: how far below the median is hopeless, as a share of 1.
+    def __init__(self, margin: float, reached: Iterable[tuple[str, str, int, float]] = ()) -> None:
+        """Set up the comparison.
 
-        reached: (network's hash, dataset's name, iteration, highest Top-1 so far) of trials that have ended.
+        Args:
+            margin: How far below the median a trial is pruned, as a share of 1.
+            reached: The evaluations of trials that have ended: (network hash, dataset name,
+                iteration, best Top-1 so far).
         """
         self._margin, self._lock = margin, threading.Lock()
-        self._reached = defaultdict(
-            list
-        )  # (network, dataset, iteration): the highest Top-1 so far of each trial, in order
-        self._running = {}  # the trial's id: (its network, its dataset, its highest Top-1 so far)
+        # For each (network hash, dataset name, iteration), the best Top-1 of each trial, ascending.
+        self._reached: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
+        self._running: dict[str | None, _RunningTrial] = {}  # by trial id
         for network, dataset, iteration, top1 in reached:
             insort(self._reached[network, dataset, iteration], top1)
 
-    def on_event(self, trial_id, kind, content):
-        """An event of a trial, as :func:`lrbench_caffe.study.process.run` tells it.
-
-        Returns (PRUNED, why) when the trial is hopeless, else None.
-        """
+    def on_event(self, job: Job, kind: str, content: Any) -> Verdict | None:
+        """Receive an event; return (PRUNED, reason) if the trial is hopeless."""
         with self._lock:
             if kind == "begin":
-                self._running[trial_id] = (
-                    content.setup.network.hash,
-                    content.setup.dataset.name,
-                    0.0,
-                )
+                self._running[job.id] = _RunningTrial(content)
             elif kind == "row":
-                network, dataset, best = self._running[trial_id]
-                best = max(best, content.top1)
-                self._running[trial_id] = network, dataset, best
-                return self._judge(
-                    self._reached[network, dataset, content.iteration], content.iteration, best
-                )
+                return self._judge(self._running[job.id], content)
             elif kind == "end":
-                self._running.pop(trial_id, None)
+                self._running.pop(job.id, None)
         return None
 
-    def _judge(self, others, iteration, best):
-        median = others[len(others) // 2] if others else 0.0
-        hopeless = len(others) >= OTHERS and best < median - self._margin
-        count = len(others)
-        insort(others, best)
-        if not hopeless:
+    def _judge(self, trial: _RunningTrial, row: Evaluation) -> Verdict | None:
+        trial.top1 = max(trial.top1, row.top1)
+        others = self._reached[trial.network, trial.dataset, row.iteration]
+        count, median = len(others), others[len(others) // 2] if others else 0.0
+        insort(others, trial.top1)
+        if count < MIN_OTHERS or trial.top1 >= median - self._margin:
             return None
         return PRUNED, (
-            "at iteration %d its best Top-1, %.2f %%, was more than %.4g points below %.2f %%, the median of %d others"
-            % (iteration, 100 * best, 100 * self._margin, 100 * median, count)
+            "at iteration %d its best Top-1, %.2f %%, was more than %.4g points below %.2f %%, "
+            "the median of %d others"
+            % (row.iteration, 100 * trial.top1, 100 * self._margin, 100 * median, count)
         )
 
 
-class StuckDetector:
-    """Sees trainings that diverged without a loss that is no number: Caffe's softmax bounds it, and units that died stay dead.
+class _RunningTrial:
+    """What a Pruner compares of a running trial; top1 is its best Top-1 so far."""
 
-    Such a one tells the classes apart no better than guessing from its first evaluations on, and its test loss, no better either,
-    does not fall any more or is above that of the untrained net; where the rate is only too small it falls from there.
+    def __init__(self, trial: Trial) -> None:
+        self.network, self.dataset = trial.setup.network.hash, trial.setup.dataset.name
+        self.top1 = 0.0
+
+
+class StuckDetector:
+    """Ends trainings that have diverged although their loss is finite.
+
+    Caffe's softmax bounds the loss, and units that have died stay dead.  Such a training is no
+    better than guessing from its first evaluations on.  Its test loss no longer falls, or is above
+    that of the untrained net.  If the learning rate is merely too small, the loss starts there and
+    keeps falling.
     """
 
-    def __init__(self):
-        self._lock, self._losses = (
-            threading.Lock(),
-            {},
-        )  # by the trial's id, while it is no better than guessing
-        self._classes, self._untrained = {}, {}
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._guessing: dict[str | None, _GuessingTrial] = {}  # by trial id
 
-    def on_event(self, job, kind, content):
-        """An event of a trial, as a watcher of :func:`lrbench_caffe.study.go_on`; (DIVERGED, why) when it is stuck."""
+    def on_event(self, job: Job, kind: str, content: Any) -> Verdict | None:
+        """Receive an event; return (DIVERGED, reason) if the training is stuck."""
         with self._lock:
             if kind == "begin":
-                self._classes[job.id], self._untrained[job.id], self._losses[job.id] = (
-                    content.setup.classes,
-                    math.inf,
-                    [],
-                )
+                self._guessing[job.id] = _GuessingTrial(content.setup.classes)
             elif kind == "end":
-                self._losses.pop(job.id, None)
-            elif kind == "row" and not content.iteration:
-                self._untrained[job.id] = content.test_loss
-            elif kind == "row" and job.id in self._losses:
-                return self._judge(job.id, content)
+                self._guessing.pop(job.id, None)
+            elif kind == "row" and job.id in self._guessing:
+                if not content.iteration:
+                    self._guessing[job.id].untrained_loss = content.test_loss
+                else:
+                    return self._judge(job.id, content)
         return None
 
-    def _judge(self, trial_id, row):
-        classes, losses = self._classes[trial_id], self._losses[trial_id]
-        if classes is None or row.top1 > 1.5 / classes or row.test_loss < 0.999 * math.log(classes):
-            del self._losses[trial_id]  # it learns
+    def _judge(self, trial_id: str | None, row: Evaluation) -> Verdict | None:
+        trial = self._guessing[trial_id]
+        if trial.classes is None or _beats_guessing(row, trial.classes):
+            del self._guessing[trial_id]
             return None
-        losses.append(row.test_loss)
-        if len(losses) < EVALUATIONS or row.test_loss < min(
-            [self._untrained[trial_id]] + losses[:-1]
-        ):
+        lowest_loss = min([trial.untrained_loss, *trial.losses])
+        trial.losses.append(row.test_loss)
+        if len(trial.losses) < MIN_EVALUATIONS or row.test_loss < lowest_loss:
             return None
         return DIVERGED, (
             "at iteration %d it is still no better than guessing: Top-1 %.2f %%, test loss %.4g"
             % (row.iteration, 100 * row.top1, row.test_loss)
         )
+
+
+@dataclasses.dataclass
+class _GuessingTrial:
+    """A trial that has not been better than guessing so far.
+
+    Attributes:
+        classes: The number of classes, or None if the net does not determine it.
+        untrained_loss: The test loss before training; infinite if it was not measured.
+        losses: The test losses since.
+    """
+
+    classes: int | None
+    untrained_loss: float = math.inf
+    losses: list[float] = dataclasses.field(default_factory=list)
+
+
+def _beats_guessing(row: Evaluation, classes: int) -> bool:
+    better_top1 = row.top1 > _GUESSING_TOP1 / classes
+    return better_top1 or row.test_loss < _GUESSING_LOSS * math.log(classes)

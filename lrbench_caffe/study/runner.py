@@ -1,154 +1,212 @@
-"""Studies: many trials under a name, each trained once, whatever happens to a trial, to the program or to the machine.
+"""Run studies: train each trial once, even if a trial, the program or the machine dies.
 
-The trials of a study are trained by a pool: :class:`lrbench_caffe.study.cores.Cores` of this machine, or
-:class:`lrbench_caffe.study.cluster.Cluster` of a Dask cluster's workers.  What they measure is recorded here, by the program that runs
-the study.
+A pool trains the trials, see :class:`lrbench_caffe.study.interfaces.Pool`.  The program that runs
+the study records what they measure.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import os
 import re
 import shutil
 import uuid
+from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe import database
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paths import home
 from lrbench_caffe.policies import Policy
-from lrbench_caffe.study import process
 from lrbench_caffe.study.pruning import Pruner
+from lrbench_caffe.study.stop import interruptible
 from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
 
-UNFINISHED = (
-    None,
-    RUNNING,
-    INTERRUPTED,
-)  # the states of trials that a study goes on with; None has not begun
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lrbench_caffe.study.events import OnJobEvent, Verdict
+    from lrbench_caffe.study.interfaces import Display, Pool
+    from lrbench_caffe.study.stop import Stop
+    from lrbench_caffe.trial import Job, Trial
+
+# The states of the trials that a study still has to train; None: the trial has not begun.
+UNFINISHED: tuple[str | None, ...] = (None, RUNNING, INTERRUPTED)
 
 
-def run_jobs(jobs, pool, display, dsn=None):
-    """Train Jobs that are no study, and return the Trials that have begun, as they ended.  Errors and display as :func:`go_on`."""
+def run_jobs(
+    jobs: Iterable[Job], pool: Pool, display: Display, dsn: str | None = None
+) -> list[Trial]:
+    """Train jobs that do not belong to a study, and record them.
+
+    Args:
+        jobs: The jobs to train.
+        pool: Trains them.
+        display: Shows their progress.
+        dsn: The PostgreSQL database (None: the default one).
+
+    Returns:
+        The Trials that have begun, in the order in which they ended.
+
+    Raises:
+        InputError: The database or the pool cannot be used.
+        KeyboardInterrupt: After Ctrl-C.  Everything measured before is recorded.
+    """
     trials = []
 
-    def collect(job, kind, content):
+    def collect(job: Job, kind: str, content: Any) -> None:
         if kind == "end":
             trials.append(content)
 
-    with process.interruptible() as stop, database.Recorder(dsn, display.note) as recorder:
-        _train(
-            [dataclasses.replace(job, id=str(uuid.uuid4())) for job in jobs],
-            {},
-            pool,
-            stop,
-            recorder,
-            [collect],
-            display,
-        )
-    if stop.requests:
-        raise KeyboardInterrupt
+    jobs = [dataclasses.replace(job, id=str(uuid.uuid4())) for job in jobs]
+    with interruptible() as stop, database.Recorder(dsn, display.note) as recorder:
+        _train(jobs, {}, pool, stop, recorder, [collect], display)
     return trials
 
 
 def run_study(
-    name, pool, display, jobs=(), dsn=None, prune=None, retry_failed=False, watchers=(), others=True
-):
-    """Start the study of that name, or go on with it.
+    name: str,
+    pool: Pool,
+    display: Display,
+    jobs: Iterable[Job] = (),
+    dsn: str | None = None,
+    prune: float | None = None,
+    retry_failed: bool = False,
+    watchers: Sequence[OnJobEvent] = (),
+    others: bool = True,
+) -> None:
+    """Start a study or resume it.
 
-    jobs (none: those it has) are added where the study has not got them; with others, those that it has beside them go on too.
-    Trials that have ended by themselves are not run again, but for failed ones with retry_failed; those that were cut off go on
-    from their last snapshot, or begin again where there is none.  prune: how far below the others a trial is stopped, see
-    :class:`lrbench_caffe.study.pruning.Pruner`.  display has begin(jobs), called once, on_event(job, kind, content) as for
-    :meth:`lrbench_caffe.study.cores.Cores.run`, and say(sentence).  watchers are called as on_event is, and end a trial by what they
-    return, as in :func:`lrbench_caffe.study.process.run`.
+    Trials that have ended are not trained again.  Interrupted trials resume from their last
+    snapshot, or start again if they have none.
 
-    Raises InputError for a study that is not there or that another program runs, and for jobs that cannot be trained;
-    KeyboardInterrupt after Ctrl-C or a request to stop, with all that was measured recorded.
+    Args:
+        name: The name of the study.
+        pool: Trains the trials.
+        display: Shows their progress.
+        jobs: Jobs to add to the study; those that it already has are not added again.  They may be
+            empty if the study exists.
+        dsn: The PostgreSQL database (None: the default one).
+        prune: The margin of a :class:`lrbench_caffe.study.pruning.Pruner`, as a share of 1 (None:
+            no trial is pruned).
+        retry_failed: Whether failed trials are trained once more.
+        watchers: Functions that also receive all events and may return verdicts, see
+            :mod:`lrbench_caffe.study.events`.
+        others: Whether to train the study's other unfinished trials beside those of jobs.
+
+    Raises:
+        InputError: The study does not exist, another program runs it, a job cannot be trained, or
+            the database or the pool cannot be used.
+        KeyboardInterrupt: After Ctrl-C or a request to stop.  Everything measured before is
+            recorded.
     """
     jobs = [_checked_job(job) for job in jobs]
     folder = os.path.join(home(), "studies", checked_study_name(name))
-    again = UNFINISHED + (FAILED,) if retry_failed else UNFINISHED
-    with database.Store(dsn) as store, process.interruptible() as stop:
+    trainable = (*UNFINISHED, FAILED) if retry_failed else UNFINISHED
+    with database.Store(dsn) as store, interruptible() as stop:
         if jobs:
             studies.add(store, name, jobs)
-        with studies.Claim(name, dsn, stop, display.note), database.Recorder(
-            dsn, display.note
-        ) as recorder:
-            found = studies.jobs(store, name)
-            left = [
-                dataclasses.replace(entry.job, folder=os.path.join(folder, entry.job.id))
-                for entry in found
-                if entry.state in again
+        claim = studies.Claim(name, dsn, stop, display.note)
+        with claim, database.Recorder(dsn, display.note) as recorder:
+            entries = studies.jobs(store, name)
+            pending = [
+                _in_folder(entry.job, folder)
+                for entry in entries
+                if entry.state in trainable
                 and (others or dataclasses.replace(entry.job, id=None) in jobs)
             ]
-            watchers = [_tidy, *watchers]
+            watchers = [_remove_snapshots, *watchers]
             if prune is not None:
-                pruner = Pruner(
-                    prune,
-                    studies.reached(
-                        store, [entry.job.id for entry in found if entry.state not in again]
-                    ),
-                )
-                watchers.append(lambda job, kind, content: pruner.on_event(job.id, kind, content))
-            _train(
-                left,
-                {entry.job.id: entry.attempts for entry in found},
-                pool,
-                stop,
-                recorder,
-                watchers,
-                display,
-            )
-    if stop.requests:
-        raise KeyboardInterrupt
+                ended = [entry.job.id for entry in entries if entry.state not in trainable]
+                watchers.append(Pruner(prune, studies.reached(store, ended)).on_event)
+            attempts = {entry.job.id: entry.attempts for entry in entries}
+            _train(pending, attempts, pool, stop, recorder, watchers, display)
 
 
-def _train(jobs, attempts, pool, stop, recorder, watchers, display):
-    """Train jobs on the pool; each event goes to the journal, to the watchers and to the display, in that order.
+def _train(
+    jobs: Sequence[Job],
+    attempts: dict[str | None, int],
+    pool: Pool,
+    stop: Stop,
+    recorder: database.Recorder,
+    watchers: Sequence[OnJobEvent],
+    display: Display,
+) -> None:
+    """Train jobs on a pool.
 
-    attempts: how often each was started before, by its id.  The first of them that has a verdict ends the trial with it.
+    Each event goes to the trial's journal, the watchers and the display, in this order.  The first
+    verdict that one of them returns ends the trial.
+
+    Args:
+        jobs: The jobs to train.
+        attempts: How often each trial was started before, by its id.
+        pool: Trains the jobs.
+        stop: Ends the trainings on request.
+        recorder: Records the trials.
+        watchers: Functions that receive all events.
+        display: Shows the progress.
     """
+    if not jobs:
+        return
     journals = {job.id: recorder.journal(attempts.get(job.id, 0)) for job in jobs}
 
-    def on_event(job, kind, content):
-        verdicts = [journals[job.id].on_event(kind, content)] + [
-            watch(job, kind, content) for watch in watchers
-        ]
+    def on_event(job: Job, kind: str, content: Any) -> Verdict | None:
+        verdicts = [journals[job.id].on_event(kind, content)]
+        verdicts += [watcher(job, kind, content) for watcher in watchers]
         display.on_event(job, kind, content)
         return next(filter(None, verdicts), None)
 
-    if jobs:
-        display.begin(jobs)
-        pool.run(jobs, stop, on_event)
+    display.begin(jobs)
+    pool.run(jobs, stop, on_event)
 
 
-def _tidy(job, kind, content):
-    """Remove the snapshots of a trial from which nothing will go on."""
-    if kind == "end" and content.state not in UNFINISHED + (FAILED,):
+def _remove_snapshots(job: Job, kind: str, content: Any) -> None:
+    """Watch for the end of a trial that will not be resumed, and remove its snapshots."""
+    if kind == "end" and content.state not in (*UNFINISHED, FAILED) and job.folder:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def checked_study_name(name):
-    """The name, if a study can have it; else raises InputError."""
+def _in_folder(job: Job, study_folder: str) -> Job:
+    """The job with the folder for its snapshots."""
+    assert job.id is not None, "each job of a study has a trial id"
+    return dataclasses.replace(job, folder=os.path.join(study_folder, job.id))
+
+
+def checked_study_name(name: str) -> str:
+    """Return the name of a study.
+
+    Args:
+        name: The name that a user chose.
+
+    Returns:
+        The same name.
+
+    Raises:
+        InputError: The name is invalid.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise InputError(
-            "%r is no name for a study: use up to 100 letters, digits, dots, dashes and underscores"
-            % name
+            "invalid study name %r: expected up to 100 letters, digits, dots, dashes and "
+            "underscores, the first a letter or a digit" % name
         )
     return name
 
 
-def _checked_job(job):
-    """The job with absolute paths, since it may go on from elsewhere; InputError for what will never train."""
+def _checked_job(job: Job) -> Job:
+    """The job with absolute paths, so that it can be resumed from another current directory.
+
+    Raises InputError for a job that can never be trained.
+    """
     if not os.path.isfile(job.solver):
-        raise InputError("the solver %s is not there: name a solver prototxt" % job.solver)
+        raise InputError("solver %s not found: give the path of a solver prototxt" % job.solver)
     if job.data is not None and not os.path.isdir(job.data):
         raise InputError(
-            "the data folder %s is not there: make it with `lrbench data`, or name another with --data"
+            "data folder %s not found: create it with `lrbench data`, or name another with --data"
             % job.data
         )
     if job.policy is not None:
-        Policy.parse(job.policy, epoch=10**6)  # how long one is only the training knows
+        # Any epoch will do to check the text: the training reads the real one from its data.
+        Policy.parse(job.policy, epoch=10**6)
     return dataclasses.replace(
         job, solver=os.path.abspath(job.solver), data=job.data and os.path.abspath(job.data)
     )

@@ -1,0 +1,156 @@
+"""The process of one training: start it, read its events, and find out how it died.
+
+The process runs :mod:`lrbench_caffe.training.solver`.  It reads a Job from its standard input and
+writes one JSON line ``[kind, content]`` per event to its standard output; see
+:mod:`lrbench_caffe.study.events`.  Its standard error is Caffe's log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import lrbench_caffe
+from lrbench_caffe.errors import InputError, TrialError, fatal_message, last_log_line
+from lrbench_caffe.study.blas import blas_environment
+from lrbench_caffe.trial import to_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from lrbench_caffe.trial import Job
+
+_LOG_TAIL_BYTES = 100000  # the end of Caffe's log, which contains its last message
+_EXIT_SECONDS = 5  # for a process that has closed its output
+
+
+@contextlib.contextmanager
+def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Child]:
+    """Train a job in a child process, which ends with the block at the latest.
+
+    Temporary files that an abort of Caffe leaves behind are removed with the block, too.
+
+    Args:
+        job: The job to train.
+        threads: The number of BLAS threads (None: left to the environment).
+        log: The file for Caffe's log (None: it is not kept).
+
+    Yields:
+        The Child.
+
+    Raises:
+        InputError: The log cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="lrbench-") as folder, _open_log(log, folder) as file:
+        child = Child(job, _environment(folder, threads), file)
+        try:
+            yield child
+        finally:
+            child.end()
+
+
+class Child:
+    """The process of one training, and its log."""
+
+    def __init__(self, job: Job, environment: dict[str, str], log: BinaryIO) -> None:
+        """Start the process.
+
+        Args:
+            job: The job to train.
+            environment: The process's environment variables.
+            log: The open file that receives Caffe's log.
+        """
+        self._log = log
+        self._output_ended = False
+        # A session of its own keeps Ctrl-C away from the process: only Stop interrupts it.  SIGINT
+        # stays blocked until the process has a handler for it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lrbench_caffe.training.solver"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+                text=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._output = self._process.stdout
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            json.dump(to_dict(job), stdin)
+
+    def events(self) -> Iterator[tuple[str, Any]]:
+        """Yield the events (kind, content) as the training emits them, until its output ends."""
+        for line in self._output:
+            try:
+                kind, content = json.loads(line)
+            except ValueError:
+                break  # the process died while it wrote this line
+            yield kind, content
+        self._output_ended = True
+
+    def death(self) -> TrialError:
+        """Return the error of a process that ended without reporting an end."""
+        status = self._process.wait()
+        log = self._log_tail()
+        if status < 0 and -status != signal.SIGABRT:
+            return TrialError(_killed_message(signal.Signals(-status), last_log_line(log)))
+        reason = fatal_message(log) or "it exited with status %d and without a message" % status
+        return TrialError("Caffe ended the training: %s" % reason)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process if it still exists."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def end(self) -> None:
+        """Kill the process, after a moment to exit by itself if it has closed its output."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_EXIT_SECONDS if self._output_ended else 0)
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+        self._output.close()
+
+    def _log_tail(self) -> str:
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - _LOG_TAIL_BYTES))
+        return self._log.read().decode(errors="replace")
+
+
+def _open_log(path: str | None, folder: str) -> BinaryIO:
+    """The file for Caffe's log; None: a file in the folder."""
+    path = path or os.path.join(folder, "log")
+    try:
+        return open(path, "w+b")
+    except OSError as error:
+        raise InputError(
+            "cannot write Caffe's log to %s (%s): choose another file with --log"
+            % (path, error.strerror)
+        ) from None
+
+
+def _environment(folder: str, threads: int | None) -> dict[str, str]:
+    """The environment of the process: this program importable, its own temporary folder."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(lrbench_caffe.__file__)))
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment = dict(os.environ, TMPDIR=folder, PYTHONPATH=path, **blas_environment())
+    if threads is not None:
+        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment[name] = str(threads)
+    return environment
+
+
+def _killed_message(number: signal.Signals, last_line: str | None) -> str:
+    hint = " (the system does this when memory is short)" if number == signal.SIGKILL else ""
+    caffe = "; Caffe's last message: %s" % last_line if last_line else ""
+    return "signal %s ended the training%s%s" % (number.name, hint, caffe)
