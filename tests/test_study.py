@@ -171,8 +171,8 @@ def test_drawing_the_terminal_does_not_block_trainings_that_end(monkeypatch):
     def fast_live(**options):
         return Live(**dict(options, refresh_per_second=1000))
 
-    monkeypatch.setattr("lrbench_caffe.display.progress.Console", terminal)
-    monkeypatch.setattr("lrbench_caffe.display.progress.Live", fast_live)
+    monkeypatch.setattr("lrbench_caffe.display.study.Console", terminal)
+    monkeypatch.setattr("lrbench_caffe.display.study.Live", fast_live)
     jobs = [Job("x", id=str(n)) for n in range(200)]
 
     def train(job, display):
