@@ -65,8 +65,8 @@ class Composition(Policy):
         starts = (0, *itertools.accumulate(lengths))
         if starts[-1] > MAX_ITERATION:
             raise InputError(
-                "invalid lengths of the pieces, expected at most %d iterations together instead "
-                "of %d" % (MAX_ITERATION, starts[-1])
+                "invalid lengths of the pieces, %d iterations in total, expected at most %d"
+                % (starts[-1], MAX_ITERATION)
             )
         rates = (*map(_piece_rates, pieces, lengths, pieces[1:]), pieces[-1])
         if pieces[-1].function == "WARMUP":

@@ -31,7 +31,7 @@ _LARGEST = 1.7e308  # close to the largest float; float() fails for a much large
 
 
 class _Rule(NamedTuple):
-    """The numbers that a parameter may be: their description in messages, a check and a type."""
+    """The valid numbers of a parameter: a description for messages, a check and a type."""
 
     expected: str
     is_valid: Callable[[Any], bool]

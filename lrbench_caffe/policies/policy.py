@@ -41,7 +41,7 @@ class Policy:
               bound, 0 by default, of a decaying function.
             * gamma, p: plain numbers, the factor and the power of a decay.
             * l: a number of iterations: the distance of two steps, half a cycle, the first cycle of
-              SGDR, the total of POLY or the patience of PLATEAU. For NSTEP, a list of iterations.
+              SGDR, the last iteration of POLY or the patience of PLATEAU. For NSTEP, l is a list.
             * mult: the ratio of two successive cycles of SGDR, 1 by default.
             * threshold, of: the least improvement that counts for PLATEAU, 0 by default, and the
               metric: test_loss (the default), train_loss or top1.
@@ -170,7 +170,7 @@ class Policy:
 
         Raises:
             InputError: t is below 0 or beyond the l of POLY, or the policy is WARMUP or PLATEAU,
-                which have no rate by themselves.
+                which have no rate by themselves. FIX accepts any number.
 
         Example:
             >>> policy = Policy("TRI", k0=0.5, k1=1.5, l=2)
@@ -272,7 +272,7 @@ class Policy:
     given = schedule
 
     def schedule_from(self, iteration: int, rate: float) -> Policy:
-        """Return :meth:`schedule` for a rate that was measured instead of a memory.
+        """Return a policy as :meth:`schedule` does, from a measured rate instead of a memory.
 
         Args:
             iteration: An iteration at which a PLATEAU runs.
@@ -282,7 +282,7 @@ class Policy:
         return self._with_plateaus_fixed({start: rate})
 
     def _piece_at(self, iteration: int) -> tuple[int, Policy]:
-        """The piece that runs at an iteration, after the iteration at which it starts."""
+        """The piece that runs at an iteration, as (its first iteration, piece)."""
         return 0, self
 
     def _with_plateaus_fixed(self, rates: Mapping[int, float], start: int = 0) -> Policy:
