@@ -69,21 +69,23 @@ def read(text: str, epoch: float | None = None) -> list[Piece]:
     return pieces
 
 
-def _read_piece(text: str, whole: str, epoch: float | None) -> Piece:
-    """Parse one piece of the whole text."""
+def _read_piece(text: str, policy_text: str, epoch: float | None) -> Piece:
+    """Parse one piece; policy_text is the text of the whole policy, for messages."""
     call, *length_text = re.split(r"\bfor\b", text, maxsplit=1)
     try:
         function, parameters = _read_call(call)
         length = ast.literal_eval(_quote_epochs(length_text[0])) if length_text else None
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         if "repeated" in str(error):
-            message = "the policy %s sets a parameter twice: set each parameter once"
+            message = "the policy %s sets a parameter twice: set each parameter once" % (
+                abbreviated(policy_text)
+            )
         else:
             message = (
-                "cannot read the policy %%s: write it as FUNCTION(name=number, ...), for example "
-                "SIN2(k0=0.01, k1=0.06, l=2000), or as %s" % _EXAMPLE
+                "cannot read the policy %s: write it as FUNCTION(name=number, ...), for example "
+                "SIN2(k0=0.01, k1=0.06, l=2000), or as %s" % (abbreviated(policy_text), _EXAMPLE)
             )
-        raise InputError(message % abbreviated(whole)) from None
+        raise InputError(message) from None
     if "l" in parameters:
         parameters["l"] = _parameter_in_iterations(parameters["l"], epoch)
     if length is not None:
@@ -129,7 +131,7 @@ def _parameter_in_iterations(value: object, epoch: float | None) -> object:
 
 
 def _in_iterations(length: object, epoch: float | None) -> object:
-    """A length with epochs converted to iterations; any other value stays as it is."""
+    """A length with epochs converted to iterations. Any other value is returned unchanged."""
     match = _EPOCHS.fullmatch(length) if isinstance(length, str) else None
     if not match:
         return length

@@ -235,7 +235,7 @@ class Policy:
 
         Returns:
             The memory of the PLATEAU that runs at row.iteration. If another function runs at that
-            iteration, the memory is returned as it is.
+            iteration, the memory is returned unchanged.
 
         Example:
             >>> from types import SimpleNamespace
