@@ -40,6 +40,8 @@ class Composition(Policy):
 
     Attributes:
         parts: The pieces and, between them, their lengths.
+        pieces: The pieces.
+        lengths: The lengths in iterations of all pieces but the last.
 
     Example:
         >>> policy = Composition(Policy("WARMUP", k0=0.5), 400, Policy("FIX", k0=1.5))
@@ -50,8 +52,8 @@ class Composition(Policy):
     """
 
     parts: tuple[Policy | int, ...]
-    _pieces: tuple[Policy, ...]
-    _lengths: tuple[int, ...]
+    pieces: tuple[Policy, ...]
+    lengths: tuple[int, ...]
     _starts: tuple[int, ...]
     _ends: tuple[float, ...]
     _rates: tuple[Callable[[Any], Any], ...]
@@ -78,8 +80,8 @@ class Composition(Policy):
         self._set_fields(
             function=textwrap.shorten(functions, _MAX_FUNCTION_LENGTH, placeholder=" ..."),
             parts=tuple(_alternated(pieces, lengths)),
-            _pieces=pieces,
-            _lengths=tuple(lengths),
+            pieces=pieces,
+            lengths=tuple(lengths),
             _starts=starts,
             _ends=tuple(start + piece.end for start, piece in zip(starts, pieces)),
             _rates=rates,
@@ -92,16 +94,16 @@ class Composition(Policy):
         The last piece has no length.
         """
         pieces: list[dict[str, Any]] = [
-            {"function": piece.function, "parameters": piece.parameters} for piece in self._pieces
+            {"function": piece.function, "parameters": piece.parameters} for piece in self.pieces
         ]
-        for piece, length in zip(pieces, self._lengths):
+        for piece, length in zip(pieces, self.lengths):
             piece["length"] = length
         return {"pieces": pieces}
 
     @property
     def n_params(self) -> int:
         """#Param of all pieces, where each length counts as one parameter."""
-        return sum(piece.n_params for piece in self._pieces) + len(self._lengths)
+        return sum(piece.n_params for piece in self.pieces) + len(self.lengths)
 
     @property
     def end(self) -> float:
@@ -111,12 +113,12 @@ class Composition(Policy):
     @property
     def first(self) -> float:
         """The rate at iteration 0."""
-        return self._pieces[0].first
+        return self.pieces[0].first
 
     @property
     def has_memory(self) -> bool:
         """Whether one of the pieces is a PLATEAU."""
-        return any(piece.has_memory for piece in self._pieces)
+        return any(piece.has_memory for piece in self.pieces)
 
     @overload
     def __call__(self, t: Scalar) -> float: ...
@@ -140,20 +142,20 @@ class Composition(Policy):
 
     def _piece_at(self, iteration: int) -> tuple[int, Policy]:
         n = bisect_right(self._starts, iteration) - 1
-        return self._starts[n], self._pieces[n]
+        return self._starts[n], self.pieces[n]
 
     def _with_plateaus_fixed(self, rates: Mapping[int, float], start: int = 0) -> Policy:
         if not self.has_memory:
             return self
         pieces = [
             piece._with_plateaus_fixed(rates, start)
-            for piece, start in zip(self._pieces, self._starts)
+            for piece, start in zip(self.pieces, self._starts)
         ]
-        return Composition(*_alternated(pieces, self._lengths))
+        return Composition(*_alternated(pieces, self.lengths))
 
     def __str__(self) -> str:
-        lengths = [" for %d" % length for length in self._lengths] + [""]
-        return " then ".join(str(piece) + length for piece, length in zip(self._pieces, lengths))
+        lengths = [" for %d" % length for length in self.lengths] + [""]
+        return " then ".join(str(piece) + length for piece, length in zip(self.pieces, lengths))
 
 
 def _checked_pieces(parts: tuple[Policy | int, ...]) -> tuple[Policy, ...]:
