@@ -1,24 +1,86 @@
-"""The errors that a user sees: what can be mended by other input, and what ended a training."""
+"""The errors that a user sees, and the parts that their messages are made of.
 
+A message says what is wrong, where, and what to do instead, in one sentence:
+``SIN: invalid k0=-1, expected a learning rate above 0, for example 0.01``.
+"""
+
+from __future__ import annotations
+
+import difflib
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_MAX_LENGTH = 500  # characters of Caffe's log in a message
+_GLOG_PREFIX = r"%s\d{4} [^\]]*\] "  # severity, month and day, then time, thread, file and line
 
 
 class InputError(ValueError):
-    """Something given cannot be used; its text is one sentence: what, where, and what to do instead."""
+    """The user's input is invalid. The message is one sentence: what, where, what to do instead."""
 
 
 class TrialError(RuntimeError):
-    """A training ended on its own; its text is one sentence, with what Caffe said last."""
+    """A training failed. The message is one sentence that includes Caffe's last log message."""
 
 
 class DatabaseUnavailable(RuntimeError):
-    """The database could not be reached, or not finish, just now; what was asked of it can be asked again."""
+    """The database cannot be reached, or lost the connection. The operation can be repeated."""
 
 
-def fatal_message(log):
-    """What Caffe said in its last fatal log line, with the lines that go on from it, or None."""
+def abbreviated(value: object) -> str:
+    """Return a value as text that is short enough for a message; a str is quoted.
+
+    Example:
+        >>> abbreviated([5000, 7000]), abbreviated("FIX")
+        ('[5000, 7000]', "'FIX'")
+    """
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # an int with more digits than Python prints
+        text = "a very large number"
+    if len(text) > 63:
+        return repr(text[:60] + "...")
+    return repr(text) if isinstance(value, str) else text
+
+
+def suggestion(name: object, valid: Collection[str]) -> str:
+    """Return the end of a message about an unknown name.
+
+    Args:
+        name: The unknown name.
+        valid: The valid names.
+
+    Returns:
+        The valid name that resembles name most, or else all valid names.
+
+    Example:
+        >>> suggestion("SIM2", ["STEP", "SIN2"])
+        ': did you mean SIN2?'
+        >>> suggestion("HILL", ["STEP", "SIN2"])
+        ': expected one of STEP, SIN2'
+    """
+    upper = [candidate.upper() for candidate in valid]
+    closest = difflib.get_close_matches(str(name)[:40].upper(), upper, n=1, cutoff=0.5)
+    for candidate in valid:
+        if candidate.upper() in closest:
+            return ": did you mean %s?" % candidate
+    return ": expected %s%s" % ("one of " if len(upper) > 1 else "", ", ".join(valid))
+
+
+def fatal_message(log: str) -> str | None:
+    r"""Return the last fatal message in Caffe's log, in one line, None if there is none.
+
+    A fatal message of glog may have several lines. It ends at the stack trace, which starts with
+    ``***``.
+
+    Example:
+        >>> fatal_message("F1126 10:00:00.000000 7 net.cpp:88] Check failed: a < b\n*** Aborted")
+        'Check failed: a < b'
+    """
     lines = log.splitlines()
-    fatal = [i for i, line in enumerate(lines) if re.match(r"F\d{4} [^\]]*\] ", line)]
+    fatal = [i for i, line in enumerate(lines) if re.match(_GLOG_PREFIX % "F", line)]
     if not fatal:
         return None
     message = [lines[fatal[-1]].split("] ", 1)[1]]
@@ -26,12 +88,16 @@ def fatal_message(log):
         if line.startswith("***"):
             break
         message.append(line)
-    return " ".join(" ".join(message).split())[:500]
+    return _one_line(" ".join(message))
 
 
-def last_log_line(log):
-    """The last line of Caffe's log, without what glog writes before a message, or None."""
+def last_log_line(log: str) -> str | None:
+    """Return the last line of Caffe's log without glog's prefix, None if the log is empty."""
     lines = [line for line in log.splitlines() if line.strip()]
-    return (
-        " ".join(re.sub(r"^[IWEF]\d{4} [^\]]*\] ", "", lines[-1]).split())[:500] if lines else None
-    )
+    if not lines:
+        return None
+    return _one_line(re.sub("^" + _GLOG_PREFIX % "[IWEF]", "", lines[-1]))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_MAX_LENGTH]

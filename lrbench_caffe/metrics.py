@@ -1,97 +1,169 @@
-"""The paper's metrics of one evaluation (section III, Formulas 3 to 6), from softmax outputs and labels.
+"""The paper's metrics of one evaluation (section III, Formulas 3 to 6).
 
-The same numbers come in two ways: :func:`from_arrays` reads as the formulas do and needs all probabilities at once;
-:class:`Accumulator` sees them batch by batch and remembers a few numbers for each class.  They agree to 1e-12.
+There are two implementations that agree to 1e-12. :func:`from_arrays` follows the formulas and
+needs all probabilities at once. :class:`Accumulator` works batch by batch.
+
+Notation: p_i is the softmax output for sample i, y_i its label, and conf_i = p_i[y_i] the
+confidence of the network in the correct class. C is the set of the correctly classified samples,
+those whose most probable class is y_i. C_c is the set of the samples in C that have class c. std is
+the population standard deviation.
 """
 
-from typing import NamedTuple, Optional, Tuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 
 class Metrics(NamedTuple):
     """The metrics of one pass over a test set.
 
-    top1, top5: accuracies as shares of 1; ac, cd, cdac: average confidence, confidence deviation and confidence deviation across
-    classes, None when no sample is classified correctly; log_loss: the mean of -log(confidence) over all samples, the value of
-    Caffe's SoftmaxWithLoss, clipped as there at the smallest normal float32; class_confidence: for each class the mean confidence
-    of its samples that are classified correctly, None where there are none: CDAC is their deviation.
+    Attributes:
+        samples: The number of samples.
+        top1: Top-1 accuracy, the share of the samples in C, from 0 to 1.
+        top5: Top-5 accuracy, the share of the samples whose label is among the five most probable
+            classes, from 0 to 1. With at most five classes it is 1.
+        ac: Average confidence, mean of conf_i over C. None if C is empty.
+        cd: Confidence deviation, std of conf_i over C. None if C is empty.
+        cdac: Confidence deviation across classes, std of the class confidences. Classes without a
+            correctly classified sample do not count. None if C is empty.
+        log_loss: Mean of -log(conf_i) over all samples, which is the value of Caffe's
+            SoftmaxWithLoss. As in Caffe, conf_i is at least the smallest normal float32.
+        class_confidence: For each class c, the mean of conf_i over C_c. None if C_c is empty.
     """
 
     samples: int
     top1: float
     top5: float
-    ac: Optional[float]
-    cd: Optional[float]
-    cdac: Optional[float]
+    ac: float | None
+    cd: float | None
+    cdac: float | None
     log_loss: float
-    class_confidence: Tuple[Optional[float], ...] = ()
+    class_confidence: tuple[float | None, ...] = ()
 
 
-def from_arrays(probabilities, labels) -> Metrics:
-    """Metrics from probabilities of shape (samples, classes) and labels of shape (samples,).
+def from_arrays(probabilities: ArrayLike, labels: ArrayLike) -> Metrics:
+    """Compute the metrics from the softmax outputs of all samples.
 
-    Raises ValueError when the shapes do not fit, no sample is given, or a label is no class.
+    If several classes are equally probable, the first counts as the most probable. A NaN is never
+    the most probable.
+
+    Args:
+        probabilities: Softmax outputs p of shape (samples, classes).
+        labels: Labels y of shape (samples,), whole numbers from 0 to classes - 1, of any type.
+
+    Raises:
+        ValueError: The shapes do not match, there are no samples, or a label is not a class.
+
+    Example:
+        Two of three samples are classified correctly, with the confidences 0.75 and 0.5:
+
+        >>> metrics = from_arrays([[0.75, 0.25], [0.5, 0.5], [1.0, 0.0]], labels=[0, 0, 1])
+        >>> metrics.ac, metrics.cd, metrics.class_confidence
+        (0.625, 0.125, (0.625, None))
+        >>> round(metrics.top1, 3)
+        0.667
     """
-    confidence, rank, labels, classes = _read(probabilities, labels)
-    if not len(labels):
-        raise ValueError("no samples: the metrics need at least one")
-    correct = confidence[rank == 0]  # conf_i over C
-    classes_of_correct = labels[rank == 0]
-    by_class = [correct[classes_of_correct == c].mean() for c in np.unique(classes_of_correct)]
-    none = not len(correct)
+    confidence, rank, y, classes = _confidence_and_rank(probabilities, labels)
+    if not len(y):
+        raise ValueError("no samples: the metrics need at least one sample")
+    confidence_of_c = confidence[rank == 0]
+    y_of_c = y[rank == 0]
+    by_class = [
+        float(confidence_of_c[y_of_c == c].mean()) if (y_of_c == c).any() else None
+        for c in range(classes)
+    ]
+    is_empty = not len(confidence_of_c)
     return Metrics(
-        samples=len(labels),
+        samples=len(y),
         top1=float(np.mean(rank == 0)),
         top5=float(np.mean(rank < 5)),
-        ac=None if none else float(np.mean(correct)),
-        cd=None if none else float(np.std(correct)),
-        cdac=None if none else float(np.std(by_class)),
+        ac=None if is_empty else float(np.mean(confidence_of_c)),
+        cd=None if is_empty else float(np.std(confidence_of_c)),
+        cdac=None if is_empty else float(np.std([mean for mean in by_class if mean is not None])),
         log_loss=float(np.mean(_log_loss(confidence))),
-        class_confidence=tuple(
-            float(correct[classes_of_correct == c].mean())
-            if (classes_of_correct == c).any()
-            else None
-            for c in range(classes)
-        ),
+        class_confidence=tuple(by_class),
     )
 
 
-def loss_difference(test_loss, train_loss) -> Optional[float]:
-    """LD, the absolute difference of the two losses (Formula 6); None before there is a train loss."""
+@overload
+def loss_difference(test_loss: float, train_loss: float) -> float: ...
+@overload
+def loss_difference(test_loss: float, train_loss: float | None) -> float | None: ...
+def loss_difference(test_loss: float, train_loss: float | None) -> float | None:
+    """Return LD, the loss difference abs(test loss - train loss) (Formula 6).
+
+    Args:
+        test_loss: Mean loss over the test set.
+        train_loss: Mean loss of the mini-batches since the last evaluation, None if there is no
+            such batch.
+
+    Returns:
+        The difference, None without a train_loss.
+
+    Example:
+        >>> loss_difference(0.5, 0.75)
+        0.25
+    """
     return None if train_loss is None else abs(test_loss - train_loss)
 
 
 class Accumulator:
-    """Metrics in one pass, batch by batch, in memory that grows with the number of classes and not of samples.
+    """The metrics in one pass, batch by batch.
 
-    For each class it keeps how many samples are correct, the mean of their confidences and the sum of squared differences from
-    that mean; batches are merged by the pairwise update of Chan, Golub and LeVeque, which does not lose the digits that sums of
-    squares lose when nearly all confidences are 1.
+    The memory grows with the number of classes, not with the number of samples. For each class the
+    accumulator keeps the size of C_c, the mean of conf_i over C_c, and the sum of the squared
+    differences from that mean. Batches are merged with the pairwise update of Chan, Golub and
+    LeVeque, which stays precise when nearly all confidences are 1. Sums of squares do not.
+
+    Attributes:
+        samples: The number of samples so far.
+
+    Example:
+        >>> accumulator = Accumulator()
+        >>> accumulator.add([[0.75, 0.25], [0.5, 0.5]], labels=[0, 0])
+        >>> accumulator.add([[1.0, 0.0]], labels=[1])
+        >>> accumulator.metrics().class_confidence
+        (0.625, None)
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.samples = 0
-        self._top1 = self._top5 = 0
+        self._top1 = 0
+        self._top5 = 0
         self._log_loss = 0.0
         self._count = self._mean = self._squares = np.zeros(0)
 
-    def add(self, probabilities, labels):
-        """One batch; shapes and errors as in :func:`from_arrays`."""
-        confidence, rank, labels, classes = _read(probabilities, labels)
+    def add(self, probabilities: ArrayLike, labels: ArrayLike) -> None:
+        """Add one batch.
+
+        Args:
+            probabilities: Softmax outputs of shape (batch, classes), with the same number of
+                classes in each batch.
+            labels: Labels of shape (batch,), whole numbers from 0 to classes - 1, of any type.
+
+        Raises:
+            ValueError: The shapes do not match, or a label is not a class.
+        """
+        confidence, rank, y, classes = _confidence_and_rank(probabilities, labels)
         if not self.samples:
             self._count, self._mean, self._squares = np.zeros((3, classes))
-        correct = rank == 0
-        self.samples += len(labels)
-        self._top1 += int(np.count_nonzero(correct))
+        is_correct = rank == 0
+        self.samples += len(y)
+        self._top1 += int(np.count_nonzero(is_correct))
         self._top5 += int(np.count_nonzero(rank < 5))
         self._log_loss += float(_log_loss(confidence).sum())
-        self._merge(labels[correct], confidence[correct], classes)
+        self._merge(confidence[is_correct], y[is_correct], classes)
 
-    def _merge(self, labels, confidence, classes):
-        count = np.bincount(labels, minlength=classes)
-        mean = np.bincount(labels, confidence, classes) / np.maximum(count, 1)
-        squares = np.bincount(labels, (confidence - mean[labels]) ** 2, classes)
+    def _merge(self, confidence: NDArray[Any], y: NDArray[Any], classes: int) -> None:
+        """Merge the count, mean and squares of a batch's correctly classified samples."""
+        count = np.bincount(y, minlength=classes)
+        mean = np.bincount(y, confidence, classes) / np.maximum(count, 1)
+        squares = np.bincount(y, (confidence - mean[y]) ** 2, classes)
         total = self._count + count
         shift = mean - self._mean
         share = count / np.maximum(total, 1)
@@ -100,56 +172,64 @@ class Accumulator:
         self._count = total
 
     def metrics(self) -> Metrics:
-        """The metrics of all batches so far.  Raises ValueError before the first."""
+        """Return the metrics of all batches so far.
+
+        Raises:
+            ValueError: There are no samples.
+        """
         if not self.samples:
-            raise ValueError("no samples: the metrics need at least one")
-        seen = self._count > 0
-        count, mean = self._count[seen], self._mean[seen]
+            raise ValueError("no samples: the metrics need at least one sample")
+        has_correct = self._count > 0
+        count, mean = self._count[has_correct], self._mean[has_correct]
         ac = cd = cdac = None
         if len(count):
             ac = float(count @ mean / count.sum())
-            cd = float(
-                np.sqrt((self._squares[seen].sum() + count @ (mean - ac) ** 2) / count.sum())
-            )
+            squares = self._squares[has_correct].sum() + count @ (mean - ac) ** 2
+            cd = float(np.sqrt(squares / count.sum()))
             cdac = float(np.std(mean))
         return Metrics(
-            self.samples,
-            self._top1 / self.samples,
-            self._top5 / self.samples,
-            ac,
-            cd,
-            cdac,
-            self._log_loss / self.samples,
-            tuple(m if s else None for m, s in zip(self._mean.tolist(), seen)),
+            samples=self.samples,
+            top1=self._top1 / self.samples,
+            top5=self._top5 / self.samples,
+            ac=ac,
+            cd=cd,
+            cdac=cdac,
+            log_loss=self._log_loss / self.samples,
+            class_confidence=tuple(
+                mean if has else None for mean, has in zip(self._mean.tolist(), has_correct)
+            ),
         )
 
 
-def _read(probabilities, labels):
-    """The label's confidence and rank (0: the most probable class) for each sample, the labels as int, the number of classes."""
-    probabilities = np.asarray(probabilities)
-    given = np.asarray(labels)
-    if probabilities.ndim != 2 or given.shape != probabilities.shape[:1]:
+def _confidence_and_rank(
+    probabilities: ArrayLike, labels: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.int64], int]:
+    """The confidence and the rank of each label, the labels as int, and the number of classes.
+
+    The rank is the number of classes that are more probable than the label.
+    """
+    p = np.asarray(probabilities)
+    original = np.asarray(labels)
+    if p.ndim != 2 or original.shape != p.shape[:1]:
         raise ValueError(
-            "probabilities of shape (samples, classes) and as many labels are needed, not %s and %s"
-            % (probabilities.shape, given.shape)
+            "invalid shapes %s of the probabilities and %s of the labels, expected (samples, "
+            "classes) and (samples,)" % (p.shape, original.shape)
         )
-    classes = probabilities.shape[1]
-    labels = given.astype(np.int64)
-    if len(labels) and (labels.min() < 0 or labels.max() >= classes or (labels != given).any()):
+    samples, classes = p.shape
+    y = original.astype(np.int64)
+    if samples and (y.min() < 0 or y.max() >= classes or (y != original).any()):
+        is_invalid = (y < 0) | (y >= classes) | (y != original)
         raise ValueError(
-            "label %g is no class: the network tells %d classes apart, 0 to %d"
-            % (
-                given[(labels < 0) | (labels >= classes) | (labels != given)][0],
-                classes,
-                classes - 1,
-            )
+            "invalid label %g, expected a class from 0 to %d, because the network has %d classes"
+            % (original[is_invalid][0], classes - 1, classes)
         )
-    own = probabilities[np.arange(len(labels)), labels]
-    # Among equals the first class counts as the more probable, as arg max has it; a NaN is never more probable than anything.
-    ahead = ~(probabilities < own[:, None])
-    ahead &= (probabilities != own[:, None]) | (np.arange(classes) < labels[:, None])
-    return own.astype(np.float64), ahead.sum(axis=1), labels, classes
+    confidence = p[np.arange(samples), y]
+    # Every comparison with NaN is false, so ~(p < confidence) puts a NaN ahead of the label.
+    is_ahead = ~(p < confidence[:, None])
+    is_ahead &= (p != confidence[:, None]) | (np.arange(classes) < y[:, None])
+    return confidence.astype(np.float64), is_ahead.sum(axis=1), y, classes
 
 
-def _log_loss(confidence):
-    return -np.log(np.maximum(confidence, np.finfo(np.float32).tiny))
+def _log_loss(confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+    losses: NDArray[np.float64] = -np.log(np.maximum(confidence, np.finfo(np.float32).tiny))
+    return losses

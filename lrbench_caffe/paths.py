@@ -1,4 +1,6 @@
-"""Where files lie: LRBench's own data, and the solvers and nets that come with the program."""
+"""The locations of LRBench's own data, and of the solvers and nets that come with it."""
+
+from __future__ import annotations
 
 import os
 
@@ -7,11 +9,12 @@ from lrbench_caffe.errors import InputError
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
-def home():
-    """The folder of the private database, the journals, the studies and the demonstration's data.
+def home() -> str:
+    """Return the absolute path of LRBench's data folder.
 
-    It is ``$LRBENCH_HOME`` or, as the XDG base directory specification says, ``$XDG_DATA_HOME/lrbench`` or
-    ``~/.local/share/lrbench``.
+    The folder holds the private database, the journals, the studies and the data of the
+    demonstration. It is ``$LRBENCH_HOME``, or else ``$XDG_DATA_HOME/lrbench``, where XDG_DATA_HOME
+    is ``~/.local/share`` by default (XDG base directory specification).
     """
     data = os.environ.get("XDG_DATA_HOME") or os.path.join(
         os.path.expanduser("~"), ".local", "share"
@@ -19,17 +22,20 @@ def home():
     return os.path.abspath(os.environ.get("LRBENCH_HOME") or os.path.join(data, "lrbench"))
 
 
-def shipped(path):
-    """The path of a solver or net that comes with the program, e.g. ``shipped("solvers/digits_solver.prototxt")``.
+def shipped(path: str) -> str:
+    """Return the full path of a solver or net that comes with LRBench.
 
-    In a clone these files are at the top level; an installed package has them in its folder ``shipped``.
+    In a clone these files are at the top level. An installed package has them in its folder
+    ``shipped``.
+
+    Args:
+        path: The path in the clone, for example ``"solvers/digits_solver.prototxt"``.
 
     Raises:
-        InputError: the file is in neither place.
+        InputError: The file is in neither place.
     """
     for folder in (os.path.dirname(_PACKAGE), os.path.join(_PACKAGE, "shipped")):
-        if os.path.exists(os.path.join(folder, path)):
-            return os.path.join(folder, path)
-    raise InputError(
-        "%s, which is part of lrbench_caffe, was not found: install lrbench_caffe again" % path
-    )
+        full_path = os.path.join(folder, path)
+        if os.path.exists(full_path):
+            return full_path
+    raise InputError("%s of lrbench_caffe is missing: install lrbench_caffe again" % path)

@@ -1,29 +1,43 @@
-"""The values everyone passes around: a trial, its rows and what it was measured on.
+"""The values that all components use: a trial, its rows, and the setup it was measured on.
 
-A trial is one training of one network on one dataset under one learning rate policy with one seed.  Everything here is an
-immutable value that knows neither Caffe nor PostgreSQL; :func:`to_dict` and :func:`from_dict` turn a value into what JSON can
-hold and back, which is how trials cross processes and files.
+A trial is one training of one network on one dataset with one learning rate policy and one seed.
+The values are immutable and depend on neither Caffe nor PostgreSQL. :func:`to_dict` and
+:func:`from_dict` convert them to and from nested dicts that JSON can hold. Trials pass between
+processes and are stored in files in that form.
+
+:func:`from_dict` evaluates the annotations, so they are written for Python 3.7 (Optional, Tuple).
 """
 
 import dataclasses
 import functools
 import typing
 from dataclasses import dataclass, field
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Tuple, Type, TypeVar
 
-RUNNING, FINISHED, DIVERGED, PRUNED, INTERRUPTED, FAILED = STATES = (
-    "running",
-    "finished",
-    "diverged",
-    "pruned",
-    "interrupted",
-    "failed",
-)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+RUNNING = "running"
+FINISHED = "finished"  # reached max_iter or until_top1
+DIVERGED = "diverged"  # the loss is not finite, or the net is stuck at chance
+PRUNED = "pruned"  # stopped because it was hopeless
+INTERRUPTED = "interrupted"  # stopped by the user
+FAILED = "failed"  # stopped by an error
+STATES = (RUNNING, FINISHED, DIVERGED, PRUNED, INTERRUPTED, FAILED)
 
 
 @dataclass(frozen=True)
 class Framework:
-    """The deep learning framework that trained, e.g. ``Framework("Caffe", "1.0.0")``."""
+    """The deep learning framework of a training, for example ``Framework("Caffe", "1.0.0")``.
+
+    Attributes:
+        name: Its name.
+        version: Its version.
+    """
 
     name: str
     version: str
@@ -31,7 +45,13 @@ class Framework:
 
 @dataclass(frozen=True)
 class Network:
-    """A network: its name, its canonical prototxt (no data layers, no comments) and the SHA-256 of that text in hex."""
+    """A network.
+
+    Attributes:
+        name: The name in the prototxt.
+        hash: The SHA-256 of prototxt in hexadecimal.
+        prototxt: The canonical prototxt: without data layers and comments.
+    """
 
     name: str
     hash: str
@@ -40,9 +60,16 @@ class Network:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset: its name, the shape (channels, height, width) of a sample as stored, and its sample counts.
+    """A dataset.
 
-    What a data layer does not tell without reading all of its data (LevelDB, Python layers) is None.
+    shape and the numbers of samples are None for a data source that must be read completely to
+    determine them (LevelDB, Python layers).
+
+    Attributes:
+        name: The name.
+        shape: The shape (channels, height, width) of a stored sample.
+        train_samples: The number of training samples.
+        test_samples: The number of test samples.
     """
 
     name: str
@@ -53,10 +80,16 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a trial is run with beside its policy: what the paper's database is organised by (section IV).
+    """What a trial runs with except its policy: the keys of the paper's database (section IV).
 
-    classes is the learning task (the number of classes, None where the net does not say); solver holds the SolverParameter's
-    fields by Caffe's names, with ``batch_size`` and ``test_batch_size`` beside them; seed is Caffe's random_seed.
+    Attributes:
+        framework: The deep learning framework.
+        network: The network.
+        dataset: The dataset.
+        classes: The learning task: the number of classes, None if the net does not define it.
+        solver: The fields of Caffe's SolverParameter by name, and ``batch_size`` and
+            ``test_batch_size``.
+        seed: Caffe's random_seed.
     """
 
     framework: Framework
@@ -69,13 +102,24 @@ class Setup:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One row: the whole test set evaluated once (section III).
+    """One row of a trial: one evaluation of the whole test set (section III).
 
-    iteration counts the finished iterations; lr is the rate of the iteration about to be run; train_loss is the mean of the
-    mini-batch losses since the last evaluation (None before the first); accuracies are shares of 1.  ac, cd and cdac are None
-    when no sample is classified correctly, ld when there is no train_loss.  resumed_at is the iteration of the snapshot that the
-    training last went on from, after which its batches come in another order (None: it ran through).  class_confidence is the
-    average confidence of each class (None for one without a correct sample; None as a whole where it was not measured).
+    Attributes:
+        iteration: The number of finished iterations.
+        lr: The learning rate of the next iteration.
+        train_loss: The mean loss of the mini-batches since the last evaluation, None before the
+            first mini-batch.
+        test_loss: The mean loss over the test set.
+        top1: Top-1 accuracy, from 0 to 1.
+        top5: Top-5 accuracy, from 0 to 1.
+        ac: Average confidence. ac, cd and cdac are None if no sample is classified correctly.
+        cd: Confidence deviation.
+        cdac: Confidence deviation across classes.
+        ld: Loss difference, None without a train_loss.
+        resumed_at: The iteration of the snapshot from which the training was resumed last, after
+            which its batches come in another order. None if it was not resumed.
+        class_confidence: The average confidence of each class, None for a class without a correctly
+            classified sample. None as a whole if it was not measured.
     """
 
     iteration: int
@@ -93,7 +137,18 @@ class Evaluation:
 
 
 class Summary(NamedTuple):
-    """The paper's eight metrics of a trial (section III): iterations is #Iterations, n_params is #Param."""
+    """The paper's eight metrics of a trial (section III).
+
+    Attributes:
+        top1: Top-1 accuracy, from 0 to 1.
+        top5: Top-5 accuracy, from 0 to 1.
+        ac: Average confidence.
+        cd: Confidence deviation.
+        cdac: Confidence deviation across classes.
+        ld: Loss difference.
+        iterations: #Iterations, the iteration of the evaluation with the highest Top-1.
+        n_params: #Param, the number of the policy's parameters.
+    """
 
     top1: float
     top5: float
@@ -107,14 +162,27 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: what it ran with, its rows in the order of their iterations, and how it ended.
+    """One training: its setup, its rows, and how it ended.
 
-    id is a UUID in text; policy is the canonical text of the policy, function, parameters and n_params its parts; started and
-    ended are seconds since the epoch; error says in one sentence why a failed, diverged or pruned trial ended.  blas names the
-    library and its kernels, e.g. "openblas 0.3.13 SkylakeX", and threads how many it used (None where that is not known): the last
-    digits of a training depend on them.  attempt counts the times it was started, from 1, and resumed_at is the iteration that
-    this attempt went on from (None: from the beginning).  origin names the database that it was imported from (None: trained
-    here).
+    Attributes:
+        id: A UUID as text.
+        policy: The canonical text of the policy.
+        function: The policy's function.
+        parameters: The policy's parameters by name.
+        n_params: The policy's #Param.
+        setup: What it ran with except the policy.
+        host: The name of the machine.
+        started: When it started, in seconds since the epoch.
+        blas: The BLAS library and its kernels, for example "openblas 0.3.13 SkylakeX". The last
+            digits of a training depend on blas and threads. None if unknown.
+        threads: The number of BLAS threads, None if unknown.
+        state: One of STATES.
+        ended: When it ended, in seconds since the epoch, None while it runs.
+        error: Why a failed, diverged or pruned trial ended, in one sentence.
+        rows: The evaluations in order.
+        attempt: How many times it was started, from 1.
+        resumed_at: The iteration from which this attempt resumed, None if it began at 0.
+        origin: The database from which it was imported, None if it was trained here.
     """
 
     id: str
@@ -137,14 +205,16 @@ class Trial:
 
     @property
     def best(self) -> Optional[Evaluation]:
-        """The row with the highest Top-1, the earliest one on a tie (None without rows)."""
+        """The row with the highest Top-1, the earliest if several have it, None without rows."""
         return max(self.rows, key=lambda row: (row.top1, -row.iteration), default=None)
 
     @property
     def summary(self) -> Optional[Summary]:
-        """The eight metrics at the best row (None without rows)."""
+        """The eight metrics at the best row, None without rows."""
         best = self.best
-        return best and Summary(
+        if best is None:
+            return None
+        return Summary(
             best.top1,
             best.top5,
             best.ac,
@@ -156,25 +226,44 @@ class Trial:
         )
 
     def with_row(self, row: Evaluation) -> "Trial":
-        """The trial with one more row at its end."""
-        return dataclasses.replace(self, rows=self.rows + (row,))
+        """Return the trial with one more row at the end."""
+        return dataclasses.replace(self, rows=(*self.rows, row))
 
     def ended_as(self, state: str, ended: float, error: Optional[str] = None) -> "Trial":
-        """The trial at its end."""
+        """Return the trial with its end.
+
+        Args:
+            state: One of STATES except RUNNING.
+            ended: When it ended, in seconds since the epoch.
+            error: Why it failed, diverged or was pruned, in one sentence.
+        """
         return dataclasses.replace(self, state=state, ended=ended, error=error)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to train: a solver prototxt and what changes of it for this trial.
+    """What to train: a solver prototxt, and the changes to it for one trial.
 
-    policy is a policy's text (None: the prototxt's own lr_policy); seed is Caffe's random_seed (None: the prototxt's, or a new
-    one); data is the folder that relative paths are looked up in first; gpu is a device index (None: as the prototxt says);
-    max_iter and test_interval (None: the prototxt's) count iterations; resume is a .solverstate, weights a .caffemodel to start
-    from; until_top1 ends the trial at the first evaluation that reaches it; snapshot_prefix replaces the solver's, and asks for a
-    snapshot after training; stages and level are those of ``caffe train``.  A trial of a study also has an id and a folder of its
-    own for the snapshots that it goes on from; the solver's own snapshots are not taken there, since trials would overwrite each
-    other's.
+    None stands for the prototxt's own value if nothing else is stated.
+
+    Attributes:
+        solver: The path of the solver prototxt.
+        policy: The text of the policy. None: the prototxt's lr_policy.
+        seed: Caffe's random_seed. None: the prototxt's, or else a new one.
+        data: The folder in which relative paths are looked up first.
+        gpu: The index of the GPU.
+        max_iter: The number of iterations.
+        resume: The path of a .solverstate from which to resume, None to begin at iteration 0.
+        weights: The path of a .caffemodel with the initial weights.
+        until_top1: The trial ends at the first evaluation with at least this Top-1 accuracy.
+        snapshot_prefix: Replaces the solver's snapshot_prefix, and requests a snapshot after the
+            training.
+        stages: The stages of ``caffe train --stage``.
+        level: The level of ``caffe train --level``.
+        id: The trial's UUID, set for a trial of a study.
+        folder: A folder for the snapshots from which a trial of a study resumes. Such a trial does
+            not take the solver's own snapshots, since trials would overwrite each other's.
+        test_interval: The number of iterations between two evaluations.
     """
 
     solver: str
@@ -194,25 +283,43 @@ class Job:
     test_interval: Optional[int] = None
 
 
-def to_dict(value) -> dict:
-    """A value of this module as nested dicts and lists that JSON can hold."""
+def to_dict(value: "DataclassInstance") -> Dict[str, Any]:
+    """Return a dataclass of this module as nested dicts, lists and tuples that JSON can hold.
+
+    Example:
+        >>> to_dict(Framework("Caffe", "1.0.0"))
+        {'name': 'Caffe', 'version': '1.0.0'}
+    """
     return dataclasses.asdict(value)
 
 
-def from_dict(cls, content: dict):
-    """The value of type cls that :func:`to_dict` made content from, also after a way through JSON."""
-    kinds = _kinds(cls)
-    return cls(**{name: _restored(kinds[name], value) for name, value in content.items()})
+def from_dict(cls: Type[T], content: Dict[str, Any]) -> T:
+    """Return the value from which :func:`to_dict` made content, also after a round trip by JSON.
+
+    Args:
+        cls: The dataclass of the value.
+        content: Its fields by name. Fields with a default may be left out.
+
+    Example:
+        >>> from_dict(Dataset, {"name": "digits", "shape": [1, 8, 8], "train_samples": 1397,
+        ...                     "test_samples": 400})
+        Dataset(name='digits', shape=(1, 8, 8), train_samples=1397, test_samples=400)
+    """
+    types = _field_types(cls)
+    return cls(**{name: _restored(types[name], value) for name, value in content.items()})
 
 
-_kinds = functools.lru_cache(maxsize=None)(
+# The cache is for speed: get_type_hints takes longer than the rest of from_dict.
+_field_types: "Callable[[type], Dict[str, Any]]" = functools.lru_cache(maxsize=None)(
     typing.get_type_hints
-)  # which takes longer than all the rest
+)
 
 
-def _restored(kind, value):
-    if dataclasses.is_dataclass(kind) and value is not None:
-        return from_dict(kind, value)
-    if isinstance(value, (list, tuple)):  # JSON has no tuples
-        return tuple(_restored(kind.__args__[0], item) for item in value)
+def _restored(field_type: Any, value: Any) -> Any:
+    """A field's value with dicts as dataclasses, and lists as tuples, which JSON does not have."""
+    is_class = isinstance(field_type, type) and dataclasses.is_dataclass(field_type)
+    if is_class and value is not None:
+        return from_dict(field_type, value)
+    if isinstance(value, (list, tuple)):
+        return tuple(_restored(field_type.__args__[0], item) for item in value)
     return value

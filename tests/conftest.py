@@ -1,4 +1,4 @@
-"""What the tests share: real data, a real database, and the reasons for what is skipped."""
+"""The fixtures that the tests share: real data and a real database."""
 
 import contextlib
 import ctypes
@@ -15,7 +15,7 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
-sys.path.insert(0, ROOT)  # for a plain `pytest`
+sys.path.insert(0, ROOT)  # for `pytest` without an installed package
 needs_caffe = pytest.mark.skipif(
     importlib.util.find_spec("caffe") is None, reason="needs Caffe: run the tests with `make test`"
 )
@@ -23,12 +23,11 @@ needs_caffe = pytest.mark.skipif(
 with contextlib.suppress(ImportError):
     from hypothesis import settings
 
-    settings.register_profile(
-        "without deadlines", deadline=None
-    )  # a busy machine is no reason to fail
+    # A test must not fail because the machine is busy.
+    settings.register_profile("without deadlines", deadline=None)
     settings.load_profile("without deadlines")
 
-# The last digits of a training depend on the number of BLAS threads; the tests compare them.
+# The tests compare all digits of a training. The last ones depend on the number of BLAS threads.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
@@ -44,12 +43,13 @@ def digits(tmp_path_factory):
 
 @contextlib.contextmanager
 def private_home(room=2**30):
-    """A folder that is LRBENCH_HOME within the block; a server that is left running in it is stopped.
+    """A temporary folder that is LRBENCH_HOME within the block. Its server is stopped at the end.
 
-    It is in memory, where no busy disk makes the tests slow, if that has room (bytes), else on the disk.
+    The folder is in memory if that has more than room bytes free, because a busy disk makes the
+    tests slow. Otherwise it is on the disk.
     """
-    memory = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > room
-    folder = tempfile.mkdtemp(prefix="lrbench-", dir="/dev/shm" if memory else None)
+    in_memory = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > room
+    folder = tempfile.mkdtemp(prefix="lrbench-", dir="/dev/shm" if in_memory else None)
     before = os.environ.get("LRBENCH_HOME")
     os.environ["LRBENCH_HOME"] = folder
     try:
@@ -67,7 +67,7 @@ def private_home(room=2**30):
 
 @pytest.fixture(scope="session")
 def dsn():
-    """A database on a private PostgreSQL server of the tests' own, which also is the program's default for the session."""
+    """The DSN of a private PostgreSQL server, which is the program's default during the session."""
     from lrbench_caffe.database import server
     from lrbench_caffe.errors import InputError
 
@@ -82,7 +82,7 @@ def dsn():
 
 @contextlib.contextmanager
 def new_database_on(server):
-    """The DSN of a new database on the server with this DSN, within the block."""
+    """The DSN of a new database within the block, on the server with the given DSN."""
     import psycopg2
 
     name = "test_" + uuid.uuid4().hex
@@ -106,7 +106,7 @@ def database(dsn):
 
 @pytest.fixture
 def store(database):
-    """A Store on it."""
+    """A Store on a new database."""
     from lrbench_caffe.database import Store
 
     with Store(database) as store:
@@ -115,13 +115,12 @@ def store(database):
 
 @pytest.fixture
 def lrbench(dsn):
-    """Run the command line in a process of its own: lrbench("train", ...) gives its CompletedProcess."""
+    """Run the command line in a new process: lrbench("train", ...) returns a CompletedProcess."""
 
     def run(*arguments, **options):
         return subprocess.run(
-            [sys.executable, "-m", "lrbench_caffe"] + [str(a) for a in arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            [sys.executable, "-m", "lrbench_caffe", *map(str, arguments)],
+            capture_output=True,
             text=True,
             timeout=100,
             env=dict(os.environ, PYTHONPATH=ROOT),
@@ -133,17 +132,18 @@ def lrbench(dsn):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder that is a filesystem of its own, of 300 KB."""
+    """A folder that is the root of a filesystem of 300 KB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)  # the program mount is not everywhere
+    libc = ctypes.CDLL(None, use_errno=True)  # not every system has the program mount
     if libc.mount(b"tmpfs", os.fsencode(str(folder)), b"tmpfs", 0, b"size=300k"):
         pytest.skip(
             "needs a small filesystem, which only root can mount: %s"
             % os.strerror(ctypes.get_errno())
         )
     yield folder
-    assert libc.umount2(os.fsencode(str(folder)), 2) == 0  # whoever still uses it
+    MNT_DETACH = 2  # even if a process still uses it
+    assert libc.umount2(os.fsencode(str(folder)), MNT_DETACH) == 0
 
 
 @pytest.fixture
@@ -154,25 +154,23 @@ def name():
 
 @pytest.fixture
 def trials(dsn):
-    """What is stored of a study: trials(name)."""
+    """Read the trials of a study: trials(name) returns them."""
     from lrbench_caffe import database
 
-    def stored(name):
+    def read(name):
         with database.Store(dsn) as store:
             return store.trials(study=name)
 
-    return stored
+    return read
 
 
 @pytest.fixture
 def command(digits):
-    """The words that run a study of the digits under POLICIES with two seeds: command(name, more words...)."""
+    """Arguments that train POLICIES on the digits in a study: command(name, *more)."""
     from studies import DIGITS, POLICIES
 
-    def words(name, *more):
-        policies = [word for policy in POLICIES for word in ("--policy", policy)]
-        return (
-            ["study", "run", name, DIGITS, "--data", digits, "--seeds", "2"] + policies + list(more)
-        )
+    def arguments(name, *more):
+        policies = [argument for policy in POLICIES for argument in ("--policy", policy)]
+        return ["study", "run", name, DIGITS, "--data", digits, "--seeds", "2", *policies, *more]
 
-    return words
+    return arguments

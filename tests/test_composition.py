@@ -1,4 +1,4 @@
-"""Policies one after another, lengths in epochs, SGDR, and PLATEAU as a value: what they promise without Caffe."""
+"""Compositions, lengths in epochs, SGDR and PLATEAU as values, without Caffe."""
 
 import json
 import math
@@ -18,14 +18,15 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.policies.plateau import Memory
 
-# Real schedules with epochs of 100 iterations: what is typed, and rates worked out by hand.
+# Real schedules with epochs of 100 iterations, and their rates computed by hand.
 SCHEDULES = [
     (
         "FIX(k0=0.01) for 400 then NSTEP(k0=0.1, gamma=0.1, l=[31600, 47600])",
         {0: 0.01, 399: 0.01, 400: 0.1, 31999: 0.1, 32000: 0.01, 48000: 0.001},
     ),
     (
-        "WARMUP(k0=0.1) for 5 epochs then NSTEP(k0=3.2, gamma=0.1, l=[25 epochs, 55 epochs, 75 epochs])",
+        "WARMUP(k0=0.1) for 5 epochs "
+        "then NSTEP(k0=3.2, gamma=0.1, l=[25 epochs, 55 epochs, 75 epochs])",
         {
             0: 0.1,
             250: 1.65,
@@ -55,7 +56,8 @@ SCHEDULES = [
         },
     ),
     (
-        "TRI(k0=0.08, k1=0.8, l=41 epochs) for 82 epochs then POLY(k0=0.08, k1=0.0008, p=1, l=13 epochs)",
+        "TRI(k0=0.08, k1=0.8, l=41 epochs) for 82 epochs "
+        "then POLY(k0=0.08, k1=0.0008, p=1, l=13 epochs)",
         {0: 0.08, 4100: 0.8, 8200: 0.08, 8850: 0.0404, 9500: 0.0008},
     ),
     (
@@ -71,19 +73,23 @@ SCHEDULES = [
         {0: 0.001, 3999: 0.001, 4000: 0.0001, 10**6: 0.0001},
     ),
     (
-        "WARMUP(k0=1) for 10 then WARMUP(k0=3) for 10 then FIX(k0=2) for 5 then STEP(k0=4, gamma=0.5, l=2)",
+        "WARMUP(k0=1) for 10 then WARMUP(k0=3) for 10 then FIX(k0=2) for 5 "
+        "then STEP(k0=4, gamma=0.5, l=2)",
         {0: 1, 5: 2, 10: 3, 15: 2.5, 20: 2, 24: 2, 25: 4, 26: 4, 27: 2},
     ),
 ]
 
 
+any_policy = policies()
+warmups = rates.map(lambda k0: Policy("WARMUP", k0=k0))
+
+
 @st.composite
-def compositions(draw, last=policies()):
-    """Two to five pieces, warm-ups among them."""
+def compositions(draw, last=any_policy):
+    """Two to five pieces, among them WARMUP."""
     parts = []
     for _ in range(draw(st.integers(1, 4))):
-        piece = draw(st.one_of(policies(), rates.map(lambda k0: Policy("WARMUP", k0=k0))))
-        parts += [piece, draw(st.integers(1, 2000))]
+        parts += [draw(st.one_of(any_policy, warmups)), draw(st.integers(1, 2000))]
     return Composition(*parts, draw(last))
 
 
@@ -107,22 +113,14 @@ plateaus = st.builds(
 
 
 @pytest.mark.parametrize("text, expected", SCHEDULES)
-def test_real_schedules_have_the_rates_worked_out_by_hand(text, expected):
+def test_real_schedules_have_the_rates_computed_by_hand(text, expected):
     policy = Policy.parse(text, epoch=100)
     for t, rate in expected.items():
         assert policy(t) == pytest.approx(rate, rel=1e-6, abs=1e-9), t
     assert "epoch" not in str(policy)
 
 
-@given(
-    st.one_of(
-        compositions(),
-        compositions(last=plateaus),
-        restarts,
-        plateaus,
-        rates.map(lambda k0: Policy("WARMUP", k0=k0)),
-    )
-)
+@given(st.one_of(compositions(), compositions(last=plateaus), restarts, plateaus, warmups))
 def test_the_text_parses_back_to_an_equal_policy(policy):
     assert Policy.parse(str(policy)) == policy and str(Policy.parse(str(policy))) == str(policy)
     assert pickle.loads(pickle.dumps(policy)) == policy and hash(policy) == hash(
@@ -131,7 +129,7 @@ def test_the_text_parses_back_to_an_equal_policy(policy):
 
 
 @given(compositions(), st.data())
-def test_each_piece_has_its_own_clock_up_to_its_last_iteration(policy, data):
+def test_each_piece_counts_its_iterations_from_its_start(policy, data):
     start = 0
     for piece, length in zip(policy.parts[0::2], policy.parts[1::2] + (10**4,)):
         if piece.function != "WARMUP":
@@ -141,7 +139,7 @@ def test_each_piece_has_its_own_clock_up_to_its_last_iteration(policy, data):
 
 
 @given(rates, rates, st.integers(1, 10**5))
-def test_a_warm_up_is_a_straight_line_to_where_the_next_piece_begins(low, high, length):
+def test_a_warm_up_is_a_straight_line_to_the_first_rate_of_the_next_piece(low, high, length):
     policy = Composition(Policy("WARMUP", k0=low), length, Policy("FIX", k0=high))
     assert policy(0) == low and policy(length) == high
     for t in (1, length // 2, length - 1):
@@ -151,7 +149,7 @@ def test_a_warm_up_is_a_straight_line_to_where_the_next_piece_begins(low, high, 
 @given(
     st.one_of(compositions(), restarts), st.lists(st.integers(0, 10**4), min_size=1, max_size=30)
 )
-def test_an_array_gives_what_its_iterations_give_one_by_one(policy, ts):
+def test_an_array_has_the_rates_of_its_iterations(policy, ts):
     array = policy(np.array(ts).reshape(1, -1))
     assert array.dtype == np.float64 and array.shape == (1, len(ts))
     assert array[0] == pytest.approx([policy(t) for t in ts], rel=1e-12, abs=1e-15)
@@ -159,7 +157,7 @@ def test_an_array_gives_what_its_iterations_give_one_by_one(policy, ts):
 
 
 @given(st.integers(1, 300), st.integers(1, 5), st.integers(0, 5000))
-def test_sgdr_is_a_cosine_that_begins_again_with_longer_cycles(l, mult, t):
+def test_sgdr_is_a_cosine_that_restarts_with_longer_cycles(l, mult, t):
     start, length = 0, l
     while start + length <= t:
         start, length = start + length, length * mult
@@ -167,7 +165,7 @@ def test_sgdr_is_a_cosine_that_begins_again_with_longer_cycles(l, mult, t):
     assert Policy("SGDR", k0=2, k1=1, l=l, mult=mult)(t) == pytest.approx(1 + expected, rel=1e-12)
 
 
-def test_sgdr_far_out():
+def test_sgdr_at_very_large_iterations():
     policy = Policy("SGDR", k0=1, k1=0.5, l=2**53, mult=1000)
     assert policy(2**53) == policy(np.array([2**53]))[0] == 1.0
     assert Policy("SGDR", k0=1, k1=0.5, l=1, mult=1000)(np.array([1 + 1000 + 10**6]))[0] == 1.0
@@ -183,11 +181,11 @@ def test_sgdr_far_out():
         ("PLATEAU(k0=1, gamma=.1, l=3)", 3),
     ],
 )
-def test_number_of_parameters(text, n_params):
+def test_n_params(text, n_params):
     assert Policy.parse(text).n_params == n_params
 
 
-def test_what_is_stored_are_the_pieces():
+def test_the_parameters_of_a_composition_are_its_pieces():
     policy = Policy.parse("WARMUP(k0=1) for 4 then NSTEP(k0=2, gamma=.1, l=[1, 2])")
     assert policy.function == "WARMUP then NSTEP" and policy.parameters == {
         "pieces": [
@@ -197,7 +195,7 @@ def test_what_is_stored_are_the_pieces():
     }
 
 
-def test_a_policy_of_very_many_pieces_has_a_function_that_a_database_can_hold():
+def test_the_function_of_a_composition_with_1001_pieces_fits_into_the_database():
     policy = Policy.parse(" then ".join(["FIX(k0=1) for 1"] * 1000 + ["FIX(k0=2)"]))
     assert len(policy.function) <= 200 and policy(999) == 1 and policy(1000) == 2
 
@@ -220,7 +218,7 @@ def test_a_policy_of_very_many_pieces_has_a_function_that_a_database_can_hold():
         ),
     ],
 )
-def test_lengths_in_epochs_are_stored_in_iterations(text, epoch, canonical):
+def test_lengths_in_epochs_become_iterations(text, epoch, canonical):
     if canonical is None:
         with pytest.raises(InputError, match="increasing"):
             Policy.parse(text, epoch)
@@ -229,7 +227,7 @@ def test_lengths_in_epochs_are_stored_in_iterations(text, epoch, canonical):
 
 
 @pytest.mark.parametrize(
-    "text, epoch, words",
+    "text, epoch, expected",
     [
         ("STEP(k0=1, gamma=.5, l=2 epochs)", None, ["2 epochs", "number of iterations"]),
         ("FIX(k0=1) for 2 epochs then FIX(k0=2)", None, ["2 epochs", "number of iterations"]),
@@ -239,9 +237,9 @@ def test_lengths_in_epochs_are_stored_in_iterations(text, epoch, canonical):
         ("STEP(k0=1, gamma=.5, l=%s)" % ("9" * 10**5), 10, ["l=", "STEP"]),
         ("FIX(k0=1) then FIX(k0=2)", None, ["'FIX(k0=1)'", "needs a length"]),
         ("FIX(k0=1) for 5", None, ["last piece", "leave out its length"]),
-        ("FIX(k0=1) for 0 then FIX(k0=2)", None, ["for=0 of FIX", "whole number"]),
-        ("FIX(k0=1) for 2.5 then FIX(k0=2)", None, ["for=2.5 of FIX"]),
-        ("FIX(k0=1) for [2] then FIX(k0=2)", None, ["for=[2] of FIX"]),
+        ("FIX(k0=1) for 0 then FIX(k0=2)", None, ["FIX: invalid", "'for 0'", "whole number"]),
+        ("FIX(k0=1) for 2.5 then FIX(k0=2)", None, ["FIX: invalid", "'for 2.5'"]),
+        ("FIX(k0=1) for [2] then FIX(k0=2)", None, ["FIX: invalid", "'for [2]'"]),
         ("FIX(k0=1) for then FIX(k0=2)", None, ["cannot read"]),
         ("FIX(k0=1) for 5 then", None, ["cannot read"]),
         ("FIX(k0=1) for 5 for 6 then FIX(k0=2)", None, ["cannot read"]),
@@ -256,60 +254,62 @@ def test_lengths_in_epochs_are_stored_in_iterations(text, epoch, canonical):
         ("PLATEAU(k0=1, gamma=.1, l=3, threshold=-1)", None, ["threshold=-1"]),
     ],
 )
-def test_bad_policies_get_one_clear_sentence(text, epoch, words):
+def test_an_invalid_policy_raises_one_clear_sentence(text, epoch, expected):
     with pytest.raises(InputError) as raised:
         Policy.parse(text, epoch)
     message = str(raised.value)
-    assert all(word in message for word in words), message
+    assert all(part in message for part in expected), message
     assert "\n" not in message and len(message) < 300
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, expected",
     [
-        ("WARMUP(k0=1)", "needs one"),
+        ("WARMUP(k0=1)", "needs a next piece"),
         ("PLATEAU(k0=1, gamma=.1, l=5)", "schedule"),
         ("FIX(k0=1) for 5 then PLATEAU(k0=1, gamma=.1, l=5)", "schedule"),
     ],
 )
-def test_what_has_no_rate_by_itself_says_so(text, words):
+def test_warmup_and_plateau_have_no_rate_by_themselves(text, expected):
     for t in (7, np.arange(9)):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=expected):
             Policy.parse(text)(t)
 
 
-def test_a_composition_has_no_compositions_as_pieces_and_no_rate_below_0():
+def test_a_composition_is_not_a_piece_and_has_no_rate_below_0_or_beyond_its_end():
     policy = Policy.parse("FIX(k0=1) for 5 then POLY(k0=2, p=1, l=10)")
     with pytest.raises(InputError, match="one function"):
         Composition(policy, 10, policy)
-    for t, words in ((-1, "below 0"), (16, "iteration 15"), (np.array([3, 16]), "iteration 15")):
-        with pytest.raises(InputError, match=words):
+    for t, expected in (
+        (-1, "at least 0"),
+        (16, "iteration 15"),
+        (np.array([3, 16]), "iteration 15"),
+    ):
+        with pytest.raises(InputError, match=expected):
             policy(t)
     assert policy(15) == 0 and policy.end == 15
 
 
-def row(iteration, value, of="test_loss"):
-    return SimpleNamespace(
-        **dict(
-            {"iteration": iteration, "train_loss": None, "test_loss": None, "top1": None},
-            **{of: value},
-        )
-    )
+def evaluation(iteration, value, metric="test_loss"):
+    """An evaluation with a value of one metric."""
+    row = SimpleNamespace(iteration=iteration, train_loss=None, test_loss=None, top1=None)
+    setattr(row, metric, value)
+    return row
 
 
 def rates_after(policy, rows):
     """The rate after each row."""
-    memory, found = None, []
-    for one in rows:
-        memory = policy.observe(memory, one)
-        found.append(policy.schedule(memory)(one.iteration))
-    return found
+    memory, lrs = None, []
+    for row in rows:
+        memory = policy.observe(memory, row)
+        lrs.append(policy.schedule(memory)(row.iteration))
+    return lrs
 
 
 @pytest.mark.parametrize(
     "text, of, values, expected",
     [
-        # an evaluation every 10 iterations; lowered when 20 have passed since the best
+        # One evaluation every 10 iterations, so l=20 is reached at the second without improvement.
         (
             "PLATEAU(k0=1, gamma=0.5, l=20)",
             "test_loss",
@@ -355,49 +355,51 @@ def rates_after(policy, rows):
         ),
     ],
 )
-def test_plateau_lowers_where_it_should(text, of, values, expected):
+def test_plateau_lowers_its_rate_after_l_iterations_without_improvement(text, of, values, expected):
     policy = Policy.parse(text)
-    rows = [row(10 * n, value, of) for n, value in enumerate(values)]
+    rows = [evaluation(10 * n, value, of) for n, value in enumerate(values)]
     assert rates_after(policy, rows) == pytest.approx(expected, rel=1e-12)
 
 
 @given(plateaus, st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_a_plateau_never_raises_its_rate_and_never_reaches_zero(policy, values):
-    found = rates_after(
-        policy,
-        [row(100 * n, v, policy.parameters.get("of", "test_loss")) for n, v in enumerate(values)],
-    )
-    assert all(b <= a for a, b in zip(found, found[1:])) and found[-1] > 0
+def test_plateau_never_raises_its_rate_and_never_reaches_0(policy, values):
+    metric = policy.parameters.get("of", "test_loss")
+    rows = [evaluation(100 * n, value, metric) for n, value in enumerate(values)]
+    lrs = rates_after(policy, rows)
+    assert all(after <= before for before, after in zip(lrs, lrs[1:])) and lrs[-1] > 0
 
 
-def test_a_plateau_of_thousands_of_lowerings_still_has_a_rate():
+def test_plateau_has_a_rate_above_0_after_2000_lowerings():
     policy = Policy.parse("PLATEAU(k0=1, gamma=0.1, l=1)")
-    assert rates_after(policy, [row(n, 1.0) for n in range(2000)])[-1] > 0
+    assert rates_after(policy, [evaluation(n, 1.0) for n in range(2000)])[-1] > 0
 
 
 @given(compositions(last=plateaus), st.lists(st.floats(0, 1), min_size=2, max_size=40), st.data())
-def test_a_memory_can_go_through_json_at_any_time(policy, values, data):
+def test_json_can_hold_the_memory_at_any_time(policy, values, data):
     of = policy.parts[-1].parameters.get("of", "test_loss")
-    rows = [row(100 * n, v, of) for n, v in enumerate(values)]
+    rows = [evaluation(100 * n, value, of) for n, value in enumerate(values)]
     memory = None
-    for one in rows[: data.draw(st.integers(0, len(rows)))]:
-        memory = policy.observe(memory, one)
-    again = json.loads(json.dumps(memory))
-    assert (again and Memory(*again)) == memory
+    for row in rows[: data.draw(st.integers(0, len(rows)))]:
+        memory = policy.observe(memory, row)
+    fields = json.loads(json.dumps(memory))
+    restored = fields and Memory(*fields)
+    assert restored == memory
     for t in (0, 100 * len(rows)):
-        assert policy.schedule(memory)(t) == policy.schedule(again and Memory(*again))(t)
+        assert policy.schedule(memory)(t) == policy.schedule(restored)(t)
 
 
-def test_a_policy_without_memory_sees_nothing():
+def test_a_policy_without_plateau_has_no_memory():
     policy = Policy.parse("FIX(k0=1) for 5 then FIX(k0=2)")
-    assert (
-        policy.observe(None, row(0, 1.0)) is None
-        and policy.schedule(None) is policy
-        and not policy.has_memory
-    )
+    assert not policy.has_memory
+    assert policy.observe(None, evaluation(0, 1.0)) is None
+    assert policy.schedule(None) is policy
 
 
-def test_the_readmes_schedules_are_policies():
+def test_the_methods_have_their_names_of_version_0_1():
+    assert Policy.see is Policy.observe and Policy.given is Policy.schedule
+
+
+def test_the_schedules_in_the_readme_are_policies():
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
         section = file.read().split("schedules of several pieces")[1].split("\n## ")[0]
     texts = re.findall(r"^\| [^|]+ \| `([A-Z0-9]+\([^`|]+)` \|", section, re.M)

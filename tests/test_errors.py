@@ -1,5 +1,9 @@
-"""What bad input gets: one sentence that names the thing and says what would do, exit status 2, and no traceback.
-A Caffe that aborts all the same ends the trial with Caffe's message and exit status 1."""
+"""Errors of `lrbench train`.
+
+Invalid input ends with one sentence that names the mistake and its remedy, with exit status 2, and
+without a traceback. If Caffe aborts nevertheless, the trial fails with Caffe's message and exit
+status 1.
+"""
 
 import fcntl
 import os
@@ -8,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import List, NamedTuple, Optional, Sequence
 
 import nets
 import pytest
@@ -25,203 +30,146 @@ def data_without_labels(text):
     )
 
 
-# What is wrong: the solver's text, the net's text, extra arguments, and words that the sentence must have.
+class Case(NamedTuple):
+    """An invalid training: the files and arguments of `lrbench train`, and parts of its message."""
+
+    expected: List[str]
+    solver: Optional[str] = None
+    net: Optional[str] = None
+    arguments: Sequence[str] = ()
+
+
 FORESEEN = {
-    "a solver that is not there": (
-        None,
-        None,
-        ["no/such.prototxt"],
-        ["no/such.prototxt", "No such file"],
+    "a missing solver": Case(["no/such.prototxt", "No such file"], arguments=["no/such.prototxt"]),
+    "a solver that is not a prototxt": Case(
+        ["solver.prototxt", "not a valid solver prototxt"], solver="net: oops {"
     ),
-    "a solver that is no prototxt": (
-        "net: oops {",
-        None,
-        [],
-        ["solver.prototxt", "not a valid solver prototxt"],
+    "a field that Caffe does not have": Case(
+        ["learning_rate"], solver=nets.solver(more="learning_rate: 1")
     ),
-    "a field that Caffe has not": (
-        nets.solver(more="learning_rate: 1"),
-        None,
-        [],
-        ["learning_rate"],
-    ),
-    "a net that is not there": (
-        nets.solver(net="other.prototxt"),
-        None,
-        [],
-        ["other.prototxt", "--data"],
-    ),
-    "no net": (nets.solver().replace('net: "net.prototxt"', ""), None, [], ["no net"]),
-    "an unknown layer type": (
-        None,
-        nets.net(body=nets.BODY.replace('"ReLU"', '"RELU"')),
-        [],
+    "a missing net": Case(["other.prototxt", "--data"], solver=nets.solver(net="other.prototxt")),
+    "no net": Case(["no net"], solver=nets.solver().replace('net: "net.prototxt"', "")),
+    "an unknown layer type": Case(
         ["relu1", "'RELU'", "did you mean ReLU?"],
+        net=nets.net(body=nets.BODY.replace('"ReLU"', '"RELU"')),
     ),
-    "a missing LMDB": (
-        None,
-        nets.net(train="cifar_train_lmdb"),
-        [],
-        ["cifar_train_lmdb", "'train'", "--data"],
+    "a missing LMDB": Case(
+        ["cifar_train_lmdb", "'train'", "--data"], net=nets.net(train="cifar_train_lmdb")
     ),
-    "an LMDB read as LevelDB": (
-        None,
-        nets.net().replace("backend: LMDB", ""),
-        [],
-        ["LMDB", "backend"],
+    "an LMDB read as LevelDB": Case(
+        ["LMDB", "backend"], net=nets.net().replace("backend: LMDB", "")
     ),
-    "more labels than classes": (
-        None,
-        nets.net(classes=5),
-        [],
-        ["0 to 9", "5 classes", "num_output"],
+    "more labels than classes": Case(
+        ["0 to 9", "5 classes", "num_output"], net=nets.net(classes=5)
     ),
-    "no labels": (
-        None,
-        data_without_labels(
+    "no labels": Case(
+        ["no labels", "small"],
+        net=data_without_labels(
             nets.net(
                 head=nets.LOSS.replace('top: "loss"', 'top: "loss" include { phase: TRAIN }')
                 + NO_LABELS
             )
         ),
-        [],
-        ["no labels", "small"],
     ),
-    "no softmax": (
-        None,
-        nets.net(
+    "no softmax": Case(
+        ["Softmax", "small"],
+        net=nets.net(
             head='layer { name: "loss" type: "HingeLoss" bottom: "ip" bottom: "label" top: "loss" }'
         ),
-        [],
-        ["Softmax", "small"],
     ),
-    "no test net": (nets.solver().replace("test_iter: 4", ""), None, [], ["test_iter"]),
-    "an unknown lr_policy": (
-        nets.solver('lr_policy: "stepp"'),
-        None,
-        [],
-        ["'stepp'", "did you mean step?"],
+    "no test net": Case(["test_iter"], solver=nets.solver().replace("test_iter: 4", "")),
+    "an unknown lr_policy": Case(
+        ["'stepp'", "did you mean step?"], solver=nets.solver('lr_policy: "stepp"')
     ),
-    "a step without its size": (
-        nets.solver('lr_policy: "step" gamma: 0.1'),
-        None,
-        [],
-        ["stepsize"],
+    "a step policy without a stepsize": Case(
+        ["stepsize"], solver=nets.solver('lr_policy: "step" gamma: 0.1')
     ),
-    "one of our policies, misspelt, in the prototxt": (
-        nets.solver('lr_policy: "SIM2(k0=1, k1=2, l=3)"'),
-        None,
-        [],
-        ["SIN2"],
+    "a misspelt LRBench policy in the prototxt": Case(
+        ["SIN2"], solver=nets.solver('lr_policy: "SIM2(k0=1, k1=2, l=3)"')
     ),
-    "a misspelt policy": (None, None, ["--policy", "TRY(k0=1, k1=2, l=3)"], ["TRI"]),
-    "a POLY that ends too early": (None, None, ["--policy", "POLY(k0=0.1, p=1, l=30)"], ["l=60"]),
-    "a GPU for a Caffe without": (
-        None,
-        None,
-        ["--gpu", "0"],
-        ["GPU 0", "this Caffe is built for the CPU only", "--gpu"],
+    "a misspelt policy": Case(["TRI"], arguments=["--policy", "TRY(k0=1, k1=2, l=3)"]),
+    "a POLY that ends too early": Case(["l=60"], arguments=["--policy", "POLY(k0=0.1, p=1, l=30)"]),
+    "a GPU for a CPU-only Caffe": Case(
+        ["GPU 0", "this Caffe is built for the CPU only", "--gpu"], arguments=["--gpu", "0"]
     ),
-    "snapshots into no folder": (
-        None,
-        None,
-        ["--snapshot-prefix", "no/where/x"],
-        ["no/where", "--snapshot-prefix"],
+    "a missing folder for snapshots": Case(
+        ["no/where", "--snapshot-prefix"], arguments=["--snapshot-prefix", "no/where/x"]
     ),
-    "a snapshot that is not there": (
-        None,
-        None,
-        ["--resume", "x_iter_1.solverstate"],
-        ["x_iter_1.solverstate"],
+    "a missing snapshot": Case(
+        ["x_iter_1.solverstate"], arguments=["--resume", "x_iter_1.solverstate"]
     ),
-    "a snapshot of another kind": (
-        None,
-        None,
-        ["--resume", "solver.prototxt"],
-        ["solver.prototxt", "no solver state"],
+    "a snapshot that is not a solverstate": Case(
+        ["solver.prototxt", "no solver state"], arguments=["--resume", "solver.prototxt"]
     ),
-    "a snapshot and weights": (
-        None,
-        None,
-        ["--resume", "net.prototxt", "--weights", "net.prototxt"],
-        ["not both"],
+    "a snapshot and weights": Case(
+        ["not both"], arguments=["--resume", "net.prototxt", "--weights", "net.prototxt"]
     ),
-    "weights that are not there": (None, None, ["--weights", "x.caffemodel"], ["x.caffemodel"]),
-    "a data folder that is not there": (None, None, ["--data", "nowhere"], ["nowhere", "--data"]),
-    "an unknown optimizer": (
-        nets.solver(more='type: "adam"'),
-        None,
-        [],
-        ["'adam'", "did you mean Adam?"],
+    "missing weights": Case(["x.caffemodel"], arguments=["--weights", "x.caffemodel"]),
+    "a missing data folder": Case(["nowhere", "--data"], arguments=["--data", "nowhere"]),
+    "an unknown optimizer": Case(
+        ["'adam'", "did you mean Adam?"], solver=nets.solver(more='type: "adam"')
     ),
-    "a setting given twice": (nets.solver(more="base_lr: 0.5"), None, [], ["base_lr"]),
-    "no lr_policy": (nets.solver(""), None, [], ["no lr_policy", "--policy"]),
-    "a Python layer that is not there": (
-        None,
-        nets.net(
+    "a setting that occurs twice": Case(["base_lr"], solver=nets.solver(more="base_lr: 0.5")),
+    "no lr_policy": Case(["no lr_policy", "--policy"], solver=nets.solver("")),
+    "a missing Python layer": Case(
+        ["no_such_module", "PYTHONPATH"],
+        net=nets.net(
             head=nets.LOSS + 'layer { name: "p" type: "Python" bottom: "ip" python_param { '
             'module: "no_such_module" layer: "L" } }'
         ),
-        [],
-        ["no_such_module", "PYTHONPATH"],
     ),
-    "an optimizer's number out of range": (nets.solver(max_iter=3 * 10**9), None, [], ["max_iter"]),
-    "scores in place of probabilities": (
-        None,
-        nets.net(
-            head=nets.LOSS + 'layer { name: "m" type: "Python" bottom: "ip" bottom: "label" '
-            'include { phase: TEST } python_param { module: "lrbench_caffe.layers" layer: "MetricsLayer" } }'
-        ),
-        [],
+    "a number out of range": Case(["max_iter"], solver=nets.solver(max_iter=3 * 10**9)),
+    "scores instead of probabilities": Case(
         ["softmax", "Softmax layer"],
+        net=nets.net(
+            head=nets.LOSS + 'layer { name: "m" type: "Python" bottom: "ip" bottom: "label" '
+            "include { phase: TEST } "
+            'python_param { module: "lrbench_caffe.layers" layer: "MetricsLayer" } }'
+        ),
     ),
 }
 
 
-@pytest.mark.parametrize("what", sorted(FORESEEN))
-def test_foreseen(what, tmp_path, digits, lrbench):
-    solver, net, arguments, words = FORESEEN[what]
-    path = nets.write(tmp_path, solver, net)
-    target = arguments if arguments[:1] == ["no/such.prototxt"] else [path] + arguments
-    done = lrbench("train", "--data", digits, *target, cwd=str(tmp_path))
-    last = done.stderr.strip().splitlines()[-1]
+@pytest.mark.parametrize("mistake", sorted(FORESEEN))
+def test_a_foreseen_mistake_is_an_error_in_one_sentence(mistake, tmp_path, digits, lrbench):
+    case = FORESEEN[mistake]
+    path = nets.write(tmp_path, case.solver, case.net)
+    solver = [] if mistake == "a missing solver" else [path]
+    done = lrbench("train", "--data", digits, *solver, *case.arguments, cwd=str(tmp_path))
+    last_line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr
-    assert all(word in last for word in words), last
-    assert "Traceback" not in done.stderr and len(last) < 600
+    assert all(part in last_line for part in case.expected), last_line
+    assert "Traceback" not in done.stderr and len(last_line) < 600
 
 
-def test_an_lmdb_that_another_container_reads_under_the_same_process_id(tmp_path, digits, lrbench):
-    """Here all process ids are taken, as LMDB takes one: a lock of the byte at its number."""
+def test_an_lmdb_that_another_container_reads_with_the_same_process_id(tmp_path, digits, lrbench):
+    """LMDB locks the byte at its process id in the lock file. This test locks all bytes."""
     shutil.copytree(digits, str(tmp_path / "data"))
     path = nets.write(tmp_path)
     with open(str(tmp_path / "data" / "digits_train_lmdb" / "lock.mdb"), "r+b") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX, 0, 1)
         done = lrbench("train", path, "--data", str(tmp_path / "data"))
-    last = done.stderr.strip().splitlines()[-1]
-    assert (
-        done.returncode == 2
-        and "another container" in last
-        and "read-only" in last
-        and "Traceback" not in done.stderr
-    ), last
-    assert (
-        lrbench("train", path, "--data", str(tmp_path / "data"), "--max-iter", "1").returncode == 0
-    )
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2, last_line
+    assert "another container" in last_line and "read-only" in last_line
+    assert "Traceback" not in done.stderr
+    unlocked = lrbench("train", path, "--data", str(tmp_path / "data"), "--max-iter", "1")
+    assert unlocked.returncode == 0
 
 
 def trial(dsn, network):
-    """The one trial of a network that the database has."""
+    """The only trial of a network in the database."""
     from lrbench_caffe.database import Store
 
     with Store(dsn) as store:
-        (found,) = store.trials(network=network)
-    return found
+        (stored,) = store.trials(network=network)
+    return stored
 
 
-def test_an_abort_of_caffe_is_told_in_its_words_and_marks_the_trial_as_failed(
+def test_an_abort_of_caffe_is_reported_with_its_message_and_the_trial_fails(
     tmp_path, digits, lrbench, dsn, monkeypatch
 ):
-    """A kernel larger than its image: Caffe finds out when it builds the net, and aborts."""
+    """Caffe aborts when it builds a net with a kernel that is larger than its image."""
     body = nets.BODY.replace("kernel_size: 3", "kernel_size: 30")
     path = nets.write(tmp_path, net_text=nets.net(body=body).replace('"small"', '"aborts"'))
     (tmp_path / "temporary").mkdir()
@@ -233,7 +181,7 @@ def test_an_abort_of_caffe_is_told_in_its_words_and_marks_the_trial_as_failed(
     assert failed.state == "failed" and "Check failed" in failed.error and failed.ended
 
 
-def test_a_killed_training_says_so_and_keeps_its_rows(tmp_path, digits, lrbench, dsn):
+def test_a_killed_training_is_reported_and_keeps_its_rows(tmp_path, digits, lrbench, dsn):
     path = nets.write(
         tmp_path, nets.solver(max_iter=10**6), nets.net().replace('"small"', '"killed"')
     )
@@ -248,7 +196,7 @@ def test_a_killed_training_says_so_and_keeps_its_rows(tmp_path, digits, lrbench,
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ctrl_c_ends_the_trial_as_interrupted_with_its_rows_and_a_snapshot(
+def test_after_ctrl_c_the_trial_is_interrupted_and_has_its_rows_and_a_snapshot(
     number, tmp_path, digits, lrbench, dsn
 ):
     name = "interrupted-%d" % number
@@ -266,8 +214,11 @@ def test_ctrl_c_ends_the_trial_as_interrupted_with_its_rows_and_a_snapshot(
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.5, 0.8])
-def test_ctrl_c_while_caffe_starts_ends_it_too(seconds, tmp_path, digits, dsn):
-    """Where not even the command line's modules are there yet, the signal itself ends the process; a shell says 130 of both."""
+def test_ctrl_c_ends_the_program_while_caffe_starts(seconds, tmp_path, digits, dsn):
+    """Before the modules of the command line are imported, the signal itself ends the process.
+
+    A shell reports exit status 130 in both cases.
+    """
     path = nets.write(tmp_path, nets.solver(max_iter=10**6))
     with running(path, digits) as parent:
         wait_until(lambda: catches_ctrl_c(parent.pid))
@@ -280,8 +231,8 @@ def test_ctrl_c_while_caffe_starts_ends_it_too(seconds, tmp_path, digits, dsn):
     ), stderr
 
 
-def test_ctrl_c_twice_ends_it_at_once_and_is_still_an_interruption(tmp_path, digits, dsn):
-    """In an evaluation that would take minutes."""
+def test_ctrl_c_twice_interrupts_the_trial_at_once(tmp_path, digits, dsn):
+    """The first Ctrl-C waits for the evaluation, which takes minutes here."""
     path = nets.write(
         tmp_path, nets.solver(test_iter=10**6), nets.net().replace('"small"', '"twice"')
     )
@@ -293,8 +244,8 @@ def test_ctrl_c_twice_ends_it_at_once_and_is_still_an_interruption(tmp_path, dig
     assert parent.returncode == 130 and trial(dsn, "twice").state == "interrupted"
 
 
-def test_a_training_does_not_outlive_the_program_that_listens_to_it(tmp_path, digits, dsn):
-    """Also where it has nothing to tell for minutes, as in the evaluation here."""
+def test_a_training_ends_when_its_parent_process_is_killed(tmp_path, digits, dsn):
+    """Also if it sends no event for minutes, as in the evaluation here."""
     path = nets.write(tmp_path, nets.solver(test_iter=10**6))
     with running(path, digits) as parent:
         wait_for("begin", parent)
@@ -305,38 +256,32 @@ def test_a_training_does_not_outlive_the_program_that_listens_to_it(tmp_path, di
         if not os.path.exists("/proc/%d" % child):
             return
         time.sleep(0.1)
-    pytest.fail("the training still runs")
+    pytest.fail("the training is still running")
 
 
-def test_caffes_own_log_is_kept_where_one_asks_for_it(tmp_path, digits, lrbench):
+def test_the_option_log_keeps_the_log_of_caffe(tmp_path, digits, lrbench):
     path = nets.write(tmp_path, nets.solver(max_iter=20, more="display: 10"))
     done = lrbench("train", path, "--data", digits, "--log", tmp_path / "caffe.log")
     assert done.returncode == 0 and "Iteration 10" in (tmp_path / "caffe.log").read_text()
 
 
-def test_a_test_set_that_is_not_covered_is_reported_with_the_right_test_iter(
+def test_an_incompletely_evaluated_test_set_is_reported_with_the_correct_test_iter(
     tmp_path, digits, lrbench
 ):
     path = nets.write(tmp_path, nets.solver(test_iter=3, max_iter=20))
     done = lrbench("train", path, "--data", digits)
-    assert (
-        done.returncode == 0
-        and "300 samples are tested of the 400" in done.stderr
-        and "test_iter 4" in done.stderr
-    )
+    assert done.returncode == 0
+    assert "300 samples are tested of the 400" in done.stderr and "test_iter 4" in done.stderr
     path = nets.write(tmp_path, nets.solver(test_iter=5, max_iter=20), nets.net(test_batch=70))
     done = lrbench("train", path, "--data", digits)
-    assert (
-        "350 samples are tested of the 400" in done.stderr
-        and "batch_size 50 and test_iter 8" in done.stderr
-    )
+    assert "350 samples are tested of the 400" in done.stderr
+    assert "batch_size 50 and test_iter 8" in done.stderr
 
 
 def running(path, data, *more):
-    """`lrbench train --json` as a process to be disturbed."""
+    """Start `lrbench train --json`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lrbench_caffe", "train", path, "--data", data, "--json"]
-        + list(more),
+        [sys.executable, "-m", "lrbench_caffe", "train", path, "--data", data, "--json", *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
@@ -357,20 +302,20 @@ def wait_for_rows(process, rows):
 
 
 def catches_ctrl_c(pid):
-    """Whether a process has a handler for SIGINT, as Python has from its first moments on."""
+    """Whether a process has a handler for SIGINT. Python installs one when it starts."""
     with open("/proc/%d/status" % pid) as file:
-        (caught,) = (int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
-    return caught >> (signal.SIGINT - 1) & 1
+        (mask,) = (int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
+    return mask >> (signal.SIGINT - 1) & 1
 
 
 def children(pid):
-    """The processes that a process has started."""
+    """The process ids of the children of a process."""
     with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
         return [int(child) for child in file.read().split()]
 
 
 @pytest.mark.parametrize(
-    "said, meaning",
+    "cuda_message, expected",
     [
         ("Cannot use GPU in CPU-only Caffe: check mode.", "built for the CPU only"),
         (
@@ -378,7 +323,8 @@ def children(pid):
             "no GPU with this index",
         ),
         (
-            "Check failed: error == cudaSuccess (35 vs. 0)  CUDA driver version is insufficient for CUDA runtime version",
+            "Check failed: error == cudaSuccess (35 vs. 0)  "
+            "CUDA driver version is insufficient for CUDA runtime version",
             "no NVIDIA driver",
         ),
         (
@@ -388,8 +334,8 @@ def children(pid):
         ("Check failed: error == cudaSuccess (2 vs. 0)  out of memory", "out of memory"),
     ],
 )
-def test_why_a_gpu_cannot_be_used(said, meaning):
-    """CUDA's own messages, as Caffe's CUDA_CHECK prints them."""
+def test_a_cuda_error_is_explained(cuda_message, expected):
+    """The messages are CUDA's, as Caffe's CUDA_CHECK prints them."""
     from lrbench_caffe.training.solver import gpu_problem
 
-    assert meaning in gpu_problem(said)
+    assert expected in gpu_problem(cuda_message)

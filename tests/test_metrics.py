@@ -1,4 +1,4 @@
-"""The metrics of section III against cases small enough for a pencil, and their two ways against each other."""
+"""The metrics of section III: examples computed by hand, and both implementations compared."""
 
 import math
 
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lrbench_caffe.metrics import Accumulator, Metrics, from_arrays, loss_difference
 
-# Four samples, three classes.  Samples 0, 1 and 3 are right with confidence 0.8, 0.6 and 0.5, of the classes 0, 0 and 2.
+# Four samples and three classes. Samples 0, 1 and 3 are classified correctly with the confidences
+# 0.8, 0.6 and 0.5. Their classes are 0, 0 and 2.
 PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5]])
 LABELS = np.array([0, 0, 1, 2])
 
@@ -22,41 +23,40 @@ def accumulated(probabilities, labels, batch):
 
 
 @pytest.mark.parametrize(
-    "measure", [from_arrays, lambda p, y: accumulated(p, y, 1), lambda p, y: accumulated(p, y, 3)]
+    "compute", [from_arrays, lambda p, y: accumulated(p, y, 1), lambda p, y: accumulated(p, y, 3)]
 )
-def test_by_hand(measure):
-    metrics = measure(PROBABILITIES, LABELS)
+def test_metrics_equal_those_computed_by_hand(compute):
+    metrics = compute(PROBABILITIES, LABELS)
     mean = (0.8 + 0.6 + 0.5) / 3
     assert metrics.samples == 4 and metrics.top1 == 0.75 and metrics.top5 == 1.0
     assert metrics.ac == pytest.approx(mean, rel=1e-15)
     assert metrics.cd == pytest.approx(
         math.sqrt(((0.8 - mean) ** 2 + (0.6 - mean) ** 2 + (0.5 - mean) ** 2) / 3), rel=1e-14
     )
-    assert metrics.cdac == pytest.approx(
-        (0.7 - 0.5) / 2, rel=1e-14
-    )  # class 1 has no correct sample and is left out
+    # CDAC leaves out class 1, which has no correctly classified sample.
+    assert metrics.cdac == pytest.approx((0.7 - 0.5) / 2, rel=1e-14)
     assert metrics.class_confidence == (pytest.approx(0.7), None, 0.5)
     assert metrics.log_loss == pytest.approx(-math.log(0.8 * 0.6 * 0.4 * 0.5) / 4, rel=1e-14)
 
 
-@pytest.mark.parametrize("measure", [from_arrays, lambda p, y: accumulated(p, y, 2)])
-def test_no_correct_sample_leaves_the_confidences_open(measure):
-    metrics = measure(PROBABILITIES, np.array([1, 2, 2, 0]))
+@pytest.mark.parametrize("compute", [from_arrays, lambda p, y: accumulated(p, y, 2)])
+def test_without_a_correct_sample_the_confidences_are_none(compute):
+    metrics = compute(PROBABILITIES, np.array([1, 2, 2, 0]))
     assert metrics.top1 == 0 and (metrics.ac, metrics.cd, metrics.cdac) == (None, None, None)
 
 
-def test_top_5_takes_all_classes_where_there_are_fewer_and_ranks_where_there_are_more():
+def test_top_5_ranks_the_classes_and_is_1_for_at_most_five_classes():
     six = np.array([[0.3, 0.25, 0.2, 0.15, 0.07, 0.03]] * 6)
     assert from_arrays(six, np.arange(6)).top5 == pytest.approx(5 / 6)
     assert from_arrays(six[:, :2], np.zeros(6)).top5 == 1.0
 
 
-def test_among_equals_the_first_class_is_the_prediction_as_arg_max_has_it():
+def test_the_first_of_several_equally_probable_classes_is_the_prediction():
     tied = np.full((2, 2), 0.5)
     assert from_arrays(tied, np.array([0, 1])).top1 == 0.5
 
 
-def test_a_diverged_net_is_never_right():
+def test_nan_is_never_a_correct_prediction():
     metrics = from_arrays(np.full((3, 4), np.nan, np.float32), np.array([0, 1, 2]))
     assert metrics.top1 == 0 and metrics.ac is None
 
@@ -69,8 +69,8 @@ def test_a_diverged_net_is_never_right():
     st.integers(1, 50),
     st.floats(0, 40),
 )
-def test_one_pass_agrees_with_all_at_once_to_1e_12(seed, samples, classes, batch, sharpness):
-    """Also where nearly all confidences are 1 (a large sharpness), which is where sums of squares lose their digits."""
+def test_both_implementations_agree_to_1e_12(seed, samples, classes, batch, sharpness):
+    """With a large sharpness nearly all confidences are 1, where sums of squares are imprecise."""
     random = np.random.RandomState(seed)
     scores = random.randn(samples, classes) * sharpness
     probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -80,38 +80,43 @@ def test_one_pass_agrees_with_all_at_once_to_1e_12(seed, samples, classes, batch
         probabilities.argmax(axis=1),
         random.randint(classes, size=samples),
     )
-    whole, passed = from_arrays(probabilities, labels), accumulated(probabilities, labels, batch)
-    assert [c is None for c in whole.class_confidence] == [
-        c is None for c in passed.class_confidence
+    at_once, by_batch = (
+        from_arrays(probabilities, labels),
+        accumulated(probabilities, labels, batch),
+    )
+    assert [c is None for c in at_once.class_confidence] == [
+        c is None for c in by_batch.class_confidence
     ]
-    assert [c for c in passed.class_confidence if c is not None] == pytest.approx(
-        [c for c in whole.class_confidence if c is not None], rel=1e-12
+    assert [c for c in by_batch.class_confidence if c is not None] == pytest.approx(
+        [c for c in at_once.class_confidence if c is not None], rel=1e-12
     )
     for name in Metrics._fields[:-1]:
-        a, b = getattr(whole, name), getattr(passed, name)
+        a, b = getattr(at_once, name), getattr(by_batch, name)
         assert (a is None) == (b is None)
         assert a is None or abs(a - b) <= 1e-12 * max(1, abs(a)), name
 
 
-def test_the_pass_remembers_classes_and_not_samples():
+def sizes(accumulator):
+    """The bytes of the accumulator's arrays by attribute."""
+    return {name: getattr(value, "nbytes", 0) for name, value in vars(accumulator).items()}
+
+
+def test_the_memory_of_the_accumulator_does_not_grow_with_the_samples():
     accumulator = Accumulator()
     accumulator.add(PROBABILITIES, LABELS)
-    size = {name: getattr(value, "nbytes", 0) for name, value in vars(accumulator).items()}
+    before = sizes(accumulator)
     for _ in range(100):
         accumulator.add(PROBABILITIES, LABELS)
-    assert {name: getattr(value, "nbytes", 0) for name, value in vars(accumulator).items()} == size
+    assert sizes(accumulator) == before
 
 
-def test_loss_difference():
-    assert (
-        loss_difference(0.5, 0.75) == 0.25
-        and loss_difference(0.75, 0.5) == 0.25
-        and loss_difference(0.5, None) is None
-    )
+def test_the_loss_difference_is_absolute():
+    assert loss_difference(0.5, 0.75) == loss_difference(0.75, 0.5) == 0.25
+    assert loss_difference(0.5, None) is None
 
 
 @pytest.mark.parametrize(
-    "probabilities, labels, words",
+    "probabilities, labels, expected",
     [
         (PROBABILITIES, LABELS[:3], "shape"),
         (PROBABILITIES[0], LABELS, "shape"),
@@ -121,6 +126,6 @@ def test_loss_difference():
         (PROBABILITIES[:0], [], "no samples"),
     ],
 )
-def test_what_does_not_fit_is_refused(probabilities, labels, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_arrays_raise(probabilities, labels, expected):
+    with pytest.raises(ValueError, match=expected):
         from_arrays(probabilities, labels)

@@ -1,4 +1,4 @@
-"""Composed policies and PLATEAU on the real Caffe: the rates that a training has, and what it goes on from after a cut."""
+"""Compositions and PLATEAU with the real Caffe: the rates of a training, also after a resume."""
 
 import json
 import os
@@ -19,41 +19,46 @@ from test_solver import assert_same_weights  # noqa: E402
 
 from lrbench_caffe import InputError, Policy, database, train  # noqa: E402
 
-NO_IMPROVEMENT = "PLATEAU(k0=0.02, gamma=0.5, l=20, threshold=100.0, of=train_loss)"  # lowers at every second evaluation
+# An improvement of 100 never happens, so the rate is lowered at every second evaluation.
+NO_IMPROVEMENT = "PLATEAU(k0=0.02, gamma=0.5, l=20, threshold=100.0, of=train_loss)"
 
 
 def replayed(policy, rows):
-    """The rate after each row, worked out from the rows alone, without the program's own PLATEAU."""
-    values = policy.parameters
-    of = values.get("of", "test_loss")
-    best, since, lowered, found = None, 0, 0, []
+    """The rate after each row, computed from the rows with a second implementation of PLATEAU."""
+    parameters = policy.parameters
+    metric = parameters.get("of", "test_loss")
+    threshold = parameters.get("threshold", 0)
+    best, since, lowered, lrs = None, 0, 0, []
     for row in rows:
-        value = getattr(row, of)
+        value = getattr(row, metric)
         if value is not None:
-            value = -value if of == "top1" else value
-            if best is None or (best - value > 0 and best - value >= values.get("threshold", 0)):
+            value = -value if metric == "top1" else value
+            if best is None or (best - value > 0 and best - value >= threshold):
                 best, since = value, row.iteration
-            elif row.iteration - since >= values["l"]:
+            elif row.iteration - since >= parameters["l"]:
                 since, lowered = row.iteration, lowered + 1
-        found.append(max(values["k0"] * values["gamma"] ** lowered, values.get("k1", 0)))
-    return found
+        lrs.append(max(parameters["k0"] * parameters["gamma"] ** lowered, parameters.get("k1", 0)))
+    return lrs
 
 
 @pytest.fixture
 def solver(tmp_path, digits):
-    """Write a solver with settings of its own on the digits, whose net names its data with absolute paths; returns its path."""
+    """Write a solver for the digits: solver(**settings) returns its path.
 
-    def written(**settings):
+    Its net has absolute paths to the data.
+    """
+
+    def write(**settings):
         absolute = nets.net(train=digits + "/digits_train_lmdb", test=digits + "/digits_test_lmdb")
         return nets.write(
             tmp_path, nets.solver(net=tmp_path / "net.prototxt", **settings), absolute
         )
 
-    return written
+    return write
 
 
-def test_after_the_warm_up_the_weights_are_those_of_caffes_own_fixed(solver, tmp_path, dsn):
-    """To the last bit: both go on from the snapshot at the warm-up's end."""
+def test_after_the_warm_up_the_weights_equal_those_of_caffes_fixed_policy(solver, tmp_path, dsn):
+    """Both trainings resume from the same snapshot after the warm-up, and agree to the last bit."""
     policy = "WARMUP(k0=0.001) for 20 then FIX(k0=0.013)"
     path = solver(max_iter=50)
     warm = train(path, policy, snapshot_prefix=str(tmp_path / "warm"), max_iter=20)
@@ -94,15 +99,15 @@ def test_after_the_warm_up_the_weights_are_those_of_caffes_own_fixed(solver, tmp
         "FIX(k0=0.001) for 10 then NSTEP(k0=0.013, gamma=0.87, l=[3, 17, 31])",
     ],
 )
-def test_every_iteration_has_the_rate_of_its_piece_also_after_a_resume(text, solver, tmp_path, dsn):
+def test_each_iteration_has_the_rate_of_its_piece_also_after_a_resume(text, solver, tmp_path, dsn):
     path, prefix = solver(test_interval=1, test_iter=1), str(tmp_path / "a")
-    whole = train(path, text)
-    assert [row.lr for row in whole.rows] == pytest.approx(
+    uninterrupted = train(path, text)
+    assert [row.lr for row in uninterrupted.rows] == pytest.approx(
         Policy.parse(text)(np.arange(61)).tolist(), rel=1e-6
     )
     train(path, text, snapshot_prefix=prefix, max_iter=33)
     resumed = train(path, text, resume=prefix + "_iter_33.solverstate")
-    assert [row.lr for row in resumed.rows] == [row.lr for row in whole.rows[33:]]
+    assert [row.lr for row in resumed.rows] == [row.lr for row in uninterrupted.rows[33:]]
 
 
 @pytest.mark.parametrize(
@@ -113,17 +118,17 @@ def test_every_iteration_has_the_rate_of_its_piece_also_after_a_resume(text, sol
         "PLATEAU(k0=0.05, gamma=0.5, l=20, of=top1)",
     ],
 )
-def test_plateau_lowers_the_rate_at_the_evaluation_that_the_stored_rows_say(text, solver, dsn):
+def test_plateau_lowers_its_rate_as_computed_from_the_stored_rows(text, solver, dsn):
     trial = train(solver(max_iter=400, test_interval=10), text)
     with database.Store(dsn) as store:
         stored = store.trial(trial.id)
     assert stored.rows == trial.rows and stored.policy == text
     lrs = [row.lr for row in stored.rows]
     assert lrs == pytest.approx(replayed(Policy.parse(text), stored.rows), rel=1e-6)
-    assert len(set(lrs)) > 1, "it was lowered at least once"
+    assert len(set(lrs)) > 1, "the rate was never lowered"
 
 
-def test_a_plateau_after_a_warm_up_sees_only_its_own_evaluations(solver, dsn):
+def test_plateau_after_a_warm_up_ignores_the_evaluations_of_the_warm_up(solver, dsn):
     text = "WARMUP(k0=0.001) for 25 then PLATEAU(k0=0.02, gamma=0.5, l=10, threshold=100)"
     rows = train(solver(max_iter=80, test_interval=10), text).rows
     assert {row.iteration: row.lr for row in rows} == pytest.approx(
@@ -143,37 +148,40 @@ def test_a_plateau_after_a_warm_up_sees_only_its_own_evaluations(solver, dsn):
 
 
 @pytest.mark.parametrize("snapshot, ending", [(45, ""), (40, ""), (45, ".h5")])
-def test_its_memory_survives_a_snapshot_and_a_resume(snapshot, ending, solver, tmp_path, dsn):
-    """Between evaluations and at one; the losses since the last evaluation are part of it."""
+def test_a_resumed_training_has_the_memory_of_plateau_from_the_snapshot(
+    snapshot, ending, solver, tmp_path, dsn
+):
+    """The snapshot is between two evaluations or at one, and has the losses since the last one."""
     path = solver(
         max_iter=100,
         test_interval=20,
         more="snapshot: %d %s" % (snapshot, "snapshot_format: HDF5" if ending else ""),
     )
-    whole = train(path, NO_IMPROVEMENT, snapshot_prefix=str(tmp_path / "a"))
+    uninterrupted = train(path, NO_IMPROVEMENT, snapshot_prefix=str(tmp_path / "a"))
     state = tmp_path / ("a_iter_%d.solverstate%s" % (snapshot, ending))
     kept = json.loads((tmp_path / ("a_iter_%d.policystate" % snapshot)).read_text())
     assert kept["policy"] == NO_IMPROVEMENT and len(kept["losses"]) == snapshot - (
         40 if snapshot > 40 else 20
     )
     resumed = train(path, NO_IMPROVEMENT, resume=str(state), snapshot_prefix=str(tmp_path / "b"))
-    after = [row for row in whole.rows if row.iteration >= snapshot]
+    after = [row for row in uninterrupted.rows if row.iteration >= snapshot]
     assert [(row.iteration, row.lr) for row in resumed.rows] == [
         (row.iteration, row.lr) for row in after
     ]
-    assert len({row.lr for row in whole.rows}) > 2 and resumed.rows[0].train_loss is not None
+    assert (
+        len({row.lr for row in uninterrupted.rows}) > 2 and resumed.rows[0].train_loss is not None
+    )
     if snapshot == 40:
-        assert resumed.rows[0].train_loss == whole.rows[2].train_loss
+        assert resumed.rows[0].train_loss == uninterrupted.rows[2].train_loss
 
 
-def test_after_a_resume_it_lowers_at_what_both_trainings_saw(solver, tmp_path, dsn):
+def test_after_a_resume_plateau_depends_on_the_evaluations_of_both_trainings(solver, tmp_path, dsn):
     text = "PLATEAU(k0=0.05, gamma=0.5, l=20, of=top1)"
     path = solver(max_iter=400, test_interval=10)
     first = train(path, text, snapshot_prefix=str(tmp_path / "a"), max_iter=205)
     second = train(path, text, resume=str(tmp_path / "a_iter_205.solverstate"))
-    rows = (
-        first.rows[:-1] + second.rows
-    )  # the first one's last row is that of its end, not of a test interval
+    # The last row of the first training is from its end, not from a test interval.
+    rows = first.rows[:-1] + second.rows
     assert first.rows[-1].iteration == 205 and second.rows[0].iteration == 210
     values = replayed(Policy.parse(text), first.rows + second.rows)
     assert [row.lr for row in rows] == pytest.approx(
@@ -182,7 +190,7 @@ def test_after_a_resume_it_lowers_at_what_both_trainings_saw(solver, tmp_path, d
 
 
 @pytest.mark.parametrize(
-    "damage, words",
+    "damage, expected",
     [
         (lambda file: file.unlink(), ["a_iter_40.policystate", "put the file there", "--weights"]),
         (
@@ -195,22 +203,22 @@ def test_after_a_resume_it_lowers_at_what_both_trainings_saw(solver, tmp_path, d
         ),
     ],
 )
-def test_a_snapshot_without_its_memory_is_refused_in_a_sentence(
-    damage, words, solver, tmp_path, dsn
+def test_a_snapshot_without_the_memory_of_plateau_is_an_error_in_one_sentence(
+    damage, expected, solver, tmp_path, dsn
 ):
     path, prefix = solver(), str(tmp_path / "a")
     train(path, NO_IMPROVEMENT, snapshot_prefix=prefix, max_iter=40)
     damage(tmp_path / "a_iter_40.policystate")
     with pytest.raises(InputError) as raised:
         train(path, NO_IMPROVEMENT, resume=prefix + "_iter_40.solverstate")
-    assert all(word in str(raised.value) for word in words) and "\n" not in str(raised.value)
-    assert (
-        train(path, "FIX(k0=0.01)", resume=prefix + "_iter_40.solverstate").state == "finished"
-    ), "others need no memory"
+    message = str(raised.value)
+    assert all(part in message for part in expected) and "\n" not in message
+    fixed = train(path, "FIX(k0=0.01)", resume=prefix + "_iter_40.solverstate")
+    assert fixed.state == "finished", "FIX needs no memory"
 
 
-def test_kill_9_of_a_study_again_and_again_forgets_nothing(lrbench, digits, dsn):
-    """The rates of the stored rows are those that a PLATEAU has that saw all of these rows."""
+def test_plateau_has_all_evaluations_after_kill_9_of_the_study(lrbench, digits, dsn):
+    """The stored rates equal those computed from all stored rows."""
     name, text = "study-" + uuid.uuid4().hex, "PLATEAU(k0=0.05, gamma=0.7, l=50, of=top1)"
     command = [
         "study",
@@ -251,8 +259,10 @@ def test_kill_9_of_a_study_again_and_again_forgets_nothing(lrbench, digits, dsn)
     assert len({row.lr for row in trial.rows}) > 2
 
 
-def test_lengths_may_be_given_in_epochs_of_the_training_data(solver, tmp_path, digits, dsn):
-    """1397 training images in batches of 50, with iter_size two batches an iteration."""
+def test_lengths_in_epochs_are_converted_with_the_size_of_the_training_set(
+    solver, tmp_path, digits, dsn
+):
+    """An iteration has iter_size batches of 50 of the 1397 training images."""
     from lrbench_caffe import datasets
 
     samples = datasets.describe_lmdb(digits + "/digits_train_lmdb")[0]
@@ -264,21 +274,22 @@ def test_lengths_may_be_given_in_epochs_of_the_training_data(solver, tmp_path, d
             test_interval=2,
             more="iter_size: %d" % iter_size,
         )
-        whole, half = round(samples / 50 / iter_size), round(samples / 100 / iter_size)
+        one_epoch, half_epoch = round(samples / 50 / iter_size), round(samples / 100 / iter_size)
         stored = train(path)
         assert stored.policy == "WARMUP(k0=0.001) for %d then STEP(k0=0.01, gamma=0.5, l=%d)" % (
-            whole,
-            half,
+            one_epoch,
+            half_epoch,
         )
-        assert stored.parameters["pieces"][0]["length"] == whole
+        assert stored.parameters["pieces"][0]["length"] == one_epoch
         assert train(
             path, "STEP(k0=0.01, gamma=0.5, l=2 epochs)"
         ).policy == "STEP(k0=0.01, gamma=0.5, l=%d)" % round(2 * samples / 50 / iter_size)
 
 
-def test_an_epoch_of_unknown_length_is_said_in_a_sentence(tmp_path, digits, lrbench):
+def test_an_epoch_of_unknown_length_is_an_error_in_one_sentence(tmp_path, digits, lrbench):
     random_data = (
-        'layer { name: "train" type: "DummyData" top: "data" top: "label" include { phase: TRAIN } dummy_data_param { '
+        'layer { name: "train" type: "DummyData" top: "data" top: "label" '
+        "include { phase: TRAIN } dummy_data_param { "
         "shape { dim: 50 dim: 1 dim: 8 dim: 8 } shape { dim: 50 } } }\n"
     )
     head, _, tail = nets.net().partition("layer {")
@@ -292,21 +303,23 @@ def test_an_epoch_of_unknown_length_is_said_in_a_sentence(tmp_path, digits, lrbe
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, expected",
     [
-        ("WARMUP(k0=0.1)", ["WARMUP", "needs one"]),
+        ("WARMUP(k0=0.1)", ["WARMUP", "needs a next piece"]),
         ("FIX(k0=0.1) then FIX(k0=0.2)", ["needs a length"]),
         ("FIX(k0=0.1) for 20 then POLY(k0=0.1, p=1, l=30)", ["iteration 50", "l=40"]),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_it_begins(text, words, solver, lrbench, dsn):
+def test_a_policy_that_cannot_be_trained_is_an_error_before_the_training(
+    text, expected, solver, lrbench, dsn
+):
     done = lrbench("train", solver(), "--policy", text)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert all(word in done.stderr for word in words)
+    assert all(part in done.stderr for part in expected)
 
 
-def test_all_kinds_are_drawn(solver, tmp_path, dsn):
-    """PLATEAU from its rows, and sigmoid, which only Caffe has."""
+def test_the_curves_of_all_kinds_of_policies_are_plotted(solver, tmp_path, dsn):
+    """The rates of PLATEAU and of Caffe's sigmoid are those of the rows."""
     from lrbench_caffe.report import plots
 
     trials = [

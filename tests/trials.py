@@ -1,4 +1,4 @@
-"""Trials that tests make up where a training's numbers do not matter."""
+"""Made-up trials, for tests in which the numbers of a training do not matter."""
 
 import hashlib
 import uuid
@@ -31,7 +31,7 @@ def trial(
     classes=(0.9, None, 0.8),
     **changes,
 ):
-    """A Trial with an evaluation every 100 iterations; its other metrics follow from its Top-1."""
+    """A Trial with one evaluation per 100 iterations, whose Top-1 accuracies are top1."""
     parsed = Policy.parse(policy)
     parameters = {
         name: list(value) if isinstance(value, tuple) else value
@@ -79,11 +79,11 @@ def trial(
 
 
 def record(store, *trials):
-    """Put trials in a database as a training does."""
-    for one in trials:
-        store.begin(one)
-        for row in one.rows:
-            store.add(one.id, row)
-        if one.ended is not None:
-            store.end(one.id, one.state, one.ended, one.error)
+    """Store trials in a database as a training does."""
+    for trial in trials:
+        store.begin(trial)
+        for row in trial.rows:
+            store.add(trial.id, row)
+        if trial.ended is not None:
+            store.end(trial.id, trial.state, trial.ended, trial.error)
     return list(trials)

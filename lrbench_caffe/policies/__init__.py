@@ -1,25 +1,30 @@
-"""The LR module: learning rate policies as values, from the paper's 13 functions (Table I) on.
+"""The LR module: learning rate policies as values.
 
-A policy is called with an iteration t, counted from 0, and knows nothing of Caffe:
+A policy is one of the paper's 13 functions (Table I) or of a few additions, with its parameters. It
+is called with an iteration t, counted from 0, and returns the learning rate:
 
->>> policy = Policy.parse("SIN2(k0=0.01, k1=0.06, l=2000)")
+>>> policy = Policy.parse("TRI2(k0=0.01, k1=0.05, l=2000)")
 >>> policy(2000)
-0.060000000000000005
+0.05
 >>> print(policy, policy.n_params)
-SIN2(k0=0.01, k1=0.06, l=2000) 3
+TRI2(k0=0.01, k1=0.05, l=2000) 3
 
-Policies one after another are a Composition, each with a clock of its own:
+A Composition is several policies in sequence, each with its own clock:
 
->>> Policy.parse("WARMUP(k0=0.01) for 400 then FIX(k0=0.11)")(200)
-0.06
+>>> Policy.parse("WARMUP(k0=0.1) for 400 then FIX(k0=0.3)")(200)
+0.2
 
-PLATEAU, whose rate depends on what it has seen, is between two evaluations a policy without memory, see :meth:`Policy.schedule`.
-Only numpy is needed.
+The rate of PLATEAU depends on the evaluations during the training. Between two evaluations it is a
+policy without memory, see :meth:`Policy.schedule`.
+
+The module does not depend on Caffe. It needs NumPy only.
 """
 
+from lrbench_caffe.errors import suggestion
+from lrbench_caffe.policies.composition import Composition
 from lrbench_caffe.policies.functions import CYCLIC, FUNCTIONS
-from lrbench_caffe.policies.parameters import parameter_names, suggestion
-from lrbench_caffe.policies.policy import Composition, Policy, parse_or_none
+from lrbench_caffe.policies.parameters import parameter_names
+from lrbench_caffe.policies.policy import Policy, parse_or_none
 
 __all__ = [
     "CYCLIC",

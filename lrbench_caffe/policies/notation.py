@@ -1,113 +1,167 @@
-"""The notation: a policy's text as names and values, and lengths in epochs as iterations.
+"""The notation of policies: from text to names and values, and back.
 
-A policy is FUNCTION(name=value, ...), or several of them with a length for each but the last:
-``WARMUP(k0=0.01) for 400 then FIX(k0=0.1)``.  A length is a number of iterations, or of epochs as in ``5 epochs``.
+A policy is written as ``FUNCTION(name=value, ...)``. Several policies in sequence are pieces, each
+but the last with a length: ``WARMUP(k0=0.01) for 400 then FIX(k0=0.1)``. A length is a number of
+iterations, or of epochs as in ``5 epochs``.
 """
+
+from __future__ import annotations
 
 import ast
 import re
+from typing import Any, NamedTuple
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies.parameters import abbreviated, checked_length
+from lrbench_caffe.errors import InputError, abbreviated
+from lrbench_caffe.policies.parameters import checked_piece_length
 
 _EPOCHS = re.compile(r"(?<![\w.'\"])(\d+(?:\.\d*)?|\.\d+)\s*epochs?\b")
+_EXAMPLE = "FIX(k0=0.01) for 400 then FIX(k0=0.1)"
 
 
-def read(text, epoch=None):
-    """A policy's text as a list of (function, parameters, length), one for each piece; the last piece's length is None.
+class Piece(NamedTuple):
+    """One piece of a policy's text.
 
-    epoch is the number of iterations in an epoch, as a whole number or not; lengths are rounded to whole iterations.  Raises
-    InputError for text that is no policy, and for a length in epochs when epoch is None.
+    Attributes:
+        function: The name of the function, not checked.
+        parameters: The parameters by name, not checked, with epochs converted to iterations.
+        length: The length in iterations, None if the text has no length.
     """
-    pieces = re.split(r"\bthen\b", text)
-    found = [_piece(piece.strip(), text, epoch) for piece in pieces]
-    for piece, (_, _, length) in zip(pieces, found[:-1]):
-        if length is None:
+
+    function: str
+    parameters: dict[str, Any]
+    length: int | None
+
+
+def read(text: str, epoch: float | None = None) -> list[Piece]:
+    """Parse the text of a policy.
+
+    Args:
+        text: The text, in any spelling of numbers and spaces.
+        epoch: The number of iterations in an epoch, not necessarily whole. Lengths in epochs are
+            rounded to whole iterations.
+
+    Returns:
+        The pieces in order. All but the last have a length.
+
+    Raises:
+        InputError: The text is not a policy, a length is missing or superfluous, or a length is in
+            epochs and epoch is None.
+
+    Example:
+        >>> for piece in read("WARMUP(k0=0.01) for 2 epochs then FIX(k0=.1)", epoch=200):
+        ...     print(piece)
+        Piece(function='WARMUP', parameters={'k0': 0.01}, length=400)
+        Piece(function='FIX', parameters={'k0': 0.1}, length=None)
+    """
+    texts = [piece.strip() for piece in re.split(r"\bthen\b", text)]
+    pieces = [_read_piece(piece, text, epoch) for piece in texts]
+    for piece_text, piece in zip(texts, pieces[:-1]):
+        if piece.length is None:
             raise InputError(
-                "%s, which is not the last piece, needs a length: write FIX(k0=0.01) for 400 then FIX(k0=0.1)"
-                % abbreviated(piece.strip())
+                "%s needs a length, because it is not the last piece: write for example %s"
+                % (abbreviated(piece_text), _EXAMPLE)
             )
-    if found[-1][2] is not None:
+    if pieces[-1].length is not None:
         raise InputError(
-            "the last piece of %s goes on to the end of the training: leave out its length"
-            % abbreviated(text)
+            "the last piece of %s has a length, but it lasts until the end of the training: "
+            "leave out its length" % abbreviated(text)
         )
-    return found
+    return pieces
 
 
-def _piece(text, whole, epoch):
-    call, *length = re.split(r"\bfor\b", text, maxsplit=1)
+def _read_piece(text: str, policy_text: str, epoch: float | None) -> Piece:
+    """Parse one piece; policy_text is the text of the whole policy, for messages."""
+    call, *length_text = re.split(r"\bfor\b", text, maxsplit=1)
     try:
-        call = ast.parse(_EPOCHS.sub(r"'\g<0>'", call.strip()), mode="eval").body
-        names = [keyword.arg for keyword in call.keywords]
-        values = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
-        if call.args or None in names or not isinstance(call.func, ast.Name):
-            raise ValueError
-        if len(set(names)) < len(names):  # Python 3.9 on lets this pass
-            raise SyntaxError("keyword argument repeated")
-        length = ast.literal_eval(_EPOCHS.sub(r"'\g<0>'", length[0].strip())) if length else None
-    except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError) as error:
+        function, parameters = _read_call(call)
+        length = ast.literal_eval(_quote_epochs(length_text[0])) if length_text else None
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         if "repeated" in str(error):
-            raise InputError(
-                "a parameter is given twice in the policy %s: give each once" % abbreviated(whole)
-            ) from None
-        raise InputError(
-            "cannot read the policy %s: write it as FUNCTION(name=number, ...), for instance "
-            "SIN2(k0=0.01, k1=0.06, l=2000), or as FIX(k0=0.01) for 400 then FIX(k0=0.1)"
-            % abbreviated(whole)
-        ) from None
-    function = call.func.id
-    if "l" in values:
-        given = values["l"]
-        values["l"] = (
-            [_length(v, epoch) for v in given]
-            if isinstance(given, (list, tuple))
-            else _length(given, epoch)
-        )
-    return (
-        function,
-        values,
-        None
-        if length is None
-        else checked_length(abbreviated(function).strip("'"), "for", _length(length, epoch)),
-    )
+            message = "the policy %s sets a parameter twice: set each parameter once" % (
+                abbreviated(policy_text)
+            )
+        else:
+            message = (
+                "cannot read the policy %s: write it as FUNCTION(name=number, ...), for example "
+                "SIN2(k0=0.01, k1=0.06, l=2000), or as %s" % (abbreviated(policy_text), _EXAMPLE)
+            )
+        raise InputError(message) from None
+    if "l" in parameters:
+        parameters["l"] = _parameter_in_iterations(parameters["l"], epoch)
+    if length is not None:
+        length = checked_piece_length(function, _in_iterations(length, epoch))
+    return Piece(function, parameters, length)
 
 
-def _literal(node):
-    """A number, a list of numbers or a name; nan and inf are numbers, so that they are refused as such."""
+def _read_call(text: str) -> tuple[str, dict[str, Any]]:
+    """Parse FUNCTION(name=value, ...). Raise SyntaxError or ValueError for any other text."""
+    call = ast.parse(_quote_epochs(text), mode="eval").body
+    if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+        raise ValueError("not a function with named parameters")
+    parameters = {}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            raise ValueError("a parameter without a name")
+        if keyword.arg in parameters:  # Python 3.7 and 3.8 raise the same error in ast.parse
+            raise SyntaxError("keyword argument repeated")
+        parameters[keyword.arg] = _value(keyword.value)
+    return call.func.id, parameters
+
+
+def _quote_epochs(text: str) -> str:
+    """Make each length in epochs a string literal, so that Python's parser accepts it."""
+    return _EPOCHS.sub(r"'\g<0>'", text.strip())
+
+
+def _value(node: ast.expr) -> object:
+    """A number, a list of numbers or a name.
+
+    nan and inf become numbers, so that the check of the parameters rejects them by name.
+    """
     if isinstance(node, ast.Name):
         return float(node.id) if node.id.lower() in ("nan", "inf", "infinity") else node.id
     return ast.literal_eval(node)
 
 
-def _length(value, epoch):
-    """A length as it was given, but epochs as iterations."""
-    found = _EPOCHS.fullmatch(value) if isinstance(value, str) else None
-    if not found:
-        return value
+def _parameter_in_iterations(value: object, epoch: float | None) -> object:
+    """The parameter l, a length or a list of lengths, with epochs converted to iterations."""
+    if isinstance(value, (list, tuple)):
+        return [_in_iterations(length, epoch) for length in value]
+    return _in_iterations(value, epoch)
+
+
+def _in_iterations(length: object, epoch: float | None) -> object:
+    """A length with epochs converted to iterations. Any other value is returned unchanged."""
+    match = _EPOCHS.fullmatch(length) if isinstance(length, str) else None
+    if not match:
+        return length
     if epoch is None:
         raise InputError(
-            "%s cannot be turned into iterations, since it is not known how many an epoch has (the number of training "
-            "samples, or the batch size): give the number of iterations" % value
+            "cannot convert %s to iterations, because the length of an epoch is unknown (the "
+            "number of training samples or the batch size is missing): give a number of iterations"
+            % length
         )
-    length = round(float(found.group(1)) * epoch)
-    if length < 1:
+    iterations = round(float(match.group(1)) * epoch)
+    if iterations < 1:
         raise InputError(
-            "%s are no whole iteration, since an epoch has %g: give more, or a number of iterations"
-            % (value, epoch)
+            "%s is less than one iteration, because an epoch has %g iterations: give more epochs "
+            "or a number of iterations" % (length, epoch)
         )
-    return length
+    return iterations
 
 
-def write(function, values):
-    """The canonical text of a function with its parameters."""
-    return "%s(%s)" % (
-        function,
-        ", ".join("%s=%s" % (name, _text(value)) for name, value in values.items()),
-    )
+def write(function: str, parameters: dict[str, Any]) -> str:
+    """Return the canonical text of a function with its parameters.
+
+    Example:
+        >>> write("NSTEP", {"k0": 0.05, "gamma": 0.1, "l": (150, 180)})
+        'NSTEP(k0=0.05, gamma=0.1, l=[150, 180])'
+    """
+    arguments = ["%s=%s" % (name, _format_value(value)) for name, value in parameters.items()]
+    return "%s(%s)" % (function, ", ".join(arguments))
 
 
-def _text(value):
+def _format_value(value: object) -> str:
     if isinstance(value, tuple):
         return "[%s]" % ", ".join(map(str, value))
     return value if isinstance(value, str) else repr(value)

@@ -1,73 +1,145 @@
-"""What the parameters of a function may be: their names, their order in the text, and one sentence for what does not do."""
+"""The parameters of the functions: their names, their canonical order and their valid values."""
 
-import difflib
+from __future__ import annotations
+
 import inspect
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import InputError, abbreviated, suggestion
 from lrbench_caffe.policies.functions import CYCLIC, FUNCTIONS, MAX_ITERATION, sgdr
 
-# What Caffe's users asked for beside Table I: a function, a piece that ends where the next begins, and a policy with memory.
-ADDED = {
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The functions beyond Table I and their parameters beside k0 and k1: SGDR has a formula, WARMUP
+# ends where the next piece begins, and PLATEAU has a memory.
+_ADDED_FUNCTIONS = {
     "SGDR": tuple(inspect.signature(sgdr).parameters),
     "WARMUP": (),
     "PLATEAU": ("gamma", "l", "threshold", "of"),
 }
-WATCHED = (
-    "test_loss",
-    "train_loss",
-    "top1",
-)  # what a PLATEAU may look at, as an evaluation names it
-ORDER = ("k0", "k1", "gamma", "p", "l", "mult", "threshold", "of")
-DEFAULTS = {
-    "mult": 1,
-    "threshold": 0.0,
-    "of": WATCHED[0],
-}  # left out of the text, so that equal policies have equal texts
+_CANONICAL_ORDER = ("k0", "k1", "gamma", "p", "l", "mult", "threshold", "of")
+_PLATEAU_METRICS = ("test_loss", "train_loss", "top1")  # attributes of an Evaluation
+
+# The text of a policy leaves out default values, so that equal policies have equal texts. k1=0 is a
+# default too, except for the cyclic functions.
+_DEFAULTS = {"mult": 1, "threshold": 0.0, "of": "test_loss"}
+
+_LARGEST = 1.7e308  # close to the largest float; float() fails for a much larger int
 
 
-def parameter_names(function):
-    """The names that a function's parameters may have, in the order of the canonical text, e.g. ("k0", "k1", "l") for SIN.
+class _Rule(NamedTuple):
+    """The valid numbers of a parameter: a description for messages, a check and a type."""
 
-    k1 is a bound of the cyclic functions, and the floor (0 unless given) that a decaying function may have (section V-B).
+    expected: str
+    is_valid: Callable[[Any], bool]
+    convert: Callable[[float], Any] = float
+
+
+_ITERATIONS = _Rule(
+    "a whole number of iterations above 0, for example 2000",
+    lambda value: 0 < value <= MAX_ITERATION and value == int(value),
+    int,
+)
+_RULES = {
+    "k0": _Rule("a learning rate above 0, for example 0.01", lambda value: value > 0),
+    "k1": _Rule(
+        "the other bound of the learning rate, 0 or above, for example 0.06",
+        lambda value: value >= 0,
+    ),
+    "gamma": _Rule(
+        "a decay factor above 0 and at most 1, for example 0.9", lambda value: 0 < value <= 1
+    ),
+    "p": _Rule("a power above 0, for example 0.5", lambda value: value > 0),
+    "l": _ITERATIONS,
+    "mult": _Rule(
+        "the ratio of the lengths of two successive cycles, a whole number from 1 to 1000",
+        lambda value: 1 <= value <= 1000 and value == int(value),
+        int,
+    ),
+    "threshold": _Rule(
+        "the least improvement that counts, 0 or above, for example 0.001",
+        lambda value: value >= 0,
+    ),
+}
+_SPECIAL_RULES = {
+    ("INV", "gamma"): _Rule("a decay speed above 0, for example 0.0001", lambda value: value > 0),
+    ("WARMUP", "k0"): _Rule(
+        "a learning rate of 0 or above, for example 0.01", lambda value: value >= 0
+    ),
+}
+_EXPECTED_STEPS = "a list of iterations above 0 in increasing order, for example [5000, 7000]"
+
+
+def parameter_names(function: str) -> tuple[str, ...]:
+    """Return the names of a function's parameters in canonical order.
+
+    k1 is the other bound of a cyclic function. For the other functions except FIX and WARMUP it is
+    the lower bound of the rate (section V-B), which may be left out.
+
+    Args:
+        function: The name of the function. It must be valid.
+
+    Example:
+        >>> parameter_names("SIN")
+        ('k0', 'k1', 'l')
     """
-    own = set(
-        ADDED[function] if function in ADDED else inspect.signature(FUNCTIONS[function]).parameters
-    )
-    return tuple(
-        n
-        for n in ORDER
-        if n == "k0" or n in own or (n == "k1" and function not in ("FIX", "WARMUP"))
-    )
+    if function in _ADDED_FUNCTIONS:
+        arguments = set(_ADDED_FUNCTIONS[function])
+    else:
+        arguments = set(inspect.signature(FUNCTIONS[function]).parameters)
+    arguments.add("k0")
+    if function not in ("FIX", "WARMUP"):
+        arguments.add("k1")
+    return tuple(name for name in _CANONICAL_ORDER if name in arguments)
 
 
-def checked_parameters(function, parameters):
-    """The parameters in canonical order and type, without those that are as by default; InputError for the first that is wrong."""
-    if function not in FUNCTIONS and function not in ADDED:
+def checked_parameters(function: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Check the parameters of a function.
+
+    Args:
+        function: The name of the function.
+        parameters: The values by name.
+
+    Returns:
+        The parameters in canonical order without default values. k0, k1, gamma, p and threshold
+        are float, mult is int, of is str, l is int, and for NSTEP l is a tuple of int.
+
+    Raises:
+        InputError: The function is unknown, or a parameter is unknown, missing or invalid.
+
+    Example:
+        >>> checked_parameters("STEP", {"l": 1e3, "k0": 1, "k1": 0, "gamma": 0.5})
+        {'k0': 1.0, 'gamma': 0.5, 'l': 1000}
+    """
+    if function not in FUNCTIONS and function not in _ADDED_FUNCTIONS:
         raise InputError(
             "unknown learning rate function %s%s"
-            % (abbreviated(function), suggestion(function, [*FUNCTIONS, *ADDED]))
+            % (abbreviated(function), suggestion(function, [*FUNCTIONS, *_ADDED_FUNCTIONS]))
         )
     names = parameter_names(function)
+    defaults = _DEFAULTS if function in CYCLIC else dict(_DEFAULTS, k1=0.0)
     for name in parameters:
         if name not in names:
             raise InputError(
-                "%s has no parameter %s%s" % (function, abbreviated(name), suggestion(name, names))
+                "%s: unknown parameter %s%s"
+                % (function, abbreviated(name), suggestion(name, names))
             )
-    defaults = DEFAULTS if function in CYCLIC else dict(DEFAULTS, k1=0.0)
     for name in names:
         if name not in parameters and name not in defaults:
-            raise InputError("%s needs the parameter %s (%s)" % (function, name, _MEANINGS[name]))
+            raise InputError(
+                "%s: missing parameter %s, expected %s"
+                % (function, name, _expected(function, name))
+            )
     values = {
-        name: _CHECKS.get((function, name), _CHECKS[name])(function, name, parameters[name])
+        name: _checked_value(function, name, parameters[name])
         for name in names
         if name in parameters
     }
     if function == "PLATEAU" and values.get("k1", 0.0) >= values["k0"]:
-        raise InputError(
-            "k1=%s of PLATEAU does not do: give a floor below k0=%s" % (values["k1"], values["k0"])
-        )
+        raise _invalid(function, "k1", values["k1"], "a floor below k0=%s" % values["k0"])
     return {
         name: value
         for name, value in values.items()
@@ -75,146 +147,87 @@ def checked_parameters(function, parameters):
     }
 
 
-_MEANINGS = {
-    "k0": "a learning rate above 0",
-    "k1": "the other bound of the learning rate, 0 or above",
-    "gamma": "the decay's factor",
-    "p": "the decay's power, above 0",
-    "l": "a whole number of iterations above 0; for NSTEP a list such as [5000, 7000]",
-}
+def checked_piece_length(function: str, value: object) -> int:
+    """Return the length of a composition's piece as an int.
 
+    Args:
+        function: The name of the piece's function, for the message.
+        value: The length in iterations.
 
-def _number(function, name, value, fits, wanted):
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
-        value, bool
-    )
-    if not (
-        number and abs(value) <= 1.7e308 and fits(value)
-    ):  # the bound also keeps an endless int out of float()
+    Raises:
+        InputError: The length is not a whole number above 0, or is above MAX_ITERATION.
+    """
+    length: int | None = _number(value, _ITERATIONS)
+    if length is None:
         raise InputError(
-            "%s=%s of %s does not do: give %s" % (name, abbreviated(value), function, wanted)
+            "%s: invalid length in 'for %s', expected %s"
+            % (abbreviated(function).strip("'"), abbreviated(value), _ITERATIONS.expected)
         )
-    return float(value) + 0.0  # no -0.0
+    return length
 
 
-def _k0(function, name, value):
-    return _number(
-        function, name, value, lambda v: v > 0, "a learning rate above 0, for instance 0.01"
-    )
+def _expected(function: str, name: str) -> str:
+    """The description of a parameter's valid values."""
+    if (function, name) == ("NSTEP", "l"):
+        return _EXPECTED_STEPS
+    return _rule(function, name).expected
 
 
-def _k1(function, name, value):
-    return _number(
-        function, name, value, lambda v: v >= 0, "a learning rate of 0 or above, for instance 0.06"
-    )
+def _rule(function: str, name: str) -> _Rule:
+    return _SPECIAL_RULES.get((function, name)) or _RULES[name]
 
 
-def _decay(function, name, value):
-    return _number(
-        function,
-        name,
-        value,
-        lambda v: 0 < v <= 1,
-        "a factor above 0 and at most 1, for instance 0.9",
-    )
+def _checked_value(function: str, name: str, value: object) -> Any:
+    if name == "of":
+        return _checked_metric(function, value)
+    if (function, name) == ("NSTEP", "l"):
+        return _checked_steps(function, value)
+    return _checked_number(function, name, value)
 
 
-def _positive(function, name, value):
-    return _number(function, name, value, lambda v: v > 0, "a number above 0")
+def _checked_number(function: str, name: str, value: object) -> Any:
+    rule = _rule(function, name)
+    number = _number(value, rule)
+    if number is None:
+        raise _invalid(function, name, value, rule.expected)
+    return number
 
 
-def _threshold(function, name, value):
-    return _number(
-        function,
-        name,
-        value,
-        lambda v: v >= 0,
-        "the least improvement that counts, 0 or above, for instance 0.001",
-    )
+def _number(value: object, rule: _Rule) -> Any:
+    """The value as a number of the rule's type, None if it is invalid."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float, np.integer, np.floating))
+        or not abs(value) <= _LARGEST
+        or not rule.is_valid(value)
+    ):
+        return None
+    return rule.convert(float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0
 
 
-def _mult(function, name, value):
-    return int(
-        _number(
-            function,
-            name,
-            value,
-            lambda v: 1 <= v <= 1000 and v == int(v),
-            "a whole number from 1 to 1000, by which each cycle is longer than the one before",
-        )
-    )
-
-
-def _of(function, name, value):
-    if value not in WATCHED:
-        raise InputError(
-            "%s=%s of %s does not do%s"
-            % (name, abbreviated(value), function, suggestion(value, WATCHED))
-        )
-    return value
-
-
-def checked_length(function, name, value):
-    """A length as an int; InputError, with the names of the function and the parameter, for what is none."""
-    return int(
-        _number(
-            function,
-            name,
-            value,
-            lambda v: 0 < v <= MAX_ITERATION and v == int(v),
-            "a whole number of iterations above 0, for instance 2000",
-        )
-    )
-
-
-def _steps(function, name, value):
-    wanted = "a list of iterations above 0 in increasing order, for instance [5000, 7000]"
+def _checked_steps(function: str, value: object) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or not value:
-        raise InputError(
-            "%s=%s of %s does not do: give %s" % (name, abbreviated(value), function, wanted)
-        )
-    steps = tuple(checked_length(function, name, v) for v in value)
-    if any(a >= b for a, b in zip(steps, steps[1:])):
-        raise InputError(
-            "%s=%s of %s does not do: give %s" % (name, abbreviated(list(value)), function, wanted)
-        )
-    return steps
+        raise _invalid(function, "l", value, _EXPECTED_STEPS)
+    steps = []
+    for step in value:
+        number = _number(step, _ITERATIONS)
+        if number is None:
+            raise _invalid(function, "l", step, _ITERATIONS.expected)
+        steps.append(number)
+    if any(step >= following for step, following in zip(steps, steps[1:])):
+        raise _invalid(function, "l", list(value), _EXPECTED_STEPS)
+    return tuple(steps)
 
 
-_CHECKS = {
-    "k0": _k0,
-    "k1": _k1,
-    "gamma": _decay,
-    "p": _positive,
-    "l": checked_length,
-    "mult": _mult,
-    "threshold": _threshold,
-    "of": _of,
-    ("NSTEP", "l"): _steps,
-    ("INV", "gamma"): _positive,
-    ("WARMUP", "k0"): _k1,
-}
-
-
-def abbreviated(value):
-    """What was given, short enough for one sentence."""
-    try:
-        text = value if isinstance(value, str) else repr(value)
-    except ValueError:  # an int with too many digits to print
-        text = "a very large number"
-    return (
-        repr(text[:60] + "...")
-        if len(text) > 63
-        else repr(text)
-        if isinstance(value, str)
-        else text
+def _checked_metric(function: str, value: object) -> str:
+    if isinstance(value, str) and value in _PLATEAU_METRICS:
+        return value
+    raise InputError(
+        "%s: invalid of=%s%s" % (function, abbreviated(value), suggestion(value, _PLATEAU_METRICS))
     )
 
 
-def suggestion(name, known):
-    """The end of a sentence about an unknown name: the known name it is likely meant to be, or all of them."""
-    near = difflib.get_close_matches(
-        str(name)[:40].upper(), [k.upper() for k in known], n=1, cutoff=0.5
+def _invalid(function: str, name: str, value: object, expected: str) -> InputError:
+    return InputError(
+        "%s: invalid %s=%s, expected %s" % (function, name, abbreviated(value), expected)
     )
-    right = [k for k in known if near and k.upper() == near[0]]
-    return ": did you mean %s?" % right[0] if right else ": it is one of " + ", ".join(known)

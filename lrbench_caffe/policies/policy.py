@@ -1,134 +1,250 @@
-"""The Policy: a learning rate function with its parameters, and the Composition: policies one after another."""
+"""The Policy: a learning rate function with its parameters."""
 
-import functools
-import itertools
+from __future__ import annotations
+
 import math
-import textwrap
-from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import InputError, abbreviated
 from lrbench_caffe.policies import notation, plateau
-from lrbench_caffe.policies.functions import ARRAY, FUNCTIONS, MAX_ITERATION, SCALAR, sgdr
-from lrbench_caffe.policies.parameters import abbreviated, checked_length, checked_parameters
+from lrbench_caffe.policies.functions import ARRAY, FUNCTIONS, SCALAR, sgdr
+from lrbench_caffe.policies.parameters import checked_parameters
 
-_FORMULAS = dict(FUNCTIONS, SGDR=sgdr)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from lrbench_caffe.trial import Evaluation
+
+    Scalar = int | float | np.integer[Any] | np.floating[Any]
+    Array = NDArray[Any] | Sequence[float]
+
+_FORMULAS = dict(FUNCTIONS, SGDR=sgdr)  # WARMUP and PLATEAU have no g(t)
 
 
 class Policy:
-    """A learning rate policy: a function with its parameters.  Immutable, hashable, equal by its canonical text.
+    """A learning rate policy: a function with its parameters.
 
-    ``Policy("STEP", k0=0.1, gamma=0.85, l=5000)`` is ``Policy.parse("STEP(k0=0.1, gamma=0.85, l=5000)")``.  k0, k1 are learning
-    rates, l is a number of iterations (half a cycle for the cyclic functions, the first cycle for SGDR, a list of them for NSTEP,
-    the patience of PLATEAU), gamma and p are plain numbers.  Raises InputError naming the parameter, its value and what would do.
+    A Policy is a value: it is immutable, hashable, and equal to another Policy if their canonical
+    texts are equal. It is called with an iteration t and returns the learning rate of Formula 2,
+    lr(t) = abs(k0 - k1) * g(t) + min(k0, k1).
+
+    Args:
+        function: The name of a function: one of the paper's 13 (FIX, STEP, NSTEP, EXP, INV, POLY,
+            TRI, TRI2, TRIEXP, SIN, SIN2, SINEXP, COS), SGDR, WARMUP or PLATEAU.
+        **parameters: The parameters by name. ``parameter_names(function)`` lists them:
+
+            * k0, k1: learning rates. k1 is the other bound of a cyclic function, and the lower
+              bound, 0 by default, of a decaying function.
+            * gamma, p: plain numbers, the factor and the power of a decay.
+            * l: a number of iterations: the distance of two steps, half a cycle, the first cycle of
+              SGDR, the last iteration of POLY or the patience of PLATEAU. For NSTEP, l is a list.
+            * mult: the ratio of two successive cycles of SGDR, 1 by default.
+            * threshold, of: the least improvement that counts for PLATEAU, 0 by default, and the
+              metric: test_loss (the default), train_loss or top1.
+
+    Raises:
+        InputError: The function is unknown, or a parameter is unknown, missing or invalid.
+
+    Attributes:
+        function: The name of the function. For a Composition, the names with " then " between.
+
+    Example:
+        >>> policy = Policy("SIN2", k0=0.01, k1=0.05, l=2000)
+        >>> policy(0), policy(2000)
+        (0.01, 0.05)
+        >>> policy
+        Policy.parse('SIN2(k0=0.01, k1=0.05, l=2000)')
     """
 
-    def __init__(self, function, **parameters):
+    function: str
+    _parameters: dict[str, Any]
+    _formula: Any  # g(t), None for WARMUP and PLATEAU
+    _formula_arguments: tuple[Any, ...]
+    _span: float  # abs(k0 - k1)
+    _low: float  # min(k0, k1)
+    _last: float  # the last iteration with a rate, -1 without a formula
+
+    def __init__(self, function: str, **parameters: Any) -> None:
         values = checked_parameters(function, parameters)
         k0, k1 = values["k0"], values.get("k1", 0.0)
-        g = _FORMULAS.get(function)
-        self._set(
+        formula = _FORMULAS.get(function)
+        self._set_fields(
             function=function,
-            _values=values,
-            _g=g,
+            _parameters=values,
+            _formula=formula,
+            _formula_arguments=tuple(
+                value for name, value in values.items() if name not in ("k0", "k1")
+            ),
             _span=abs(k0 - k1),
             _low=min(k0, k1),
-            _arguments=tuple(v for n, v in values.items() if n not in ("k0", "k1")),
-            _end=-1 if g is None else values["l"] if function == "POLY" else math.inf,
+            _last=-1 if formula is None else values["l"] if function == "POLY" else math.inf,
         )
 
-    def _set(self, **fields):
+    def _set_fields(self, **fields: object) -> None:
+        """Set attributes of a new policy, which :meth:`__setattr__` does not allow."""
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
     @classmethod
-    def parse(cls, text, epoch=None):
-        """The policy that a text names, such as ``"NSTEP(k0=0.05, gamma=0.1, l=[150, 180])"``; several pieces are a Composition.
+    def parse(cls, text: str, epoch: float | None = None) -> Policy:
+        """Return the policy that a text describes, a Composition if it has several pieces.
 
-        epoch is the number of iterations in an epoch, for lengths such as ``l=2 epochs``: the policy has them in iterations.
+        Args:
+            text: The text, such as ``"NSTEP(k0=0.05, gamma=0.1, l=[150, 180])"`` or
+                ``"WARMUP(k0=0.01) for 5 epochs then FIX(k0=0.1)"``.
+            epoch: The number of iterations in an epoch, for lengths such as ``l=2 epochs``. The
+                policy has them in iterations, rounded.
+
+        Raises:
+            InputError: The text is not a policy, the policy is invalid, or a length is in epochs
+                and epoch is None.
+
+        Example:
+            >>> Policy.parse("STEP(k0=.1, gamma=.5, l=2 epochs)", epoch=390.625)
+            Policy.parse('STEP(k0=0.1, gamma=0.5, l=781)')
         """
         pieces = notation.read(text, epoch)
         if len(pieces) == 1:
-            return Policy(pieces[0][0], **pieces[0][1])
-        parts = []
-        for function, parameters, length in pieces:
-            parts += [Policy(function, **parameters), length]
-        return Composition(*parts[:-1])
+            return Policy(pieces[0].function, **pieces[0].parameters)
+        from lrbench_caffe.policies.composition import Composition  # which imports this module
+
+        parts: list[Policy | int] = []
+        for piece in pieces:
+            parts.append(Policy(piece.function, **piece.parameters))
+            if piece.length is not None:
+                parts.append(piece.length)
+        return Composition(*parts)
 
     @property
-    def parameters(self):
-        """The parameters by name, in canonical order; NSTEP's l is a tuple.  A copy."""
-        return dict(self._values)
+    def parameters(self) -> dict[str, Any]:
+        """A copy of the parameters by name, in canonical order and without default values.
 
-    @property
-    def n_params(self):
-        """#Param of Table I; NSTEP's steps count one by one, and what may be left out where it is given."""
-        return sum(len(v) if isinstance(v, tuple) else 1 for v in self._values.values())
-
-    @property
-    def end(self):
-        """The last iteration that has a rate; infinite for all but POLY."""
-        return self._end if self._g else math.inf
-
-    @property
-    def first(self):
-        """The rate at iteration 0; of a WARMUP and a PLATEAU, k0."""
-        return self(0) if self._g else self._values["k0"]
-
-    def __call__(self, t):
-        """The learning rate at iteration t: a float for an int, for an array of iterations a float64 array of its shape.
-
-        Raises InputError for an iteration below 0, for one beyond the l of a POLY, and for a WARMUP or a PLATEAU by itself.
+        k0, k1, gamma, p and threshold are float, l and mult int, of is str. NSTEP's l is a tuple.
         """
-        if type(t) is int and 0 <= t <= self._end:  # the common case, kept to one microsecond
-            return self._span * self._g(t, SCALAR, *self._arguments) + self._low
-        return self._of_array(t)
+        return dict(self._parameters)
 
-    def _of_array(self, t):
-        array = np.asarray(t)
-        if array.dtype.kind not in "iuf":
-            raise InputError("an iteration is a number counted from 0, not %s" % abbreviated(t))
-        array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64, copy=False)
-        if array.size and self.function != "FIX":  # whose rate is the same wherever one asks
-            self._check(array.min(), array.max())
-        rates = np.empty(array.shape)
-        self._fill(rates, array)
-        return rates if isinstance(t, np.ndarray) or array.ndim else float(rates)
+    @property
+    def n_params(self) -> int:
+        """#Param of Table I: the number of parameters, where each step of NSTEP counts as one.
 
-    def _fill(self, rates, array):
-        rates[...] = self._g(array, ARRAY, *self._arguments) * self._span
-        if self._low:
-            rates += self._low
+        An optional parameter counts if its value is not the default.
+        """
+        return sum(
+            len(value) if isinstance(value, tuple) else 1 for value in self._parameters.values()
+        )
 
-    def _check(self, first, last):
+    @property
+    def end(self) -> float:
+        """The last iteration that has a rate: l for POLY, infinity for all other functions."""
+        return self._last if self._formula else math.inf
+
+    @property
+    def first(self) -> float:
+        """The rate at iteration 0, which for WARMUP and PLATEAU is k0."""
+        return self(0) if self._formula else float(self._parameters["k0"])
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the rate depends on earlier evaluations, as for PLATEAU.
+
+        The rates of such a policy are known up to the next evaluation only, see :meth:`schedule`.
+        """
+        return self.function == "PLATEAU"
+
+    @overload
+    def __call__(self, t: Scalar) -> float: ...
+    @overload
+    def __call__(self, t: Array) -> NDArray[np.float64]: ...
+    def __call__(self, t: Any) -> Any:
+        """Return the learning rate at iteration t.
+
+        Args:
+            t: The iteration about to run, counted from 0, or an array of iterations.
+
+        Returns:
+            A float for a number, a float64 array of the same shape for an array.
+
+        Raises:
+            InputError: t is below 0 or beyond the l of POLY, or the policy is WARMUP or PLATEAU,
+                which have no rate by themselves. FIX accepts any number.
+
+        Example:
+            >>> policy = Policy("TRI", k0=0.5, k1=1.5, l=2)
+            >>> policy(1)
+            1.0
+            >>> policy(np.arange(5))
+            array([0.5, 1. , 1.5, 1. , 0.5])
+        """
+        if type(t) is int and 0 <= t <= self._last:  # the fast path of the training loop
+            return self._span * self._formula(t, SCALAR, *self._formula_arguments) + self._low
+        return self._call_with_array(t)
+
+    def _call_with_array(self, t: Any) -> Any:
+        """The rates at any t, with all checks."""
+        iterations = np.asarray(t)
+        kind = iterations.dtype.kind
+        if kind not in "iuf":
+            raise InputError(
+                "invalid iteration %s, expected a number of at least 0" % abbreviated(t)
+            )
+        iterations = iterations.astype(np.float64 if kind == "f" else np.int64, copy=False)
+        if iterations.size and self.function != "FIX":  # FIX has a rate everywhere
+            self._check_iterations(iterations.min(), iterations.max())
+        rates = np.empty(iterations.shape)
+        self._fill(rates, iterations)
+        return rates if isinstance(t, np.ndarray) or iterations.ndim else float(rates)
+
+    def _check_iterations(self, first: Any, last: Any) -> None:
+        """Raise InputError if one of the iterations from first to last has no rate."""
         if self.has_memory:
             raise InputError(
-                "%s lowers its rate by what it sees: ask policy.schedule(memory), which has a rate"
-                % self
+                "%s has no rate by itself, because PLATEAU depends on the evaluations: "
+                "call policy.schedule(memory), which returns a policy that has rates" % self
             )
         if self.function == "WARMUP":
             raise InputError(
-                "%s ends where the next piece begins and needs one: for instance %s for 400 then FIX(k0=0.1)"
-                % (self, self)
+                "%s needs a next piece, because it ends at the first rate of that piece: "
+                "write for example %s for 400 then FIX(k0=0.1)" % (self, self)
             )
-        if not first >= 0:
-            raise InputError("iteration %s is below 0: iterations are counted from 0" % first)
+        if not first >= 0:  # also for NaN
+            raise InputError("invalid iteration %s, expected a number of at least 0" % first)
         if last > self.end:
             raise InputError(
-                "%s ends at %s%d and has no rate at iteration %s: give l the total number of iterations"
+                "%s ends at %s%d and has no rate at iteration %s: "
+                "set l to the total number of iterations"
                 % (self, "l=" if self.function == "POLY" else "iteration ", self.end, last)
             )
 
-    @property
-    def has_memory(self):
-        """Whether the rate depends on what was measured before, so that there is one only from one evaluation to the next."""
-        return self.function == "PLATEAU"
+    def _fill(self, rates: NDArray[np.float64], iterations: NDArray[Any]) -> None:
+        """Write the rates at the iterations to an array of the same shape."""
+        rates[...] = self._formula(iterations, ARRAY, *self._formula_arguments) * self._span
+        if self._low:
+            rates += self._low
 
-    def observe(self, memory, row):
-        """The memory after one more evaluation (None before the first, and for a policy without): a plateau.Memory.
+    def observe(self, memory: plateau.Memory | None, row: Evaluation) -> plateau.Memory | None:
+        """Return the memory after one more evaluation.
 
-        row is anything with ``iteration``, ``train_loss``, ``test_loss`` and ``top1``.
+        Args:
+            memory: The memory after the evaluation before, None at the first evaluation.
+            row: The evaluation: an object with iteration and the metric (train_loss, test_loss or
+                top1) as attributes.
+
+        Returns:
+            The memory of the PLATEAU that runs at row.iteration. If another function runs at that
+            iteration, the memory is returned unchanged.
+
+        Example:
+            >>> from types import SimpleNamespace
+            >>> policy, memory = Policy("PLATEAU", k0=0.1, gamma=0.5, l=100), None
+            >>> for iteration, loss in ((0, 2.3), (50, 1.1), (100, 1.4), (150, 1.2)):
+            ...     row = SimpleNamespace(iteration=iteration, test_loss=loss)
+            ...     memory = policy.observe(memory, row)
+            >>> policy.schedule(memory)
+            Policy.parse('FIX(k0=0.05)')
         """
         start, piece = self._piece_at(row.iteration)
         if not piece.has_memory:
@@ -137,170 +253,76 @@ class Policy:
             memory = plateau.begin(start)
         return plateau.observe(piece.parameters, memory, row)
 
-    def schedule(self, memory):
-        """The policy without memory that this one is until the next evaluation; itself when it has none."""
+    def schedule(self, memory: plateau.Memory | None) -> Policy:
+        """Return a policy without memory that has the same rates until the next evaluation.
+
+        Args:
+            memory: What :meth:`observe` returned for the last evaluation.
+
+        Returns:
+            The policy with FIX in place of PLATEAU, or the policy itself if it has no PLATEAU.
+        """
         if memory is None:
-            return self._holding({})
+            return self._with_plateaus_fixed({})
         _, piece = self._piece_at(memory.start)
-        return self._holding({memory.start: plateau.rate(piece.parameters, memory)})
+        return self._with_plateaus_fixed({memory.start: plateau.rate(piece.parameters, memory)})
 
-    see, given = observe, schedule  # their names in version 0.1
+    # The names in version 0.1.
+    see = observe
+    given = schedule
 
-    def schedule_from(self, iteration, rate):
-        """The same as :meth:`schedule`, for a PLATEAU that is seen to go on from an iteration at a rate."""
-        return self._holding({self._piece_at(iteration)[0]: rate})
+    def schedule_from(self, iteration: int, rate: float) -> Policy:
+        """Return a policy as :meth:`schedule` does, from a measured rate instead of a memory.
 
-    def _piece_at(self, iteration):
+        Args:
+            iteration: An iteration at which a PLATEAU runs.
+            rate: The learning rate of that PLATEAU.
+        """
+        start, _ = self._piece_at(iteration)
+        return self._with_plateaus_fixed({start: rate})
+
+    def _piece_at(self, iteration: int) -> tuple[int, Policy]:
+        """The piece that runs at an iteration, as (its first iteration, piece)."""
         return 0, self
 
-    def _holding(self, rates, start=0):
-        return Policy("FIX", k0=rates.get(start, self._values["k0"])) if self.has_memory else self
+    def _with_plateaus_fixed(self, rates: Mapping[int, float], start: int = 0) -> Policy:
+        """The policy with FIX in place of each PLATEAU.
 
-    def __str__(self):
-        return notation.write(self.function, self._values)
+        The rate is that of the PLATEAU's start in rates, or else the PLATEAU's k0. start is the
+        iteration at which this policy starts.
+        """
+        if not self.has_memory:
+            return self
+        return Policy("FIX", k0=rates.get(start, self._parameters["k0"]))
 
-    def __repr__(self):
+    def __str__(self) -> str:
+        return notation.write(self.function, self._parameters)
+
+    def __repr__(self) -> str:
         return "Policy.parse(%r)" % str(self)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and str(self) == str(other)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(str(self))
 
-    def __setattr__(self, name, value):
-        raise AttributeError("a policy cannot be changed: make another one")
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a Policy is immutable: create a new one")
 
-    __delattr__ = __setattr__
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a Policy is immutable: create a new one")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[str], Policy], tuple[str]]:
         return Policy.parse, (str(self),)
 
 
-class Composition(Policy):
-    """Policies one after another, each for a number of iterations and with a clock of its own, the last one to the end.
+def parse_or_none(text: str) -> Policy | None:
+    """Return the policy of a stored text, None if it is not a policy of this module.
 
-    ``Composition(Policy("WARMUP", k0=0.01), 400, Policy("FIX", k0=0.1))`` is
-    ``Policy.parse("WARMUP(k0=0.01) for 400 then FIX(k0=0.1)")``.  WARMUP goes in a straight line from k0 to the rate at which the
-    next piece begins.  Raises InputError for pieces that do not fit together.
+    A trial with a schedule that only Caffe has, such as sigmoid, stores a text that is not a
+    policy.
     """
-
-    def __init__(self, *parts):
-        pieces = parts[0::2]
-        if len(parts) % 2 == 0 or not all(type(piece) is Policy for piece in pieces):
-            raise InputError(
-                "a composition has policies of one function each with a length between any two of them: for instance "
-                "FIX(k0=0.01) for 400 then FIX(k0=0.1)"
-            )
-        lengths = [
-            checked_length(piece.function, "for", length)
-            for piece, length in zip(pieces, parts[1::2])
-        ]
-        starts = [0, *itertools.accumulate(lengths)]
-        if starts[-1] > MAX_ITERATION:
-            raise InputError(
-                "the lengths of the pieces are %d iterations together: give at most %d"
-                % (starts[-1], MAX_ITERATION)
-            )
-        rates = [*map(_rates, pieces, lengths, pieces[1:]), pieces[-1]]
-        last = pieces[-1].function
-        if last == "WARMUP":
-            raise InputError(
-                "the last piece %s ends where the next begins and needs one: put `for 400 then FIX(k0=0.1)` behind it"
-                % pieces[-1]
-            )
-        self._set(
-            function=textwrap.shorten(
-                " then ".join(piece.function for piece in pieces), 200, placeholder=" ..."
-            ),
-            parts=tuple(value for pair in zip(pieces, lengths + [None]) for value in pair)[:-1],
-            _starts=starts,
-            _rates=rates,
-        )
-
-    @property
-    def _pieces(self):
-        return self.parts[0::2]
-
-    @property
-    def parameters(self):
-        """{"pieces": one dict for each, with its function, its parameters and, but for the last, its length}."""
-        lengths = [{"length": length} for length in self.parts[1::2]] + [{}]
-        return {
-            "pieces": [
-                dict(function=piece.function, parameters=piece.parameters, **length)
-                for piece, length in zip(self._pieces, lengths)
-            ]
-        }
-
-    @property
-    def n_params(self):
-        """#Param of all pieces, and one for each length."""
-        return sum(piece.n_params for piece in self._pieces) + len(self.parts[1::2])
-
-    @property
-    def end(self):
-        """The last iteration that has a rate, counted from the beginning of the first piece."""
-        return self._starts[-1] + self._pieces[-1].end
-
-    @property
-    def first(self):
-        """The rate at iteration 0."""
-        return self._pieces[0].first
-
-    @property
-    def has_memory(self):
-        """As of a Policy: whether one of the pieces is a PLATEAU."""
-        return any(piece.has_memory for piece in self._pieces)
-
-    def __call__(self, t):
-        """The learning rate at iteration t, as of a Policy."""
-        if type(t) is int and t >= 0:
-            n = bisect_right(self._starts, t) - 1
-            if t <= self._starts[n] + self._pieces[n].end:
-                return self._rates[n](t - self._starts[n])
-        return self._of_array(t)
-
-    def _fill(self, rates, array):
-        piece_of = np.searchsorted(self._starts, array, side="right") - 1
-        for n in np.unique(piece_of):
-            rates[piece_of == n] = self._rates[n](array[piece_of == n] - self._starts[n])
-
-    def _piece_at(self, iteration):
-        n = bisect_right(self._starts, iteration) - 1
-        return self._starts[n], self._pieces[n]
-
-    def _holding(self, rates, start=0):
-        if not self.has_memory:
-            return self
-        parts = list(self.parts)
-        parts[0::2] = [piece._holding(rates, at) for piece, at in zip(self._pieces, self._starts)]
-        return Composition(*parts)
-
-    def __str__(self):
-        lengths = [" for %d" % length for length in self.parts[1::2]] + [""]
-        return " then ".join(str(piece) + length for piece, length in zip(self._pieces, lengths))
-
-
-def _rates(piece, length, following):
-    """The rates of a piece that is not the last, as a function of its own clock."""
-    if piece.function == "WARMUP":
-        return functools.partial(_line, piece.first, following.first, length)
-    if piece.end < length - 1:
-        raise InputError(
-            "%s ends at l=%d, but is to last %d iterations: give it l=%d"
-            % (piece, piece.end, length, length)
-        )
-    return piece
-
-
-def _line(start, end, length, t):
-    """From start to end in a straight line."""
-    return start + (end - start) * (t / length)
-
-
-def parse_or_none(text):
-    """The Policy of a trial's text; None for a schedule that only Caffe has, and for what is no policy."""
     try:
         return Policy.parse(text)
     except InputError:
