@@ -121,8 +121,8 @@ def test_a_training_does_not_wait_for_a_stopped_server_which_gets_everything_lat
         )
     with database.Recorder(dsn):
         assert journals() == []
-    found = stored(dsn, trial)
-    assert found.rows == tuple(new_row(i) for i in range(200)) and found.state == "finished"
+    recorded = stored(dsn, trial)
+    assert recorded.rows == tuple(new_row(i) for i in range(200)) and recorded.state == "finished"
 
 
 def test_a_server_that_is_restarted_during_a_trial_gets_the_rows_in_their_order(dsn, quick_retry):
@@ -205,8 +205,8 @@ time.sleep(60)
     with database.Recorder(dsn):
         assert journals() == []
     with database.Store(dsn) as store:
-        found = store.trial(trial_id)
-    assert found.state == "interrupted" and [row.iteration for row in found.rows] == [0, 1, 2]
+        recorded = store.trial(trial_id)
+    assert recorded.state == "interrupted" and [row.iteration for row in recorded.rows] == [0, 1, 2]
 
 
 def test_a_trial_resumed_on_another_worker_replaces_the_rows_after_its_snapshot(dsn):
@@ -218,11 +218,11 @@ def test_a_trial_resumed_on_another_worker_replaces_the_rows_after_its_snapshot(
         for row in (new_row(0), new_row(5), resumed):
             journal.on_event("row", row)
         journal.on_event("end", trial.ended_as("finished", 1e9 + 5))
-    found = stored(dsn, trial)
+    recorded = stored(dsn, trial)
     assert (
-        found.rows == (new_row(0), new_row(5), resumed)
-        and found.attempt == 2
-        and found.state == "finished"
+        recorded.rows == (new_row(0), new_row(5), resumed)
+        and recorded.attempt == 2
+        and recorded.state == "finished"
         and journals() == []
     )
 
@@ -272,6 +272,10 @@ def test_a_full_disk_fails_the_trial_and_keeps_its_measurements(room, dsn, small
             and "free disk space" in verdict[1]
         )
         journal.on_event("end", trial.ended_as(verdict[0], 1e9 + 5, verdict[1]))
-    found = stored(dsn, trial)
-    assert found.state == "failed" and found.error == verdict[1] and found.rows == tuple(measured)
+    recorded = stored(dsn, trial)
+    assert (
+        recorded.state == "failed"
+        and recorded.error == verdict[1]
+        and recorded.rows == tuple(measured)
+    )
     assert os.listdir(str(small_disk / "journal")) == []

@@ -1,4 +1,4 @@
-"""Export and import: trials on their way between databases, as JSON Lines.
+"""Export and import: trials are moved between databases as JSON Lines.
 
 :mod:`lrbench_caffe.database.export_format` describes the file.
 """

@@ -56,11 +56,11 @@ def read(
     position = 0
     for line in iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""):
         try:
-            content = checker.check(line)
+            record = checker.check(line)
         except InvalidLine as problem:
             raise line_error(file.name, checker.lines, problem) from None
-        if content is not None:
-            yield content
+        if record is not None:
+            yield record
         position += len(line)
         if checker.lines % _LINES_PER_REPORT == 0:
             progress(position)
@@ -76,7 +76,7 @@ class _ExportChecker:
     """Checks the lines of one export in their order.
 
     Attributes:
-        lines: How many lines it has been given.
+        lines: How many lines have been checked, including the current one.
         ended: Whether the last of them ends the export.
     """
 

@@ -169,7 +169,7 @@ class Staging:
                 self._best = row
 
     def _write_trial(self) -> None:
-        """Write the last trial, now that all its rows are known."""
+        """Write the last trial, now that all its rows have been added."""
         if self._trial is None:
             return
         values = [self._trial["line"], *(self._trial[name] for name in TRIAL_FIELDS)]

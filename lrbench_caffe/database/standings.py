@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 CONSTANTS = 200  # the most constant rates that are read for a task
 
-# The best standing of each (dataset, network).  Each is found by one look into the index, however
-# many standings lie between two of them.
+# The best standing of each (dataset, network).  Each costs one index lookup, however many standings
+# lie between two of them.
 _BEST_OF_ALL_TASKS = """
     WITH RECURSIVE best AS (
         (SELECT dataset_id, network_id, settings, task_id FROM standing

@@ -142,19 +142,18 @@ def add(store: Store, name: str, jobs: Iterable[Job]) -> None:
 
 
 def beginning(store: Store, name: str, content: object) -> Any:
-    """Return what an evaluation found in the database when its study began.
+    """Store the information with which an evaluation begins its study, and return it.
 
-    An evaluation that is resumed takes the same decisions again, whatever has been added to the
-    database meanwhile.  The study is created if necessary.
+    A resumed evaluation gets the information of its first start.  So it takes the same decisions
+    again, whatever has been added to the database meanwhile.
 
     Args:
         store: The database.
-        name: The study's name.
-        content: What the evaluation finds now, as JSON can hold it.  It is stored if the study
-            begins.
+        name: The study's name.  The study is created if necessary.
+        content: The information, as JSON can hold it.  It is stored unless the study has some.
 
     Returns:
-        The content that was stored when the study began.
+        The stored information.
     """
 
     def update(cursor: Any) -> Any:

@@ -48,6 +48,12 @@ class InvalidLine(ValueError):
     """The problem of a line, without the line's number."""
 
 
+def _invalid(name: str, value: object, expected: str, iteration: int | None = None) -> InvalidLine:
+    """The error for the value of a field, in the row of an iteration or elsewhere."""
+    message = "invalid %s=%s, expected %s" % (name, shortened(value), expected)
+    return InvalidLine(message if iteration is None else "iteration %d: %s" % (iteration, message))
+
+
 def parse_line(line: bytes) -> tuple[str, Any]:
     """Parse a line of an export.
 
@@ -148,59 +154,58 @@ def _check_row(row: Any, previous: int) -> int:
         raise InvalidLine("a row is not a list of %d values" % len(EVALUATION_COLUMNS))
     iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at, classes = row
     if not (type(iteration) is int and previous < iteration <= _INT32_MAX):
-        raise InvalidLine(
-            "iteration %s is not a whole number above the previous iteration" % shortened(iteration)
+        raise _invalid(
+            "iteration", iteration, "a whole number above the previous iteration, %d" % previous
         )
     for value in (lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld):
         if value is not None and type(value) is not float and type(value) is not int:
-            raise InvalidLine(
-                "%s in the row of iteration %d is not a number" % (shortened(value), iteration)
-            )
-    _check_accuracies(iteration, top1, top5)
-    _check_confidences(iteration, ac, cd, cdac)
-    _check_losses(iteration, lr, train_loss, test_loss, ld)
+            names = (name for name, item in zip(EVALUATION_COLUMNS, row) if item is value)
+            raise _invalid(next(names), value, "a number", iteration)
+    _check_ranges(iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld)
     if resumed_at is not None and not (type(resumed_at) is int and 0 <= resumed_at <= iteration):
-        raise InvalidLine(
-            "resumed_at %s of iteration %d is not an iteration before it"
-            % (shortened(resumed_at), iteration)
-        )
+        raise _invalid("resumed_at", resumed_at, "an iteration before this one", iteration)
     if classes is not None and not _are_confidences(classes):
-        raise InvalidLine(
-            "class_confidence of iteration %d is not a list of numbers from 0 to 1" % iteration
-        )
+        raise _invalid("class_confidence", classes, "a list of numbers from 0 to 1", iteration)
     return iteration
 
 
-def _check_accuracies(iteration: int, top1: float | None, top5: float | None) -> None:
-    if top1 is None or not 0 <= top1 <= 1 or top5 is None or not 0 <= top5 <= 1:
-        raise InvalidLine("an accuracy of iteration %d is not a number from 0 to 1" % iteration)
-
-
-def _check_confidences(
-    iteration: int, ac: float | None, cd: float | None, cdac: float | None
+def _check_ranges(
+    iteration: int,
+    lr: float | None,
+    train_loss: float | None,
+    test_loss: float | None,
+    top1: float | None,
+    top5: float | None,
+    ac: float | None,
+    cd: float | None,
+    cdac: float | None,
+    ld: float | None,
 ) -> None:
+    """Check that the metrics of a row are in the ranges of the table's columns."""
+    if top1 is None or not 0 <= top1 <= 1 or top5 is None or not 0 <= top5 <= 1:
+        raise InvalidLine(
+            "iteration %d: invalid top1=%s, top5=%s, expected numbers from 0 to 1"
+            % (iteration, top1, top5)
+        )
     if not (
         (ac is None or 0 <= ac <= _MAX_CONFIDENCE)
         and (cd is None or 0 <= cd <= _MAX_CONFIDENCE)
         and (cdac is None or 0 <= cdac <= _MAX_CONFIDENCE)
     ):
-        raise InvalidLine("a confidence of iteration %d is not from 0 to 1" % iteration)
-
-
-def _check_losses(
-    iteration: int,
-    lr: float | None,
-    train_loss: float | None,
-    test_loss: float | None,
-    ld: float | None,
-) -> None:
+        raise InvalidLine(
+            "iteration %d: invalid ac=%s, cd=%s, cdac=%s, expected numbers from 0 to 1 or null"
+            % (iteration, ac, cd, cdac)
+        )
     if not (
         (lr is None or -1e308 < lr < 1e308)
         and (train_loss is None or -1e308 < train_loss < 1e308)
         and (test_loss is None or -1e308 < test_loss < 1e308)
         and (ld is None or 0 <= ld < 1e308)
     ):
-        raise InvalidLine("a loss or learning rate of iteration %d is out of range" % iteration)
+        raise InvalidLine(
+            "iteration %d: lr=%s, train_loss=%s, test_loss=%s or ld=%s is out of range"
+            % (iteration, lr, train_loss, test_loss, ld)
+        )
 
 
 def _are_confidences(values: Any) -> bool:
@@ -227,8 +232,8 @@ def check_trial(trial: Any, counts: Mapping[str, int]) -> None:
     for kind in SHARED_KINDS:
         number = trial[kind]
         if not (type(number) is int and 1 <= number <= counts[kind]):
-            raise InvalidLine(
-                "%s %s is not among the %d above" % (kind, shortened(number), counts[kind])
+            raise _invalid(
+                kind, number, "the number of a %s line above, of %d" % (kind, counts[kind])
             )
     _check_whole_number(trial, "classes", 1, _INT32_MAX, optional=True)
     _check_whole_number(trial, "seed", 0, _INT64_MAX)
@@ -241,9 +246,7 @@ def check_trial(trial: Any, counts: Mapping[str, int]) -> None:
     _check_flat_object(trial, "solver")
     _check_solver(trial["solver"])
     if trial["state"] not in STATES:
-        raise InvalidLine(
-            "state %s is not one of %s" % (shortened(trial["state"]), ", ".join(STATES))
-        )
+        raise _invalid("state", trial["state"], "one of %s" % ", ".join(STATES))
     _check_time(trial, "started")
     _check_time(trial, "ended", optional=True)
     if (trial["ended"] is None) != (trial["state"] == RUNNING):
@@ -257,7 +260,7 @@ def _check_solver(solver: dict[str, Any]) -> None:
             _check_whole_number(solver, name, 1, _INT32_MAX, optional=True)
     momentum = solver.get("momentum")
     if momentum is not None and type(momentum) not in (int, float):
-        raise InvalidLine("momentum %s is not a number" % shortened(momentum))
+        raise _invalid("momentum", momentum, "a number")
     if "type" in solver:
         _check_text(solver, "type", 1, _MAX_NAME)
 
@@ -308,7 +311,7 @@ def _checked_dataset(content: dict[str, Any]) -> dict[str, Any]:
         and len(shape) < 20
         and all(type(size) is int and 0 < size <= _INT32_MAX for size in shape)
     ):
-        raise InvalidLine("shape %s is not a list of whole numbers above 0" % shortened(shape))
+        raise _invalid("shape", shape, "a list of whole numbers above 0")
     _check_whole_number(content, "train_samples", 0, _INT64_MAX, optional=True)
     _check_whole_number(content, "test_samples", 0, _INT64_MAX, optional=True)
     return content
@@ -384,13 +387,13 @@ def _check_text(
     if value is None and optional:
         return
     if type(value) is not str:
-        raise InvalidLine("%s %s is not text" % (name, shortened(value)))
+        raise _invalid(name, value, "text")
     if not shortest <= len(value) <= longest:
         raise InvalidLine(
             "%s has %d characters, expected %d to %d" % (name, len(value), shortest, longest)
         )
     if forbidden.search(value) or (longest == _MAX_NAME and ("\n" in value or "\r" in value)):
-        raise InvalidLine("%s has characters that are not text" % name)
+        raise InvalidLine("%s has control characters, expected text" % name)
 
 
 def _check_whole_number(
@@ -400,9 +403,7 @@ def _check_whole_number(
     if value is None and optional:
         return
     if type(value) is not int or not lowest <= value <= highest:
-        raise InvalidLine(
-            "%s %s is not a whole number from %d to %d" % (name, shortened(value), lowest, highest)
-        )
+        raise _invalid(name, value, "a whole number from %d to %d" % (lowest, highest))
 
 
 def _check_time(content: dict[str, Any], name: str, optional: bool = False) -> None:
@@ -410,9 +411,7 @@ def _check_time(content: dict[str, Any], name: str, optional: bool = False) -> N
     if value is None and optional:
         return
     if not (type(value) in (int, float) and 0 <= value < 1e11):
-        raise InvalidLine(
-            "%s %s is not a time in seconds since the epoch" % (name, shortened(value))
-        )
+        raise _invalid(name, value, "seconds since the epoch")
 
 
 def _check_uuid(content: dict[str, Any], name: str) -> None:
@@ -421,22 +420,22 @@ def _check_uuid(content: dict[str, Any], name: str) -> None:
         if type(value) is not str or str(uuid.UUID(value)) != value:
             raise ValueError
     except ValueError:
-        raise InvalidLine("%s %s is not a UUID" % (name, shortened(value))) from None
+        raise _invalid(name, value, "a UUID") from None
 
 
 def _check_flat_object(content: dict[str, Any], name: str) -> None:
     """Check an object of numbers, texts and lists of them."""
     value = content[name]
     if type(value) is not dict or len(value) > 1000:
-        raise InvalidLine("%s is not an object of at most 1000 fields" % name)
+        raise _invalid(name, value, "an object of at most 1000 fields")
     for key, field in value.items():
         items = field if type(field) is list else [field]
         for item in [key, *items]:
             if type(item) is str and (len(item) > 10000 or _CONTROL_CHARACTERS.search(item)):
-                raise InvalidLine("%s has a text that is too long or not text" % name)
+                raise InvalidLine("%s has a text that is too long or has control characters" % name)
             if not _is_scalar(item):
                 raise InvalidLine(
-                    "%s has %s for %s: expected a number, a text or a list of them"
+                    "%s: invalid value %s for %s, expected a number, a text or a list of them"
                     % (name, shortened(item), shortened(key))
                 )
 
