@@ -9,6 +9,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -35,7 +37,7 @@ from lrbench_caffe.trial import (
 )
 
 psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2")
-from conftest import new_database_on, private_home  # noqa: E402
+from conftest import ROOT, new_database_on, private_home  # noqa: E402
 
 from lrbench_caffe import database  # noqa: E402
 from lrbench_caffe.database import Store, schema, server, standings, studies  # noqa: E402
@@ -734,6 +736,18 @@ def test_one_program_at_a_time_claims_a_study_and_receives_requests_to_stop(stor
     with studies.Claim("s", new_database, again, print):
         time.sleep(1.5)
     assert not again.requests, "earlier requests are reset"
+
+
+def test_a_missing_psycopg2_is_reported_with_the_packages_to_install():
+    code = "import sys; sys.modules['psycopg2'] = None; import lrbench_caffe.database"
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(os.environ, PYTHONPATH=ROOT),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    last_line = completed.stderr.splitlines()[-1]
+    assert "InputError" in last_line and "install python3-psycopg2" in last_line
 
 
 def test_a_claim_outlives_its_connection(store, new_database):
