@@ -1,4 +1,4 @@
-"""The policy database, in a real PostgreSQL: the private server in a folder of the tests' own."""
+"""The policy database, on a real private PostgreSQL server in a temporary folder."""
 
 import dataclasses
 import hashlib
@@ -9,6 +9,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -34,18 +36,19 @@ from lrbench_caffe.trial import (
     to_dict,
 )
 
-psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
-from conftest import new_database_on, private_home  # noqa: E402
+psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2")
+from conftest import ROOT, new_database_on, private_home  # noqa: E402
 
 from lrbench_caffe import database  # noqa: E402
-from lrbench_caffe.database import Store, schema, server, studies  # noqa: E402
+from lrbench_caffe.database import Store, schema, server, standings, studies  # noqa: E402
+from lrbench_caffe.database.columns import EVALUATION_COLUMNS, sql_type  # noqa: E402
 from lrbench_caffe.errors import DatabaseUnavailable  # noqa: E402
 from lrbench_caffe.study.process import Stop  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def private_server():
-    """The DSN of a private server that these tests may kill; LRBENCH_HOME is its own."""
+    """The DSN of a private server that these tests may kill, in an LRBENCH_HOME of its own."""
     with private_home():
         yield server.start()
 
@@ -104,6 +107,9 @@ def record(store, trial):
 
 
 def query(dsn, text, *values):
+    """Run statements; values are positional, or one dictionary of named values."""
+    if len(values) == 1 and isinstance(values[0], dict):
+        (values,) = values
     connection = psycopg2.connect(dsn)
     try:
         with connection, connection.cursor() as cursor:
@@ -113,14 +119,14 @@ def query(dsn, text, *values):
         connection.close()
 
 
-def test_a_trial_comes_back_as_it_went(store):
+def test_a_recorded_trial_is_read_back_unchanged(store):
     trial = new_trial(rows=(FIRST, row(500, 0.9), row(1000, 0.95))).ended_as(FINISHED, STARTED + 60)
     record(store, trial)
     assert store.trial(trial.id) == trial
     assert from_dict(Trial, json.loads(json.dumps(to_dict(trial)))) == trial
 
 
-def test_what_is_unknown_comes_back_as_unknown(store):
+def test_unknown_values_are_read_back_as_none(store):
     setup = dataclasses.replace(SETUP, dataset=Dataset("unknown", None, None, None), classes=None)
     trials = [record(store, new_trial(setup)) for _ in range(2)]
     assert [store.trial(trial.id) for trial in trials] == trials
@@ -165,7 +171,7 @@ def test_the_result_is_the_earliest_row_with_the_highest_top1(store, new_databas
     assert store.trials(best_only=True)[0].rows == (trial.rows[2],)
 
 
-def test_everything_can_be_recorded_twice(store, new_database):
+def test_recording_a_trial_twice_changes_nothing(store, new_database):
     trial = new_trial(rows=(FIRST, row(500, 0.9))).ended_as(
         DIVERGED, STARTED + 2, "the loss became infinite"
     )
@@ -176,7 +182,7 @@ def test_everything_can_be_recorded_twice(store, new_database):
     assert query(new_database, "SELECT count(*) FROM evaluation") == [(2,)]
 
 
-def test_shared_rows_are_stored_once_and_use_up_no_ids(store, new_database):
+def test_shared_rows_are_stored_once_without_gaps_in_their_ids(store, new_database):
     for _ in range(5):
         record(store, new_trial())
     record(store, new_trial(policy="FIX(k0=0.01)"))
@@ -190,7 +196,7 @@ def test_shared_rows_are_stored_once_and_use_up_no_ids(store, new_database):
     ]
 
 
-def test_trials_are_found_by_what_they_are(store):
+def test_trials_are_selected_by_filters(store):
     cifar = dataclasses.replace(SETUP, dataset=dataclasses.replace(MNIST, name="cifar10"))
     first = record(store, new_trial(rows=(row(0, 0.5), row(10, 0.6))))
     second = record(
@@ -210,7 +216,7 @@ def test_trials_are_found_by_what_they_are(store):
     assert store.trials(function="FIX", state="running") == []
 
 
-def test_policies_of_any_length(store):
+def test_a_policy_may_be_of_any_length(store):
     steps = list(range(1, 3000))
     text = "NSTEP(k0=0.01, gamma=0.9, l=%s)" % steps
     trials = [
@@ -221,7 +227,7 @@ def test_policies_of_any_length(store):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_is_stored_as_none(store, value):
+def test_nan_and_infinity_are_stored_as_null(store, value):
     trial = new_trial()
     store.begin(trial)
     store.add(
@@ -261,9 +267,9 @@ def test_huge_and_tiny_losses_are_kept(store):
         {"top1": math.nan},
     ],
 )
-def test_senseless_metrics_are_refused(store, changes):
+def test_impossible_metrics_are_rejected(store, changes):
     trial = record(store, new_trial())
-    with pytest.raises(InputError, match="refuses a value"):
+    with pytest.raises(InputError, match="rejects a value"):
         store.add(trial.id, dataclasses.replace(row(0, 0.5), **changes))
     assert store.trial(trial.id).rows == ()
 
@@ -271,29 +277,31 @@ def test_senseless_metrics_are_refused(store, changes):
 @pytest.mark.parametrize(
     "statement",
     [
-        "INSERT INTO evaluation (trial_id, iteration, top1, top5, train_loss) SELECT id, 1, 0.5, 0.5, 'NaN' FROM trial",
+        "INSERT INTO evaluation (trial_id, iteration, top1, top5, train_loss) "
+        "SELECT id, 1, 0.5, 0.5, 'NaN' FROM trial",
         "UPDATE trial SET state = 'lost'",
         "UPDATE trial SET state = 'finished'",
         "UPDATE trial SET best_iteration = 7, best_top1 = 0.5",
         "UPDATE network SET hash = 'abc'",
         "UPDATE dataset SET shape = '{1,0}'",
-        "INSERT INTO policy (text, function, parameters, n_params) SELECT text, function, '{}', 1 FROM policy",
+        "INSERT INTO policy (text, function, parameters, n_params) "
+        "SELECT text, function, '{}', 1 FROM policy",
         "DELETE FROM policy",
     ],
 )
-def test_the_schema_itself_keeps_the_data_whole(store, new_database, statement):
+def test_the_schema_itself_keeps_the_data_consistent(store, new_database, statement):
     record(store, new_trial())
     with pytest.raises(psycopg2.IntegrityError):
         query(new_database, statement)
 
 
-def test_rows_and_ends_of_unknown_trials_are_refused(store):
+def test_rows_and_ends_of_unknown_trials_are_rejected(store):
     unknown = str(uuid.uuid4())
     with pytest.raises(InputError, match=unknown):
         store.add(unknown, row(0, 0.5))
-    with pytest.raises(InputError, match="there is no trial " + unknown):
+    with pytest.raises(InputError, match="has no trial " + unknown):
         store.end(unknown, FINISHED, STARTED)
-    with pytest.raises(InputError, match="there is no trial " + unknown):
+    with pytest.raises(InputError, match="has no trial " + unknown):
         store.trial(unknown)
     with pytest.raises(InputError, match="uuid"):
         store.trial("'; DROP TABLE trial; --")
@@ -317,7 +325,7 @@ HOSTILE = ANY_TEXT | st.sampled_from(
 )
 
 
-def test_any_text_is_only_text(store):
+def test_any_text_is_stored_as_text(store):
     @settings(
         max_examples=25,
         deadline=None,
@@ -325,22 +333,22 @@ def test_any_text_is_only_text(store):
         suppress_health_check=[HealthCheck.data_too_large],
     )
     @given(HOSTILE, HOSTILE, HOSTILE)
-    def comes_back(name, policy, words):
-        network = Network(name, hashlib.sha256(words.encode()).hexdigest(), words)
+    def is_read_back(name, policy, text):
+        network = Network(name, hashlib.sha256(text.encode()).hexdigest(), text)
         dataset = dataclasses.replace(MNIST, name=name)
-        setup = dataclasses.replace(SETUP, network=network, dataset=dataset, solver={name: words})
+        setup = dataclasses.replace(SETUP, network=network, dataset=dataset, solver={name: text})
         trial = dataclasses.replace(
-            new_trial(setup, policy), function="FIX", parameters={policy: policy}, host=words
+            new_trial(setup, policy), function="FIX", parameters={policy: policy}, host=text
         )
-        trial = record(store, trial.ended_as(FAILED, STARTED, words))
+        trial = record(store, trial.ended_as(FAILED, STARTED, text))
         assert trial in store.trials(network=name, dataset=name, policy=policy)
 
-    comes_back()
+    is_read_back()
     assert store.trials() != []
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "x" * 501])
-def test_names_that_cannot_be_stored_are_refused_in_a_sentence(store, name):
+def test_names_that_cannot_be_stored_are_rejected_with_a_message(store, name):
     with pytest.raises(InputError, match="the database .* value"):
         store.begin(
             new_trial(dataclasses.replace(SETUP, dataset=dataclasses.replace(MNIST, name=name)))
@@ -348,7 +356,7 @@ def test_names_that_cannot_be_stored_are_refused_in_a_sentence(store, name):
     assert store.trials() == []
 
 
-def test_an_error_from_a_log_is_stored_whatever_it_holds(store):
+def test_an_error_may_have_characters_that_cannot_be_stored(store):
     trial = record(store, new_trial())
     store.end(trial.id, FAILED, STARTED, "a\0b \udcff")
     assert store.trial(trial.id).error == "ab ?"
@@ -373,8 +381,8 @@ def _write_trials(dsn, start, number):
             )
 
 
-def test_eight_writers_of_the_same_new_things_share_them(new_database):
-    """They also lay out the schema, all at once."""
+def test_eight_writers_of_the_same_shared_rows_store_them_once(new_database):
+    """All of them also create the schema at the same time."""
     context = multiprocessing.get_context("fork")
     start = context.Barrier(8)
     writers = [
@@ -402,7 +410,7 @@ def test_eight_writers_of_the_same_new_things_share_them(new_database):
     assert counts == [1, 10, 10, 10, 10, 80, 80, 1]
 
 
-def test_a_connection_cut_off_costs_nothing(store, new_database, private_server):
+def test_a_lost_connection_is_replaced(store, new_database, private_server):
     trial = new_trial()
     store.begin(trial)
     query(
@@ -413,7 +421,7 @@ def test_a_connection_cut_off_costs_nothing(store, new_database, private_server)
     assert store.trial(trial.id).rows == (FIRST,)
 
 
-def test_a_database_that_is_gone_is_told_from_bad_input_and_may_come_back(
+def test_an_unavailable_database_raises_its_own_error_and_may_return(
     store, new_database, private_server
 ):
     trial = record(store, new_trial())
@@ -433,9 +441,7 @@ def test_a_database_that_is_gone_is_told_from_bad_input_and_may_come_back(
     assert store.trial(trial.id).rows == (FIRST,)
 
 
-def test_the_private_server_is_started_on_demand_and_after_it_was_killed(
-    private_server, monkeypatch
-):
+def test_the_private_server_is_started_on_demand_and_after_a_crash(private_server, monkeypatch):
     monkeypatch.delenv("LRBENCH_DSN", raising=False)
     with Store() as store:
         trial = record(store, new_trial())
@@ -460,7 +466,7 @@ def test_lrbench_dsn_names_the_database_and_an_argument_overrides_it(new_databas
 
 
 def _listener(answer):
-    """A server that is no PostgreSQL: its port."""
+    """A server that is not PostgreSQL: its listening socket."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(8)
@@ -491,12 +497,12 @@ def _listener(answer):
             "host=/nowhere dbname=trials password=secret",
             "trials at /nowhere, port 5432: .*No such file",
         ),
-        ("not a dsn secret", "no connection string: write postgresql://"),
-        ("host=localhost secret=1", "no connection string"),
+        ("not a dsn secret", "not a connection string: write postgresql://"),
+        ("host=localhost secret=1", "not a connection string"),
         ("postgresql://me:secret@127.0.0.1:1/trials?connect_timeout=soon", "connect_timeout"),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_named_without_its_password(dsn, reason):
+def test_an_unreachable_database_is_reported_without_its_password(dsn, reason):
     with pytest.raises(InputError, match=reason) as caught:
         Store(dsn)
     assert "secret" not in str(caught.value).replace("invalid dsn", "") and "\n" not in str(
@@ -504,35 +510,35 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(dsn, re
     )
 
 
-def test_a_server_that_is_no_postgresql_is_named():
+def test_a_server_that_is_not_postgresql_is_reported():
     listener = _listener(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with pytest.raises(InputError, match="cannot use the database .* at 127.0.0.1"):
         Store("host=127.0.0.1 port=%d dbname=trials" % listener.getsockname()[1])
     listener.close()
 
 
-def test_a_database_that_does_not_exist_is_named(private_server):
+def test_a_database_that_does_not_exist_is_reported(private_server):
     with pytest.raises(InputError, match='database "nothing" does not exist'):
         Store(private_server + " dbname=nothing")
 
 
-def test_someone_elses_tables_are_left_alone(new_database):
+def test_tables_of_another_program_are_left_alone(new_database):
     query(new_database, "CREATE TABLE trial (lawyer text)")
-    with pytest.raises(InputError, match='cannot lay out the schema .*"trial" already exists'):
+    with pytest.raises(InputError, match='cannot create the schema .*"trial" already exists'):
         Store(new_database)
     assert query(new_database, "SELECT to_regclass('policy')") == [(None,)]
 
 
-def test_a_database_newer_than_the_program_is_refused(new_database):
+def test_a_database_newer_than_the_program_is_rejected(new_database):
     Store(new_database).close()
     query(new_database, "INSERT INTO schema_version VALUES (1000)")
-    with pytest.raises(InputError, match="schema version 1000 .* update lrbench_caffe"):
+    with pytest.raises(InputError, match="schema version 1000, .* update lrbench_caffe"):
         Store(new_database)
 
 
 @pytest.fixture
 def later_program(tmp_path):
-    """The schema of a later program, with two migrations more."""
+    """The schema of a later version of the program, which has two more migrations."""
     shutil.copy(os.path.join(schema.FOLDER, "schema.sql"), str(tmp_path))
     migrations = tmp_path / "migrations"
     migrations.mkdir()
@@ -554,9 +560,7 @@ def _upgrade(dsn, folder):
         connection.close()
 
 
-def test_an_older_database_is_brought_to_the_newest_version_with_its_trials(
-    store, new_database, later_program
-):
+def test_an_older_database_is_upgraded_and_keeps_its_trials(store, new_database, later_program):
     folder, newest = later_program
     trial = record(store, new_trial())
     context = multiprocessing.get_context("fork")
@@ -583,7 +587,76 @@ def test_a_migration_that_fails_changes_nothing(store, new_database, later_progr
     ]
 
 
-def test_every_table_says_what_it_holds(store, new_database):
+STRUCTURE = """
+    SELECT 'column', table_name || '.' || column_name, concat_ws(
+        ' ', domain_name, data_type, is_nullable, column_default, is_identity)
+    FROM information_schema.columns WHERE table_schema = 'public'
+    UNION SELECT 'constraint', conname, pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+    UNION SELECT 'view', viewname, definition FROM pg_views WHERE schemaname = 'public'
+    UNION SELECT 'function', proname, prosrc
+    FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+    ORDER BY 1, 2, 3"""
+
+TRIAL_OF_VERSION_1 = """
+    INSERT INTO framework (name, version) VALUES ('Caffe', '1.0.0');
+    INSERT INTO network (name, hash, prototxt) VALUES ('LeNet', %(hash)s, %(prototxt)s);
+    INSERT INTO task (classes) VALUES (10);
+    INSERT INTO dataset (name, shape, train_samples, test_samples)
+        VALUES ('mnist', '{1,28,28}', 60000, 10000);
+    INSERT INTO policy (text, function, parameters, n_params)
+        VALUES ('FIX(k0=0.01)', 'FIX', '{"k0": 0.01}', 1);
+    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed,
+                       host, state, started_at, ended_at, best_iteration, best_top1)
+        VALUES (%(id)s, 1, 1, 1, 1, 1, '{"max_iter": 500}', 1, 'host', 'finished',
+                to_timestamp(1700000000.25), to_timestamp(1700000060), 500, 0.9);
+    INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd,
+                            cdac, ld)
+        VALUES (%(id)s, 500, 0.01, 0.2, 0.1, 0.9, 0.99, 0.9, 0.05, 0.002, 0.1)"""
+
+
+def test_a_database_of_version_1_gets_the_structure_of_a_new_one_and_keeps_its_trials(
+    store, new_database, private_server
+):
+    trial = Trial(
+        str(uuid.uuid4()),
+        "FIX(k0=0.01)",
+        "FIX",
+        {"k0": 0.01},
+        1,
+        dataclasses.replace(SETUP, solver={"max_iter": 500}),
+        "host",
+        STARTED,
+        rows=(row(500, 0.9),),
+    ).ended_as(FINISHED, 1700000060)
+    with new_database_on(private_server) as old:
+        query(old, Path(__file__).with_name("schema_version_1.sql").read_text())
+        query(old, "INSERT INTO schema_version (version) VALUES (1)")
+        values = {"id": trial.id, "hash": LENET.hash, "prototxt": LENET.prototxt}
+        query(old, TRIAL_OF_VERSION_1, values)
+        with Store(old) as upgraded:
+            assert upgraded.trials() == [trial]
+            assert [task.dataset for task in standings.tasks(upgraded)] == [MNIST]
+        assert query(old, STRUCTURE) == query(new_database, STRUCTURE)
+
+
+def test_the_evaluation_table_has_the_listed_columns_with_their_types(store, new_database):
+    columns = dict(
+        query(
+            new_database,
+            """SELECT attname, format_type(COALESCE(NULLIF(typbasetype, 0), atttypid), NULL)
+               FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+               WHERE attrelid = 'evaluation'::regclass AND attnum > 0 AND NOT attisdropped""",
+        )
+    )
+    types = {column: sql_type(column) for column in EVALUATION_COLUMNS}
+    types = {name: type.replace("float8", "double precision") for name, type in types.items()}
+    assert columns == dict(types, trial_id="uuid")
+
+
+def test_every_table_has_a_comment(store, new_database):
     assert (
         query(
             new_database,
@@ -594,8 +667,8 @@ def test_every_table_says_what_it_holds(store, new_database):
     )
 
 
-def test_an_attempt_that_goes_on_from_a_snapshot_replaces_what_was_measured_after_it(store):
-    """Whatever the order in which the two attempts' journals arrive, as after the death of a machine."""
+def test_an_attempt_resumed_from_a_snapshot_replaces_the_rows_after_it(store):
+    """The journals of the two attempts may arrive in any order."""
     first = new_trial()
     store.begin(first)
     for iteration in (0, 500, 1000):
@@ -610,27 +683,27 @@ def test_an_attempt_that_goes_on_from_a_snapshot_replaces_what_was_measured_afte
     assert store.trial(first.id).state == "running"
     store.end(first.id, "finished", 3e9, attempt=2)
     store.end(first.id, "interrupted", 4e9, attempt=1)
-    found = store.trial(first.id)
-    assert (found.state, found.ended, found.attempt, found.resumed_at, found.host) == (
+    stored = store.trial(first.id)
+    assert (stored.state, stored.ended, stored.attempt, stored.resumed_at, stored.host) == (
         "finished",
         3e9,
         2,
         500,
         "elsewhere",
     )
-    assert [(r.iteration, r.top1, r.resumed_at) for r in found.rows] == [
+    assert [(r.iteration, r.top1, r.resumed_at) for r in stored.rows] == [
         (0, 0.5, None),
         (500, 0.5, None),
         (1000, 0.6, 500),
     ]
 
 
-def test_a_study_gets_the_jobs_that_it_has_not_got(store):
+def test_only_new_jobs_are_added_to_a_study(store):
     jobs = [Job("/a/solver.prototxt", policy="FIX(k0=0.1)", seed=seed) for seed in (1, 2)]
     studies.add(store, "s", jobs[:1])
-    one = studies.jobs(store, "s")
+    first = studies.jobs(store, "s")
     studies.add(store, "s", jobs)
-    assert studies.jobs(store, "s")[:1] == one
+    assert studies.jobs(store, "s")[:1] == first
     assert [
         (entry.job.seed, entry.state, entry.attempts) for entry in studies.jobs(store, "s")
     ] == [(1, None, 0), (2, None, 0)]
@@ -640,15 +713,14 @@ def test_a_study_gets_the_jobs_that_it_has_not_got(store):
         studies.jobs(store, "other")
 
 
-def test_a_study_is_claimed_by_one_program_until_it_leaves_and_hears_requests_to_stop(
-    store, new_database
-):
+def test_one_program_at_a_time_claims_a_study_and_receives_requests_to_stop(store, new_database):
     studies.add(store, "s", [Job("/a/solver.prototxt")])
     stop = Stop()
     with studies.Claim("s", new_database, stop, print):
         assert studies.summaries(store)[0].runs
         with pytest.raises(
-            InputError, match="runs already .lrbench on .*, process %d.*study stop s" % os.getpid()
+            InputError,
+            match="already running .lrbench on .*, process %d.*study stop s" % os.getpid(),
         ):
             studies.Claim("s", new_database, Stop(), print)
         asker = threading.Thread(target=lambda: studies.stop(Store(new_database), "s"))
@@ -658,12 +730,24 @@ def test_a_study_is_claimed_by_one_program_until_it_leaves_and_hears_requests_to
         assert asker.is_alive(), "it waits until the study has ended"
     asker.join()
     assert not studies.summaries(store)[0].runs and stop.requests == 1
-    with pytest.raises(InputError, match="does not run"):
+    with pytest.raises(InputError, match="is not running"):
         studies.stop(store, "s")
     again = Stop()
     with studies.Claim("s", new_database, again, print):
         time.sleep(1.5)
-    assert not again.requests, "an earlier request is over"
+    assert not again.requests, "earlier requests are reset"
+
+
+def test_a_missing_psycopg2_is_reported_with_the_packages_to_install():
+    code = "import sys; sys.modules['psycopg2'] = None; import lrbench_caffe.database"
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=dict(os.environ, PYTHONPATH=ROOT),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    last_line = completed.stderr.splitlines()[-1]
+    assert "InputError" in last_line and "install python3-psycopg2" in last_line
 
 
 def test_a_claim_outlives_its_connection(store, new_database):
@@ -671,7 +755,8 @@ def test_a_claim_outlives_its_connection(store, new_database):
     with studies.Claim("s", new_database, Stop(), print):
         query(
             new_database,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'lrbench on %%'",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name LIKE 'lrbench on %%'",
         )
         time.sleep(2.5)
         assert studies.summaries(store)[0].runs

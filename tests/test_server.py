@@ -1,4 +1,4 @@
-"""The private PostgreSQL server, started and stopped for real in folders of its own."""
+"""The private PostgreSQL server: real servers in temporary folders."""
 
 import multiprocessing
 import os
@@ -15,38 +15,38 @@ import pytest
 import lrbench_caffe
 from lrbench_caffe.errors import InputError
 
-psycopg2 = pytest.importorskip("psycopg2", reason="the database's tests need psycopg2")
+psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2")
 from conftest import private_home  # noqa: E402
 
-from lrbench_caffe.database import server  # noqa: E402
+from lrbench_caffe.database import programs, server  # noqa: E402
 
 try:
-    server._program("initdb")
+    programs.find_program("initdb", "a test's folder")
 except InputError:
-    pytest.skip("the private server's tests need PostgreSQL's programs", allow_module_level=True)
+    pytest.skip("needs PostgreSQL's programs", allow_module_level=True)
 
 PACKAGE = Path(lrbench_caffe.__file__).parent
 
 
 @pytest.fixture
 def home():
-    """An LRBENCH_HOME with nothing in it."""
+    """An empty LRBENCH_HOME."""
     with private_home() as folder:
         yield folder
 
 
 @pytest.fixture(scope="module")
 def used_home():
-    """The LRBENCH_HOME of the tests that do not need a new one; a server may be running there."""
+    """An LRBENCH_HOME that tests share; a server may be running there."""
     with private_home() as folder:
         yield folder
 
 
-def ask(dsn, question):
+def select(dsn, query):
     connection = psycopg2.connect(dsn)
     try:
         with connection.cursor() as cursor:
-            cursor.execute(question)
+            cursor.execute(query)
             return cursor.fetchone()[0]
     finally:
         connection.close()
@@ -56,18 +56,18 @@ def postmaster(home):
     return int((home / "postgresql/data/postmaster.pid").read_text().split()[0])
 
 
-def test_status_starts_nothing(home):
+def test_status_does_not_start_the_server(home):
     assert not server.status().running
     assert server.status().version is None
     assert not server.stop()
     assert list(home.iterdir()) == []
 
 
-def test_one_server_is_started_reached_by_its_socket_only_and_stopped(used_home):
+def test_one_server_is_started_reachable_only_by_its_socket_and_stopped(used_home):
     dsn = server.start()
-    assert ask(dsn, "SHOW listen_addresses") == ""
-    assert ask(dsn, "SHOW max_connections") == "200"
-    assert ask(dsn, "SELECT inet_server_addr() IS NULL")
+    assert select(dsn, "SHOW listen_addresses") == ""
+    assert select(dsn, "SHOW max_connections") == "200"
+    assert select(dsn, "SELECT inet_server_addr() IS NULL")
     assert (used_home / "postgresql").stat().st_mode & 0o777 == 0o700
     running = postmaster(used_home)
     assert server.start() == dsn and postmaster(used_home) == running
@@ -79,28 +79,28 @@ def test_one_server_is_started_reached_by_its_socket_only_and_stopped(used_home)
     assert server.stop() and not server.status().running and not server.stop()
     with pytest.raises(psycopg2.OperationalError):
         psycopg2.connect(dsn)
-    assert ask(server.start(), "SELECT 1") == 1
+    assert select(server.start(), "SELECT 1") == 1
 
 
-def _start_and_say_which(_):
-    return ask(server.start(), "SELECT pg_postmaster_start_time()::text")
+def _start_and_identify(_):
+    return select(server.start(), "SELECT pg_postmaster_start_time()::text")
 
 
-def test_eight_processes_at_once_start_one_server(home):
+def test_eight_processes_start_one_server(home):
     with multiprocessing.get_context("spawn").Pool(8) as pool:
-        assert len(set(pool.map(_start_and_say_which, range(8), chunksize=1))) == 1
+        assert len(set(pool.map(_start_and_identify, range(8), chunksize=1))) == 1
 
 
-def test_a_killed_server_starts_again_with_what_was_committed(used_home):
+def test_a_killed_server_restarts_with_all_committed_data(used_home):
     dsn = server.start()
     connection = psycopg2.connect(dsn)
     with connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE kept AS SELECT 42 AS number")
     os.kill(postmaster(used_home), signal.SIGKILL)
-    assert ask(server.start(), "SELECT number FROM kept") == 42
+    assert select(server.start(), "SELECT number FROM kept") == 42
 
 
-def test_stopping_a_server_that_was_just_killed_is_no_error(used_home):
+def test_stopping_a_server_that_was_just_killed_is_not_an_error(used_home):
     for _ in range(3):
         connection = psycopg2.connect(server.start())  # its process takes a moment to notice
         os.kill(postmaster(used_home), signal.SIGKILL)
@@ -109,35 +109,35 @@ def test_stopping_a_server_that_was_just_killed_is_no_error(used_home):
         connection.close()
 
 
-def test_process_ids_left_by_a_reboot_do_not_matter(used_home):
-    """After a reboot, the id in a left postmaster.pid may be that of any process, here of one that lives."""
+def test_process_ids_from_before_a_reboot_are_ignored(used_home):
+    """After a reboot, the id in an old postmaster.pid may belong to any running process."""
     server.start()
     pid_file = used_home / "postgresql/data/postmaster.pid"
-    left = pid_file.read_text()
+    content = pid_file.read_text()
     server.stop()
-    pid_file.write_text(left.replace(left.split()[0], str(os.getpid()), 1))
+    pid_file.write_text(content.replace(content.split()[0], str(os.getpid()), 1))
     (used_home / "postgresql/.s.PGSQL.5432.lock").write_text("%d\n" % os.getpid())
     assert not server.status().running
-    assert ask(server.start(), "SELECT 1") == 1
+    assert select(server.start(), "SELECT 1") == 1
 
 
-def test_an_interrupted_first_start_is_begun_anew(home):
+def test_an_interrupted_first_start_is_repeated(home):
     unfinished = home / "postgresql/unfinished"
     unfinished.mkdir(parents=True)
     (unfinished / "PG_VERSION").write_text("13\n")
     code = "from lrbench_caffe.database import server; server.start()"
-    for seconds in (0.1, 0.3, 0.6):  # what the killed process has started may go on for a while
+    for seconds in (0.1, 0.3, 0.6):  # the programs that it started may run on for a while
         starter = subprocess.Popen(
             [sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(PACKAGE.parent))
         )
         time.sleep(seconds)
         starter.kill()
         starter.wait()
-    assert ask(server.start(), "SELECT 1") == 1
+    assert select(server.start(), "SELECT 1") == 1
     assert not unfinished.exists()
 
 
-def test_the_server_outlives_its_starter_and_keeps_none_of_its_pipes(used_home):
+def test_the_server_outlives_its_starter_and_does_not_keep_its_pipes_open(used_home):
     code = "from lrbench_caffe.database import server; print(server.start())"
     began = time.monotonic()
     done = subprocess.run(
@@ -150,49 +150,49 @@ def test_the_server_outlives_its_starter_and_keeps_none_of_its_pipes(used_home):
         text=True,
     )
     assert time.monotonic() - began < 30
-    assert ask(done.stdout.strip(), "SELECT 1") == 1
+    assert select(done.stdout.strip(), "SELECT 1") == 1
     assert os.getsid(postmaster(used_home)) != os.getsid(0)
 
 
-def test_a_folder_with_any_name(used_home, monkeypatch):
+def test_the_folder_may_have_any_name(used_home, monkeypatch):
     folder = used_home / "a 'b' \"c\" $(d) \\e \u00e4"
     folder.mkdir()
     server.start()
     server.stop()
     (used_home / "postgresql").rename(folder / "postgresql")
     monkeypatch.setenv("LRBENCH_HOME", str(folder))
-    assert ask(server.start(), "SELECT 1") == 1
+    assert select(server.start(), "SELECT 1") == 1
     assert server.stop()
     (folder / "postgresql").rename(used_home / "postgresql")
 
 
 @pytest.mark.parametrize("name", ["x" * 100, "a,b"])
-def test_a_folder_that_cannot_hold_a_socket_is_named(home, monkeypatch, name):
+def test_a_folder_that_cannot_hold_a_socket_is_reported(home, monkeypatch, name):
     monkeypatch.setenv("LRBENCH_HOME", str(home / name))
     with pytest.raises(InputError, match="set LRBENCH_HOME to another folder"):
         server.start()
 
 
-def test_a_folder_that_is_a_file_is_named(home):
+def test_a_file_in_place_of_the_folder_is_reported(home):
     (home / "postgresql").write_text("")
     with pytest.raises(InputError, match="postgresql cannot be used"):
         server.start()
     (home / "postgresql").unlink()
 
 
-def test_data_of_another_postgresql_is_named_and_left_alone(home):
+def test_data_of_another_postgresql_version_is_reported_and_left_alone(home):
     data = home / "postgresql/data"
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("9\n")
     with pytest.raises(
-        InputError, match="was made by PostgreSQL 9, and here is only .*install postgresql-9"
+        InputError, match="made by PostgreSQL 9, but only version .*: install postgresql-9"
     ):
         server.start()
     assert [path.name for path in data.iterdir()] == ["PG_VERSION"]
     shutil.rmtree(str(data))
 
 
-def test_a_server_that_cannot_start_says_why(used_home):
+def test_the_error_of_a_server_that_cannot_start_has_the_reason(used_home):
     server.start()
     server.stop()
     settings = used_home / "postgresql/data/postgresql.conf"
@@ -201,10 +201,10 @@ def test_a_server_that_cannot_start_says_why(used_home):
     with pytest.raises(InputError, match="pg_ctl failed: .*shared_bufers.*LRBENCH_DSN"):
         server.start()
     settings.write_text(good)
-    assert ask(server.start(), "SELECT 1") == 1
+    assert select(server.start(), "SELECT 1") == 1
 
 
-def test_the_folder_is_where_xdg_wants_data(monkeypatch):
+def test_the_folder_follows_the_xdg_specification(monkeypatch):
     monkeypatch.delenv("LRBENCH_HOME", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
     assert server.status().folder == "/somewhere/lrbench/postgresql"
@@ -216,11 +216,11 @@ def test_the_folder_is_where_xdg_wants_data(monkeypatch):
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user"
 )
-def test_an_ordinary_user_has_a_server_of_their_own_which_root_can_use_too(home, monkeypatch):
+def test_an_ordinary_user_has_a_private_server_that_root_can_use_too(home, monkeypatch):
     someone = pwd.getpwnam("nobody")
     shutil.copytree(
         str(PACKAGE), str(home / "program/lrbench_caffe")
-    )  # the project may lie where only root can read
+    )  # only root may be able to read the project
     (home / "own").mkdir()
     os.chown(str(home / "own"), someone.pw_uid, someone.pw_gid)
     home.chmod(0o755)
@@ -250,8 +250,8 @@ def test_an_ordinary_user_has_a_server_of_their_own_which_root_can_use_too(home,
 
     dsn = call("print(server.start())")
     assert os.stat("/proc/%d" % postmaster(home / "own")).st_uid == someone.pw_uid
-    assert dsn == server.start() and ask(dsn, "SELECT 1") == 1
+    assert dsn == server.start() and select(dsn, "SELECT 1") == 1
     assert server.stop()
-    assert ask(server.start(), "SELECT 1") == 1
+    assert select(server.start(), "SELECT 1") == 1
     assert os.stat("/proc/%d" % postmaster(home / "own")).st_uid == someone.pw_uid
     assert call("print(server.stop())") == "True"

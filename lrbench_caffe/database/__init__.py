@@ -1,7 +1,29 @@
-"""The LR policy database (section IV): its schema, the store, the journal, and the private server where none is named."""
+"""The LR policy database (section IV of the paper).
+
+A training records its trial with a :class:`Recorder`, which writes every event to a journal on the
+local disk and delivers it to PostgreSQL from a thread.  A :class:`Store` reads and writes trials.
+:mod:`~lrbench_caffe.database.studies` keeps lists of trials under a name,
+:mod:`~lrbench_caffe.database.standings` reads how policies did over their seeds, and
+:mod:`~lrbench_caffe.database.exchange` exports and imports trials.
+
+Where no database is named, :mod:`~lrbench_caffe.database.server` starts a private PostgreSQL
+server for the user.
+"""
+
+from __future__ import annotations
 
 import os
 import shutil
+
+from lrbench_caffe.errors import InputError
+
+try:
+    import psycopg2  # noqa: F401  (checked here, before the modules below import it)
+except ImportError as error:
+    raise InputError(
+        "the database needs psycopg2, which this Python cannot import (%s): "
+        "install python3-psycopg2 or psycopg2-binary" % error
+    ) from error
 
 from lrbench_caffe.database import server, studies
 from lrbench_caffe.database.journal import Recorder
@@ -10,8 +32,19 @@ from lrbench_caffe.database.store import Store
 __all__ = ["Recorder", "Store", "server", "shell_command", "studies"]
 
 
-def shell_command(dsn=None):
-    """The psql command line, a list of words, that opens the database; the private server is started if it is the one."""
+def shell_command(dsn: str | None = None) -> list[str]:
+    """Return the psql command line that opens the database.
+
+    Args:
+        dsn: The connection string of the database.  Without it, ``LRBENCH_DSN`` names the
+            database.  Without either, the private server is used, and started if necessary.
+
+    Returns:
+        The program and its arguments.
+
+    Raises:
+        InputError: PostgreSQL's programs are not installed, or the private server does not start.
+    """
     dsn = dsn or os.environ.get("LRBENCH_DSN")
     if dsn:
         return [shutil.which("psql") or server.psql(), dsn]

@@ -1,5 +1,6 @@
--- The LR policy database (section IV of the paper): what was trained, under which policy, and what came of it.
--- This is the whole schema as it is now; migrations/ brings older databases here.  PostgreSQL 11 or later.
+-- The LR policy database (section IV of the paper): trials, the policies that they were trained
+-- under, and their measurements.  This is the whole schema at its newest version; migrations/ brings
+-- older databases to it.  It needs PostgreSQL 11 or later.
 
 CREATE DOMAIN title AS text
     CONSTRAINT title_length CHECK (length(VALUE) BETWEEN 1 AND 500);
@@ -56,7 +57,7 @@ CREATE TABLE dataset (
     train_samples bigint CONSTRAINT dataset_train_samples_not_negative CHECK (train_samples >= 0),
     test_samples bigint CONSTRAINT dataset_test_samples_not_negative CHECK (test_samples >= 0)
 );
--- What is unknown counts as a value here, which a UNIQUE constraint does not do.
+-- NULLs are equal in this index; in a UNIQUE constraint they would all differ.
 CREATE UNIQUE INDEX dataset_unique
     ON dataset (name, COALESCE(shape, '{}'), COALESCE(train_samples, -1), COALESCE(test_samples, -1));
 COMMENT ON TABLE dataset IS 'the datasets; NULL where the data was not read to the end';
@@ -69,7 +70,7 @@ CREATE TABLE policy (
     parameters jsonb NOT NULL CONSTRAINT policy_parameters_are_named CHECK (jsonb_typeof(parameters) = 'object'),
     n_params integer NOT NULL CONSTRAINT policy_n_params_not_negative CHECK (n_params >= 0)
 );
--- Of the hash, since a policy with many steps is longer than an index entry may be.
+-- On the hash, because the text of a policy with many steps is too long for an index entry.
 CREATE UNIQUE INDEX policy_unique ON policy (md5(text));
 CREATE INDEX policy_function ON policy (function);
 COMMENT ON TABLE policy IS 'the learning rate policies: a function (Table I of the paper) and its parameters';
@@ -113,7 +114,7 @@ CREATE TABLE trial (
     CONSTRAINT trial_runs_or_ended CHECK ((state = 'running') = (ended_at IS NULL)),
     CONSTRAINT trial_best_is_whole CHECK ((best_iteration IS NULL) = (best_top1 IS NULL))
 );
--- The best trials of a task without a look at the others, however many there are.
+-- Finds the best trials of a task without reading the others.
 CREATE INDEX trial_best ON trial (dataset_id, network_id, best_top1 DESC NULLS LAST, best_iteration);
 CREATE INDEX trial_by_network ON trial (network_id);
 CREATE INDEX trial_by_policy ON trial (policy_id);
@@ -159,7 +160,7 @@ COMMENT ON COLUMN evaluation.class_confidence IS 'average confidence of each cla
 COMMENT ON COLUMN evaluation.resumed_at IS
     'the snapshot''s iteration that the training went on from, after which its batches come in another order; NULL: it ran through';
 
--- A best row can only be one that was measured.
+-- The best row of a trial must be one of its evaluations.
 ALTER TABLE trial ADD CONSTRAINT trial_best_row
     FOREIGN KEY (id, best_iteration) REFERENCES evaluation (trial_id, iteration) DEFERRABLE INITIALLY DEFERRED;
 
@@ -196,7 +197,7 @@ JOIN framework ON framework.id = trial.framework_id
 LEFT JOIN task ON task.id = trial.task_id
 LEFT JOIN origin ON origin.id = trial.origin_id
 LEFT JOIN evaluation best ON best.trial_id = trial.id AND best.iteration = COALESCE(
-    trial.best_iteration,  -- a trial that still runs has its best row so far
+    trial.best_iteration,  -- set at the end; a running trial is shown with its best row so far
     (SELECT iteration FROM evaluation WHERE trial_id = trial.id ORDER BY top1 DESC, iteration LIMIT 1));
 COMMENT ON VIEW result IS
     'a line for each trial with the eight metrics of the paper at its best evaluation: ld, iterations (#Iterations), top1,
@@ -241,7 +242,8 @@ COMMENT ON COLUMN standing.k0 IS 'the rate of a FIX policy; NULL for others';
 COMMENT ON COLUMN standing.seeds IS 'finished trials; of a seed that was trained twice, the later one';
 COMMENT ON COLUMN standing.top1 IS 'the mean of their best Top-1, with its sample standard deviation in top1_std';
 
--- Reckoned anew from the trials, never by adding up, so that it is right however often a trial is recorded.
+-- A standing is always computed from all its trials and never incremented, so it stays correct if
+-- a trial is recorded twice.
 CREATE FUNCTION keep_standing() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     datasets integer[];

@@ -1,49 +1,64 @@
-"""The private PostgreSQL server: one per LRBENCH_HOME, started on demand and shared by all processes of the user.
+"""The private PostgreSQL server: one for each LRBENCH_HOME, started on demand.
 
-Own code, since pgserver is no longer kept up and its successor ships a PostgreSQL instead of running the environment's own.
+All processes of the user share it.  Everything is in the folder ``postgresql`` of LRBench's home:
+the cluster in ``data``, the server's log and its Unix socket.
 
-Everything lies in the folder ``postgresql`` of LRBench's home: the cluster in ``data``, the server's log, its Unix socket.
-Two things make it simple to get right:
+Two techniques keep this simple:
 
-- The folder is locked (flock) by whoever starts the server, and the server inherits the locked file descriptor.  So the lock
-  is held exactly as long as a server starts, runs or stops, whatever was killed, and in whatever container it runs.
-- The programs are told the folder as /proc/self/fd/N of that descriptor.  PostgreSQL refuses to run as root, and the user that
-  it then runs as may not pass through root's home; through the descriptor it need not, and gets no capability for it.
+- The process that starts the server locks the folder (flock), and the server inherits the locked
+  file descriptor.  So the folder is locked exactly while a server starts, runs or stops, whatever
+  process is killed and in whatever container it runs.
+- PostgreSQL's programs receive the folder as /proc/self/fd/N of that descriptor.  PostgreSQL
+  refuses to run as root, and the user that it runs as instead may have no access to root's home.
+  With the descriptor that user needs no access to it.
+
+This is not pgserver, which is no longer maintained.  Its successor ships its own PostgreSQL instead
+of running the installed one.
 """
+
+from __future__ import annotations
 
 import contextlib
 import fcntl
-import glob
 import os
 import pwd
-import re
 import shlex
 import shutil
 import socket
 import struct
 import subprocess
 import time
-from typing import NamedTuple, Optional
+from typing import Iterator, NamedTuple, Optional
 
+from lrbench_caffe.database.programs import OTHER_SERVER, error_line, find_program
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paths import home
 
 USER = DATABASE = "lrbench"
 _SOCKET = ".s.PGSQL.5432"
-_TIMEOUT = 120  # seconds for a start, which may have to recover from a crash
+_MAX_SOCKET_PATH = 107  # bytes, a limit of Linux
+_TIMEOUT = 120  # seconds for a start, which may include recovery from a crash
 _SETTINGS = {
     "port": "5432",
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "200",
     "jit": "off",
-    "dynamic_shared_memory_type": "mmap",  # containers have a /dev/shm too small for a parallel query
+    # A container's /dev/shm is too small for a parallel query.
+    "dynamic_shared_memory_type": "mmap",
 }
-_ELSEWHERE = "or name another server with LRBENCH_DSN"
 
 
 class Status(NamedTuple):
-    """What is known of the private server: version is that of its data (None before the first start)."""
+    """The state of the private server.
+
+    Attributes:
+        running: Whether it accepts connections.
+        folder: Its folder.
+        version: The major version of PostgreSQL that made its data; None before the first start.
+        log: The path of its log.
+        dsn: The connection string of its database.
+    """
 
     running: bool
     folder: str
@@ -52,292 +67,282 @@ class Status(NamedTuple):
     dsn: str
 
 
-def status():
-    """The Status of the private server; starts nothing."""
-    folder = _folder()
+def status() -> Status:
+    """Return the state of the private server, without starting it.
+
+    Raises:
+        InputError: The path of its folder is too long for a Unix socket.
+    """
+    path = _folder_path()
     return Status(
-        _ready(folder), folder, _version(folder), os.path.join(folder, "log"), _dsn(folder)
+        running=_is_ready(path),
+        folder=path,
+        version=_data_version(path),
+        log=os.path.join(path, "log"),
+        dsn=_dsn(path),
     )
 
 
-def start():
-    """Start the private server if it does not run, wait until it answers, and return its DSN.
+def start() -> str:
+    """Start the private server unless it is running, and wait until it accepts connections.
 
-    Raises InputError where there is no PostgreSQL, or none that fits the data, or it does not start.
+    Returns:
+        The connection string of its database.
+
+    Raises:
+        InputError: PostgreSQL is not installed, its version does not match the data, or the server
+            does not start.
     """
-    folder = _folder()
+    path = _folder_path()
     deadline = time.monotonic() + _TIMEOUT
-    while not _ready(folder):
-        with _opened(folder) as (descriptor, account):
-            if _locked(descriptor):
-                _start(folder, descriptor, account)
+    while not _is_ready(path):
+        with _open_folder(path) as folder:
+            if folder.lock():
+                _start(folder)
             elif time.monotonic() > deadline:
                 raise InputError(
-                    "the PostgreSQL server in %s does not answer: see %s/log, %s"
-                    % (folder, folder, _ELSEWHERE)
+                    "the PostgreSQL server in %s does not answer: read %s/log, %s"
+                    % (path, path, OTHER_SERVER)
                 )
         time.sleep(0.02)
-    return _dsn(folder)
+    return _dsn(path)
 
 
-def stop():
-    """Stop the private server, cutting its connections; returns whether it ran."""
-    folder = _folder()
-    if not os.path.isdir(folder):
+def stop() -> bool:
+    """Stop the private server and close its connections.
+
+    Returns:
+        Whether it was running.
+
+    Raises:
+        InputError: The server does not stop.
+    """
+    path = _folder_path()
+    if not os.path.isdir(path):
         return False
-    with _opened(folder) as (descriptor, account):
-        if _locked(descriptor):
+    with _open_folder(path) as folder:
+        if folder.lock():
             return False
         problem = None
-        try:  # without its wait, which a killed server's entry in the process table may draw out
-            _run(
-                account,
-                descriptor,
-                [
-                    _program("pg_ctl", _version(folder)),
-                    "stop",
-                    "-W",
-                    "-m",
-                    "fast",
-                    "-D",
-                    _inside(descriptor, "data"),
-                ],
-            )
-        except (
-            InputError
-        ) as error:  # no error if the server was killed and its last processes are just leaving
+        try:
+            pg_ctl = find_program("pg_ctl", path, _data_version(path))
+            # Without pg_ctl's own waiting (-W): a killed server may stay in the process table.
+            folder.run([pg_ctl, "stop", "-W", "-m", "fast", "-D", folder.inside("data")])
+        except InputError as error:
+            # This is not yet an error: if the server was killed, its last processes are leaving.
             problem = error
         deadline = time.monotonic() + (5 if problem else _TIMEOUT)
-        while not _locked(descriptor):
+        while not folder.lock():
             if time.monotonic() > deadline:
                 raise problem or InputError(
-                    "the PostgreSQL server in %s does not stop: see %s/log" % (folder, folder)
+                    "the PostgreSQL server in %s does not stop: read %s/log" % (path, path)
                 )
             time.sleep(0.01)
     return True
 
 
-def psql():
-    """The path of the psql program that belongs to the private server, else the one on PATH."""
-    return _program("psql", _version(_folder()))
+def psql() -> str:
+    """Return the path of psql in the version of the private server's data, else in the newest.
+
+    Raises:
+        InputError: PostgreSQL's programs are not installed.
+    """
+    path = _folder_path()
+    return find_program("psql", path, _data_version(path))
 
 
-def _folder():
-    """The server's folder, which its socket's path must fit in."""
-    folder = os.path.join(home(), "postgresql")
-    length = len(os.fsencode(os.path.join(folder, _SOCKET)))
-    if length > 107 or "," in folder:
+def _folder_path() -> str:
+    """The path of the server's folder; the path of its socket must fit into a socket address."""
+    path = os.path.join(home(), "postgresql")
+    length = len(os.fsencode(os.path.join(path, _SOCKET)))
+    if length > _MAX_SOCKET_PATH or "," in path:
         raise InputError(
-            "the folder %s cannot hold a Unix socket, whose path has at most 107 bytes (here %d) and no comma: "
-            "set LRBENCH_HOME to another folder" % (folder, length)
+            "the folder %s cannot hold a Unix socket: the socket's path has %d bytes, at most %d "
+            "and no comma are allowed: set LRBENCH_HOME to another folder"
+            % (path, length, _MAX_SOCKET_PATH)
         )
-    return folder
+    return path
 
 
-def _dsn(folder):
-    quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
+def _dsn(path: str) -> str:
+    quoted = path.replace("\\", "\\\\").replace("'", "\\'")
     return "host='%s' port=5432 user=%s dbname=%s" % (quoted, USER, DATABASE)
 
 
-def _ready(folder):
-    """Whether a server in this folder takes connections: its file says so, not "starting" or "stopping", and it lives."""
+def _is_ready(path: str) -> bool:
+    """Whether a server in this folder accepts connections.
+
+    postmaster.pid ends with "ready" rather than "starting" or "stopping", and the server answers.
+    """
     try:
-        with open(os.path.join(folder, "data", "postmaster.pid")) as pid_file:
-            said = pid_file.read().split()[-1:]
+        with open(os.path.join(path, "data", "postmaster.pid")) as pid_file:
+            state = pid_file.read().split()[-1:]
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(5)
-            client.connect(os.path.join(folder, _SOCKET))
-            client.sendall(
-                struct.pack("!ii", 8, 80877103)
-            )  # the protocol's question for encryption, answered by one byte
-            return said == ["ready"] and client.recv(1) in (b"N", b"S")
+            client.connect(os.path.join(path, _SOCKET))
+            # PostgreSQL's SSLRequest, which is answered by one byte.
+            client.sendall(struct.pack("!ii", 8, 80877103))
+            return state == ["ready"] and client.recv(1) in (b"N", b"S")
     except OSError:
         return False
 
 
-def _version(folder):
+def _data_version(path: str) -> str | None:
     """The major version of PostgreSQL that made the data, or None."""
     try:
-        with open(os.path.join(folder, "data", "PG_VERSION")) as version:
+        with open(os.path.join(path, "data", "PG_VERSION")) as version:
             return version.read().strip()
     except OSError:
         return None
 
 
+class _Folder:
+    """The server's folder, opened.
+
+    Attributes:
+        path: Its path.
+        descriptor: Its file descriptor, which the server inherits with the lock.
+        command_prefix: What runs a command as the user that the server belongs to.
+    """
+
+    def __init__(self, path: str, descriptor: int, command_prefix: list[str]) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.command_prefix = command_prefix
+
+    def lock(self) -> bool:
+        """Lock the folder unless it is locked; return whether this process has the lock.
+
+        If it has, there is no server.
+        """
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def inside(self, *names: str) -> str:
+        """A path in the folder for a process that inherits the descriptor.
+
+        That process needs no access to the folders above.
+        """
+        return os.path.join("/proc/self/fd/%d" % self.descriptor, *names)
+
+    def run(self, command: list[str], text: str = "") -> None:
+        """Run one of PostgreSQL's programs, with this text as its input, in a session of its own.
+
+        A server that it starts keeps only the descriptor and the log open.  Raises InputError with
+        the program's message if it fails.
+        """
+        command = self.command_prefix + command
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PG")
+        }
+        environment["LC_ALL"] = "C"
+        with open(self.inside("log"), "ab+") as log:
+            begin = log.seek(0, os.SEEK_END)
+            try:
+                completed = subprocess.run(
+                    command,
+                    input=text.encode(),
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                    env=environment,
+                    pass_fds=[self.descriptor],
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise InputError("cannot run %s: %s" % (command[0], error.strerror)) from error
+            log.seek(begin)
+            lines = log.read().decode(errors="replace").splitlines()
+        if completed.returncode:
+            program = os.path.basename(command[len(self.command_prefix)])
+            raise InputError(
+                "%s failed: %s; read %s/log, %s"
+                % (program, error_line(lines), self.path, OTHER_SERVER)
+            )
+
+
 @contextlib.contextmanager
-def _opened(folder):
-    """The server's folder, made if need be: its descriptor, and the words that run a command as the user it belongs to."""
+def _open_folder(path: str) -> Iterator[_Folder]:
+    """Open the server's folder, and create it if necessary."""
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        account = _account(folder)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        command_prefix = _command_prefix(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise InputError(
-            "the database's folder %s cannot be used (%s): set LRBENCH_HOME to a folder of your own, %s"
-            % (folder, error.strerror, _ELSEWHERE)
-        )
+            "the database's folder %s cannot be used (%s): set LRBENCH_HOME to a folder of your "
+            "own, %s" % (path, error.strerror, OTHER_SERVER)
+        ) from error
     try:
-        yield descriptor, account
+        yield _Folder(path, descriptor, command_prefix)
     finally:
         os.close(descriptor)
 
 
-def _account(folder):
-    """For root, who may not run PostgreSQL: setpriv to the folder's owner, who is made another user if it is root."""
+def _command_prefix(path: str) -> list[str]:
+    """What runs a command as the folder's owner, for root, who must not run PostgreSQL.
+
+    A folder of root's is given to another user first.
+    """
     if os.geteuid() != 0:
         return []
-    owner = os.stat(folder)
+    owner = os.stat(path)
     user, group = owner.st_uid, owner.st_gid
     if user == 0:
-        names = {entry.pw_name: entry for entry in pwd.getpwall()}
-        entry = names.get("postgres") or names.get("nobody")
-        if entry is None:
-            raise InputError(
-                "PostgreSQL does not run as root: add a user named postgres, %s" % _ELSEWHERE
-            )
-        user, group = entry.pw_uid, entry.pw_gid
+        user, group = _unprivileged_user()
         try:
-            os.chown(folder, user, group)
+            os.chown(path, user, group)
         except OSError as error:
             raise InputError(
-                "PostgreSQL does not run as root, and here root may not become another user (%s): run as an "
-                "ordinary user, %s" % (error.strerror, _ELSEWHERE)
-            )
+                "PostgreSQL does not run as root, and root cannot become another user here (%s): "
+                "run as an ordinary user, %s" % (error.strerror, OTHER_SERVER)
+            ) from error
     return ["setpriv", "--reuid=%d" % user, "--regid=%d" % group, "--clear-groups"]
 
 
-def _locked(descriptor):
-    """Whether this process now has the lock of the folder, so that there is no server."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _unprivileged_user() -> tuple[int, int]:
+    """The user and group ids of postgres, else of nobody."""
+    accounts = {account.pw_name: account for account in pwd.getpwall()}
+    account = accounts.get("postgres") or accounts.get("nobody")
+    if account is None:
+        raise InputError(
+            "PostgreSQL does not run as root: add a user named postgres, %s" % OTHER_SERVER
+        )
+    return account.pw_uid, account.pw_gid
 
 
-def _start(folder, descriptor, account):
-    """Start the server, which takes the lock over; on the first start, make its data."""
-    version = _version(folder)
-    program = _program("pg_ctl", version)
+def _start(folder: _Folder) -> None:
+    """Start the server, which inherits the folder's lock; before the first start, make its data."""
+    version = _data_version(folder.path)
+    pg_ctl = find_program("pg_ctl", folder.path, version)
     if version is None:
-        _initialize(folder, descriptor, account)
+        _initialize(folder)
+    # The folder was not locked, so the server of these files is gone.  Their process ids may belong
+    # to other processes by now.
     for stale in (os.path.join("data", "postmaster.pid"), _SOCKET + ".lock"):
-        # The lock says that their server is gone; the process ids in them may by now be those of other processes.
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(folder, stale))
-    settings = dict(_SETTINGS, unix_socket_directories=_inside(descriptor))
+            os.unlink(os.path.join(folder.path, stale))
+    settings = dict(_SETTINGS, unix_socket_directories=folder.inside())
     options = " ".join("-c " + shlex.quote("%s=%s" % setting) for setting in settings.items())
-    _run(
-        account,
-        descriptor,
-        [
-            program,
-            "start",
-            "-w",
-            "-t",
-            str(_TIMEOUT),
-            "-D",
-            _inside(descriptor, "data"),
-            "-o",
-            options,
-        ],
-    )
+    command = [pg_ctl, "start", "-w", "-t", str(_TIMEOUT), "-D", folder.inside("data")]
+    folder.run([*command, "-o", options])
 
 
-def _initialize(folder, descriptor, account):
-    """Make the data under another name first, so that what is interrupted is never used."""
-    unfinished = os.path.join(folder, "unfinished")
+def _initialize(folder: _Folder) -> None:
+    """Make the server's data, under another name first: unfinished data is never used."""
+    unfinished = os.path.join(folder.path, "unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    inside = _inside(descriptor, "unfinished")
-    # Only who may pass through the private folder reaches the socket, so that trust is no more than the folder's mode.
-    _run(
-        account,
-        descriptor,
-        [
-            _program("initdb"),
-            "-D",
-            inside,
-            "-U",
-            USER,
-            "--encoding=UTF8",
-            "--no-locale",
-            "--auth-local=trust",
-            "--auth-host=reject",
-        ],
+    inside = folder.inside("unfinished")
+    initdb = [find_program("initdb", folder.path), "-D", inside, "-U", USER]
+    initdb += ["--encoding=UTF8", "--no-locale"]
+    # Only users with access to the private folder reach the socket, so "trust" adds no access.
+    initdb += ["--auth-local=trust", "--auth-host=reject"]
+    folder.run(initdb)
+    postgres = find_program("postgres", folder.path)
+    folder.run(
+        [postgres, "--single", "-D", inside, "postgres"], text="CREATE DATABASE %s\n" % DATABASE
     )
-    _run(
-        account,
-        descriptor,
-        [_program("postgres"), "--single", "-D", inside, "postgres"],
-        text="CREATE DATABASE %s\n" % DATABASE,
-    )
-    os.rename(unfinished, os.path.join(folder, "data"))
-
-
-def _inside(descriptor, *names):
-    """A path in the server's folder for a process that has its descriptor, whatever lies above the folder."""
-    return os.path.join("/proc/self/fd/%d" % descriptor, *names)
-
-
-def _run(account, descriptor, command, text=""):
-    """Run one of PostgreSQL's programs in a session of its own; what it leaves running keeps the descriptor and the log only.
-
-    Raises InputError with what it said when it fails.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    environment["LC_ALL"] = "C"
-    with open(_inside(descriptor, "log"), "ab+") as log:
-        begin = log.seek(0, os.SEEK_END)
-        try:
-            done = subprocess.run(
-                account + command,
-                input=text.encode(),
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=environment,
-                pass_fds=[descriptor],
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise InputError("cannot run %s: %s" % ((account + command)[0], error.strerror))
-        log.seek(begin)
-        said = log.read().decode(errors="replace").splitlines()
-    if done.returncode:
-        raise InputError(
-            "%s failed: %s; see %s/log, %s"
-            % (os.path.basename(command[0]), _complaint(said), _folder(), _ELSEWHERE)
-        )
-
-
-def _complaint(lines):
-    """The line that says what went wrong, without its time and process."""
-    words = r"((unrecognized|invalid|could not) .*|.*(?:FATAL|PANIC|error):.*)"
-    found = [match.group(1) for match in (re.search(words, line) for line in lines) if match]
-    return re.sub(r"^.*(FATAL|PANIC): +", "", (found or lines[-1:] or ["no message"])[0])
-
-
-def _program(name, version=None):
-    """The path of one of PostgreSQL's programs: of the given major version, else the newest."""
-    folders = glob.glob("/usr/lib/postgresql/*/bin") + glob.glob("/usr/pgsql-*/bin")
-    folders.sort(
-        key=lambda path: [int(number) for number in re.findall(r"\d+", path)], reverse=True
-    )
-    folders += filter(None, [os.path.dirname(shutil.which("pg_ctl") or "")])
-    found = {}
-    for folder in folders:
-        path = os.path.join(folder, name)
-        if os.access(path, os.X_OK):
-            said = subprocess.run([path, "--version"], stdout=subprocess.PIPE, text=True).stdout
-            found.setdefault(re.search(r"\d+", said).group(), path)
-    if not found:
-        raise InputError(
-            "PostgreSQL's programs are not installed here: install the package postgresql, %s"
-            % _ELSEWHERE
-        )
-    if version not in found and version is not None:
-        raise InputError(
-            "the database in %s was made by PostgreSQL %s, and here is only %s: install postgresql-%s, or set "
-            "LRBENCH_HOME to another folder" % (_folder(), version, ", ".join(found), version)
-        )
-    return found[version] if version else next(iter(found.values()))
+    os.rename(unfinished, os.path.join(folder.path, "data"))

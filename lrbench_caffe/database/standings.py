@@ -1,14 +1,24 @@
-"""How policies stand on the tasks in the database: what a recommendation is made of, at once however many trials there are."""
+"""How policies did on the tasks in the database: what a recommendation is made from.
 
-from typing import NamedTuple, Optional
+The table ``standing`` has a row for each policy on a task, with the mean over its seeds.  Triggers
+keep it up to date, so the queries here take the same time however many trials there are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Sequence
 
 from lrbench_caffe.ranking import Spread
 from lrbench_caffe.trial import Dataset, Network
 
-CONSTANTS = 200  # constant rates of a task that are looked at
+if TYPE_CHECKING:
+    from lrbench_caffe.database.store import Store
 
-# The best of each (dataset, network) by one look into the index, whatever lies between two of them.
-_ALL = """
+CONSTANTS = 200  # the most constant rates that are read for a task
+
+# The best standing of each (dataset, network).  Each costs one index lookup, however many standings
+# lie between two of them.
+_BEST_OF_ALL_TASKS = """
     WITH RECURSIVE best AS (
         (SELECT dataset_id, network_id, settings, task_id FROM standing
          ORDER BY dataset_id, network_id, top1 DESC, iterations LIMIT 1)
@@ -18,135 +28,177 @@ _ALL = """
             WHERE (dataset_id, network_id) > (best.dataset_id, best.network_id)
             ORDER BY dataset_id, network_id, top1 DESC, iterations LIMIT 1) AS following)"""
 
-_NAMED = """
+_BEST_OF_NAMED_TASKS = """
     WITH best AS (
-        SELECT found.* FROM dataset, network, LATERAL (
+        SELECT first.* FROM dataset, network, LATERAL (
             SELECT dataset_id, network_id, settings, task_id FROM standing
-            WHERE dataset_id = dataset.id AND network_id = network.id ORDER BY top1 DESC, iterations LIMIT 1) AS found
-        WHERE dataset.name = %(dataset)s AND (network.name = %(network)s OR network.hash = %(network)s))"""
+            WHERE dataset_id = dataset.id AND network_id = network.id
+            ORDER BY top1 DESC, iterations LIMIT 1) AS first
+        WHERE dataset.name = %(dataset)s
+            AND (network.name = %(network)s OR network.hash = %(network)s))"""
 
 _TASKS = """
-    SELECT dataset_id, network_id, dataset.name AS dataset, shape, train_samples, test_samples, network.name AS network, hash,
-           classes, settings
-    FROM best JOIN dataset ON dataset.id = dataset_id JOIN network ON network.id = network_id LEFT JOIN task ON task.id = task_id"""
+    SELECT dataset_id, network_id, dataset.name AS dataset, shape, train_samples, test_samples,
+           network.name AS network, hash, classes, settings
+    FROM best JOIN dataset ON dataset.id = dataset_id JOIN network ON network.id = network_id
+    LEFT JOIN task ON task.id = task_id"""
 
-# Of several tasks at once, since each question costs a way there and back.
-_BEST = """
+# The next two queries answer for several tasks at once, because each query costs a round trip.
+_BEST_POLICIES = """
     SELECT pair.place, policy.text, policy.function, settings, seeds, top1, top1_std, iterations
     FROM unnest(%s, %s) WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
-        SELECT * FROM standing WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id
+        SELECT * FROM standing
+        WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id
         ORDER BY top1 DESC, iterations, policy_id LIMIT %s) AS best
-    JOIN policy ON policy.id = policy_id ORDER BY pair.place, top1 DESC, iterations, policy_id"""
+    JOIN policy ON policy.id = policy_id
+    ORDER BY pair.place, top1 DESC, iterations, policy_id"""
 
-_CONSTANTS = """
-    SELECT pair.place, k0, settings, top1 FROM unnest(%s, %s) WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
-        SELECT * FROM standing WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id AND k0 IS NOT NULL
+_CONSTANT_RATES = """
+    SELECT pair.place, k0, settings, top1
+    FROM unnest(%s, %s) WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
+        SELECT * FROM standing
+        WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id AND k0 IS NOT NULL
         ORDER BY k0 LIMIT %s) AS constant"""
 
-_DATASETS = "SELECT name, shape, train_samples, test_samples FROM dataset WHERE name = %s ORDER BY id DESC LIMIT 1"
+_NEWEST_DATASET = """
+    SELECT name, shape, train_samples, test_samples FROM dataset
+    WHERE name = %s ORDER BY id DESC LIMIT 1"""
+
+_NEWEST_NETWORK = """
+    SELECT name, hash, prototxt FROM network
+    WHERE name = %(name)s OR hash = %(name)s ORDER BY id DESC LIMIT 1"""
+
 _PROTOTXTS = "SELECT hash, prototxt FROM network WHERE hash = ANY (%s)"
-_NETWORKS = "SELECT name, hash, prototxt FROM network WHERE name = %(name)s OR hash = %(name)s ORDER BY id DESC LIMIT 1"
 
 
 class KnownTask(NamedTuple):
-    """A dataset and a network that policies were trained on; settings are those of the best of them, network has no prototxt."""
+    """A dataset and a network on which the database has finished trials.
+
+    Attributes:
+        dataset_id: The dataset's id in the database.
+        network_id: The network's id in the database.
+        dataset: The dataset.
+        network: The network, with an empty prototxt; :func:`prototxts` reads it.
+        classes: The number of classes, or None where the net does not specify it.
+        settings: The solver's settings of the best policy on this task.
+    """
 
     dataset_id: int
     network_id: int
     dataset: Dataset
     network: Network
     classes: Optional[int]
-    settings: dict
+    settings: Dict[str, Any]
 
 
 class Standing(NamedTuple):
-    """How a policy did with these settings: Top-1 over its seeds, and the mean of #Iterations."""
+    """How a policy did on a task with one set of solver settings.
+
+    Attributes:
+        policy: The policy's canonical text.
+        function: The name of its function.
+        settings: The solver's settings that matter for what is learned.
+        top1: The highest Top-1 of a trial, over the seeds.
+        iterations: The mean of #Iterations over the seeds.
+    """
 
     policy: str
     function: str
-    settings: dict
+    settings: Dict[str, Any]
     top1: Spread
     iterations: float
 
 
-def tasks(store, dataset=None, network=None):
-    """The KnownTasks of a database: all, or those of a dataset's name and a network's name or hash."""
-    query = (_NAMED if dataset else _ALL) + _TASKS
-    lines = store.transaction(
-        lambda cursor: (
-            cursor.execute(query, {"dataset": dataset, "network": network}) or cursor.fetchall()
-        )
-    )
+def tasks(store: Store, dataset: str | None = None, network: str | None = None) -> list[KnownTask]:
+    """Return the tasks on which policies have been trained.
+
+    Args:
+        store: The database.
+        dataset: The dataset's name; None for all tasks.
+        network: The network's name or hash; ignored without a dataset.
+    """
+    query = (_BEST_OF_NAMED_TASKS if dataset else _BEST_OF_ALL_TASKS) + _TASKS
     return [
         KnownTask(
-            line.dataset_id,
-            line.network_id,
-            _dataset(line.dataset, line),
-            Network(line.network, line.hash, ""),
-            line.classes,
-            line.settings,
+            dataset_id=line.dataset_id,
+            network_id=line.network_id,
+            dataset=_dataset(line.dataset, line),
+            network=Network(line.network, line.hash, ""),
+            classes=line.classes,
+            settings=line.settings,
         )
-        for line in lines
+        for line in store.select(query, {"dataset": dataset, "network": network})
     ]
 
 
-def best_policies(store, known, many):
-    """For each of these KnownTasks the Standings of so many policies, the highest mean Top-1 first."""
-    found = [[] for _ in known]
-    for line in _of_each(store, _BEST, known, many):
-        found[line.place - 1].append(
+def best_policies(store: Store, tasks: Sequence[KnownTask], limit: int) -> list[list[Standing]]:
+    """Return the best policies of each task.
+
+    Args:
+        store: The database.
+        tasks: The tasks.
+        limit: The number of policies for each task.
+
+    Returns:
+        For each task its standings, the highest mean Top-1 first.
+    """
+    standings: list[list[Standing]] = [[] for _ in tasks]
+    for line in _select_for_tasks(store, _BEST_POLICIES, tasks, limit):
+        standings[line.place - 1].append(
             Standing(
-                line.text,
-                line.function,
-                line.settings,
-                Spread(line.top1, line.top1_std, line.seeds),
-                line.iterations,
+                policy=line.text,
+                function=line.function,
+                settings=line.settings,
+                top1=Spread(line.top1, line.top1_std, line.seeds),
+                iterations=line.iterations,
             )
         )
-    return found
+    return standings
 
 
-def constant_rates(store, known):
-    """For each of these KnownTasks its constant rates, up to CONSTANTS of them: (k0, settings, mean Top-1)."""
-    found = [[] for _ in known]
-    for line in _of_each(store, _CONSTANTS, known, CONSTANTS):
-        found[line.place - 1].append((line.k0, line.settings, line.top1))
-    return found
+def constant_rates(
+    store: Store, tasks: Sequence[KnownTask]
+) -> list[list[tuple[float, dict[str, Any], float]]]:
+    """Return how constant learning rates did on each task.
+
+    Returns:
+        For each task up to CONSTANTS rates in ascending order, each as the rate k0, the solver's
+        settings and the mean Top-1.
+    """
+    rates: list[list[tuple[float, dict[str, Any], float]]] = [[] for _ in tasks]
+    for line in _select_for_tasks(store, _CONSTANT_RATES, tasks, CONSTANTS):
+        rates[line.place - 1].append((line.k0, line.settings, line.top1))
+    return rates
 
 
-def _of_each(store, query, known, many):
-    pairs = [task.dataset_id for task in known], [task.network_id for task in known]
-    return store.transaction(
-        lambda cursor: cursor.execute(query, [*pairs, many]) or cursor.fetchall()
-    )
+def _select_for_tasks(
+    store: Store, query: str, tasks: Sequence[KnownTask], limit: int
+) -> list[Any]:
+    """The lines of a query for all tasks; ``place`` is the task's position, counted from 1."""
+    dataset_ids = [task.dataset_id for task in tasks]
+    network_ids = [task.network_id for task in tasks]
+    return store.select(query, [dataset_ids, network_ids, limit])
 
 
-def find_dataset(store, name):
-    """The newest Dataset of this name, or None."""
-    line = store.transaction(lambda cursor: cursor.execute(_DATASETS, [name]) or cursor.fetchone())
-    return line and _dataset(line.name, line)
+def find_dataset(store: Store, name: str) -> Dataset | None:
+    """Return the newest dataset with this name, or None."""
+    for line in store.select(_NEWEST_DATASET, [name]):
+        return _dataset(line.name, line)
+    return None
 
 
-def find_network(store, name):
-    """The newest Network of this name or hash, or None."""
-    line = store.transaction(
-        lambda cursor: cursor.execute(_NETWORKS, {"name": name}) or cursor.fetchone()
-    )
-    return line and Network(*line)
+def find_network(store: Store, name: str) -> Network | None:
+    """Return the newest network with this name or hash, or None."""
+    for line in store.select(_NEWEST_NETWORK, {"name": name}):
+        return Network(line.name, line.hash, line.prototxt)
+    return None
 
 
-def prototxts(store, networks):
-    """{hash: canonical prototxt} of KnownTasks' networks."""
-    hashes = [network.hash for network in networks]
-    return dict(
-        store.transaction(lambda cursor: cursor.execute(_PROTOTXTS, [hashes]) or cursor.fetchall())
-    )
+def prototxts(store: Store, networks: Sequence[Network]) -> dict[str, str]:
+    """Return the canonical prototxts of networks by their hashes."""
+    return dict(store.select(_PROTOTXTS, [[network.hash for network in networks]]))
 
 
-def _dataset(name, line):
-    return Dataset(
-        name,
-        None if line.shape is None else tuple(line.shape),
-        line.train_samples,
-        line.test_samples,
-    )
+def _dataset(name: str, line: Any) -> Dataset:
+    shape = None if line.shape is None else tuple(line.shape)
+    return Dataset(name, shape, line.train_samples, line.test_samples)

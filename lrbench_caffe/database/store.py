@@ -1,43 +1,65 @@
 """The store: trials and their rows in PostgreSQL, as plain values in and out.
 
-Every method is one transaction that may be repeated without harm, so a journal can be replayed and a lost connection costs no
-more than one more try.  Use a Store in one thread at a time; any number of stores may write at once.
+A trial enters the database by :meth:`Store.begin`, its rows by :meth:`Store.add`, its end by
+:meth:`Store.end`.  A :class:`~lrbench_caffe.database.journal.Recorder` calls these from a thread
+while the training runs.
+
+Every method is one transaction, and every transaction may be repeated without harm:
+
+- ``begin`` leaves a trial alone that is already there, unless it is a later attempt;
+- ``add`` leaves a row alone that is already there;
+- ``end`` writes the same end again.
+
+So a journal can be delivered twice, and a lost connection costs only a second try.
+
+A trial that was cut off is resumed from its last snapshot as another attempt.  Rows that the
+earlier attempt measured after that snapshot are deleted, and those that are delivered later are
+ignored, whatever the order in which the journals of the two attempts arrive.
+
+Use a Store in one thread at a time.  Any number of Stores may write at the same time.
 """
+
+from __future__ import annotations
 
 import contextlib
 import math
 import os
 from itertools import groupby
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 
-from lrbench_caffe.database import schema, server
+import psycopg2
+from psycopg2.extras import Json, NamedTupleCursor
+
+from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_type
+from lrbench_caffe.database.connection import connect, display_name, reason
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
-try:
-    import psycopg2
-    from psycopg2.extensions import parse_dsn
-    from psycopg2.extras import Json, NamedTupleCursor
-except ImportError as error:
-    raise InputError(
-        "the database needs psycopg2, which this Python cannot import (%s): install python3-psycopg2 or "
-        "psycopg2-binary" % error
-    )
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
 
-# The rows that trials share, each as it is found and as it is made.
-_SHARED = {
+T = TypeVar("T")
+
+# The tables whose rows are shared by trials, each with the query and the insert for one row.
+_SHARED_TABLES = {
     "framework": (
         "SELECT id FROM framework WHERE name = %(name)s AND version = %(version)s",
-        "INSERT INTO framework (name, version) VALUES (%(name)s, %(version)s) ON CONFLICT DO NOTHING",
+        "INSERT INTO framework (name, version) VALUES (%(name)s, %(version)s)"
+        " ON CONFLICT DO NOTHING",
     ),
     "network": (
         "SELECT id FROM network WHERE hash = %(hash)s AND name = %(name)s",
-        "INSERT INTO network (name, hash, prototxt) VALUES (%(name)s, %(hash)s, %(prototxt)s) ON CONFLICT DO NOTHING",
+        "INSERT INTO network (name, hash, prototxt) VALUES (%(name)s, %(hash)s, %(prototxt)s)"
+        " ON CONFLICT DO NOTHING",
     ),
     "dataset": (
-        "SELECT id FROM dataset WHERE name = %(name)s AND shape IS NOT DISTINCT FROM %(shape)s::integer[]"
-        " AND train_samples IS NOT DISTINCT FROM %(train_samples)s AND test_samples IS NOT DISTINCT FROM %(test_samples)s",
+        "SELECT id FROM dataset WHERE name = %(name)s"
+        " AND shape IS NOT DISTINCT FROM %(shape)s::integer[]"
+        " AND train_samples IS NOT DISTINCT FROM %(train_samples)s"
+        " AND test_samples IS NOT DISTINCT FROM %(test_samples)s",
         "INSERT INTO dataset (name, shape, train_samples, test_samples)"
-        " VALUES (%(name)s, %(shape)s::integer[], %(train_samples)s, %(test_samples)s) ON CONFLICT DO NOTHING",
+        " VALUES (%(name)s, %(shape)s::integer[], %(train_samples)s, %(test_samples)s)"
+        " ON CONFLICT DO NOTHING",
     ),
     "task": (
         "SELECT id FROM task WHERE classes = %(classes)s",
@@ -51,114 +73,160 @@ _SHARED = {
 }
 
 _BEGIN = """
-    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed, host, attempt,
-                       resumed_at, blas, threads, started_at)
-    VALUES (%(id)s, %(framework)s, %(network)s, %(dataset)s, %(task)s, %(policy)s, %(solver)s, %(seed)s, %(host)s,
-            %(attempt)s, %(resumed_at)s, %(blas)s, %(threads)s, to_timestamp(%(started)s))
+    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed,
+                       host, attempt, resumed_at, blas, threads, started_at)
+    VALUES (%(id)s, %(framework)s, %(network)s, %(dataset)s, %(task)s, %(policy)s, %(solver)s,
+            %(seed)s, %(host)s, %(attempt)s, %(resumed_at)s, %(blas)s, %(threads)s,
+            to_timestamp(%(started)s))
     ON CONFLICT (id) DO UPDATE SET
-        attempt = excluded.attempt, resumed_at = excluded.resumed_at, host = excluded.host, blas = excluded.blas,
-        threads = excluded.threads, state = 'running', ended_at = NULL, error = NULL, best_iteration = NULL, best_top1 = NULL
+        attempt = excluded.attempt, resumed_at = excluded.resumed_at, host = excluded.host,
+        blas = excluded.blas, threads = excluded.threads, state = 'running', ended_at = NULL,
+        error = NULL, best_iteration = NULL, best_top1 = NULL
         WHERE excluded.attempt > trial.attempt"""
 
-# What an attempt measured after the snapshot that a later one goes on from belongs to a training that is no more.
-_FORGET = (
+# A new attempt trains again what lies after its snapshot, so the earlier rows from there are void.
+_DELETE_ROWS_AFTER_SNAPSHOT = (
     "DELETE FROM evaluation WHERE trial_id = %(id)s AND iteration > COALESCE(%(resumed_at)s, -1)"
 )
 
+
+def _array_type(column: str) -> str:
+    """The type of a column's array of values; unnest() would flatten an array of arrays."""
+    return "text" if sql_type(column).endswith("[]") else sql_type(column)
+
+
 _ADD = """
-    INSERT INTO evaluation (trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at,
-                            class_confidence)
-    SELECT %(trial)s, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at, class_confidence::real[]
-    FROM unnest(
-        %(iteration)s::integer[], %(lr)s::float8[], %(train_loss)s::float8[], %(test_loss)s::float8[], %(top1)s::float8[],
-        %(top5)s::float8[], %(ac)s::float8[], %(cd)s::float8[], %(cdac)s::float8[], %(ld)s::float8[], %(resumed_at)s::integer[],
-        %(class_confidence)s::text[]
-    ) AS new (iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at, class_confidence)
+    INSERT INTO evaluation (trial_id, {columns})
+    SELECT %(trial)s, {values} FROM unnest({arrays}) AS new ({columns})
     WHERE NOT EXISTS (SELECT FROM trial WHERE id = %(trial)s AND attempt > %(attempt)s
                       AND new.iteration > COALESCE(trial.resumed_at, -1))
-    ON CONFLICT (trial_id, iteration) DO NOTHING"""
-
-_NUMBERS = [name for name in Evaluation.__annotations__ if name != "class_confidence"]
+    ON CONFLICT (trial_id, iteration) DO NOTHING""".format(
+    columns=COLUMN_LIST,
+    values=", ".join("%s::%s" % (column, sql_type(column)) for column in EVALUATION_COLUMNS),
+    arrays=", ".join(
+        "%%(%s)s::%s[]" % (column, _array_type(column)) for column in EVALUATION_COLUMNS
+    ),
+)
 
 _END = """
-    UPDATE trial SET state = %(state)s, ended_at = to_timestamp(%(ended)s), error = %(error)s, (best_iteration, best_top1) = (
-        SELECT iteration, top1 FROM evaluation WHERE trial_id = %(id)s ORDER BY top1 DESC, iteration LIMIT 1)
+    UPDATE trial SET state = %(state)s, ended_at = to_timestamp(%(ended)s), error = %(error)s,
+        (best_iteration, best_top1) = (
+            SELECT iteration, top1 FROM evaluation WHERE trial_id = %(id)s
+            ORDER BY top1 DESC, iteration LIMIT 1)
     WHERE id = %(id)s AND attempt <= %(attempt)s"""
 
-_CHOSEN = """(%(id)s IS NULL OR trial.id = %(id)s)
+_FILTER_NAMES = ("id", "network", "dataset", "policy", "function", "state", "study")
+
+_FILTER = """(%(id)s IS NULL OR trial.id = %(id)s)
       AND (%(network)s IS NULL OR network.name = %(network)s OR network.hash = %(network)s)
       AND (%(dataset)s IS NULL OR dataset.name = %(dataset)s)
       AND (%(policy)s IS NULL OR policy.text = %(policy)s)
       AND (%(function)s IS NULL OR policy.function = %(function)s)
       AND (%(state)s IS NULL OR trial.state = %(state)s)
-      AND (%(study)s IS NULL OR trial.id IN (SELECT trial_id FROM study_trial JOIN study ON study.id = study_id
-                                             WHERE study.name = %(study)s))"""
+      AND (%(study)s IS NULL OR trial.id IN (
+          SELECT trial_id FROM study_trial JOIN study ON study.id = study_id
+          WHERE study.name = %(study)s))"""
+
+_TRIAL_IDS = (
+    """
+    SELECT trial.id FROM trial JOIN policy ON policy.id = policy_id
+    JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
+    WHERE """
+    + _FILTER
+)
 
 _TRIALS = (
     """
-    SELECT trial.id::text, policy.text AS policy, function, parameters, n_params, framework.name AS framework, version,
-           network_id, dataset.name AS dataset, shape, train_samples, test_samples, classes, solver, seed, host, blas, threads,
-           state, error, attempt, resumed_at, origin.name AS origin,
-           extract(epoch FROM started_at)::double precision AS started, extract(epoch FROM ended_at)::double precision AS ended
+    SELECT trial.id::text, policy.text AS policy, function, parameters, n_params,
+           framework.name AS framework, version, network_id, dataset.name AS dataset, shape,
+           train_samples, test_samples, classes, solver, seed, host, blas, threads, state, error,
+           attempt, resumed_at, origin.name AS origin,
+           extract(epoch FROM started_at)::double precision AS started,
+           extract(epoch FROM ended_at)::double precision AS ended
     FROM trial
-    JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
-    JOIN framework ON framework.id = framework_id LEFT JOIN task ON task.id = task_id LEFT JOIN origin ON origin.id = origin_id
+    JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id
+    JOIN dataset ON dataset.id = dataset_id JOIN framework ON framework.id = framework_id
+    LEFT JOIN task ON task.id = task_id LEFT JOIN origin ON origin.id = origin_id
     WHERE """
-    + _CHOSEN
+    + _FILTER
     + """
     ORDER BY started_at, trial.id"""
 )
 
-# In the order of Evaluation's fields.
-_ROWS = """
-    SELECT trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at,
-           class_confidence
-    FROM evaluation WHERE trial_id = ANY (%s::uuid[]) ORDER BY trial_id, iteration"""
+_NETWORKS = "SELECT id, name, hash, prototxt FROM network WHERE id = ANY (%s)"
 
-_BEST_ROWS = """
-    SELECT DISTINCT ON (trial_id) trial_id::text, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at,
-           class_confidence
-    FROM evaluation WHERE trial_id = ANY (%s::uuid[]) ORDER BY trial_id, top1 DESC, iteration"""
+_ROWS = (
+    """
+    SELECT trial_id::text, %s FROM evaluation
+    WHERE trial_id = ANY (%%s::uuid[]) ORDER BY trial_id, iteration"""
+    % COLUMN_LIST
+)
+
+_BEST_ROWS = (
+    """
+    SELECT DISTINCT ON (trial_id) trial_id::text, %s FROM evaluation
+    WHERE trial_id = ANY (%%s::uuid[]) ORDER BY trial_id, top1 DESC, iteration"""
+    % COLUMN_LIST
+)
 
 
 class Store:
-    """Trials in one database: that of dsn, else of ``LRBENCH_DSN``, else of the private server, which is started on demand.
+    """The trials of one database; a context manager that closes the connection.
 
-    A context manager that closes the connection.  The methods raise InputError for what the database refuses, and
-    DatabaseUnavailable when the connection is lost and a new one cannot be had; the next call tries again.
+    All methods raise InputError if the database rejects a value.  They raise DatabaseUnavailable
+    if the connection is lost and cannot be opened again; the next call tries again.
+
+    Args:
+        dsn: The connection string of the database.  Without it, ``LRBENCH_DSN`` names the
+            database.  Without either, the private server is used, and started on demand.
+        read_only: Ask the database to refuse all changes.
+
+    Attributes:
+        where: The database's name for messages, without its password.
+
+    Raises:
+        InputError: The database cannot be used.
+
+    Example:
+        >>> with Store() as store:
+        ...     store.begin(trial)
+        ...     store.add(trial.id, *trial.rows)
+        ...     store.end(trial.id, "finished", time.time())
     """
 
-    def __init__(self, dsn=None, read_only=False):
-        """read_only: the database is asked to refuse all changes.  Raises InputError when the database cannot be used."""
+    def __init__(self, dsn: str | None = None, read_only: bool = False) -> None:
         self._dsn = dsn or os.environ.get("LRBENCH_DSN")
         self._read_only = read_only
-        self._connection = _connect(self._dsn, read_only)
-        self.where = _where(
-            self._connection.get_dsn_parameters()
-        )  # the database as messages name it
+        connection = connect(self._dsn, read_only)
+        self._connection: Connection | None = connection
+        self.where = display_name(connection.get_dsn_parameters())
 
-    def __enter__(self):
+    def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Close the connection; a later call opens a new one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def begin(self, trial):
-        """Record a trial that begins; its rows and its end are recorded by :meth:`add` and :meth:`end`."""
+    def begin(self, trial: Trial) -> None:
+        """Record that a trial begins, or begins again as a later attempt.
+
+        The trial's own rows and end are not recorded here, but by :meth:`add` and :meth:`end`.
+
+        Args:
+            trial: The trial.  If the database has a later attempt at it, nothing changes.
+        """
         setup = trial.setup
-        shared = {
+        shape = setup.dataset.shape
+        shared: dict[str, dict[str, Any] | None] = {
             "framework": vars(setup.framework),
             "network": vars(setup.network),
-            "dataset": dict(
-                vars(setup.dataset),
-                shape=None if setup.dataset.shape is None else list(setup.dataset.shape),
-            ),
+            "dataset": dict(vars(setup.dataset), shape=None if shape is None else list(shape)),
             "task": None if setup.classes is None else {"classes": setup.classes},
             "policy": {
                 "text": trial.policy,
@@ -167,89 +235,118 @@ class Store:
                 "n_params": trial.n_params,
             },
         }
+        values = {
+            "id": trial.id,
+            "solver": Json(setup.solver),
+            "seed": setup.seed,
+            "host": trial.host,
+            "blas": trial.blas,
+            "threads": trial.threads,
+            "started": trial.started,
+            "attempt": trial.attempt,
+            "resumed_at": trial.resumed_at,
+        }
 
-        def work(cursor):
+        def insert(cursor: Any) -> None:
             ids = {
-                table: content and _shared(cursor, table, content)
+                table: content and _shared_row_id(cursor, table, content)
                 for table, content in shared.items()
             }
-            cursor.execute(
-                _BEGIN,
-                dict(
-                    ids,
-                    id=trial.id,
-                    solver=Json(setup.solver),
-                    seed=setup.seed,
-                    host=trial.host,
-                    blas=trial.blas,
-                    threads=trial.threads,
-                    started=trial.started,
-                    attempt=trial.attempt,
-                    resumed_at=trial.resumed_at,
-                ),
-            )
+            cursor.execute(_BEGIN, dict(values, **ids))
             if trial.attempt > 1 and cursor.rowcount:
-                cursor.execute(_FORGET, {"id": trial.id, "resumed_at": trial.resumed_at})
+                cursor.execute(_DELETE_ROWS_AFTER_SNAPSHOT, values)
 
-        self.transaction(work)
+        self.transaction(insert)
 
-    def add(self, trial_id, *rows, attempt=1):
-        """Record Evaluations of a trial, to be seen by others at once; where there is one of an iteration, that one stays.
+    def add(self, trial_id: str, *rows: Evaluation, attempt: int = 1) -> None:
+        """Record rows of a trial, visible to other connections at once.
 
-        What an attempt measured that a later one did not go on from is left out.
+        A row that is already there, by its iteration, is kept as it is.  A row is ignored if a
+        later attempt has begun and trains its iteration again.
+
+        Args:
+            trial_id: The trial's id.
+            *rows: The evaluations.  Metrics that are NaN or infinite are stored as NULL.
+            attempt: The attempt that measured them.
         """
-        values = {name: [_finite(getattr(row, name)) for row in rows] for name in _NUMBERS}
-        values["class_confidence"] = [_array(row.class_confidence) for row in rows]
-        self.transaction(
-            lambda cursor: cursor.execute(_ADD, dict(values, trial=trial_id, attempt=attempt))
-        )
+        values: dict[str, object] = {
+            column: [_adapted(getattr(row, column)) for row in rows]
+            for column in EVALUATION_COLUMNS
+        }
+        values.update(trial=trial_id, attempt=attempt)
+        self.transaction(lambda cursor: cursor.execute(_ADD, values))
 
-    def end(self, trial_id, state, ended, error=None, attempt=1):
-        """Record how and when (seconds since the epoch) a trial ended, and which of its rows is the best.
+    def end(
+        self, trial_id: str, state: str, ended: float, error: str | None = None, attempt: int = 1
+    ) -> None:
+        """Record how a trial ended, and which of its rows is the best.
 
-        Of a trial that was started again since, the end of an earlier attempt says nothing.
+        The end of an attempt is ignored if a later attempt has begun.
+
+        Args:
+            trial_id: The trial's id.
+            state: One of :data:`lrbench_caffe.trial.STATES`.
+            ended: When it ended, in seconds since the epoch.
+            error: Why a failed, diverged or pruned trial ended.  It may be any text of a log:
+                what PostgreSQL cannot store is left out or replaced.
+            attempt: The attempt that ended.
+
+        Raises:
+            InputError: The database does not have the trial.
         """
-        text = (
-            error and error.replace("\0", "").encode("utf-8", "replace").decode()
-        )  # a log may hold anything
+        text = error and error.replace("\0", "").encode("utf-8", "replace").decode()
+        values = {
+            "id": trial_id,
+            "state": state,
+            "ended": ended,
+            "error": text,
+            "attempt": attempt,
+        }
 
-        def work(cursor):
-            cursor.execute(
-                _END,
-                {"id": trial_id, "state": state, "ended": ended, "error": text, "attempt": attempt},
-            )
+        def update(cursor: Any) -> None:
+            cursor.execute(_END, values)
             if cursor.rowcount:
                 return
             cursor.execute("SELECT FROM trial WHERE id = %s", [trial_id])
             if cursor.rowcount == 0:
-                raise InputError("there is no trial %s in the database" % trial_id)
+                raise self._missing(trial_id)
 
-        self.transaction(work)
+        self.transaction(update)
 
-    def trial(self, trial_id):
-        """The Trial of that id, with all its rows.  Raises InputError when there is none."""
-        found = self.transaction(lambda cursor: _trials(cursor, _ROWS, {"id": trial_id}))
-        if not found:
-            raise InputError("there is no trial %s in the database" % trial_id)
-        return found[0]
+    def trial(self, trial_id: str) -> Trial:
+        """Return the trial with this id, with all its rows.
+
+        Raises:
+            InputError: The database does not have the trial.
+        """
+        trials = self.transaction(lambda cursor: _read_trials(cursor, _ROWS, {"id": trial_id}))
+        if not trials:
+            raise self._missing(trial_id)
+        return trials[0]
 
     def trials(
         self,
-        network=None,
-        dataset=None,
-        policy=None,
-        function=None,
-        state=None,
-        study=None,
-        best_only=False,
-    ):
-        """The trials that fit all that is given, in the order they started.
+        network: str | None = None,
+        dataset: str | None = None,
+        policy: str | None = None,
+        function: str | None = None,
+        state: str | None = None,
+        study: str | None = None,
+        best_only: bool = False,
+    ) -> list[Trial]:
+        """Return the trials that match all the given filters, in the order in which they started.
 
-        network is a name or a hash, dataset a name, policy a canonical text, function one of the paper's names, study a study's
-        name.  best_only reads only the best row of each, all that a ranking needs; thousands of trials with all their rows need
-        gigabytes.
+        Args:
+            network: The network's name or hash.
+            dataset: The dataset's name.
+            policy: The policy's canonical text.
+            function: The name of the policy's function.
+            state: One of :data:`lrbench_caffe.trial.STATES`.
+            study: The name of the study that the trials belong to.
+            best_only: Read only each trial's best row, which is all that a ranking needs.
+                Thousands of trials with all their rows take gigabytes.
         """
-        given = {
+        filters = {
             "network": network,
             "dataset": dataset,
             "policy": policy,
@@ -257,230 +354,212 @@ class Store:
             "state": state,
             "study": study,
         }
-        return self.transaction(
-            lambda cursor: _trials(cursor, _BEST_ROWS if best_only else _ROWS, given)
-        )
+        query = _BEST_ROWS if best_only else _ROWS
+        return self.transaction(lambda cursor: _read_trials(cursor, query, filters))
 
-    def rows(self, trial_ids):
-        """{trial's id: its Evaluations} of these trials."""
+    def rows(self, trial_ids: Iterable[str]) -> dict[str, tuple[Evaluation, ...]]:
+        """Return the rows of these trials by the trial's id; a trial without rows is left out."""
+        ids = list(trial_ids)
+        return self.transaction(lambda cursor: _read_rows(cursor, _ROWS, ids))
 
-        def work(cursor):
-            cursor.execute(_ROWS, [list(trial_ids)])
-            return {
-                key: tuple(_evaluation(line) for line in lines)
-                for key, lines in groupby(cursor, lambda line: line[0])
-            }
+    def select(self, query: str, values: object = None) -> list[Any]:
+        """Run a query in a transaction and return its result as a list of named tuples."""
 
-        return self.transaction(work)
+        def fetch(cursor: Any) -> list[Any]:
+            cursor.execute(query, values)
+            lines: list[Any] = cursor.fetchall()
+            return lines
+
+        return self.transaction(fetch)
+
+    def transaction(self, work: Callable[[Any], T]) -> T:
+        """Run ``work(cursor)`` in one transaction and return its result.
+
+        If the connection turns out to be lost, the whole transaction runs once more on a new
+        connection.  The commit may have succeeded before the connection was lost, so ``work`` has
+        to be repeatable without harm.
+
+        Args:
+            work: Called with a cursor whose result lines are named tuples.
+
+        Raises:
+            InputError: The database rejects a value.
+            DatabaseUnavailable: The connection is lost and cannot be opened again.
+        """
+        if self._connection is not None:
+            with contextlib.suppress(DatabaseUnavailable):  # the server may have been restarted
+                return self._run(self._connection, work)
+        try:
+            self._connection = connect(self._dsn, self._read_only)
+        except InputError as error:
+            raise DatabaseUnavailable(str(error)) from error
+        return self._run(self._connection, work)
+
+    def _run(self, connection: Connection, work: Callable[[Any], T]) -> T:
+        """Run ``work(cursor)`` in one transaction, with psycopg2's errors as the program's own."""
+        try:
+            with connection, connection.cursor(cursor_factory=NamedTupleCursor) as cursor:
+                return work(cursor)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            self.close()
+            raise DatabaseUnavailable(
+                "the database %s does not answer: %s" % (self.where, reason(error))
+            ) from error
+        except psycopg2.Error as error:
+            raise self._rejection(error) from error
+        except InputError:
+            raise
+        except ValueError as error:  # text that PostgreSQL cannot store, such as a NUL character
+            raise InputError(
+                "the database %s cannot hold a value: %s" % (self.where, error)
+            ) from error
 
     @contextlib.contextmanager
-    def unrepeated(self):
-        """A cursor in one transaction, for what is too large to be done again by itself; raises as the other methods do."""
-        with self._told(), self._connection, self._connection.cursor() as cursor:
+    def single_transaction(self) -> Iterator[Any]:
+        """Yield a cursor in one transaction that is too large to be repeated by itself.
+
+        Raises:
+            InputError: The database rejects a value, or the connection is lost.  In both cases
+                nothing has been changed.
+        """
+        with self._open_connection() as connection, connection.cursor() as cursor:
             yield cursor
 
     @contextlib.contextmanager
-    def snapshot(self):
-        """The connection in a transaction that sees the database as it is at its beginning."""
-        with self._told(), self._connection:
-            with self._connection.cursor() as cursor:
+    def snapshot(self) -> Iterator[Connection]:
+        """Yield the connection in a transaction that reads the database as of its beginning.
+
+        Raises:
+            InputError: The connection is lost.
+        """
+        with self._open_connection() as connection:
+            with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            yield self._connection
+            yield connection
 
     @contextlib.contextmanager
-    def _told(self):
+    def _open_connection(self) -> Iterator[Connection]:
+        """The connection in a transaction that is not repeated when the connection is lost."""
+        if self._connection is None:
+            self._connection = connect(self._dsn, self._read_only)
         try:
-            yield
+            with self._connection as connection:
+                yield connection
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             self.close()
             raise InputError(
                 "the database %s did not finish, and nothing was changed: %s"
-                % (self.where, _reason(error))
+                % (self.where, reason(error))
             ) from None
         except psycopg2.Error as error:
-            raise InputError(
-                "the database %s refuses a value: %s" % (self.where, _reason(error))
-            ) from None
+            raise self._rejection(error) from None
 
-    def transaction(self, work):
-        """work(cursor) in a transaction; once more on a new connection when the one at hand turns out to be lost."""
-        fresh = self._connection is None
-        if fresh:
-            try:
-                self._connection = _connect(self._dsn, self._read_only)
-            except InputError as error:
-                raise DatabaseUnavailable(str(error))
-        try:
-            with self._connection, self._connection.cursor(
-                cursor_factory=NamedTupleCursor
-            ) as cursor:
-                return work(cursor)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            self.close()
-            if fresh:
-                raise DatabaseUnavailable(
-                    "the database %s does not answer: %s" % (self.where, _reason(error))
-                )
-        except psycopg2.Error as error:
-            raise InputError("the database %s refuses a value: %s" % (self.where, _reason(error)))
-        except InputError:
-            raise
-        except ValueError as error:  # text that no PostgreSQL can hold
-            raise InputError("the database %s cannot hold a value: %s" % (self.where, error))
-        return self.transaction(work)
+    def _rejection(self, error: psycopg2.Error) -> InputError:
+        return InputError("the database %s rejects a value: %s" % (self.where, reason(error)))
+
+    def _missing(self, trial_id: str) -> InputError:
+        return InputError("the database %s has no trial %s" % (self.where, trial_id))
 
 
-def _connect(dsn, read_only=False):
-    """A connection to the database with its schema at the newest version, or InputError."""
-    try:
-        options = parse_dsn(dsn or server.start())
-    except psycopg2.ProgrammingError:  # its message may quote the password
-        raise InputError(
-            "the database's name is no connection string: write postgresql://USER:PASSWORD@HOST/DATABASE or "
-            '"host=HOST dbname=DATABASE user=USER"'
-        )
-    where = _where(options)
-    defaults = {
-        "connect_timeout": 10,
-        "application_name": "lrbench",
-        "client_encoding": "UTF8",
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-    }
-    if psycopg2.extensions.libpq_version() >= 120000:
-        defaults["tcp_user_timeout"] = 30000  # for a network that swallows what is sent
-    try:
-        connection = psycopg2.connect(**dict(defaults, **options))
-    except psycopg2.Error as error:
-        raise InputError("cannot use the database %s: %s" % (where, _reason(error)))
-    try:
-        # Under a stricter level a writer would not see the shared rows that another has just made.
-        connection.set_session(isolation_level="READ COMMITTED")
-        if connection.server_version < 110000:
-            raise InputError(
-                "the database %s is PostgreSQL %d.%d: it must be 11 or later"
-                % ((where,) + divmod(connection.server_version // 100, 100))
-            )
-        schema.upgrade(connection)
-        connection.set_session(readonly=read_only)
-    except psycopg2.Error as error:
-        connection.close()
-        raise InputError(
-            "cannot lay out the schema in the database %s: %s" % (where, _reason(error))
-        )
-    except InputError:
-        connection.close()
-        raise
-    return connection
+def trial_ids_query(filters: dict[str, str | None]) -> tuple[str, dict[str, str | None]]:
+    """Return a query for the ids of the trials that match filters.
 
+    Args:
+        filters: Filters as for :meth:`Store.trials`, by their names.
 
-def _where(options):
-    """A database as a message names it: without its password."""
-    host = (
-        options.get("host") or options.get("hostaddr") or os.environ.get("PGHOST") or "this machine"
-    )
-    return "%s at %s, port %s" % (
-        options.get("dbname") or "(default)",
-        host,
-        options.get("port") or os.environ.get("PGPORT") or "5432",
-    )
-
-
-def _reason(error):
-    """What PostgreSQL or its library said, in a line."""
-    detail = getattr(error.diag, "message_detail", None)
-    text = error.diag.message_primary or str(error)
-    return " ".join((text + (": " + detail if detail else "")).split()) or type(error).__name__
-
-
-def _shared(cursor, table, content):
-    """The id of the row with this content, made if there is none.
-
-    Looked up first, since an insert that conflicts uses up an id; looked up again, since another may have made it meanwhile.
-    All writers go through the tables in one order, so that they wait for each other but never in a circle.
+    Returns:
+        The query and its values.
     """
-    find, make = _SHARED[table]
-    cursor.execute(find, content)
+    return _TRIAL_IDS, _filter_values(filters)
+
+
+def _filter_values(filters: dict[str, str | None]) -> dict[str, str | None]:
+    return {**dict.fromkeys(_FILTER_NAMES), **filters}
+
+
+def _shared_row_id(cursor: Any, table: str, content: dict[str, Any]) -> int:
+    """The id of the row with this content in a shared table; the row is inserted if missing.
+
+    The row is looked up first because an insert that conflicts uses up an id.  It is looked up
+    again because another writer may have inserted it meanwhile.  All writers go through the tables
+    in the same order, so they may wait for each other but never in a circle.
+    """
+    query, insert = _SHARED_TABLES[table]
+    cursor.execute(query, content)
     if cursor.rowcount == 0:
-        cursor.execute(make, content)
-        cursor.execute(find, content)
-    return cursor.fetchone().id
+        cursor.execute(insert, content)
+        cursor.execute(query, content)
+    row_id: int = cursor.fetchone().id
+    return row_id
 
 
-def _array(values):
-    """An array of metrics as PostgreSQL writes it, or None: arrays of different lengths are no array of arrays."""
-    return (
-        None
-        if values is None
-        else "{%s}" % ",".join("NULL" if _finite(v) is None else repr(_finite(v)) for v in values)
-    )
+def _adapted(value: float | tuple[float | None, ...] | None) -> float | str | None:
+    """A value of a row as it is sent to PostgreSQL: an array as its text."""
+    if isinstance(value, tuple):
+        items = (_finite(item) for item in value)
+        return "{%s}" % ",".join("NULL" if item is None else repr(item) for item in items)
+    return _finite(value)
 
 
-def _finite(value):
-    """A metric as the database holds it: NULL for what is no finite number."""
+def _finite(value: float | None) -> float | None:
+    """The metric, or None where it is NaN or infinite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def filter_clause(filters):
-    """(a query for the ids of the trials that fit filters, as of Store.trials; its values)."""
-    nothing = dict.fromkeys(["id", "network", "dataset", "policy", "function", "state", "study"])
-    return (
-        """SELECT trial.id FROM trial JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id
-               JOIN dataset ON dataset.id = dataset_id WHERE """
-        + _CHOSEN,
-        dict(nothing, **filters),
-    )
-
-
-def _trials(cursor, rows, given):
-    """The trials that fit what is given: one query for them, one for their networks, one for their rows."""
-    cursor.execute(_TRIALS, filter_clause(given)[1])
-    found = cursor.fetchall()
-    cursor.execute(
-        "SELECT * FROM network WHERE id = ANY (%s)", [list({line.network_id for line in found})]
-    )
+def _read_trials(cursor: Any, rows_query: str, filters: dict[str, str | None]) -> list[Trial]:
+    """The trials that match filters: a query for them, one for their networks, one for rows."""
+    cursor.execute(_TRIALS, _filter_values(filters))
+    lines = cursor.fetchall()
+    cursor.execute(_NETWORKS, [list({line.network_id for line in lines})])
     networks = {line.id: Network(line.name, line.hash, line.prototxt) for line in cursor.fetchall()}
-    cursor.execute(rows, [[line.id for line in found]])
-    rows_of = {
-        key: tuple(_evaluation(line) for line in lines)
-        for key, lines in groupby(cursor, lambda line: line[0])
+    rows = _read_rows(cursor, rows_query, [line.id for line in lines])
+    return [_trial(line, networks[line.network_id], rows.get(line.id, ())) for line in lines]
+
+
+def _read_rows(
+    cursor: Any, rows_query: str, trial_ids: list[str]
+) -> dict[str, tuple[Evaluation, ...]]:
+    """The rows of these trials by the trial's id, read by _ROWS or _BEST_ROWS."""
+    cursor.execute(rows_query, [trial_ids])
+    return {
+        trial_id: tuple(_evaluation(line) for line in lines)
+        for trial_id, lines in groupby(cursor, lambda line: line[0])
     }
-    return [_trial(line, networks[line.network_id], rows_of.get(line.id, ())) for line in found]
 
 
-def _evaluation(line):
-    """The Evaluation that a line of _ROWS describes."""
-    return Evaluation(*line[1:-1], None if line[-1] is None else tuple(line[-1]))
+def _evaluation(line: tuple[Any, ...]) -> Evaluation:
+    """The Evaluation in a result line of _ROWS, which begins with the trial's id."""
+    values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in line[1:]]
+    return Evaluation(*values)
 
 
-def _trial(line, network, rows):
-    """The Trial that a line of _TRIALS describes."""
+def _trial(line: Any, network: Network, rows: tuple[Evaluation, ...]) -> Trial:
+    """The Trial in a result line of _TRIALS."""
     shape = None if line.shape is None else tuple(line.shape)
     setup = Setup(
-        Framework(line.framework, line.version),
-        network,
-        Dataset(line.dataset, shape, line.train_samples, line.test_samples),
-        line.classes,
-        line.solver,
-        line.seed,
+        framework=Framework(line.framework, line.version),
+        network=network,
+        dataset=Dataset(line.dataset, shape, line.train_samples, line.test_samples),
+        classes=line.classes,
+        solver=line.solver,
+        seed=line.seed,
     )
     return Trial(
-        line.id,
-        line.policy,
-        line.function,
-        line.parameters,
-        line.n_params,
-        setup,
-        line.host,
-        line.started,
-        line.blas,
-        line.threads,
-        line.state,
-        line.ended,
-        line.error,
-        rows,
-        line.attempt,
-        line.resumed_at,
-        line.origin,
+        id=line.id,
+        policy=line.policy,
+        function=line.function,
+        parameters=line.parameters,
+        n_params=line.n_params,
+        setup=setup,
+        host=line.host,
+        started=line.started,
+        blas=line.blas,
+        threads=line.threads,
+        state=line.state,
+        ended=line.ended,
+        error=line.error,
+        rows=rows,
+        attempt=line.attempt,
+        resumed_at=line.resumed_at,
+        origin=line.origin,
     )

@@ -1,4 +1,11 @@
-"""Studies in the database: lists of trials with a name, which trials they have, and who runs them."""
+"""Studies in the database: named lists of trials, and the programs that run them.
+
+At most one program runs a study at a time, on any machine: it holds an advisory lock of the
+database for as long as its connection lives.  Other programs ask it to stop through the column
+``stop_requests``.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import os
@@ -6,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, NamedTuple, Optional, Sequence
 
 from psycopg2.extras import Json, execute_values
 
@@ -14,8 +21,28 @@ from lrbench_caffe.database.store import Store
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.trial import Job, from_dict, to_dict
 
-POLL_SECONDS = 1  # between two looks at whether a study is to stop
-_LOCK = 0x6C726263  # "lrbc": advisory locks (this, the study's id) are held by the programs that run studies
+if TYPE_CHECKING:
+    from typing import Protocol  # Python 3.7 does not have it
+
+    class StopSwitch(Protocol):
+        """What stops the trainings of a program: :class:`lrbench_caffe.study.process.Stop`.
+
+        Attributes:
+            requests: How many times it was called.  The first time, trainings end after a last
+                snapshot; the second time, at once.
+        """
+
+        requests: int
+
+        def __call__(self) -> object:
+            """Request an end."""
+
+
+POLL_SECONDS = 1  # between two looks at the requests to stop a study
+_CLAIM_SECONDS = 2  # within which the server notices that the previous program was killed
+_LOCK = 0x6C726263  # "lrbc": the advisory lock of the program that runs a study is (this, study id)
+
+_INSERT_STUDY = "INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING"
 
 _JOBS = """
     SELECT trial_id::text, job, COALESCE(attempt, 0) AS attempts, state
@@ -23,33 +50,47 @@ _JOBS = """
     WHERE name = %s ORDER BY position"""
 
 _STUDIES = """
-    SELECT name, extract(epoch FROM created_at)::double precision AS created, jsonb_object_agg(state, trials) AS states,
-           EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %(lock)s AND objid = counted.id
-                   AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS runs
-    FROM (SELECT study.id, name, created_at, COALESCE(state, 'waiting') AS state, count(*) AS trials
+    SELECT name, extract(epoch FROM created_at)::double precision AS created,
+           jsonb_object_agg(state, trials) AS states,
+           EXISTS (SELECT FROM pg_locks
+                   WHERE locktype = 'advisory' AND classid = %(lock)s AND objid = counted.id
+                   AND objsubid = 2 AND database = (
+                       SELECT oid FROM pg_database WHERE datname = current_database())) AS runs
+    FROM (SELECT study.id, name, created_at, COALESCE(state, 'waiting') AS state,
+                 count(*) AS trials
           FROM study JOIN study_trial ON study_id = study.id LEFT JOIN trial ON trial.id = trial_id
           GROUP BY study.id, COALESCE(state, 'waiting')) AS counted
     GROUP BY id, name, created_at ORDER BY created_at DESC"""
 
 _RUNNER = """
     SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND objsubid = 2 AND datname = current_database()"""
+    WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND objsubid = 2
+        AND datname = current_database()"""
 
-# Taken again each time: a connection that was lost has lost the lock as well.
+# Run again and again: if the connection was lost, the lock was lost with it and is taken again.
 _CLAIM = """
-    SELECT pg_try_advisory_lock(%(lock)s, id) AS mine, stop_requests, set_config('application_name', %(who)s, false) AS who,
-           set_config('tcp_keepalives_idle', '30', false) AS idle, set_config('tcp_keepalives_interval', '10', false) AS every
+    SELECT pg_try_advisory_lock(%(lock)s, id) AS mine, stop_requests,
+           set_config('application_name', %(program)s, false),
+           set_config('tcp_keepalives_idle', '30', false) AS keepalives_idle,
+           set_config('tcp_keepalives_interval', '10', false) AS keepalives_interval
     FROM study WHERE id = %(id)s"""
 
 _REACHED = """
-    SELECT network.hash, dataset.name, iteration, max(top1) OVER (PARTITION BY trial_id ORDER BY iteration) AS top1
+    SELECT network.hash, dataset.name, iteration,
+           max(top1) OVER (PARTITION BY trial_id ORDER BY iteration) AS top1
     FROM evaluation JOIN trial ON trial.id = trial_id
     JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
     WHERE trial_id = ANY (%s::uuid[])"""
 
 
 class StudyJob(NamedTuple):
-    """A trial of a study: its Job (with the trial's id), its state (None before it has begun), how many times it was started."""
+    """A trial of a study.
+
+    Attributes:
+        job: What it trains; its id is the trial's.
+        state: The trial's state, or None before it has begun.
+        attempts: How many times it was started.
+    """
 
     job: Job
     state: Optional[str]
@@ -57,198 +98,259 @@ class StudyJob(NamedTuple):
 
 
 class StudySummary(NamedTuple):
-    """A study: when it was made (seconds since the epoch), {state: how many trials}, whether a program runs it now."""
+    """A study in a list of studies.
+
+    Attributes:
+        name: The study's name.
+        made: When it was created, in seconds since the epoch.
+        states: The number of trials in each state; those that have not begun are "waiting".
+        runs: Whether a program runs it now.
+    """
 
     name: str
     made: float
-    states: dict
+    states: Dict[str, int]
     runs: bool
 
 
-def add(store, name, jobs):
-    """See that a study of that name has these jobs: it is made, or made longer by those that it has not got."""
+def add(store: Store, name: str, jobs: Iterable[Job]) -> None:
+    """Add the jobs that a study does not have yet; a new study is created.
 
-    def work(cursor):
-        cursor.execute("INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING", [name])
+    Args:
+        store: The database.
+        name: The study's name.
+        jobs: The jobs, without ids.
+    """
+
+    def insert(cursor: Any) -> None:
+        cursor.execute(_INSERT_STUDY, [name])
         cursor.execute("SELECT id FROM study WHERE name = %s FOR UPDATE", [name])
-        study = cursor.fetchone().id
-        cursor.execute("SELECT job FROM study_trial WHERE study_id = %s", [study])
-        known = {from_dict(Job, line.job) for line in cursor.fetchall()}
-        new = [job for job in dict.fromkeys(jobs) if job not in known]
+        study_id = cursor.fetchone().id
+        cursor.execute("SELECT job FROM study_trial WHERE study_id = %s", [study_id])
+        existing = {from_dict(Job, line.job) for line in cursor.fetchall()}
+        new = [job for job in dict.fromkeys(jobs) if job not in existing]
         execute_values(
             cursor,
             "INSERT INTO study_trial (study_id, position, trial_id, job) VALUES %s",
             [
-                (study, position, str(uuid.uuid4()), Json(to_dict(job)))
-                for position, job in enumerate(new, len(known))
+                (study_id, position, str(uuid.uuid4()), Json(to_dict(job)))
+                for position, job in enumerate(new, len(existing))
             ],
         )
 
-    store.transaction(work)
+    store.transaction(insert)
 
 
-def beginning(store, name, content):
-    """What an evaluation knew when its study of that name began: content, unless that has begun before with another.
+def beginning(store: Store, name: str, content: object) -> Any:
+    """Store the information with which an evaluation begins its study, and return it.
 
-    So it takes the same decisions when it goes on, whatever the database has learnt meanwhile.  The study is made if need be.
+    A resumed evaluation gets the information of its first start.  So it takes the same decisions
+    again, whatever has been added to the database meanwhile.
+
+    Args:
+        store: The database.
+        name: The study's name.  The study is created if necessary.
+        content: The information, as JSON can hold it.  It is stored unless the study has some.
+
+    Returns:
+        The stored information.
     """
 
-    def work(cursor):
-        cursor.execute("INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING", [name])
+    def update(cursor: Any) -> Any:
+        cursor.execute(_INSERT_STUDY, [name])
         cursor.execute(
-            "UPDATE study SET beginning = COALESCE(beginning, %s) WHERE name = %s RETURNING beginning",
+            "UPDATE study SET beginning = COALESCE(beginning, %s) WHERE name = %s"
+            " RETURNING beginning",
             [Json(content), name],
         )
         return cursor.fetchone().beginning
 
-    return store.transaction(work)
+    return store.transaction(update)
 
 
-def jobs(store, name):
-    """The StudyJobs of a study in their order.  Raises InputError when there is no such study."""
-    lines = store.transaction(lambda cursor: cursor.execute(_JOBS, [name]) or cursor.fetchall())
+def jobs(store: Store, name: str) -> list[StudyJob]:
+    """Return the jobs of a study in their order.
+
+    Raises:
+        InputError: The database does not have the study.
+    """
+    lines = store.select(_JOBS, [name])
     if not lines:
         raise _missing(name)
     return [
         StudyJob(
-            dataclasses.replace(from_dict(Job, line.job), id=line.trial_id),
-            line.state,
-            line.attempts,
+            job=dataclasses.replace(from_dict(Job, line.job), id=line.trial_id),
+            state=line.state,
+            attempts=line.attempts,
         )
         for line in lines
     ]
 
 
-def ids(store, name):
-    """{Job: its trial's id} of a study."""
-    return {dataclasses.replace(entry.job, id=None): entry.job.id for entry in jobs(store, name)}
+def ids(store: Store, name: str) -> dict[Job, str]:
+    """Return the ids of a study's trials by their jobs, which have no ids here.
 
-
-def summaries(store):
-    """A StudySummary of each study, the newest first."""
-    lines = store.transaction(
-        lambda cursor: cursor.execute(_STUDIES, {"lock": _LOCK}) or cursor.fetchall()
-    )
-    return [StudySummary(line.name, line.created, line.states, line.runs) for line in lines]
-
-
-def reached(store, trial_ids):
-    """(network's hash, dataset's name, iteration, highest Top-1 so far) of each evaluation of these trials."""
-    return store.transaction(
-        lambda cursor: cursor.execute(_REACHED, [trial_ids]) or cursor.fetchall()
-    )
-
-
-def stop(store, name, requests=1, waiting=lambda: None):
-    """Ask the program that runs a study to end it, wherever it is: politely, with 2 requests at once.  Returns when it has ended.
-
-    waiting is called once it was asked.  Raises InputError when nobody runs it.
+    Raises:
+        InputError: The database does not have the study.
     """
-    study = _id(store, name)
-    if not _runner(store, study):
-        raise InputError("the study %s does not run: `lrbench study list` has those that do" % name)
+    return {
+        dataclasses.replace(entry.job, id=None): str(entry.job.id) for entry in jobs(store, name)
+    }
+
+
+def summaries(store: Store) -> list[StudySummary]:
+    """Return a summary of each study, the newest first."""
+    return [
+        StudySummary(line.name, line.created, line.states, line.runs)
+        for line in store.select(_STUDIES, {"lock": _LOCK})
+    ]
+
+
+def reached(store: Store, trial_ids: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    """Return the progress of trials.
+
+    Returns:
+        For each evaluation the network's hash, the dataset's name, the iteration, and the highest
+        Top-1 of the trial up to this iteration.
+    """
+    return store.select(_REACHED, [trial_ids])
+
+
+def stop(
+    store: Store, name: str, requests: int = 1, waiting: Callable[[], None] = lambda: None
+) -> None:
+    """Ask the program that runs a study to end it, and wait until it has ended.
+
+    Args:
+        store: The database.
+        name: The study's name.
+        requests: 1 to end trainings after a last snapshot, 2 to end them at once.
+        waiting: Called when the request has been made and the waiting begins.
+
+    Raises:
+        InputError: The database does not have the study, or no program runs it.
+    """
+    study_id = _id(store, name)
+    if not _runner(store, study_id):
+        raise InputError(
+            "the study %s is not running: `lrbench study list` shows the studies that are" % name
+        )
     store.transaction(
         lambda cursor: cursor.execute(
-            "UPDATE study SET stop_requests = stop_requests + %s WHERE id = %s", [requests, study]
+            "UPDATE study SET stop_requests = stop_requests + %s WHERE id = %s",
+            [requests, study_id],
         )
     )
     waiting()
-    while _runner(store, study):
+    while _runner(store, study_id):
         time.sleep(POLL_SECONDS / 4)
 
 
 class Claim:
-    """That this program, and no other on any machine, runs a study; a context manager.
+    """The right to run a study, which one program at a time has; a context manager.
 
-    Within the block a thread of its own sees whether somebody wants the study to stop, and calls stop() for each request.
+    Within the context, a thread reads the requests to stop the study and passes each on.
+
+    Args:
+        name: The study's name.
+        dsn: The database, as for :class:`~lrbench_caffe.database.store.Store`.
+        stop: Called for each request to stop.
+        on_note: Called with each message for the user, from the thread.
+
+    Raises:
+        InputError: The database does not have the study, or another program runs it.
     """
 
-    def __init__(self, name, dsn, stop, tell):
-        """Tell is called with a sentence that a person should read.  Raises InputError where another program runs the study."""
-        self._name, self._stop, self._tell = name, stop, tell
+    def __init__(
+        self, name: str, dsn: str | None, stop: StopSwitch, on_note: Callable[[str], None]
+    ) -> None:
+        self._name = name
+        self._stop = stop
+        self._on_note = on_note
         self._store = Store(dsn)
         self._id = _id(self._store, name)
-        deadline = (
-            time.monotonic() + 2
-        )  # the server takes a moment to see that a program was killed
-        while not self._look().mine:
-            if time.monotonic() > deadline:
-                runner = _runner(self._store, self._id)
-                self._store.close()
-                raise InputError(
-                    "the study %s runs already (%s): wait for it, or end it with `lrbench study stop %s`"
-                    % (name, runner or "elsewhere", name)
-                )
-            time.sleep(0.1)
+        self._take()
         self._store.transaction(
             lambda cursor: cursor.execute(
                 "UPDATE study SET stop_requests = 0 WHERE id = %s", [self._id]
             )
         )
-        self._heard, self._left = 0, threading.Event()
+        self._passed_on = 0  # requests to stop
+        self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="claim", daemon=True)
 
-    def __enter__(self):
+    def __enter__(self) -> Claim:
         self._thread.start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._left.set()
         self._thread.join()
         self._store.close()
 
-    def _look(self):
-        who = "lrbench on %s, process %d" % (socket.gethostname(), os.getpid())
-        line = self._store.transaction(
-            lambda cursor: (
-                cursor.execute(_CLAIM, {"lock": _LOCK, "id": self._id, "who": who[:63]})
-                or cursor.fetchone()
-            )
-        )
-        if line is None:
-            raise InputError("the study %s is no longer in the database" % self._name)
-        return line
+    def _take(self) -> None:
+        """Take the lock; the lock of a program that was killed is free after a moment."""
+        deadline = time.monotonic() + _CLAIM_SECONDS
+        while not self._renew().mine:
+            if time.monotonic() > deadline:
+                runner = _runner(self._store, self._id)
+                self._store.close()
+                raise InputError(
+                    "the study %s is already running (%s): wait for it, or end it with "
+                    "`lrbench study stop %s`" % (self._name, runner or "elsewhere", self._name)
+                )
+            time.sleep(0.1)
 
-    def _watch(self):
+    def _renew(self) -> Any:
+        """Take the lock if it is free; return whether it is mine, and the requests to stop."""
+        program = "lrbench on %s, process %d" % (socket.gethostname(), os.getpid())
+        values = {"lock": _LOCK, "id": self._id, "program": program[:63]}
+        for line in self._store.select(_CLAIM, values):
+            return line
+        raise InputError("the study %s is no longer in the database" % self._name)
+
+    def _watch(self) -> None:
+        """Keep the lock and pass requests on, until the context is left."""
         while not self._left.wait(POLL_SECONDS):
             if self._stop.requests:
-                self._tell("ending: trainings take a last snapshot; Ctrl-C again ends them at once")
-            try:
-                found = self._look()
-            except DatabaseUnavailable:
-                continue  # the journal says so
-            except InputError as error:
-                self._tell(str(error))
-                return self._stop()
-            if not found.mine:  # while the database was away
-                self._tell(
-                    "another program runs the study %s now, so that it ends here" % self._name
+                self._on_note(
+                    "ending: trainings take a last snapshot; Ctrl-C again ends them at once"
                 )
-                return self._stop()
-            for _ in range(found.stop_requests - self._heard):
+            try:
+                claim = self._renew()
+            except DatabaseUnavailable:
+                continue  # the recorder reports it
+            except InputError as error:
+                self._end(str(error))
+                return
+            if not claim.mine:  # taken while the database was unavailable
+                self._end("another program is now running the study %s: it ends here" % self._name)
+                return
+            for _ in range(claim.stop_requests - self._passed_on):
                 self._stop()
-            self._heard = found.stop_requests
+            self._passed_on = claim.stop_requests
+
+    def _end(self, note: str) -> None:
+        self._on_note(note)
+        self._stop()
 
 
-def _id(store, name):
-    line = store.transaction(
-        lambda cursor: (
-            cursor.execute("SELECT id FROM study WHERE name = %s", [name]) or cursor.fetchone()
-        )
-    )
-    if line is None:
-        raise _missing(name)
-    return line.id
+def _id(store: Store, name: str) -> int:
+    for line in store.select("SELECT id FROM study WHERE name = %s", [name]):
+        study_id: int = line.id
+        return study_id
+    raise _missing(name)
 
 
-def _runner(store, study):
-    line = store.transaction(
-        lambda cursor: cursor.execute(_RUNNER, [_LOCK, study]) or cursor.fetchone()
-    )
-    return line and line.application_name
+def _runner(store: Store, study_id: int) -> str | None:
+    """The name of the program that runs a study, or None."""
+    for line in store.select(_RUNNER, [_LOCK, study_id]):
+        name: str = line.application_name
+        return name
+    return None
 
 
-def _missing(name):
+def _missing(name: str) -> InputError:
     return InputError(
-        "there is no study %s in the database: `lrbench study list` has those that are there" % name
+        "the database has no study %s: `lrbench study list` shows the existing studies" % name
     )

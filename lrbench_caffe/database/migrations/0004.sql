@@ -28,5 +28,5 @@ JOIN framework ON framework.id = trial.framework_id
 LEFT JOIN task ON task.id = trial.task_id
 LEFT JOIN origin ON origin.id = trial.origin_id
 LEFT JOIN evaluation best ON best.trial_id = trial.id AND best.iteration = COALESCE(
-    trial.best_iteration,  -- a trial that still runs has its best row so far
+    trial.best_iteration,  -- set at the end; a running trial is shown with its best row so far
     (SELECT iteration FROM evaluation WHERE trial_id = trial.id ORDER BY top1 DESC, iteration LIMIT 1));

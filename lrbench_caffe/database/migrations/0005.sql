@@ -37,7 +37,8 @@ COMMENT ON COLUMN standing.k0 IS 'the rate of a FIX policy; NULL for others';
 COMMENT ON COLUMN standing.seeds IS 'finished trials; of a seed that was trained twice, the later one';
 COMMENT ON COLUMN standing.top1 IS 'the mean of their best Top-1, with its sample standard deviation in top1_std';
 
--- Reckoned anew from the trials, never by adding up, so that it is right however often a trial is recorded.
+-- A standing is always computed from all its trials and never incremented, so it stays correct if
+-- a trial is recorded twice.
 CREATE FUNCTION keep_standing() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     datasets integer[];

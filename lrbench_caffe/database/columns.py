@@ -1,0 +1,22 @@
+"""The columns of the table ``evaluation``, listed once.
+
+The columns are the fields of :class:`lrbench_caffe.trial.Evaluation` in their order.  The store,
+the export and the import build their statements from this list.  The table itself has one more
+column, ``trial_id``.  ``schema.sql`` is written by hand; a test compares it with this list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lrbench_caffe.trial import Evaluation
+
+EVALUATION_COLUMNS = tuple(field.name for field in dataclasses.fields(Evaluation))
+COLUMN_LIST = ", ".join(EVALUATION_COLUMNS)
+
+_SQL_TYPES = {"iteration": "integer", "resumed_at": "integer", "class_confidence": "real[]"}
+
+
+def sql_type(column: str) -> str:
+    """Return the SQL type that holds the values of an evaluation column."""
+    return _SQL_TYPES.get(column, "float8")

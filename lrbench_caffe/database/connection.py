@@ -1,0 +1,100 @@
+"""Connections to PostgreSQL: opened with the newest schema, named without their passwords."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2.extensions import libpq_version, parse_dsn
+
+from lrbench_caffe.database import schema, server
+from lrbench_caffe.errors import InputError
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+_DEFAULTS = {
+    "connect_timeout": 10,
+    "application_name": "lrbench",
+    "client_encoding": "UTF8",
+    # A dead connection is noticed after about a minute, not after the kernel's two hours.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+
+def connect(dsn: str | None, read_only: bool = False) -> Connection:
+    """Open a connection to a database and bring its schema to the newest version.
+
+    Args:
+        dsn: The connection string; None for the private server, which is started if necessary.
+        read_only: Ask the database to refuse all changes, after the schema has been upgraded.
+
+    Raises:
+        InputError: The database cannot be reached or used.
+    """
+    try:
+        options = parse_dsn(dsn or server.start())
+    except psycopg2.ProgrammingError:
+        raise InputError(
+            "the database's name is not a connection string: write "
+            'postgresql://USER:PASSWORD@HOST/DATABASE or "host=HOST dbname=DATABASE user=USER"'
+        ) from None  # psycopg2's own message may quote the password
+    defaults = dict(_DEFAULTS)
+    if libpq_version() >= 120000:
+        defaults["tcp_user_timeout"] = 30000  # ms, for a network that drops packets silently
+    name = display_name(options)
+    try:
+        connection: Connection = psycopg2.connect(**dict(defaults, **options))
+    except psycopg2.Error as error:
+        raise InputError("cannot use the database %s: %s" % (name, reason(error))) from error
+    try:
+        _prepare(connection, name, read_only)
+    except psycopg2.Error as error:
+        connection.close()
+        raise InputError(
+            "cannot create the schema in the database %s: %s" % (name, reason(error))
+        ) from error
+    except InputError:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: Connection, name: str, read_only: bool) -> None:
+    """Set the session's options and upgrade the schema."""
+    # Under a stricter level a writer could not read the shared rows that another has just inserted.
+    connection.set_session(isolation_level="READ COMMITTED")
+    if connection.server_version < 110000:
+        version = divmod(connection.server_version // 100, 100)
+        raise InputError(
+            "the database %s is PostgreSQL %d.%d: PostgreSQL 11 or later is required"
+            % (name, *version)
+        )
+    schema.upgrade(connection)
+    connection.set_session(readonly=read_only)
+
+
+def display_name(options: dict[str, Any]) -> str:
+    """Return a database's name for messages, without its password.
+
+    Args:
+        options: The parameters of a connection, as parsed from a connection string.
+
+    Returns:
+        For example ``"trials at localhost, port 5432"``.
+    """
+    host = (
+        options.get("host") or options.get("hostaddr") or os.environ.get("PGHOST") or "this machine"
+    )
+    port = options.get("port") or os.environ.get("PGPORT") or "5432"
+    return "%s at %s, port %s" % (options.get("dbname") or "(default)", host, port)
+
+
+def reason(error: psycopg2.Error) -> str:
+    """Return the message of PostgreSQL, or of its client library, in one line."""
+    detail = error.diag.message_detail
+    text = error.diag.message_primary or str(error)
+    return " ".join((text + (": " + detail if detail else "")).split()) or type(error).__name__
