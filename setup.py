@@ -1,4 +1,7 @@
-"""LRBench for Caffe.  `pip install .` beside a working `import caffe`; without Caffe, Policy and the metrics work all the same."""
+"""Install lrbench_caffe where Python can import Caffe.
+
+Without Caffe, the policies and the metrics work as well.
+"""
 
 import os
 import re
@@ -7,12 +10,13 @@ from setuptools import find_packages, setup
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 
-# The folders of solvers and nets that users find at the top level; in the package they are where paths.shipped looks.
+# Users find solvers and nets at the top level. An installed package has them where paths.shipped
+# looks for them.
 SHIPPED = {"lrbench_caffe.shipped.solvers": "solvers", "lrbench_caffe.shipped.prototxt": "prototxt"}
 
 
 def read(*path):
-    """The text of a file of the project."""
+    """Return the text of a file of the project."""
     with open(os.path.join(ROOT, *path), encoding="utf-8") as file:
         return file.read()
 

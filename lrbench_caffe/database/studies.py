@@ -206,7 +206,7 @@ def summaries(store: Store) -> list[StudySummary]:
     ]
 
 
-def reached(store: Store, trial_ids: Sequence[str]) -> list[tuple[str, str, int, float]]:
+def reached(store: Store, trial_ids: Sequence[str | None]) -> list[tuple[str, str, int, float]]:
     """Return the progress of trials.
 
     Returns:

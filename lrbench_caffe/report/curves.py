@@ -35,9 +35,8 @@ def typical_length(policy: Policy) -> int | None:
     300
     """
     if isinstance(policy, Composition):
-        parts: Any = policy.parts  # the pieces and, between them, their lengths
-        start = sum(parts[1::2])
-        return start + (typical_length(parts[-1]) or start)
+        start = sum(policy.lengths)
+        return start + (typical_length(policy.pieces[-1]) or start)
     l: Any = policy.parameters.get("l")
     if l is None or policy.function in ("POLY", "PLATEAU"):
         return l

@@ -17,29 +17,13 @@ from lrbench_caffe.policies import parse_or_none
 from lrbench_caffe.report.curves import sample_schedule, trial_schedule, typical_length
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lrbench_caffe.display.protocols import RangeTest
     from lrbench_caffe.policies import Policy
-    from lrbench_caffe.ranking.ranges import Curve, Range
+    from lrbench_caffe.ranking.ranges import Curve
     from lrbench_caffe.trial import Trial
-
-    class _RangeTest(Protocol):
-        """The fields of :class:`lrbench_caffe.evaluator.range_test.RangeTest` that are drawn."""
-
-        @property
-        def title(self) -> str: ...
-        @property
-        def curves(self) -> Sequence[Curve]: ...
-        @property
-        def good(self) -> Range | None: ...
-        @property
-        def epoch(self) -> float | None: ...
-        @property
-        def swept(self) -> bool: ...
-
 
 __all__ = ["check_path", "curves", "drawn_length", "pyplot", "range_test", "rates", "save"]
 
@@ -230,7 +214,7 @@ def _new_figure(in_window: bool) -> tuple[Figure, Axes]:
         ) from None
 
 
-def range_test(test: _RangeTest, path: str) -> None:
+def range_test(test: RangeTest, path: str) -> None:
     """Plot a range test as in Figure 3 of the paper: Top-1 against the constant rate.
 
     There is a curve for each number of iterations. A hollow mark is a training that diverged.

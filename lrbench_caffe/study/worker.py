@@ -7,7 +7,6 @@ orders through a Dask variable of the same name.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import threading
 import time
@@ -20,7 +19,7 @@ from distributed import Queue, Variable
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import process
 from lrbench_caffe.study.stop import Stop
-from lrbench_caffe.trial import to_dict
+from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
 if TYPE_CHECKING:
     from lrbench_caffe.study.events import Verdict
@@ -82,7 +81,7 @@ class _Sender:
             self._last_progress = now
         if kind == "end":
             content = {"state": content.state, "ended": content.ended, "error": content.error}
-        self.send(kind, to_dict(content) if dataclasses.is_dataclass(content) else content)
+        self.send(kind, to_dict(content) if isinstance(content, (Trial, Evaluation)) else content)
 
 
 class _Orders:
