@@ -76,8 +76,8 @@ class Part(NamedTuple):
     """The training or the test samples of a dataset.
 
     Attributes:
-        images: uint8 array of shape (samples, channels, height, width).
-        labels: uint8 array of shape (samples,).
+        images: A uint8 array of shape (samples, channels, height, width).
+        labels: A uint8 array of shape (samples,).
     """
 
     images: np.ndarray
@@ -88,10 +88,10 @@ class Files(NamedTuple):
     """The files of a dataset.
 
     Attributes:
-        train: the path of the LMDB of training samples.
-        test: the path of the LMDB of test samples.
-        mean: the path of the mean image of the training samples.
-        written: whether the call that returned this wrote them (False: they existed before).
+        train: The path of the LMDB of training samples.
+        test: The path of the LMDB of test samples.
+        mean: The path of the mean image of the training samples.
+        written: Whether the call that returned this wrote them (False: they existed before).
     """
 
     train: str
@@ -113,15 +113,15 @@ def convert(
     Existing files are kept even if they were made from another source: remove one to convert again.
 
     Args:
-        name: digits, mnist or cifar10.
-        folder: where to write the files; it is made if needed.
-        source: a folder with the official files, or CIFAR-10's archive (None: download them;
+        name: The dataset: digits, mnist or cifar10.
+        folder: Where to write the files; it is made if needed.
+        source: A folder with the official files, or CIFAR-10's archive (None: download them;
             digits come with scikit-learn).
-        pad: zeros to add on each side of an image, for nets that crop. Caffe's Data layer crops
+        pad: Zeros to add on each side of an image, for nets that crop. Caffe's Data layer crops
             anywhere in training, and in the middle, which is the image, in the test. The mean is
             padded too: the border stays zero after its subtraction, and one mean file serves both
             phases. A padded set is called NAME_padN.
-        progress: called with the name of a file, the bytes downloaded and their total (None: the
+        progress: Called with the name of a file, the bytes downloaded and their total (None: the
             server did not send it); then with the name of an LMDB, the samples written and their
             total.
 
@@ -129,7 +129,7 @@ def convert(
         The paths of the files.
 
     Raises:
-        InputError: an argument is invalid, or a file cannot be read, downloaded or written.
+        InputError: An argument is invalid, or a file cannot be read, downloaded or written.
     """
     if name not in NAMES:
         raise InputError("unknown dataset %r: choose one of %s" % (name, ", ".join(NAMES)))
@@ -163,18 +163,18 @@ def write_dataset(
     """Write a dataset under the names that :func:`convert` gives; existing files are replaced.
 
     Args:
-        name: any name.
-        folder: where to write the files; it is made if needed.
-        train: the training samples.
-        test: the test samples.
-        pad: zeros to add on each side of an image.
-        progress: called with the name of an LMDB, the samples written and their total.
+        name: Any name.
+        folder: Where to write the files; it is made if needed.
+        train: The training samples.
+        test: The test samples.
+        pad: Zeros to add on each side of an image.
+        progress: Called with the name of an LMDB, the samples written and their total.
 
     Returns:
         The paths of the files.
 
     Raises:
-        InputError: the files cannot be written.
+        InputError: The files cannot be written.
     """
     with _locked(folder, _stem(name, pad)):
         return _publish(_stem(name, pad), folder, train, test, pad, progress)
@@ -218,7 +218,7 @@ def read_digits() -> tuple[Part, Part]:
         1,397 training and 400 test samples of shape (1, 8, 8).
 
     Raises:
-        InputError: scikit-learn is not installed.
+        InputError: Scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
@@ -243,7 +243,7 @@ def read_mnist(folder: str) -> tuple[Part, Part]:
         60,000 training and 10,000 test samples of shape (1, 28, 28).
 
     Raises:
-        InputError: a file is missing or has another checksum.
+        InputError: A file is missing or has another checksum.
     """
     train_images, train_labels, test_images, test_labels = (
         read_idx(_find(folder, (name, name + ".gz"), "MNIST"), md5)
@@ -259,14 +259,14 @@ def read_idx(path: str, md5: str) -> np.ndarray:
     """Return the array in an idx file.
 
     Args:
-        path: the file, packed with gzip or not.
-        md5: the checksum of its unpacked content.
+        path: The file, packed with gzip or not.
+        md5: The checksum of its unpacked content.
 
     Returns:
         A uint8 array of the shape in the file's header.
 
     Raises:
-        InputError: the file cannot be read or has another checksum.
+        InputError: The file cannot be read or has another checksum.
     """
     content = _unpacked(path)
     _check_md5(path, content, md5, "unpacked, " if path.endswith(".gz") else "")
@@ -282,14 +282,14 @@ def read_cifar10(source: str, md5: str = CIFAR10_MD5) -> tuple[Part, Part]:
     labels are checked.
 
     Args:
-        source: the archive, the folder cifar-10-batches-bin, or a folder that holds either.
-        md5: the checksum of the archive.
+        source: The archive, the folder cifar-10-batches-bin, or a folder that holds either.
+        md5: The checksum of the archive.
 
     Returns:
         50,000 training and 10,000 test samples of shape (3, 32, 32).
 
     Raises:
-        InputError: a file is missing or damaged.
+        InputError: A file is missing or damaged.
     """
     first = CIFAR10_TRAIN[0]
     if not os.path.isfile(source):
@@ -404,17 +404,17 @@ def download(
     """Download files that are not in the cache.
 
     Args:
-        url: the address of the folder that the files are in, with a slash at its end.
-        files: the MD5 checksum of each file by its name.
-        progress: called with the name of a file, the bytes downloaded and their total (None: the
+        url: The address of the folder that the files are in, with a slash at its end.
+        files: The MD5 checksum of each file by its name.
+        progress: Called with the name of a file, the bytes downloaded and their total (None: the
             server did not send it).
-        cache: the folder for the files (None: ``lrbench`` in the user's cache directory).
+        cache: The folder for the files (None: ``lrbench`` in the user's cache directory).
 
     Returns:
         The cache.
 
     Raises:
-        InputError: a file cannot be downloaded or has another checksum; it is not kept.
+        InputError: A file cannot be downloaded or has another checksum; it is not kept.
     """
     cache = cache or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lrbench"

@@ -28,10 +28,10 @@ def data(phase: int, part: str, batch_size: int, **transform: object) -> caffe_p
     test.
 
     Args:
-        phase: caffe_pb2.TRAIN or caffe_pb2.TEST.
-        part: train or test.
-        batch_size: samples in a batch.
-        **transform: more fields of the layer's transform_param.
+        phase: The phase, caffe_pb2.TRAIN or caffe_pb2.TEST.
+        part: The part of the dataset, train or test.
+        batch_size: Samples in a batch.
+        **transform: More fields of the layer's transform_param.
     """
     net = NetSpec()
     net.data, net.label = layers.Data(
@@ -51,11 +51,11 @@ def convolution(net: NetSpec, name: str, bottom: Any, channels: int, stride: int
     """Add a convolution of 3x3 without bias, and batch normalization with a trained scale and bias.
 
     Args:
-        net: the net to add the layers to.
-        name: the name of the convolution, with which those of the other layers begin.
-        bottom: the input.
-        channels: the number of outputs.
-        stride: the stride of the convolution.
+        net: The net to add the layers to.
+        name: The name of the convolution, with which those of the other layers begin.
+        bottom: The input.
+        channels: The number of outputs.
+        stride: The stride of the convolution.
 
     Returns:
         The output.

@@ -32,15 +32,15 @@ def choose_device(
     """Set Caffe's mode, and solver_mode and device_id to match.
 
     Args:
-        param: the SolverParameter, which is changed.
-        gpu: the index of the GPU to use (None: as the prototxt says, if this Caffe can).
-        emit: receives a "note" if the prototxt asks for a GPU that cannot be used.
+        param: The SolverParameter, which is changed.
+        gpu: The index of the GPU to use (None: follow the prototxt where this Caffe can).
+        emit: Receives a "note" if the prototxt asks for a GPU that cannot be used.
 
     Returns:
         Whether the training runs on a GPU.
 
     Raises:
-        InputError: the GPU with the index gpu cannot be used.
+        InputError: The GPU with the index gpu cannot be used.
     """
     index = param.device_id if gpu is None else gpu
     if gpu is not None or _asks_for_gpu(param):
@@ -67,7 +67,7 @@ def gpu_problem(message: str) -> str:
 
 
 def _asks_for_gpu(param: caffe_pb2.SolverParameter) -> bool:
-    """Whether the prototxt itself says GPU, which is also the default of the field."""
+    """Whether the prototxt sets solver_mode to GPU; as a default, GPU is not a request."""
     gpu: bool = param.solver_mode == caffe_pb2.SolverParameter.GPU
     return param.HasField("solver_mode") and gpu
 

@@ -22,16 +22,16 @@ def find_file(
     """Find a file or folder.
 
     Args:
-        name: its path, absolute or relative to one of the folders.
-        folders: where to look, in this order; None is skipped.
-        description: what the file is, for the error message.
-        hint: what to do if it is missing, for the error message.
+        name: Its path, absolute or relative to one of the folders.
+        folders: Where to look, in this order; None is skipped.
+        description: What the file is, for the error message.
+        hint: What to do if it is missing, for the error message.
 
     Returns:
         The absolute path.
 
     Raises:
-        InputError: the file is in none of the folders; the message lists every path tried.
+        InputError: The file is in none of the folders; the message lists every path tried.
     """
     if os.path.isabs(name):
         paths = [name]
@@ -50,15 +50,15 @@ def read_message(path: str, message: Any, description: str) -> Any:
     """Parse a prototxt into a protobuf message.
 
     Args:
-        path: the prototxt; its comments may be in any encoding.
-        message: an empty message of the right type, which is filled.
-        description: what the file is, for the error message.
+        path: The prototxt; its comments may be in any encoding.
+        message: An empty message of the right type, which is filled.
+        description: What the file is, for the error message.
 
     Returns:
         The message.
 
     Raises:
-        InputError: the file cannot be read or parsed.
+        InputError: The file cannot be read or parsed.
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:

@@ -34,9 +34,9 @@ class Head(NamedTuple):
     """Where a test net classifies.
 
     Attributes:
-        probabilities: the blob of class probabilities.
-        labels: the blob of labels.
-        ignore_label: the label whose samples are left out (None: all samples count).
+        probabilities: The blob of class probabilities.
+        labels: The blob of labels.
+        ignore_label: The label whose samples are left out (None: all samples count).
     """
 
     probabilities: str
@@ -50,13 +50,13 @@ def add_metrics_layer(solver: caffe_pb2.SolverParameter) -> Head:
     A net with a SoftmaxWithLoss layer but without a Softmax on the same scores gets that as well.
 
     Args:
-        solver: a resolved SolverParameter, whose first test net is changed.
+        solver: A resolved SolverParameter, whose first test net is changed.
 
     Returns:
         The head that the metrics layer measures.
 
     Raises:
-        InputError: the net has no labels or no softmax, or a metrics layer without its two bottoms.
+        InputError: The net has no labels or no softmax, or a metrics layer without its two bottoms.
     """
     net = solver.test_net_param[0]
     state = solver.test_state[0] if solver.test_state else None

@@ -36,19 +36,19 @@ def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy]:
     """Resolve the solver and the policy of a job, without building a net.
 
     Args:
-        job: what to train.
+        job: What to train.
 
     Returns:
         The SolverParameter, changed by the job's options and resolved by :func:`prototxt.resolve`,
         with a random_seed in any case; and the policy.
 
     Raises:
-        InputError: a file, an option or the policy cannot be used.
+        InputError: A file, an option or the policy cannot be used.
     """
     if job.data is not None and not os.path.isdir(job.data):
         raise InputError(
-            "the data folder %s is not there: make it with `lrbench data`, or name another with "
-            "--data" % job.data
+            "data folder %s not found: create it with `lrbench data`, or name another with --data"
+            % job.data
         )
     if job.until_top1 is not None and not 0 <= job.until_top1 <= 1:
         raise InputError(
@@ -75,13 +75,13 @@ def apply(job: Job, solver: caffe_pb2.SolverParameter) -> None:
     """Change a SolverParameter by the options of a job.
 
     Args:
-        job: the options; None leaves a field as it is.
-        solver: the SolverParameter to change.
+        job: The options; None leaves a field as it is.
+        solver: The SolverParameter to change.
 
     Raises:
-        InputError: resume and weights are both given, or a file is missing.
-        TypeError: an option has another type than its field.
-        ValueError: an option is out of its field's range.
+        InputError: Resume and weights are both given, or a file is missing.
+        TypeError: An option has another type than its field.
+        ValueError: An option is out of its field's range.
     """
     if job.resume is not None:
         if job.weights is not None:
@@ -125,8 +125,9 @@ def _check_length(job: Job, param: caffe_pb2.SolverParameter, policy: Policy | C
             % (job.solver, param.max_iter, snapshot)
         )
     if isinstance(policy, Policy) and policy.end < param.max_iter:
-        # Only a POLY ends, and only as the last piece of a composition.
+        # Only a POLY ends, in a composition as its last piece.
         poly = policy.parts[-1] if isinstance(policy, Composition) else policy
+        assert isinstance(poly, Policy)
         length = poly.parameters["l"] + param.max_iter - policy.end
         raise InputError(
             "%s has no rate after iteration %d, but the training has %d: give POLY l=%d"
@@ -154,16 +155,16 @@ def describe(
     """Describe the trial that is about to run.
 
     Args:
-        param: the resolved SolverParameter.
-        policy: the policy to train under.
-        head: where the first test net classifies.
-        emit: receives a "note" if the test set is not covered or a test net is not measured.
+        param: The resolved SolverParameter.
+        policy: The policy to train under.
+        head: Where the first test net classifies.
+        emit: Receives a "note" if the test set is not covered or a test net is not measured.
 
     Returns:
         The Trial, without rows.
 
     Raises:
-        InputError: the data cannot be read, or its labels do not fit the net.
+        InputError: The data cannot be read, or its labels do not fit the net.
     """
     state = param.test_state[0] if param.test_state else None
     net = param.test_net_param[0]

@@ -1,8 +1,8 @@
 """The ``lr_policy`` of a solver prototxt: read as a policy, and written for a policy.
 
-Caffe computes some functions itself. Where it can, it is left to do so: the rates, and so the
-weights, are then those of ``caffe train`` to the last bit. All other functions run under Caffe's
-"fixed" policy, and :class:`lrbench_caffe.training.monitor.Monitor` sets its rate.
+Caffe can compute five of the 13 functions, and LRBench leaves these to Caffe: the rates, and so the
+weights, are those of ``caffe train`` to the last bit. The other functions run under Caffe's "fixed"
+policy, and :class:`lrbench_caffe.training.monitor.Monitor` sets base_lr before every iteration.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LR_POLICIES = {
     "INV": ("inv", {"k0": "base_lr", "gamma": "gamma", "p": "power"}),
     "POLY": ("poly", {"k0": "base_lr", "p": "power", "l": "max_iter"}),
 }
-# The other direction. Caffe's sigmoid is not one of the 13 functions.
+# The function and the fields of each lr_policy. Caffe's sigmoid is not one of the 13 functions.
 FUNCTIONS: dict[str, tuple[str | None, dict[str, str]]] = {
     lr_policy: (function, fields) for function, (lr_policy, fields) in LR_POLICIES.items()
 }
@@ -42,7 +42,7 @@ class CaffePolicy(NamedTuple):
 
     Attributes:
         function: Caffe's lr_policy.
-        parameters: the solver's fields by name.
+        parameters: The solver's fields by name.
     """
 
     function: str
@@ -66,17 +66,17 @@ class CaffePolicy(NamedTuple):
 def policy_from_solver(
     solver: caffe_pb2.SolverParameter, epoch: float | None = None
 ) -> Policy | CaffePolicy:
-    """Return the policy of a solver.
+    """Return the policy that a solver names.
 
     Args:
-        solver: its lr_policy is one of Caffe's seven names, or the text of a policy.
-        epoch: iterations in an epoch, for a text with lengths in epochs (None: unknown).
+        solver: Its lr_policy is one of Caffe's seven names, or the text of a policy.
+        epoch: Iterations in an epoch, for a text with lengths in epochs (None: unknown).
 
     Returns:
         A Policy, or a CaffePolicy if only Caffe can compute the schedule.
 
     Raises:
-        InputError: lr_policy is missing or unknown, or Caffe would abort on its parameters.
+        InputError: Lr_policy is missing or unknown, or Caffe would abort on its parameters.
     """
     name = solver.lr_policy
     if "(" in name:
@@ -100,8 +100,8 @@ def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> 
     """Change a solver so that it trains under a policy.
 
     Args:
-        policy: a Policy; or the CaffePolicy of this very solver, which needs no change.
-        solver: the SolverParameter to change.
+        policy: A Policy; or the CaffePolicy of this very solver, which needs no change.
+        solver: The SolverParameter to change.
 
     Returns:
         Whether Caffe itself computes the rate. If not, the monitor sets base_lr.

@@ -29,8 +29,8 @@ class Monitor:
     given each evaluation; until the next one it is a policy without memory.
 
     Attributes:
-        losses: the losses of the mini-batches since the last evaluation.
-        memory: the memory of a policy with memory, None for any other and before the first row.
+        losses: The losses of the mini-batches since the last evaluation.
+        memory: The memory of a policy with memory, None for any other and before the first row.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Monitor:
         """Watch a solver.
 
         Args:
-            solver: the Caffe solver, built from a SolverParameter that :func:`install` has changed.
-            policy: the policy to train under.
-            native: whether Caffe computes the rate, as :func:`install` returned it.
-            iter_size: mini-batches in an iteration.
-            gpu: whether the losses have to be copied from the GPU.
-            memory: the memory that a policy with memory resumes with.
+            solver: The Caffe solver, built from a SolverParameter that :func:`install` has changed.
+            policy: The policy to train under.
+            native: Whether Caffe computes the rate, as :func:`install` returned it.
+            iter_size: Mini-batches in an iteration.
+            gpu: Whether the losses have to be copied from the GPU.
+            memory: The memory that a policy with memory resumes with.
         """
         self.losses: list[float] = []
         self.memory = memory
@@ -72,7 +72,7 @@ class Monitor:
         """Give an evaluation to the policy.
 
         Args:
-            row: the evaluation, whose lr is the rate before the policy has seen it.
+            row: The evaluation, with the rate that was valid before it.
 
         Returns:
             The row, with the rate at which a policy with memory continues.
@@ -116,8 +116,8 @@ def loss_reader(net: caffe.Net, gpu: bool = False) -> Callable[[], float]:
     """Return a function that reads the loss of the last forward pass of a net.
 
     Args:
-        net: a Caffe net.
-        gpu: whether the losses have to be copied from the GPU.
+        net: A Caffe net.
+        gpu: Whether the losses have to be copied from the GPU.
 
     Returns:
         A function without arguments; its value is the sum of the losses, weighted by loss_weight.

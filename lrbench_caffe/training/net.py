@@ -25,9 +25,9 @@ def layers_in_phase(
     """Return the layers that a net has in a phase, by Caffe's include and exclude rules.
 
     Args:
-        net: the net with all of its layers.
-        phase: caffe_pb2.TRAIN or caffe_pb2.TEST.
-        state: the level and stages that the solver adds to those of the net.
+        net: The net with all of its layers.
+        phase: The phase, caffe_pb2.TRAIN or caffe_pb2.TEST.
+        state: The level and stages that the solver adds to those of the net.
 
     Returns:
         The LayerParameters, in the order of the net.

@@ -53,7 +53,7 @@ def read_solver(path: str) -> caffe_pb2.SolverParameter:
     """Return the SolverParameter in a prototxt.
 
     Raises:
-        InputError: the file cannot be read or parsed.
+        InputError: The file cannot be read or parsed.
     """
     return read_message(path, caffe_pb2.SolverParameter(), "solver prototxt")
 
@@ -69,12 +69,12 @@ def resolve(
     is the path of the solver without the extension; both are as in Caffe.
 
     Args:
-        solver: the SolverParameter.
-        path: the prototxt that it was read from.
-        data: a folder (None: none).
+        solver: The SolverParameter.
+        path: The prototxt that it was read from.
+        data: A folder (None: none).
 
     Raises:
-        InputError: a file is missing, or the solver or a net cannot be trained.
+        InputError: A file is missing, or the solver or a net cannot be trained.
     """
     folders = [data, os.path.dirname(path) or ".", "."]
     train, tests = _read_nets(solver, path, folders)
@@ -104,8 +104,8 @@ def write_solver(solver: caffe_pb2.SolverParameter, path: str) -> None:
     BatchNorm from before 2017, only when it reads a net from a file.
 
     Args:
-        solver: the resolved SolverParameter.
-        path: the prototxt to write; the nets are written to path.train, path.test0, ...
+        solver: The resolved SolverParameter.
+        path: The prototxt to write; the nets are written to path.train, path.test0, ...
     """
     named = caffe_pb2.SolverParameter()
     named.CopyFrom(solver)

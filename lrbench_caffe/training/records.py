@@ -34,11 +34,11 @@ def write_lmdb(
     """Write an LMDB of Datum messages, with the keys of Caffe's own converters: eight digits.
 
     Args:
-        path: the LMDB's folder, which must not exist.
-        images: uint8 array of shape (samples, channels, height, width).
-        labels: uint8 array of shape (samples,).
-        pad: zeros to add on each side of an image.
-        progress: called with the folder's name, the samples written so far and their total.
+        path: The LMDB's folder, which must not exist.
+        images: A uint8 array of shape (samples, channels, height, width).
+        labels: A uint8 array of shape (samples,).
+        pad: Zeros to add on each side of an image.
+        progress: Called with the folder's name, the samples written so far and their total.
     """
     import lmdb
     from caffe.proto import caffe_pb2
@@ -64,9 +64,9 @@ def write_mean(path: str, images: np.ndarray, pad: int = 0) -> None:
     """Write the mean of images as a BlobProto, byte for byte as Caffe's compute_image_mean does.
 
     Args:
-        path: the file to write.
-        images: uint8 array of shape (samples, channels, height, width).
-        pad: zeros to add on each side of the mean.
+        path: The file to write.
+        images: A uint8 array of shape (samples, channels, height, width).
+        pad: Zeros to add on each side of the mean.
     """
     from caffe.proto import caffe_pb2
 
@@ -91,13 +91,13 @@ def describe_lmdb(path: str) -> tuple[int, tuple[int, int, int]]:
     """Describe an LMDB of Datum messages.
 
     Args:
-        path: the LMDB's folder.
+        path: The LMDB's folder.
 
     Returns:
         The number of samples, and the shape (channels, height, width) of the first one.
 
     Raises:
-        InputError: the folder is not an LMDB, it is damaged or empty, or its first record is not a
+        InputError: The folder is not an LMDB, it is damaged or empty, or its first record is not a
             Datum.
     """
     with _open_lmdb(path) as (database, cursor):
@@ -111,11 +111,11 @@ def label_range(path: str, limit: int = 10000) -> tuple[int, int]:
     """Return the lowest and the highest label of an LMDB of Datum messages.
 
     Args:
-        path: the LMDB's folder.
-        limit: how many records are read, from the first one on.
+        path: The LMDB's folder.
+        limit: How many records are read, from the first one on.
 
     Raises:
-        InputError: as :func:`describe_lmdb`.
+        InputError: As :func:`describe_lmdb`.
     """
     with _open_lmdb(path) as (_, cursor):
         labels = [_datum(cursor, path).label for _ in itertools.islice(cursor, limit)]

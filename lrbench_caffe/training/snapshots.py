@@ -25,9 +25,9 @@ class Snapshot(NamedTuple):
     """A snapshot with what was measured before it.
 
     Attributes:
-        solverstate: the path of its .solverstate.
-        rows: the rows up to the snapshot, as dicts.
-        losses: the losses of the mini-batches since the last row.
+        solverstate: The path of its .solverstate.
+        rows: The rows up to the snapshot, as dicts.
+        losses: The losses of the mini-batches since the last row.
     """
 
     solverstate: str
@@ -42,7 +42,7 @@ class Snapshots:
     reads.
 
     Attributes:
-        prefix: the snapshot_prefix that the solver must have.
+        prefix: The snapshot_prefix that the solver must have.
     """
 
     def __init__(self, folder: str) -> None:
@@ -80,9 +80,9 @@ class Snapshots:
         """Take a snapshot, which replaces the previous one once it is completely on the disk.
 
         Args:
-            solver: the Caffe solver, whose snapshot_prefix is that of this object.
-            rows: the rows so far, as dicts.
-            losses: the losses of the mini-batches since the last row.
+            solver: The Caffe solver, whose snapshot_prefix is that of this object.
+            rows: The rows so far, as dicts.
+            losses: The losses of the mini-batches since the last row.
         """
         started = time.monotonic()
         solver.snapshot()

@@ -39,10 +39,10 @@ class Plan:
     """When to evaluate and when to end.
 
     Attributes:
-        max_iter: the iteration at which training ends.
-        test_iter: batches of the test set in an evaluation.
-        iter_size: mini-batches in an iteration.
-        until_top1: the Top-1 accuracy, a share of 1, at which training ends early.
+        max_iter: The iteration at which training ends.
+        test_iter: Batches of the test set in an evaluation.
+        iter_size: Mini-batches in an iteration.
+        until_top1: The Top-1 accuracy, a share of 1, at which training ends early.
     """
 
     def __init__(self, param: caffe_pb2.SolverParameter, until_top1: float | None = None) -> None:
@@ -79,17 +79,20 @@ def train(
     before_evaluation: Callable[[], None] = lambda: None,
     after_snapshot: Callable[[], None] = lambda: None,
 ) -> tuple[str, str | None]:
-    """Train until the plan ends, the loss diverges, or a stop is requested: the main loop.
+    """Train until max_iter, until_top1, divergence, or a request to stop: the main loop.
+
+    As in ``Solver::Step``, an iteration begins with the evaluation and ends with the snapshot. The
+    iterations between two evaluations run in chunks of :data:`CHUNK_SECONDS`.
 
     Args:
-        solver: the Caffe solver, from :func:`create_solver`.
-        monitor: the monitor of this solver.
-        plan: when to evaluate and when to end.
-        emit: receives each event: ("row", dict), ("progress", dict), ("note", sentence).
-        stop: set to interrupt the training.
-        before_evaluation: called before each evaluation. A snapshot taken here repeats the
+        solver: The Caffe solver, from :func:`create_solver`.
+        monitor: The monitor of this solver.
+        plan: When to evaluate and when to end.
+        emit: Receives each event: ("row", dict), ("progress", dict), ("note", sentence).
+        stop: Set to interrupt the training.
+        before_evaluation: Called before each evaluation. A snapshot taken here repeats the
             evaluation when it is resumed.
-        after_snapshot: called after each snapshot that Caffe has taken.
+        after_snapshot: Called after each snapshot that Caffe has taken.
 
     Returns:
         The state in which the trial ended, and the reason (None: it needs no explanation).
@@ -166,26 +169,26 @@ def evaluate(
     The train loss is the mean of the monitor's losses, which are cleared.
 
     Args:
-        solver: the Caffe solver, whose first test net has a metrics layer.
-        monitor: the monitor of this solver.
-        test_iter: batches of the test set.
-        stop: set to interrupt the evaluation.
+        solver: The Caffe solver, whose first test net has a metrics layer.
+        monitor: The monitor of this solver.
+        test_iter: Batches of the test set.
+        stop: Set to interrupt the evaluation.
 
     Returns:
         The row. Its lr is the rate of the next iteration.
 
     Raises:
-        InputError: the metrics layer rejects its bottoms, for example scores without a Softmax.
-        KeyboardInterrupt: stop was set.
+        InputError: The metrics layer rejects its bottoms, for example scores without a Softmax.
+        KeyboardInterrupt: Stop was set.
     """
     net = solver.test_nets[0]
     net.share_with(solver.net)
     layer = next(layer for layer in net.layers if isinstance(layer, MetricsLayer))
-    loss = 0.0
+    last, loss = len(net.layers) - 1, 0.0
     for _ in range(test_iter):
         if stop.is_set():
             raise KeyboardInterrupt
-        loss += _forward(net)
+        loss += _forward(net, last)
     result = layer.take()
     test_loss = loss / test_iter if any(net.blob_loss_weights.values()) else result.log_loss
     train_loss = math.fsum(monitor.losses) / len(monitor.losses) if monitor.losses else None
@@ -206,11 +209,11 @@ def evaluate(
     )
 
 
-def _forward(net: caffe.Net) -> float:
-    """Run one forward pass and return the sum of the losses, weighted by loss_weight."""
+def _forward(net: caffe.Net, last: int) -> float:
+    """Run one forward pass up to the last layer; return the sum of losses times loss_weight."""
     try:
         # Net.forward() returns blobs; only the method underneath returns the loss.
-        loss: float = net._forward(0, len(net.layers) - 1)
+        loss: float = net._forward(0, last)
     except ValueError as error:  # from the metrics layer
         raise InputError(str(error)) from None
     return loss

@@ -26,8 +26,8 @@ class PolicyState(NamedTuple):
     """The state from which a policy with memory resumes.
 
     Attributes:
-        memory: its memory (None: it has not seen a row).
-        losses: the losses of the mini-batches since the last evaluation.
+        memory: Its memory (None: there was no row yet).
+        losses: The losses of the mini-batches since the last evaluation.
     """
 
     memory: Memory | None
@@ -41,10 +41,10 @@ def snapshot_iteration(path: str) -> int:
     """Return the iteration of a snapshot.
 
     Args:
-        path: a .solverstate or .solverstate.h5.
+        path: A .solverstate or .solverstate.h5.
 
     Raises:
-        InputError: the file is missing or is not a solver state.
+        InputError: The file is missing or is not a solver state.
     """
     hint = "give the path of a .solverstate that a snapshot wrote"
     path = find_file(path, ["."], "the solver state to resume from", hint)
@@ -81,11 +81,11 @@ def write_policy_state(
     """Write the state of a policy beside a snapshot.
 
     Args:
-        prefix: the snapshot_prefix of the solver.
-        iteration: the iteration of the snapshot.
-        policy: the policy, for which the state is valid.
-        memory: its memory.
-        losses: the losses of the mini-batches since the last evaluation.
+        prefix: The snapshot_prefix of the solver.
+        iteration: The iteration of the snapshot.
+        policy: The policy, for which the state is valid.
+        memory: Its memory.
+        losses: The losses of the mini-batches since the last evaluation.
     """
     path = "%s_iter_%d.policystate" % (prefix, iteration)
     with open(path + ".new", "w") as file:
@@ -97,11 +97,11 @@ def read_policy_state(solverstate: str, policy: Policy | CaffePolicy) -> PolicyS
     """Read the state of a policy from beside a snapshot.
 
     Args:
-        solverstate: the path of the snapshot's .solverstate or .solverstate.h5.
-        policy: the policy to resume.
+        solverstate: The path of the snapshot's .solverstate or .solverstate.h5.
+        policy: The policy to resume.
 
     Raises:
-        InputError: the state is missing, damaged, or that of another policy.
+        InputError: The state is missing, damaged, or that of another policy.
     """
     stem = solverstate[: -len(".h5")] if solverstate.endswith(".h5") else solverstate
     stem = os.path.splitext(stem)[0]

@@ -28,12 +28,12 @@ class Source(NamedTuple):
     """The file or folder that a data layer reads.
 
     Attributes:
-        layer: the name of the layer.
-        path: the file or folder.
-        batch_size: samples in a mini-batch.
-        samples: the number of samples (None: unknown without reading all data).
+        layer: The name of the layer.
+        path: The file or folder.
+        batch_size: Samples in a mini-batch.
+        samples: The number of samples (None: unknown without reading all data).
         shape: (channels, height, width) of a sample (None: unknown without reading all data).
-        has_labels: whether the layer has a top for labels.
+        has_labels: Whether the layer has a top for labels.
     """
 
     layer: str
@@ -50,15 +50,15 @@ def find_source(
     """Find the source of a net's data in a phase.
 
     Args:
-        net: a net with absolute paths.
-        phase: caffe_pb2.TRAIN or caffe_pb2.TEST.
-        state: the level and stages that the solver adds to those of the net.
+        net: A net with absolute paths.
+        phase: The phase, caffe_pb2.TRAIN or caffe_pb2.TEST.
+        state: The level and stages that the solver adds to those of the net.
 
     Returns:
         The Source, or None if the data comes from a layer without a file.
 
     Raises:
-        InputError: the data cannot be read, or has no samples.
+        InputError: The data cannot be read, or has no samples.
     """
     for layer in layers_in_phase(net, phase, state):
         has_labels = len(layer.top) > 1
@@ -155,13 +155,13 @@ def check_labels(
     """Check the labels of the first 10,000 samples against the number of classes.
 
     Args:
-        source: the source to check; skipped if it is None, has no labels or is not an LMDB.
-        classes: the number of classes (None: unknown, and nothing is checked).
-        network: the name of the net, for the error message.
-        ignore_label: a label that need not be a class.
+        source: The source to check; skipped if it is None, has no labels or is not an LMDB.
+        classes: The number of classes (None: unknown, and nothing is checked).
+        network: The name of the net, for the error message.
+        ignore_label: A label that need not be a class.
 
     Raises:
-        InputError: the lowest or the highest label is not a class of the net.
+        InputError: The lowest or the highest label is not a class of the net.
     """
     if source is None or classes is None or not source.has_labels or source.shape is None:
         return
@@ -178,7 +178,7 @@ def iterations_per_epoch(solver: caffe_pb2.SolverParameter) -> float | None:
     """Return the iterations of an epoch.
 
     Args:
-        solver: a resolved SolverParameter.
+        solver: A resolved SolverParameter.
 
     Returns:
         Training samples divided by the samples of an iteration, None if their number is unknown.
@@ -194,8 +194,8 @@ def coverage_note(source: Source | None, test_iter: int) -> str | None:
     """Explain how to cover the test set exactly.
 
     Args:
-        source: the source of the test data.
-        test_iter: batches in an evaluation.
+        source: The source of the test data.
+        test_iter: Batches in an evaluation.
 
     Returns:
         A sentence, or None if the test set is covered exactly or its size is unknown.

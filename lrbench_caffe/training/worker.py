@@ -74,13 +74,13 @@ def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> 
     """Train a job.
 
     Args:
-        job: what to train.
-        emit: receives each event and its content: "note" (a sentence), "begin" (a Trial as a
+        job: What to train.
+        emit: Receives each event and its content: "note" (a sentence), "begin" (a Trial as a
             dict), "progress" (a dict), "row" (an Evaluation as a dict), "end" (state and error).
-        stop: set to interrupt the training.
+        stop: Set to interrupt the training.
 
     Raises:
-        InputError: the job cannot be trained.
+        InputError: The job cannot be trained.
     """
     param, policy = prepare(job)
     gpu = choose_device(param, job.gpu, emit)
