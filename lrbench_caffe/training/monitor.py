@@ -104,7 +104,7 @@ class Monitor:
         def record() -> None:
             self.losses.append(read())
 
-        if iter_size == 1:
+        if iter_size <= 1:
             return record
         # An iteration has several mini-batches: record each loss at the end of its forward pass.
         last = len(self._solver.net.layers) - 1

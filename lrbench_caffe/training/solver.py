@@ -67,7 +67,7 @@ class Plan:
         """The next iteration at which there is an evaluation, a snapshot of Caffe's, or the end."""
         intervals = [every for every in (self._test_interval, self._snapshot) if every]
         stops = [iteration - iteration % every + every for every in intervals]
-        return min(*stops, self.max_iter)
+        return min([*stops, self.max_iter])
 
 
 def train(
