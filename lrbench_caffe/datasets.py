@@ -1,28 +1,51 @@
-"""Digits, MNIST and CIFAR-10 as the LMDBs and mean files that Caffe's Data layer reads, and what such an LMDB holds.
+"""Digits, MNIST and CIFAR-10 as the LMDBs and mean files that Caffe's Data layer reads.
 
-:func:`convert` writes ``NAME_train_lmdb``, ``NAME_test_lmdb`` and ``NAME_mean.binaryproto``.  They are finished when all three
-are there: each is written in a hidden folder beside them and gets its name in one step, when nothing of an older set is left.
+:func:`convert` writes ``NAME_train_lmdb``, ``NAME_test_lmdb`` and ``NAME_mean.binaryproto``. A set
+is complete when all three exist: each is written in a hidden folder beside them and gets its name
+in one step, after the last part of an older set has been moved away.
 """
+
+from __future__ import annotations
 
 import fcntl
 import hashlib
 import io
-import itertools
 import os
 import shutil
 import tarfile
 import zlib
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.training import records
+from lrbench_caffe.training.records import describe_lmdb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+__all__ = [
+    "NAMES",
+    "Files",
+    "Part",
+    "convert",
+    "describe_lmdb",
+    "download",
+    "paths",
+    "read_cifar10",
+    "read_digits",
+    "read_idx",
+    "read_mnist",
+    "write_dataset",
+]
 
 NAMES = ("digits", "mnist", "cifar10")
 
-MNIST_HOME = "http://yann.lecun.com/exdb/mnist/"
-# MD5 of each file as published, and of what it unpacks to; the second says whether a user's copy is whole, packed or not.
+MNIST_URL = "http://yann.lecun.com/exdb/mnist/"
+# The MD5 of each file as published, and of its unpacked content. The second one tells whether a
+# user's copy is complete, packed or not.
 MNIST_FILES = {
     "train-images-idx3-ubyte": (
         "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -41,25 +64,35 @@ MNIST_FILES = {
         "27ae3e4e09519cfbb04c329615203637",
     ),
 }
-CIFAR10_HOME = "https://www.cs.toronto.edu/~kriz/"
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/"
 CIFAR10_ARCHIVE, CIFAR10_MD5 = "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_FOLDER = "cifar-10-batches-bin"
 CIFAR10_TRAIN = tuple("data_batch_%d.bin" % (i + 1) for i in range(5))
 CIFAR10_TEST = ("test_batch.bin",)
-CIFAR10_FILE_RECORDS, CIFAR10_SHAPE = 10000, (3, 32, 32)
-
-COMMIT_EVERY = 1000  # samples
+CIFAR10_FILE_SAMPLES, CIFAR10_SHAPE = 10000, (3, 32, 32)
 
 
 class Part(NamedTuple):
-    """The samples of one part of a dataset: images of shape (n, channels, height, width) and n labels, both uint8."""
+    """The training or the test samples of a dataset.
+
+    Attributes:
+        images: A uint8 array of shape (samples, channels, height, width).
+        labels: A uint8 array of shape (samples,).
+    """
 
     images: np.ndarray
     labels: np.ndarray
 
 
 class Files(NamedTuple):
-    """The three paths that a dataset is stored under, and whether this call wrote them or they were there."""
+    """The files of a dataset.
+
+    Attributes:
+        train: The path of the LMDB of training samples.
+        test: The path of the LMDB of test samples.
+        mean: The path of the mean image of the training samples.
+        written: Whether the call that returned this wrote them (False: they existed before).
+    """
 
     train: str
     test: str
@@ -67,80 +100,132 @@ class Files(NamedTuple):
     written: bool
 
 
-def convert(name, to, source=None, pad=0, progress=None):
-    """Write a dataset below the folder `to`, which is made; returns its :class:`Files`.
+def convert(
+    name: str,
+    folder: str,
+    source: str | None = None,
+    pad: int = 0,
+    progress: Callable[[str, int, int | None], object] | None = None,
+) -> Files:
+    """Convert a dataset for Caffe, unless all of its files exist.
 
-    name: digits, mnist or cifar10.  source: a folder with the dataset's official files, or CIFAR-10's archive; without it they
-    are downloaded (digits come with scikit-learn).  progress(what, done, total) is called with the name of a file being
-    downloaded and bytes (total is None where the server does not say), and with that of an LMDB being written and samples.
+    The samples have the order of the official files; digits have that of :func:`read_digits`.
+    Existing files are kept even if they were made from another source: remove one to convert again.
 
-    pad: how many zeros to put on each side of the images, training and test, for nets that crop: Caffe's Data layer crops
-    anywhere in training, and in the middle, which is the image itself, in the test.  The mean is padded like them, so that the
-    border is zero after subtraction too and one mean file does for both.  The padded set is called NAME_padN.
+    Args:
+        name: The dataset: digits, mnist or cifar10.
+        folder: Where to write the files; it is made if needed.
+        source: A folder with the official files, or CIFAR-10's archive (None: download them;
+            digits come with scikit-learn).
+        pad: Zeros to add on each side of an image, for nets that crop. Caffe's Data layer crops
+            anywhere in training, and in the middle, which is the image, in the test. The mean is
+            padded too: the border stays zero after its subtraction, and one mean file serves both
+            phases. A padded set is called NAME_padN.
+        progress: Called with the name of a file, the bytes downloaded and their total (None: the
+            server did not send it); then with the name of an LMDB, the samples written and their
+            total.
 
-    The order of the samples is the official files' own; digits have the order of :func:`read_digits`.
-    A set that is there, all three parts of it, is kept, whatever it was made from; remove one part to have it made anew.
-    Raises InputError for what cannot be read, downloaded or written.
+    Returns:
+        The paths of the files.
+
+    Raises:
+        InputError: An argument is invalid, or a file cannot be read, downloaded or written.
     """
     if name not in NAMES:
-        raise InputError("there is no dataset %r: choose one of %s" % (name, ", ".join(NAMES)))
+        raise InputError("unknown dataset %r: choose one of %s" % (name, ", ".join(NAMES)))
     if pad < 0:
         raise InputError(
-            "pad is %d: give the number of zeros to put on each side of an image, 0 or more" % pad
+            "invalid pad=%d, expected the number of zeros to add on each side of an image, 0 or "
+            "more" % pad
         )
     if name == "digits" and source is not None:
         raise InputError(
             "digits come with scikit-learn and are not read from %s: leave --from out" % source
         )
-    files = paths(name, to, pad)
-    if _all_there(files):
+    files = paths(name, folder, pad)
+    if _exist(files):
         return files
-    with _locked(to, _stem(name, pad)):
-        if _all_there(files):  # another process has just written it
+    with _locked(folder, _stem(name, pad)):
+        if _exist(files):  # another process has written them in the meantime
             return files
-        if name == "digits":
-            train, test = read_digits()
-        elif name == "mnist":
-            packed = {file + ".gz": md5[0] for file, md5 in MNIST_FILES.items()}
-            train, test = read_mnist(source or download(MNIST_HOME, packed, progress))
-        else:
-            train, test = read_cifar10(
-                source or download(CIFAR10_HOME, {CIFAR10_ARCHIVE: CIFAR10_MD5}, progress)
-            )
-        return _publish(_stem(name, pad), to, train, test, pad, progress)
+        train, test = _read(name, source, progress)
+        return _publish(_stem(name, pad), folder, train, test, pad, progress)
 
 
-def write_lmdb(name, to, train, test, pad=0, progress=None):
-    """Write two :class:`Part` as a dataset, with the names that :func:`convert` gives, in place of what is there."""
-    with _locked(to, _stem(name, pad)):
-        return _publish(_stem(name, pad), to, train, test, pad, progress)
+def write_dataset(
+    name: str,
+    folder: str,
+    train: Part,
+    test: Part,
+    pad: int = 0,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Files:
+    """Write a dataset under the names that :func:`convert` gives; existing files are replaced.
+
+    Args:
+        name: Any name.
+        folder: Where to write the files; it is made if needed.
+        train: The training samples.
+        test: The test samples.
+        pad: Zeros to add on each side of an image.
+        progress: Called with the name of an LMDB, the samples written and their total.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        InputError: The files cannot be written.
+    """
+    with _locked(folder, _stem(name, pad)):
+        return _publish(_stem(name, pad), folder, train, test, pad, progress)
 
 
-def paths(name, to, pad=0):
-    """The :class:`Files` that a dataset has below the folder `to`, be they there or not."""
-    start = os.path.join(to, _stem(name, pad))
-    return Files(start + "_train_lmdb", start + "_test_lmdb", start + "_mean.binaryproto", False)
+def paths(name: str, folder: str, pad: int = 0) -> Files:
+    """Return the paths of a dataset's files, whether they exist or not."""
+    stem = os.path.join(folder, _stem(name, pad))
+    return Files(stem + "_train_lmdb", stem + "_test_lmdb", stem + "_mean.binaryproto", False)
 
 
-def _stem(name, pad):
+def _stem(name: str, pad: int) -> str:
     return "%s_pad%d" % (name, pad) if pad else name
 
 
-def _all_there(files):
+def _exist(files: Files) -> bool:
     return all(os.path.exists(path) for path in files[:3])
 
 
-def read_digits():
-    """scikit-learn's handwritten digits: (train, test) Part of 1,397 and 400 images of 1x8x8.
+def _read(
+    name: str,
+    source: str | None,
+    progress: Callable[[str, int, int | None], object] | None,
+) -> tuple[Part, Part]:
+    """The training and test samples of a dataset, from a source or a download."""
+    if name == "digits":
+        return read_digits()
+    if name == "mnist":
+        files = {file + ".gz": md5 for file, (md5, _) in MNIST_FILES.items()}
+        return read_mnist(source or download(MNIST_URL, files, progress))
+    return read_cifar10(source or download(CIFAR10_URL, {CIFAR10_ARCHIVE: CIFAR10_MD5}, progress))
 
-    The order is a fixed shuffle; of each digit, its first 40 samples are for the test.  Pixels go from 0 to 16 in the original
-    and are stretched to 0 to 255 here, as in MNIST.
+
+def read_digits() -> tuple[Part, Part]:
+    """Read scikit-learn's handwritten digits.
+
+    Their order is a fixed shuffle, and the first 40 samples of each digit are the test samples.
+    Pixels are stretched from 0..16 to 0..255, as in MNIST.
+
+    Returns:
+        1,397 training and 400 test samples of shape (1, 8, 8).
+
+    Raises:
+        InputError: Scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise InputError(
-            "the digits come with scikit-learn, which this Python does not have: install scikit-learn"
+            "the digits come with scikit-learn, which is not installed for this Python: install "
+            "scikit-learn"
         ) from None
     digits = load_digits()
     order = np.random.RandomState(0).permutation(len(digits.target))
@@ -151,90 +236,131 @@ def read_digits():
     return Part(images[~is_test], labels[~is_test]), Part(images[is_test], labels[is_test])
 
 
-def read_mnist(folder):
-    """MNIST: (train, test) Part of 60,000 and 10,000 images of 1x28x28, from the four idx files, each gzipped or not."""
-    arrays = [
-        read_idx(_one_of(folder, (name, name + ".gz"), "MNIST"), md5[1])
-        for name, md5 in MNIST_FILES.items()
-    ]
-    return Part(arrays[0][:, np.newaxis], arrays[1]), Part(arrays[2][:, np.newaxis], arrays[3])
+def read_mnist(folder: str) -> tuple[Part, Part]:
+    """Read MNIST from its four idx files, each packed with gzip or not.
 
+    Returns:
+        60,000 training and 10,000 test samples of shape (1, 28, 28).
 
-def read_idx(path, md5):
-    """The uint8 array in an idx file, gzipped or not, whose unpacked content has this MD5 checksum."""
-    content = _unpacked(path)
-    _check_md5(path, content, md5, "unpacked, " if path.endswith(".gz") else "")
-    axes = content[3]
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(
-        np.frombuffer(content, ">u4", axes, 4)
+    Raises:
+        InputError: A file is missing or has another checksum.
+    """
+    train_images, train_labels, test_images, test_labels = (
+        read_idx(_find(folder, (name, name + ".gz"), "MNIST"), md5)
+        for name, (_, md5) in MNIST_FILES.items()
+    )
+    return (
+        Part(train_images[:, np.newaxis], train_labels),
+        Part(test_images[:, np.newaxis], test_labels),
     )
 
 
-def read_cifar10(source, md5=CIFAR10_MD5):
-    """CIFAR-10: (train, test) Part of 50,000 and 10,000 images of 3x32x32, from its binary version.
+def read_idx(path: str, md5: str) -> np.ndarray:
+    """Return the array in an idx file.
 
-    source: the archive; the folder cifar-10-batches-bin; or a folder that holds either.  An archive must have this checksum.  For
-    the batch files in it none are published, so of unpacked ones the size and the labels are checked.
+    Args:
+        path: The file, packed with gzip or not.
+        md5: The checksum of its unpacked content.
+
+    Returns:
+        A uint8 array of the shape in the file's header.
+
+    Raises:
+        InputError: The file cannot be read or has another checksum.
+    """
+    content = _unpacked(path)
+    _check_md5(path, content, md5, "unpacked, " if path.endswith(".gz") else "")
+    axes = content[3]
+    shape = np.frombuffer(content, ">u4", axes, 4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+
+
+def read_cifar10(source: str, md5: str = CIFAR10_MD5) -> tuple[Part, Part]:
+    """Read the binary version of CIFAR-10.
+
+    No checksums are published for the files in the archive: of unpacked files, the size and the
+    labels are checked.
+
+    Args:
+        source: The archive, the folder cifar-10-batches-bin, or a folder that holds either.
+        md5: The checksum of the archive.
+
+    Returns:
+        50,000 training and 10,000 test samples of shape (3, 32, 32).
+
+    Raises:
+        InputError: A file is missing or damaged.
     """
     first = CIFAR10_TRAIN[0]
     if not os.path.isfile(source):
-        source = _one_of(
-            source, (first, os.path.join(CIFAR10_FOLDER, first), CIFAR10_ARCHIVE), "CIFAR-10"
-        )
-    if os.path.basename(source) != first:
-        packed = _content(source)
-        _check_md5(source, packed, md5)
-        with tarfile.open(
-            fileobj=io.BytesIO(packed)
-        ) as archive:  # in one pass, as going back means to unpack from the start
-            contents = {
-                os.path.basename(m.name): archive.extractfile(m).read()
-                for m in archive
-                if m.name.endswith(".bin")
-            }
-    else:
+        names = (first, os.path.join(CIFAR10_FOLDER, first), CIFAR10_ARCHIVE)
+        source = _find(source, names, "CIFAR-10")
+    if os.path.basename(source) == first:
         source = os.path.dirname(source)
-        contents = {
-            name: _content(_one_of(source, (name,), "CIFAR-10"))
+        files = {
+            name: _content(_find(source, (name,), "CIFAR-10"))
             for name in CIFAR10_TRAIN + CIFAR10_TEST
         }
-    parts = []
-    for names in (CIFAR10_TRAIN, CIFAR10_TEST):
-        records = np.concatenate(
-            [_cifar10_records(contents[name], os.path.join(source, name)) for name in names]
-        )
-        parts.append(Part(records[:, 1:].reshape((-1,) + CIFAR10_SHAPE), records[:, 0]))
-    return tuple(parts)
+    else:
+        files = _unpacked_archive(source, md5)
+    train, test = (
+        _cifar10_part([(os.path.join(source, name), files[name]) for name in names])
+        for names in (CIFAR10_TRAIN, CIFAR10_TEST)
+    )
+    return train, test
 
 
-def _cifar10_records(content, where):
+def _unpacked_archive(path: str, md5: str) -> dict[str, bytes]:
+    """The content of each .bin file of a tar archive, by its name."""
+    content = _content(path)
+    _check_md5(path, content, md5)
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        for member in archive:  # in one pass: to go back is to unpack from the start
+            file = archive.extractfile(member) if member.name.endswith(".bin") else None
+            if file is not None:
+                files[os.path.basename(member.name)] = file.read()
+    return files
+
+
+def _cifar10_part(files: Sequence[tuple[str, bytes]]) -> Part:
+    """The samples of CIFAR-10's files, given as pairs of path and content."""
+    samples = np.concatenate([_cifar10_samples(content, path) for path, content in files])
+    return Part(samples[:, 1:].reshape((-1, *CIFAR10_SHAPE)), samples[:, 0])
+
+
+def _cifar10_samples(content: bytes, path: str) -> np.ndarray:
+    """The samples of one of CIFAR-10's files: rows of a label and the pixels of its image."""
     length = 1 + int(np.prod(CIFAR10_SHAPE))
-    if len(content) != CIFAR10_FILE_RECORDS * length:
+    size = CIFAR10_FILE_SAMPLES * length
+    if len(content) != size:
         raise InputError(
-            "%s is damaged: %d records of %d bytes are %d, and it has %d bytes: unpack or download it again"
-            % (where, CIFAR10_FILE_RECORDS, length, CIFAR10_FILE_RECORDS * length, len(content))
+            "%s is damaged: %d records of %d bytes are %d bytes, but it has %d: unpack or download "
+            "it again" % (path, CIFAR10_FILE_SAMPLES, length, size, len(content))
         )
-    records = np.frombuffer(content, np.uint8).reshape(-1, length)
-    if records[:, 0].max() > 9:
-        record = int(np.argmax(records[:, 0] > 9))
+    samples = np.frombuffer(content, np.uint8).reshape(-1, length)
+    labels = samples[:, 0]
+    if labels.max() > 9:
+        record = int(np.argmax(labels > 9))
         raise InputError(
-            "%s is damaged: record %d has the label %d, and CIFAR-10's are 0 to 9: unpack or download it again"
-            % (where, record, records[record, 0])
+            "%s is damaged: record %d has the label %d, but CIFAR-10 has labels from 0 to 9: "
+            "unpack or download it again" % (path, record, labels[record])
         )
-    return records
+    return samples
 
 
-def _one_of(folder, names, dataset):
+def _find(folder: str, names: Sequence[str], dataset: str) -> str:
+    """The path of the first of these files that a folder has."""
     for name in names:
         if os.path.exists(os.path.join(folder, name)):
             return os.path.join(folder, name)
     raise InputError(
-        "%s has no %s: give the folder of %s's official files (--from), or leave it out to download them"
-        % (folder, " or ".join(names), dataset)
+        "%s has no %s: name the folder of %s's official files with --from, or leave --from out to "
+        "download them" % (folder, " or ".join(names), dataset)
     )
 
 
-def _content(path):
+def _content(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -242,11 +368,15 @@ def _content(path):
         raise InputError("cannot read %s: %s" % (path, error.strerror)) from None
 
 
-def _unpacked(path):
-    """The content of a file that may be gzipped; of a damaged one, as much as there is, for its checksum to be found wrong."""
-    content, parts = _content(path), []
-    if content[:2] != b"\x1f\x8b":  # browsers may have unpacked it and kept the name
+def _unpacked(path: str) -> bytes:
+    """The content of a file that may be packed with gzip.
+
+    Of a damaged file it is the beginning, whose checksum will be wrong.
+    """
+    content = _content(path)
+    if content[:2] != b"\x1f\x8b":  # a browser may have unpacked it and kept its name
         return content
+    parts = []
     unpack = zlib.decompressobj(wbits=31)
     try:
         for first in range(0, len(content), 1 << 16):
@@ -256,214 +386,145 @@ def _unpacked(path):
     return b"".join(parts)
 
 
-def _check_md5(path, content, expected, which=""):
-    found = hashlib.md5(content).hexdigest()
-    if found != expected:
+def _check_md5(path: str, content: bytes, expected: str, condition: str = "") -> None:
+    md5 = hashlib.md5(content).hexdigest()
+    if md5 != expected:
         raise InputError(
-            "%s is damaged or another file: %sits MD5 checksum should be %s and is %s: download it again"
-            % (path, which, expected, found)
+            "%s is damaged or another file: %sits MD5 checksum should be %s and is %s: download it "
+            "again" % (path, condition, expected, md5)
         )
 
 
-def download(home, files, progress=None, cache=None):
-    """Download files, {name: MD5}, from the address `home`, unless they are in the cache; returns the folder they are in.
+def download(
+    url: str,
+    files: Mapping[str, str],
+    progress: Callable[[str, int, int | None], object] | None = None,
+    cache: str | None = None,
+) -> str:
+    """Download files that are not in the cache.
 
-    cache: the folder; by default ``lrbench`` in the user's cache directory.  progress as in :func:`convert`.
-    Raises InputError for a file that cannot be had or has another checksum; nothing of it is kept.
+    Args:
+        url: The address of the folder that the files are in, with a slash at its end.
+        files: The MD5 checksum of each file by its name.
+        progress: Called with the name of a file, the bytes downloaded and their total (None: the
+            server did not send it).
+        cache: The folder for the files (None: ``lrbench`` in the user's cache directory).
+
+    Returns:
+        The cache.
+
+    Raises:
+        InputError: A file cannot be downloaded or has another checksum; it is not kept.
     """
-    import http.client
-    import urllib.error
-
     cache = cache or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lrbench"
     )
     for name, md5 in files.items():
-        path, partial = (
-            os.path.join(cache, name),
-            os.path.join(cache, ".%s.%d" % (name, os.getpid())),
-        )
+        path = os.path.join(cache, name)
         if os.path.exists(path) and hashlib.md5(_content(path)).hexdigest() == md5:
             continue
-        try:
-            os.makedirs(cache, exist_ok=True)
-            found = _fetch(
-                home + name, partial, lambda *counts: progress and progress(name, *counts)
+        problem = _download(url + name, path, md5, progress)
+        if problem is not None:
+            raise InputError(
+                "cannot download %s%s to %s (%s): try again, or name a folder with the official "
+                "files with --from" % (url, name, cache, problem)
             )
-            if found == md5:
-                os.rename(partial, path)
-                continue
-            reason = "it arrived with the MD5 checksum %s, and should have %s" % (found, md5)
-        except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
-            reason = error.reason if type(error) is urllib.error.URLError else error
-        finally:
-            if os.path.exists(partial):
-                os.remove(partial)
-        raise InputError(
-            "cannot download %s%s to %s: %s: try again, or give a folder with the official files (--from)"
-            % (home, name, cache, reason)
-        )
     return cache
 
 
-def _fetch(url, path, count):
-    """Copy what is at a URL to a file and call count(done, total) in bytes; returns its MD5."""
+def _download(
+    url: str,
+    path: str,
+    md5: str,
+    progress: Callable[[str, int, int | None], object] | None,
+) -> object | None:
+    """Download a file; return the reason if that fails, else None."""
+    import http.client
+    import urllib.error
+
+    folder, name = os.path.split(path)
+    partial = os.path.join(folder, ".%s.%d" % (name, os.getpid()))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        arrived = _fetch(url, partial, lambda *counts: progress and progress(name, *counts))
+        if arrived != md5:
+            return "it arrived with the MD5 checksum %s, and should have %s" % (arrived, md5)
+        os.rename(partial, path)
+    except (OSError, http.client.HTTPException) as error:
+        # A URLError, which is an OSError too, wraps the reason; an HTTPError describes itself.
+        return error.reason if type(error) is urllib.error.URLError else error
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+    return None
+
+
+def _fetch(url: str, path: str, progress: Callable[[int, int | None], object]) -> str:
+    """Copy the content of a URL to a file and report the bytes; return its MD5."""
     import urllib.request
 
     digest, done = hashlib.md5(), 0
-    with urllib.request.urlopen(url, timeout=60) as answer, open(path, "wb") as file:
-        total = int(answer.headers["Content-Length"]) if answer.headers["Content-Length"] else None
-        for block in iter(lambda: answer.read(1 << 16), b""):
+    with urllib.request.urlopen(url, timeout=60) as response, open(path, "wb") as file:
+        length = response.headers["Content-Length"]
+        total = int(length) if length else None
+        for block in iter(lambda: response.read(1 << 16), b""):
             file.write(block)
             digest.update(block)
             done += len(block)
-            count(done, total)
+            progress(done, total)
     return digest.hexdigest()
 
 
 @contextmanager
-def _locked(to, stem):
-    """Make the folder `to` and let one process at a time write this dataset there; a killed one's lock is gone with it."""
+def _locked(folder: str, stem: str) -> Iterator[None]:
+    """Make the folder and let one process at a time write a dataset there.
+
+    The system releases the lock of a process that is killed.
+    """
     try:
-        os.makedirs(to, exist_ok=True)
-        lock = open(os.path.join(to, ".%s.lock" % stem), "w")
+        os.makedirs(folder, exist_ok=True)
+        lock = open(os.path.join(folder, ".%s.lock" % stem), "w")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise InputError("cannot write to %s: %s" % (to, error.strerror)) from None
+        raise InputError(
+            "cannot write to %s (%s): name a folder that you can write to"
+            % (folder, error.strerror)
+        ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _publish(stem, to, train, test, pad, progress):
-    """Write the three parts in a hidden folder; then move what is there under their names into it, and them to their names."""
+def _publish(
+    stem: str,
+    folder: str,
+    train: Part,
+    test: Part,
+    pad: int,
+    progress: Callable[[str, int, int], object] | None,
+) -> Files:
+    """Write the files in a hidden folder, move existing ones away, then give them their names."""
     import lmdb
 
-    files = paths(stem, to)._replace(written=True)
-    partial = os.path.join(to, ".%s.partial" % stem)
+    files = paths(stem, folder)._replace(written=True)
+    partial = os.path.join(folder, ".%s.partial" % stem)
     new, old = paths(stem, os.path.join(partial, "new")), paths(stem, os.path.join(partial, "old"))
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed conversion left
+    shutil.rmtree(partial, ignore_errors=True)  # left by a conversion that was killed
     try:
-        for folder in (new, old):
-            os.makedirs(os.path.dirname(folder.train))
-        _write_lmdb(new.train, train, pad, progress)
-        _write_lmdb(new.test, test, pad, progress)
-        _write_mean(new.mean, train.images, pad)
-        for path, aside in zip(files[:3], old):
+        for part in (new, old):
+            os.makedirs(os.path.dirname(part.train))
+        records.write_lmdb(new.train, train.images, train.labels, pad, progress)
+        records.write_lmdb(new.test, test.images, test.labels, pad, progress)
+        records.write_mean(new.mean, train.images, pad)
+        for path, aside in zip(files[:3], old[:3]):
             if os.path.exists(path):
                 os.rename(path, aside)
-        for path, made in zip(files[:3], new):
-            os.rename(made, path)
+        for path, written in zip(files[:3], new[:3]):
+            os.rename(written, path)
     except (lmdb.Error, OSError) as error:
-        raise InputError("cannot write %s below %s: %s" % (stem, to, error)) from None
+        raise InputError(
+            "cannot write %s below %s (%s): make room, or name another folder"
+            % (stem, folder, error)
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return files
-
-
-def _write_lmdb(path, part, pad, progress):
-    """An LMDB of Datum records, with the keys that Caffe's own converters give: the number of the sample in eight digits."""
-    import lmdb
-    from caffe.proto import caffe_pb2
-
-    count, (channels, height, width) = len(part.images), part.images.shape[1:]
-    datum = caffe_pb2.Datum(channels=channels, height=height + 2 * pad, width=width + 2 * pad)
-    size = datum.channels * datum.height * datum.width
-    os.mkdir(path)  # lmdb would make it with the mode of its files
-    # an upper bound, in address space only: a record and the ends of its pages, whatever their size; the file grows as needed
-    with lmdb.open(
-        path, map_size=(1 << 20) + count * (size + (1 << 16)), mode=0o664, sync=False
-    ) as env:
-        for first in range(0, count, COMMIT_EVERY):
-            images = _padded(part.images[first : first + COMMIT_EVERY], pad)
-            with env.begin(write=True) as txn:
-                for i, image in enumerate(images, first):
-                    datum.data, datum.label = image.tobytes(), int(part.labels[i])
-                    txn.put(b"%08d" % i, datum.SerializeToString(), append=True)
-            if progress is not None:
-                progress(os.path.basename(path), first + len(images), count)
-        env.sync(True)
-
-
-def _write_mean(path, images, pad):
-    """The mean image as a BlobProto; divided in single precision, as Caffe's compute_image_mean does, for the same bytes."""
-    from caffe.proto import caffe_pb2
-
-    total = images.sum(axis=0, dtype=np.uint64)[np.newaxis]
-    mean = _padded(total.astype(np.float32) / np.float32(len(images)), pad)
-    blob = caffe_pb2.BlobProto(
-        num=1, channels=mean.shape[1], height=mean.shape[2], width=mean.shape[3], data=mean.ravel()
-    )
-    with open(path, "wb") as file:
-        file.write(blob.SerializeToString())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _padded(images, pad):
-    return np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)), mode="constant")
-
-
-def describe_lmdb(path):
-    """(number of samples, (channels, height, width) of the first one) of an LMDB of Datum records."""
-    with _reading(path) as (env, cursor):
-        samples, datum = env.stat()["entries"], _datum(cursor, path)
-    return samples, _encoded_shape(datum.data, path) if datum.encoded else (
-        datum.channels,
-        datum.height,
-        datum.width,
-    )
-
-
-def label_range(path, limit=10000):
-    """(lowest, highest) label of the first `limit` records of an LMDB of Datum records."""
-    with _reading(path) as (_, cursor):
-        labels = [_datum(cursor, path).label for _ in itertools.islice(cursor, limit)]
-    return min(labels), max(labels)
-
-
-@contextmanager
-def _reading(path):
-    """An LMDB's environment and a cursor at its first record; nothing is written, and Caffe may read it at the same time."""
-    import lmdb
-
-    try:
-        with lmdb.open(path, readonly=True, lock=False, create=False) as env:
-            size = os.path.getsize(os.path.join(path, "data.mdb"))
-            needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-            if size < needed:  # reading on would end the process with a bus error
-                raise InputError(
-                    "the LMDB %s is damaged: its data.mdb should have %d bytes and has %d: make it again"
-                    % (path, needed, size)
-                )
-            with env.begin(buffers=True) as txn:
-                cursor = txn.cursor()
-                if not cursor.first():
-                    raise InputError("the LMDB %s holds no samples: make it again" % path)
-                yield env, cursor
-    except (lmdb.Error, OSError) as error:
-        raise InputError("%s cannot be read as an LMDB: %s" % (path, error)) from None
-
-
-def _datum(cursor, path):
-    from caffe.proto import caffe_pb2
-    from google.protobuf.message import DecodeError
-
-    try:
-        return caffe_pb2.Datum.FromString(bytes(cursor.value()))
-    except DecodeError:
-        raise InputError(
-            "the record %r of the LMDB %s is no Datum, which is what Caffe's Data layer reads: make it with "
-            "`lrbench data` or one of Caffe's converters" % (bytes(cursor.key()), path)
-        ) from None
-
-
-def _encoded_shape(data, path):
-    """(channels, height, width) of an image file, from its header."""
-    from PIL import Image
-
-    try:
-        image = Image.open(io.BytesIO(data))
-    except OSError:
-        raise InputError(
-            "the first record of the LMDB %s is marked as an encoded image, and is none" % path
-        ) from None
-    return len(image.getbands()), image.height, image.width

@@ -1,8 +1,14 @@
 #!/usr/bin/env python3
-"""Print resnet32_train_test.prototxt, the net of He et al. (2016) for CIFAR-10: 6n + 2 layers with n = 5, identity shortcuts.
+"""Print resnet32_train_test.prototxt: the net of He et al. (2016) for CIFAR-10.
+
+The net has 6n + 2 layers with n = 5, and identity shortcuts.
 
 usage: resnet32.py > resnet32_train_test.prototxt
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 from caffe import NetSpec, layers, params
 from caffe.proto import caffe_pb2
@@ -10,15 +16,22 @@ from google.protobuf import text_format
 
 N = 5
 ABOUT = """\
-# ResNet-32 of He et al. for CIFAR-10: three stages of five blocks of 16, 32, 64 channels, identity shortcuts; batches of 128.
-# Its data, cifar10_pad4_*, is what `lrbench data cifar10 --pad 4 --to DIR` writes; printed by prototxt/resnet32.py.
+# ResNet-32 of He et al.: 5 blocks each of 16, 32, 64 channels, identity shortcuts; batches of 128.
+# `lrbench data cifar10 --pad 4 --to DIR` writes its data, cifar10_pad4_*. Made by resnet32.py.
 """
 
 
-def data(phase, part, batch_size, **transform):
-    """The layer that reads cifar10_pad4_{part}_lmdb, as a net of its own with the tops data and label.
+def data(phase: int, part: str, batch_size: int, **transform: object) -> caffe_pb2.NetParameter:
+    """Return a net of the layer that reads cifar10_pad4_{part}_lmdb.
 
-    Caffe crops the 40x40 pixels anywhere in training and in the middle, which is the image itself, in the test.
+    Caffe crops the 40x40 pixels anywhere in training, and in the middle, which is the image, in the
+    test.
+
+    Args:
+        phase: The phase, caffe_pb2.TRAIN or caffe_pb2.TEST.
+        part: The part of the dataset, train or test.
+        batch_size: Samples in a batch.
+        **transform: More fields of the layer's transform_param.
     """
     net = NetSpec()
     net.data, net.label = layers.Data(
@@ -34,8 +47,19 @@ def data(phase, part, batch_size, **transform):
     return net.to_proto()
 
 
-def convolution(net, name, bottom, channels, stride=1):
-    """A convolution of 3x3 without bias, and batch normalization with a trained scale and bias; returns its top."""
+def convolution(net: NetSpec, name: str, bottom: Any, channels: int, stride: int = 1) -> Any:
+    """Add a convolution of 3x3 without bias, and batch normalization with a trained scale and bias.
+
+    Args:
+        net: The net to add the layers to.
+        name: The name of the convolution, with which those of the other layers begin.
+        bottom: The input.
+        channels: The number of outputs.
+        stride: The stride of the convolution.
+
+    Returns:
+        The output.
+    """
     net[name] = layers.Convolution(
         bottom,
         num_output=channels,
@@ -45,8 +69,9 @@ def convolution(net, name, bottom, channels, stride=1):
         bias_term=False,
         weight_filler={"type": "msra"},
     )
-    # Mean, variance and their correction are running averages, not trained.  Caffe's 0.999 would test the weights with
-    # averages over the thousand iterations before, far behind them at these rates; 0.95 makes it about twenty.
+    # Mean, variance and their correction are running averages and are not trained. With Caffe's
+    # default, 0.999, they would average over the last thousand iterations. At these learning rates
+    # the test would use statistics of much older weights. 0.95 averages over about twenty.
     net[name + "_bn"] = layers.BatchNorm(
         net[name],
         in_place=True,
@@ -59,27 +84,32 @@ def convolution(net, name, bottom, channels, stride=1):
     return net[name + "_scale"]
 
 
-def relu(net, name, bottom):
-    """A ReLU in place; returns its top."""
+def relu(net: NetSpec, name: str, bottom: Any) -> Any:
+    """Add a ReLU in place and return its output."""
     net[name] = layers.ReLU(bottom, in_place=True)
     return net[name]
 
 
-def narrowed(net, name, bottom):
-    """The shortcut into a new stage, without parameters: every second pixel, and as many channels of zeros after the old ones.
+def narrowed(net: NetSpec, name: str, bottom: Any) -> Any:
+    """Add the shortcut into a new stage, which has no parameters, and return its output.
 
-    The zeros are the pixels times 0: like that their batch size is right in training and in the test.
+    It has every second pixel of each channel, and then as many channels of zeros. The zeros are the
+    pixels times 0, so that they have the right batch size in training and in the test.
     """
+    # Rounded up, as by default, 32 pixels would become 17.
     net[name + "_half"] = layers.Pooling(
         bottom, pool=params.Pooling.MAX, kernel_size=1, stride=2, round_mode=params.Pooling.FLOOR
-    )  # rounded up, 32 pixels would become 17
+    )
     net[name + "_zeros"] = layers.Power(net[name + "_half"], scale=0)
     net[name + "_shortcut"] = layers.Concat(net[name + "_half"], net[name + "_zeros"])
     return net[name + "_shortcut"]
 
 
-def block(net, name, bottom, channels, stride):
-    """Two convolutions and the shortcut around them; the first block of a stage halves the image with stride 2."""
+def block(net: NetSpec, name: str, bottom: Any, channels: int, stride: int) -> Any:
+    """Add two convolutions with a shortcut around them and return the output.
+
+    The first block of a stage has stride 2, which halves the image.
+    """
     first = relu(net, name + "_relu1", convolution(net, name + "_conv1", bottom, channels, stride))
     second = convolution(net, name + "_conv2", first, channels)
     shortcut = bottom if stride == 1 else narrowed(net, name, bottom)
@@ -87,20 +117,17 @@ def block(net, name, bottom, channels, stride):
     return relu(net, name + "_relu2", net[name])
 
 
-def resnet(n):
-    """The NetParameter of the net with 6n + 2 layers."""
-    train, test = (
-        data(caffe_pb2.TRAIN, "train", 128, mirror=True),
-        data(caffe_pb2.TEST, "test", 100),
-    )
+def resnet(n: int) -> caffe_pb2.NetParameter:
+    """Return the net with 6n + 2 layers."""
+    train = data(caffe_pb2.TRAIN, "train", 128, mirror=True)
+    test = data(caffe_pb2.TEST, "test", 100)
     net = NetSpec()
-    net.data, net.label = layers.Input(ntop=2)  # stands for the two above
+    net.data, net.label = layers.Input(ntop=2)  # in place of the two above
     top = relu(net, "relu1", convolution(net, "conv1", net.data, 16))
     for stage, channels in enumerate((16, 32, 64), 1):
         for i in range(1, n + 1):
-            top = block(
-                net, "stage%d_block%d" % (stage, i), top, channels, 2 if stage > 1 and i == 1 else 1
-            )
+            stride = 2 if stage > 1 and i == 1 else 1
+            top = block(net, "stage%d_block%d" % (stage, i), top, channels, stride)
     net.pool = layers.Pooling(top, pool=params.Pooling.AVE, global_pooling=True)
     net.ip = layers.InnerProduct(
         net.pool, num_output=10, weight_filler={"type": "msra"}, bias_filler={"type": "constant"}

@@ -1,7 +1,8 @@
-"""A small net and solver that tests write where they need them, with the parts that a test wants to be different."""
+"""A small net and its solver, with parts that tests replace."""
 
 DATA = """layer {{ name: "{name}" type: "Data" top: "data" top: "label" include {{ phase: {phase} }}
-  transform_param {{ scale: 0.00390625 }} data_param {{ source: "{source}" batch_size: {batch} backend: LMDB }} }}
+  transform_param {{ scale: 0.00390625 }}
+  data_param {{ source: "{source}" batch_size: {batch} backend: LMDB }} }}
 """
 BODY = """layer {{ name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
   convolution_param {{ num_output: 8 kernel_size: 3 weight_filler {{ type: "xavier" }} }} }}
@@ -10,7 +11,10 @@ layer {{ name: "ip" type: "InnerProduct" bottom: "conv1" top: "ip"
   inner_product_param {{ num_output: {classes} weight_filler {{ type: "xavier" }} }} }}
 """
 LOSS = 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }\n'
-ACCURACY = 'layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" include { phase: TEST } }\n'
+ACCURACY = (
+    'layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" '
+    "include { phase: TEST } }\n"
+)
 
 
 def net(
@@ -21,7 +25,7 @@ def net(
     body=BODY,
     head=ACCURACY + LOSS,
 ):
-    """The text of a net prototxt on the digits."""
+    """The text of a net prototxt for the digits."""
     return (
         'name: "small"\n'
         + DATA.format(name="train", phase="TRAIN", source=train, batch=50)
@@ -40,16 +44,16 @@ def solver(
     base_lr=0.01,
     more="",
 ):
-    """The text of a solver prototxt for it."""
+    """The text of a solver prototxt for the net."""
     return (
-        'net: "%s"\n%s\nbase_lr: %s max_iter: %d test_interval: %d test_iter: %d\nmomentum: 0.9 weight_decay: 0.0005 '
-        "solver_mode: CPU snapshot_after_train: false random_seed: 7\n%s\n"
-        % (net, schedule, base_lr, max_iter, test_interval, test_iter, more)
+        'net: "%s"\n%s\nbase_lr: %s max_iter: %d test_interval: %d test_iter: %d\n'
+        "momentum: 0.9 weight_decay: 0.0005 solver_mode: CPU snapshot_after_train: false "
+        "random_seed: 7\n%s\n" % (net, schedule, base_lr, max_iter, test_interval, test_iter, more)
     )
 
 
 def write(folder, solver_text=None, net_text=None):
-    """Write both into a folder; returns the solver's path."""
+    """Write the net and the solver into a folder; return the path of the solver."""
     folder.joinpath("net.prototxt").write_text(net() if net_text is None else net_text)
     path = folder.joinpath("solver.prototxt")
     path.write_text(solver() if solver_text is None else solver_text)
@@ -57,7 +61,7 @@ def write(folder, solver_text=None, net_text=None):
 
 
 def random_lmdb(path, samples):
-    """Images of MNIST's shape with random pixels and labels."""
+    """Write an LMDB of random images and labels, in the shape of MNIST."""
     import lmdb
     import numpy as np
     from caffe.proto import caffe_pb2

@@ -1,4 +1,4 @@
-"""The datasets as Caffe reads them: from official files or downloads to LMDBs and mean files, and what an LMDB holds."""
+"""Datasets for Caffe: official files, downloads, LMDBs, mean files, and describing an LMDB."""
 
 import gzip
 import hashlib
@@ -19,6 +19,7 @@ import pytest
 from conftest import ROOT
 
 from lrbench_caffe import InputError, datasets
+from lrbench_caffe.training import records
 
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
 needs_caffe = pytest.mark.skipif(
@@ -49,7 +50,7 @@ def idx(array):
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
-def records(path):
+def read_lmdb(path):
     """The keys and values of an LMDB, in order."""
     import lmdb
 
@@ -58,15 +59,15 @@ def records(path):
 
 
 def content(files):
-    """All that a dataset stores, for comparison; None when a part of it is missing."""
+    """The content of all files of a dataset, None if a file is missing."""
     if not all(os.path.exists(path) for path in files[:3]):
         return None
     with open(files.mean, "rb") as mean:
-        return records(files.train), records(files.test), mean.read()
+        return read_lmdb(files.train), read_lmdb(files.test), mean.read()
 
 
 def read_by_caffe(path, count, transform, folder):
-    """(images, labels) as Caffe's Data layer gives them in a test."""
+    """The images and labels that Caffe's Data layer outputs in the test phase."""
     import caffe
 
     net = folder / "read.prototxt"
@@ -74,20 +75,20 @@ def read_by_caffe(path, count, transform, folder):
         'layer { name: "data" type: "Data" top: "data" top: "label" transform_param { %s } '
         'data_param { source: "%s" batch_size: %d backend: LMDB } }' % (transform, path, count)
     )
-    reader = caffe.Net(str(net), caffe.TEST)  # its blobs are gone when it is
+    reader = caffe.Net(str(net), caffe.TEST)  # a name, as the blobs are freed with the net
     reader.forward()
     return reader.blobs["data"].data.copy(), reader.blobs["label"].data.copy()
 
 
 @pytest.fixture(scope="module")
 def cifar10(tmp_path_factory):
-    """A folder with files of CIFAR-10's layout, names and sizes, and simple patterns for pictures."""
+    """A folder with files of CIFAR-10's names, sizes and layout, with simple patterns as images."""
     folder = tmp_path_factory.mktemp("cifar") / "cifar-10-batches-bin"
     folder.mkdir()
     for i, name in enumerate(datasets.CIFAR10_TRAIN + datasets.CIFAR10_TEST):
-        content = (np.arange(10000)[:, np.newaxis] * (i + 1) + np.arange(3073)).astype(np.uint8)
-        content[:, 0] = np.arange(10000) % 10
-        content.tofile(str(folder / name))
+        samples = (np.arange(10000)[:, np.newaxis] * (i + 1) + np.arange(3073)).astype(np.uint8)
+        samples[:, 0] = np.arange(10000) % 10
+        samples.tofile(str(folder / name))
     yield folder.parent
     shutil.rmtree(str(folder.parent))
 
@@ -96,18 +97,17 @@ def cifar10(tmp_path_factory):
 
 
 @needs_caffe
-def test_the_digits_are_1397_and_400_images_of_8x8_with_40_of_each_digit_in_the_test(tmp_path):
+def test_digits_have_1397_training_and_400_test_images_of_8x8_with_40_per_digit(tmp_path):
     files = datasets.convert("digits", str(tmp_path))
     assert files.written
-    assert datasets.describe_lmdb(files.train) == (1397, (1, 8, 8)) and datasets.describe_lmdb(
-        files.test
-    ) == (400, (1, 8, 8))
+    assert records.describe_lmdb(files.train) == (1397, (1, 8, 8))
+    assert records.describe_lmdb(files.test) == (400, (1, 8, 8))
     images, labels = read_by_caffe(files.test, 400, "", tmp_path)
     assert np.bincount(labels.astype(int)).tolist() == [40] * 10
     assert (images.min(), images.max()) == (0, 255)
 
 
-def test_every_digit_of_scikit_learn_is_in_one_part_and_its_pixels_stretched():
+def test_every_digit_of_scikit_learn_is_in_one_part_with_its_pixels_stretched():
     load_digits = pytest.importorskip(
         "sklearn.datasets", reason="the digits come with scikit-learn"
     ).load_digits
@@ -123,9 +123,9 @@ def test_every_digit_of_scikit_learn_is_in_one_part_and_its_pixels_stretched():
 
 
 @needs_caffe
-def test_caffe_reads_the_images_and_labels_that_were_written_in_their_order(tmp_path):
+def test_caffe_reads_the_written_images_and_labels_in_order(tmp_path):
     train, test = part(2500, (3, 5, 4)), part(30, (3, 5, 4), seed=1)
-    files = datasets.write_lmdb("tiny", str(tmp_path / "data"), train, test)
+    files = datasets.write_dataset("tiny", str(tmp_path / "data"), train, test)
     assert [os.path.basename(path) for path in files[:3]] == [
         "tiny_train_lmdb",
         "tiny_test_lmdb",
@@ -137,25 +137,26 @@ def test_caffe_reads_the_images_and_labels_that_were_written_in_their_order(tmp_
 
 
 @needs_caffe
-def test_the_middle_of_a_padded_image_is_the_image_less_its_mean_and_the_border_is_zero(tmp_path):
+def test_a_padded_image_minus_the_mean_has_a_border_of_zeros(tmp_path):
     train, test = part(200, (3, 8, 8)), part(20, (3, 8, 8), seed=1)
-    files = datasets.write_lmdb("tiny", str(tmp_path), train, test, pad=4)
+    files = datasets.write_dataset("tiny", str(tmp_path), train, test, pad=4)
     assert os.path.basename(files.test) == "tiny_pad4_test_lmdb"
-    assert datasets.describe_lmdb(files.test) == (20, (3, 16, 16))
+    assert records.describe_lmdb(files.test) == (20, (3, 16, 16))
     less_mean = test.images - train.images.mean(axis=0)
     subtract = 'mean_file: "%s"' % files.mean
     images, _ = read_by_caffe(files.test, 20, subtract + " crop_size: 8", tmp_path)
     assert np.allclose(images, less_mean, atol=1e-4)
     images, _ = read_by_caffe(files.test, 20, subtract, tmp_path)
-    assert np.allclose(
-        images, np.pad(less_mean, ((0, 0), (0, 0), (4, 4), (4, 4)), mode="constant"), atol=1e-4
-    )
+    padded = np.pad(less_mean, ((0, 0), (0, 0), (4, 4), (4, 4)), mode="constant")
+    assert np.allclose(images, padded, atol=1e-4)
 
 
 @needs_caffe
 @needs_tool("compute_image_mean")
-def test_the_mean_is_byte_for_byte_that_of_caffes_own_tool(tmp_path):
-    files = datasets.write_lmdb("tiny", str(tmp_path), part(1234, (3, 6, 6)), part(10, (3, 6, 6)))
+def test_the_mean_file_is_byte_for_byte_that_of_compute_image_mean(tmp_path):
+    files = datasets.write_dataset(
+        "tiny", str(tmp_path), part(1234, (3, 6, 6)), part(10, (3, 6, 6))
+    )
     subprocess.run(
         ["compute_image_mean", "-backend", "lmdb", files.train, str(tmp_path / "mean")],
         check=True,
@@ -168,7 +169,7 @@ def test_the_mean_is_byte_for_byte_that_of_caffes_own_tool(tmp_path):
 @needs_caffe
 @needs_tool("convert_mnist_data")
 @pytest.mark.parametrize("packed", [False, True])
-def test_idx_files_become_the_records_of_caffes_own_mnist_converter(packed, tmp_path):
+def test_idx_files_give_the_records_of_caffes_mnist_converter(packed, tmp_path):
     train = part(1500, (1, 28, 28))
     arrays = {"images": train.images[:, 0], "labels": train.labels}
     for name, array in arrays.items():
@@ -186,30 +187,24 @@ def test_idx_files_become_the_records_of_caffes_own_mnist_converter(packed, tmp_
         path.write_bytes(gzip.compress(raw) if packed else raw)
         read[name] = datasets.read_idx(str(path), hashlib.md5(raw).hexdigest())
     ours = datasets.Part(read["images"][:, np.newaxis], read["labels"])
-    files = datasets.write_lmdb("ours", str(tmp_path), ours, ours)
-    assert records(files.train) == records(str(tmp_path / "theirs"))
+    files = datasets.write_dataset("ours", str(tmp_path), ours, ours)
+    assert read_lmdb(files.train) == read_lmdb(str(tmp_path / "theirs"))
 
 
 @needs_caffe
 @needs_tool("convert_cifar_data")
-def test_cifar10_becomes_the_records_of_caffes_own_converter_within_15_seconds(cifar10, tmp_path):
+def test_cifar10_gives_the_records_of_caffes_converter_within_15_seconds(cifar10, tmp_path):
     start = time.time()
     files = datasets.convert("cifar10", str(tmp_path / "ours"), source=str(cifar10))
     assert time.time() - start < 15
     (tmp_path / "theirs").mkdir()
-    subprocess.run(
-        [
-            "convert_cifar_data",
-            str(cifar10 / "cifar-10-batches-bin"),
-            str(tmp_path / "theirs"),
-            "lmdb",
-        ],
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
-    for ours, theirs in ((files.train, "cifar10_train_lmdb"), (files.test, "cifar10_test_lmdb")):
-        assert [(int(key), value) for key, value in records(ours)] == [
-            (int(key), value) for key, value in records(str(tmp_path / "theirs" / theirs))
+    source, target = str(cifar10 / "cifar-10-batches-bin"), tmp_path / "theirs"
+    command = ["convert_cifar_data", source, str(target), "lmdb"]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    for path in (files.train, files.test):
+        ours, theirs = read_lmdb(path), read_lmdb(str(target / os.path.basename(path)))
+        assert [(int(key), value) for key, value in ours] == [
+            (int(key), value) for key, value in theirs
         ]
     shutil.rmtree(str(tmp_path))
 
@@ -217,44 +212,40 @@ def test_cifar10_becomes_the_records_of_caffes_own_converter_within_15_seconds(c
 # The official files
 
 
-def test_cifar10_is_read_from_its_folder_the_folder_around_it_and_the_archive(cifar10, tmp_path):
+def test_cifar10_is_read_from_its_folder_the_parent_folder_or_the_archive(cifar10, tmp_path):
     archive = tmp_path / datasets.CIFAR10_ARCHIVE
     with tarfile.open(str(archive), "w:gz", compresslevel=1) as tar:
         tar.add(str(cifar10 / "cifar-10-batches-bin"), "cifar-10-batches-bin")
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
     train, test = datasets.read_cifar10(str(cifar10 / "cifar-10-batches-bin"))
     assert train.images.shape == (50000, 3, 32, 32) and test.images.shape == (10000, 3, 32, 32)
-    assert train.images[10001, 0, 0, :3].tolist() == [
-        3,
-        4,
-        5,
-    ]  # the second record of data_batch_2.bin
-    assert train.labels[10001] == 1
+    second = 10001  # the second record of data_batch_2.bin
+    assert train.images[second, 0, 0, :3].tolist() == [3, 4, 5]
+    assert train.labels[second] == 1
     for source in (cifar10, archive, tmp_path):
-        for one, other in zip(datasets.read_cifar10(str(source), md5), (train, test)):
-            assert np.array_equal(one.images, other.images) and np.array_equal(
-                one.labels, other.labels
-            )
+        for samples, expected in zip(datasets.read_cifar10(str(source), md5), (train, test)):
+            assert np.array_equal(samples.images, expected.images)
+            assert np.array_equal(samples.labels, expected.labels)
 
 
-def test_a_damaged_cifar10_archive_is_named_with_the_checksum_expected_and_found(tmp_path):
+def test_the_error_for_a_damaged_cifar10_archive_has_both_checksums(tmp_path):
     archive = tmp_path / datasets.CIFAR10_ARCHIVE
     archive.write_bytes(b"half an archive")
     with pytest.raises(InputError) as error:
         datasets.convert("cifar10", str(tmp_path / "to"), source=str(tmp_path))
-    for said in (str(archive), datasets.CIFAR10_MD5, hashlib.md5(b"half an archive").hexdigest()):
-        assert said in str(error.value)
+    for text in (str(archive), datasets.CIFAR10_MD5, hashlib.md5(b"half an archive").hexdigest()):
+        assert text in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "damage, said",
+    "damage, message",
     [
-        (lambda batch: os.truncate(batch, 30729999), "are 30730000, and it has 30729999 bytes"),
+        (lambda batch: os.truncate(batch, 30729999), "are 30730000 bytes, but it has 30729999"),
         (lambda batch: _overwrite(batch, 3073 * 7, b"\x0a"), "record 7 has the label 10"),
         (os.remove, "has no data_batch_3.bin"),
     ],
 )
-def test_a_damaged_cifar10_file_is_named_with_what_is_wrong(damage, said, cifar10, tmp_path):
+def test_the_error_for_a_damaged_cifar10_file_names_it(damage, message, cifar10, tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     for name in datasets.CIFAR10_TRAIN + datasets.CIFAR10_TEST:
@@ -265,26 +256,29 @@ def test_a_damaged_cifar10_file_is_named_with_what_is_wrong(damage, said, cifar1
     damage(str(batch))
     with pytest.raises(InputError) as error:
         datasets.convert("cifar10", str(tmp_path / "to"), source=str(tmp_path))
-    assert said in str(error.value) and "data_batch_3.bin" in str(error.value)
+    assert message in str(error.value) and "data_batch_3.bin" in str(error.value)
 
 
-def _overwrite(path, at, data):
+def _overwrite(path, offset, data):
     with open(path, "r+b") as file:
-        file.seek(at)
+        file.seek(offset)
         file.write(data)
 
 
 @pytest.mark.parametrize(
     "name, damage",
     [
-        ("train-images-idx3-ubyte", lambda whole: whole[:-1]),
-        ("train-images-idx3-ubyte.gz", lambda whole: gzip.compress(whole)[:-200]),
-        ("train-images-idx3-ubyte.gz", lambda whole: gzip.compress(whole)[:100] + b"\xff" * 300),
-        ("train-images-idx3-ubyte.gz", lambda whole: b"<html>404</html>"),
-        ("train-images-idx3-ubyte.gz", lambda whole: b""),
+        ("train-images-idx3-ubyte", lambda content: content[:-1]),
+        ("train-images-idx3-ubyte.gz", lambda content: gzip.compress(content)[:-200]),
+        (
+            "train-images-idx3-ubyte.gz",
+            lambda content: gzip.compress(content)[:100] + b"\xff" * 300,
+        ),
+        ("train-images-idx3-ubyte.gz", lambda content: b"<html>404</html>"),
+        ("train-images-idx3-ubyte.gz", lambda content: b""),
     ],
 )
-def test_a_damaged_mnist_file_is_named_with_the_checksum_expected_and_found(name, damage, tmp_path):
+def test_the_error_for_a_damaged_mnist_file_has_both_checksums(name, damage, tmp_path):
     path = tmp_path / name
     path.write_bytes(damage(idx(part(10, (28, 28)).images)))
     with pytest.raises(InputError) as error:
@@ -293,7 +287,8 @@ def test_a_damaged_mnist_file_is_named_with_the_checksum_expected_and_found(name
     assert "should be 6bbc9ace898e44ae57da46a324031adb and is " in str(error.value)
 
 
-def test_a_file_that_a_browser_unpacked_under_its_packed_name_is_read(tmp_path):
+def test_an_unpacked_file_with_the_name_of_a_packed_one_is_read(tmp_path):
+    """Browsers unpack some downloads and keep the name."""
     array = part(10, (28, 28)).images
     path = tmp_path / "images.gz"
     path.write_bytes(idx(array))
@@ -301,25 +296,25 @@ def test_a_file_that_a_browser_unpacked_under_its_packed_name_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
-        (dict(name="imagenet"), "choose one of digits, mnist, cifar10"),
+        (dict(name="imagenet"), "unknown dataset 'imagenet': choose one of digits, mnist, cifar10"),
         (
             dict(name="mnist", source="/nowhere"),
             "/nowhere has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz",
         ),
         (dict(name="cifar10", source="/nowhere"), "/nowhere has no data_batch_1.bin or "),
         (dict(name="digits", source="/nowhere"), "leave --from out"),
-        (dict(name="digits", pad=-1), "pad is -1"),
+        (dict(name="digits", pad=-1), "invalid pad=-1"),
     ],
 )
-def test_what_cannot_be_converted_is_said_in_a_sentence(arguments, said, tmp_path):
+def test_invalid_arguments_give_an_error_of_one_line(arguments, message, tmp_path):
     with pytest.raises(InputError) as error:
-        datasets.convert(to=str(tmp_path), **arguments)
-    assert said in str(error.value) and "\n" not in str(error.value)
+        datasets.convert(folder=str(tmp_path), **arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_target_that_is_no_folder_is_said_in_a_sentence(tmp_path):
+def test_a_file_in_place_of_the_folder_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write to .*file"):
         datasets.convert("digits", str(tmp_path / "file"))
@@ -331,36 +326,22 @@ def test_the_real_mnist_is_converted_within_5_seconds(tmp_path):
     start = time.time()
     files = datasets.convert("mnist", str(tmp_path), source=os.path.join(SHARED, "mnist"))
     assert time.time() - start < 5
-    assert datasets.describe_lmdb(files.train) == (60000, (1, 28, 28)) and datasets.describe_lmdb(
-        files.test
-    ) == (10000, (1, 28, 28))
-    assert read_by_caffe(files.train, 10, "", tmp_path)[1].tolist() == [
-        5,
-        0,
-        4,
-        1,
-        9,
-        2,
-        1,
-        3,
-        1,
-        4,
-    ]
+    assert records.describe_lmdb(files.train) == (60000, (1, 28, 28))
+    assert records.describe_lmdb(files.test) == (10000, (1, 28, 28))
+    _, labels = read_by_caffe(files.train, 10, "", tmp_path)
+    assert labels.astype(int).tolist() == [int(digit) for digit in "5041921314"]
 
 
 @needs_caffe
 @needs_shared
-def test_the_real_cifar10_is_converted_and_every_class_is_as_frequent(tmp_path):
+def test_the_real_cifar10_is_converted_with_1000_test_images_per_class(tmp_path):
     unpack = [sys.executable, os.path.join(SHARED, "cifar10_binary.py"), str(tmp_path)]
     subprocess.run(unpack, check=True, stdout=subprocess.DEVNULL)
     files = datasets.convert("cifar10", str(tmp_path), source=str(tmp_path), pad=4)
-    assert datasets.describe_lmdb(files.train) == (50000, (3, 40, 40)) and datasets.describe_lmdb(
-        files.test
-    ) == (10000, (3, 40, 40))
-    assert (
-        np.bincount(read_by_caffe(files.test, 10000, "", tmp_path)[1].astype(int)).tolist()
-        == [1000] * 10
-    )
+    assert records.describe_lmdb(files.train) == (50000, (3, 40, 40))
+    assert records.describe_lmdb(files.test) == (10000, (3, 40, 40))
+    _, labels = read_by_caffe(files.test, 10000, "", tmp_path)
+    assert np.bincount(labels.astype(int)).tolist() == [1000] * 10
     shutil.rmtree(str(tmp_path))
 
 
@@ -372,36 +353,32 @@ def test_the_real_cifar10_is_converted_and_every_class_is_as_frequent(tmp_path):
     sys.version_info < (3, 8), reason="needs audit hooks, which came with Python 3.8"
 )
 @pytest.mark.parametrize("before", ["nothing", "another set"])
-def test_a_kill_at_any_moment_leaves_nothing_that_looks_finished_and_the_next_run_finishes(
-    before, tmp_path
-):
+def test_a_kill_at_any_moment_leaves_no_incomplete_set_and_the_next_run_completes(before, tmp_path):
     train, test = part(3000, (1, 6, 6)), part(1000, (1, 6, 6), seed=1)
-    whole = content(datasets.write_lmdb("tiny", str(tmp_path / "whole"), train, test))
-    other = part(50, (1, 6, 6), seed=2)
-    ends, step = [], 0
+    expected = content(datasets.write_dataset("tiny", str(tmp_path / "expected"), train, test))
+    older = part(50, (1, 6, 6), seed=2)
+    ends = []
     while not ends or ends[-1] != 0:
-        step += 1
-        to = tmp_path / str(step)
-        found = datasets.paths("tiny", str(to))
-        earlier = (
-            content(datasets.write_lmdb("tiny", str(to), other, other))
-            if before == "another set"
-            else None
-        )
-        ends.append(_killed_at(step, partial(datasets.write_lmdb, "tiny", str(to), train, test)))
-        assert content(found) in (None, earlier, whole)
-        for path, complete in zip(found[:2], whole):
-            assert before == "another set" or not os.path.exists(path) or records(path) == complete
-        datasets.write_lmdb("tiny", str(to), train, test)
-        assert content(found) == whole
-        assert sorted(os.listdir(str(to))) == sorted(
-            [".tiny.lock"] + [os.path.basename(path) for path in found[:3]]
-        )
+        folder = tmp_path / str(len(ends))
+        write = partial(datasets.write_dataset, "tiny", str(folder))
+        files = datasets.paths("tiny", str(folder))
+        earlier = content(write(older, older)) if before == "another set" else None
+        ends.append(_killed_at(len(ends) + 1, partial(write, train, test)))
+        assert content(files) in (None, earlier, expected)
+        for path, lmdb in zip(files[:2], expected):
+            assert before == "another set" or not os.path.exists(path) or read_lmdb(path) == lmdb
+        write(train, test)
+        assert content(files) == expected
+        names = [os.path.basename(path) for path in files[:3]]
+        assert sorted(os.listdir(str(folder))) == sorted([".tiny.lock", *names])
     assert len(ends) > 15 and set(ends[:-1]) == {signal.SIGKILL}
 
 
 def _killed_at(step, action):
-    """Run action(progress=...) in a process that is killed at its step-th call on files or report; 0 when it ends itself."""
+    """Run an action in a process that is killed at its step-th file operation or progress report.
+
+    Returns the signal, or 0 if the action ends before.
+    """
     calls = ("progress", "open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
     left = [step]
 
@@ -424,8 +401,8 @@ def _killed_at(step, action):
 
 
 @needs_caffe
-def test_ctrl_c_leaves_nothing(tmp_path):
-    def interrupt(what, done, total):
+def test_ctrl_c_leaves_only_the_lock(tmp_path):
+    def interrupt(name, done, total):
         if done > 1000:
             raise KeyboardInterrupt
 
@@ -436,24 +413,24 @@ def test_ctrl_c_leaves_nothing(tmp_path):
 
 
 @needs_caffe
-def test_a_finished_set_is_kept_and_one_with_a_part_missing_is_made_anew(tmp_path):
+def test_a_complete_set_is_kept_and_an_incomplete_one_is_written_again(tmp_path):
     files = datasets.convert("digits", str(tmp_path))
-    whole = content(files)
+    before = content(files)
     times = [os.stat(path).st_mtime_ns for path in files[:3]]
     assert datasets.convert("digits", str(tmp_path)) == files._replace(written=False)
     assert [os.stat(path).st_mtime_ns for path in files[:3]] == times
     os.remove(files.mean)
     assert datasets.convert("digits", str(tmp_path)).written
-    assert content(files) == whole
+    assert content(files) == before
 
 
 @needs_caffe
-def test_of_two_conversions_at_once_one_writes_and_the_other_finds_it_written(tmp_path):
+def test_of_two_simultaneous_conversions_only_one_writes(tmp_path):
     code = (
         "from lrbench_caffe import datasets; print(datasets.convert('digits', %r).written)"
         % str(tmp_path / "data")
     )
-    both = [
+    processes = [
         subprocess.Popen(
             [sys.executable, "-c", code],
             stdout=subprocess.PIPE,
@@ -462,26 +439,29 @@ def test_of_two_conversions_at_once_one_writes_and_the_other_finds_it_written(tm
         )
         for _ in range(2)
     ]
-    assert sorted(process.communicate()[0].split()[-1] for process in both) == ["False", "True"]
+    assert sorted(process.communicate()[0].split()[-1] for process in processes) == [
+        "False",
+        "True",
+    ]
 
 
 @needs_caffe
-def test_progress_names_each_lmdb_and_counts_to_its_samples(tmp_path):
-    seen = []
-    datasets.convert("digits", str(tmp_path), progress=lambda *report: seen.append(report))
-    assert seen == [
+def test_progress_is_reported_for_each_lmdb_up_to_its_samples(tmp_path):
+    reports = []
+    datasets.convert("digits", str(tmp_path), progress=lambda *report: reports.append(report))
+    assert reports == [
         ("digits_train_lmdb", 1000, 1397),
         ("digits_train_lmdb", 1397, 1397),
         ("digits_test_lmdb", 400, 400),
     ]
 
 
-# Downloads, from a real server on this machine
+# Downloads from a local web server
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """(address, folder) of a web server and what it serves."""
+    """The address of a web server and the folder that it serves."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "home"
     folder.mkdir()
@@ -494,12 +474,13 @@ def home(tmp_path, monkeypatch):
             pass
 
         def do_GET(self):
-            if self.path != "/short.gz":
-                return super().do_GET()
-            self.send_response(200)
-            self.send_header("Content-Length", "5")
-            self.end_headers()
-            self.wfile.write(b"who")
+            if self.path == "/short.gz":  # the connection ends early
+                self.send_response(200)
+                self.send_header("Content-Length", "5")
+                self.end_headers()
+                self.wfile.write(b"who")
+            else:
+                super().do_GET()
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -507,74 +488,72 @@ def home(tmp_path, monkeypatch):
         server.shutdown()
 
 
-def test_a_download_is_checked_shown_and_kept(home, tmp_path):
+def test_a_download_is_checked_reported_and_cached(home, tmp_path):
     address, folder = home
     packed = gzip.compress(bytes(100000) + b"end")
     (folder / "images.gz").write_bytes(packed)
-    files, cache, seen = {"images.gz": hashlib.md5(packed).hexdigest()}, str(tmp_path / "cache"), []
-    assert datasets.download(address, files, lambda *report: seen.append(report), cache) == cache
+    files, cache = {"images.gz": hashlib.md5(packed).hexdigest()}, str(tmp_path / "cache")
+    reports = []
+    assert datasets.download(address, files, lambda *report: reports.append(report), cache) == cache
     assert (tmp_path / "cache" / "images.gz").read_bytes() == packed
-    assert seen[-1] == ("images.gz", len(packed), len(packed))
+    assert reports[-1] == ("images.gz", len(packed), len(packed))
     (folder / "images.gz").unlink()
-    datasets.download(address, files, cache=cache)  # needs no server any more
+    datasets.download(address, files, cache=cache)  # from the cache: the server has no such file
 
 
-def test_a_damaged_download_is_named_with_both_checksums_and_not_kept(home, tmp_path):
+def test_a_damaged_download_is_not_kept_and_its_error_has_both_checksums(home, tmp_path):
     address, folder = home
     (folder / "images.gz").write_bytes(b"half")
     with pytest.raises(InputError) as error:
         datasets.download(address, {"images.gz": "0" * 32}, cache=str(tmp_path / "cache"))
-    for said in (address + "images.gz", "0" * 32, hashlib.md5(b"half").hexdigest()):
-        assert said in str(error.value)
+    for text in (address + "images.gz", "0" * 32, hashlib.md5(b"half").hexdigest()):
+        assert text in str(error.value)
     assert os.listdir(str(tmp_path / "cache")) == []
 
 
 def test_a_connection_that_ends_early_is_a_damaged_download(home, tmp_path):
-    address, folder = home
+    files = {"short.gz": hashlib.md5(b"whole").hexdigest()}
     with pytest.raises(InputError, match="arrived with the MD5 checksum"):
-        datasets.download(
-            address, {"short.gz": hashlib.md5(b"whole").hexdigest()}, cache=str(tmp_path)
-        )
+        datasets.download(home[0], files, cache=str(tmp_path))
 
 
 def test_a_damaged_file_in_the_cache_is_downloaded_again(home, tmp_path):
     address, folder = home
     (folder / "images.gz").write_bytes(b"whole")
     (tmp_path / "images.gz").write_bytes(b"half")
-    datasets.download(
-        address, {"images.gz": hashlib.md5(b"whole").hexdigest()}, cache=str(tmp_path)
-    )
+    files = {"images.gz": hashlib.md5(b"whole").hexdigest()}
+    datasets.download(address, files, cache=str(tmp_path))
     assert (tmp_path / "images.gz").read_bytes() == b"whole"
 
 
-def test_a_download_that_is_not_there_is_said_in_a_sentence(home, tmp_path):
+def test_a_missing_download_is_an_input_error(home, tmp_path):
     with pytest.raises(InputError, match="cannot download .*images.gz .*404.*--from"):
         datasets.download(home[0], {"images.gz": "0" * 32}, cache=str(tmp_path))
 
 
-def test_a_server_that_does_not_answer_is_said_in_a_sentence(home, tmp_path):
+def test_a_server_that_does_not_answer_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="cannot download .*Connection refused.*--from"):
         datasets.download("http://127.0.0.1:9/", {"images.gz": "0" * 32}, cache=str(tmp_path))
 
 
-# What an LMDB holds
+# The content of an LMDB
 
 
 @needs_caffe
-def test_an_lmdb_is_described_and_its_labels_ranged_within_0_3_seconds(tmp_path):
+def test_an_lmdb_is_described_with_its_label_range_within_0_3_seconds(tmp_path):
     train = part(12000, (1, 8, 8))
     train.labels[5], train.labels[11000] = 77, 99
-    files = datasets.write_lmdb("tiny", str(tmp_path), train, train)
+    files = datasets.write_dataset("tiny", str(tmp_path), train, train)
     start = time.time()
-    assert datasets.describe_lmdb(files.train) == (12000, (1, 8, 8))
-    assert datasets.label_range(files.train) == (0, 77)
+    assert records.describe_lmdb(files.train) == (12000, (1, 8, 8))
+    assert records.label_range(files.train) == (0, 77)
     assert time.time() - start < 0.3
-    assert datasets.label_range(files.train, limit=3) == (0, 2)
-    assert datasets.label_range(files.train, limit=12000) == (0, 99)
+    assert records.label_range(files.train, limit=3) == (0, 2)
+    assert records.label_range(files.train, limit=12000) == (0, 99)
 
 
 @needs_caffe
-def test_an_lmdb_of_encoded_images_is_described_by_their_size(tmp_path):
+def test_the_shape_of_encoded_images_is_read_from_their_header(tmp_path):
     import io
 
     from caffe.proto import caffe_pb2
@@ -585,13 +564,13 @@ def test_an_lmdb_of_encoded_images_is_described_by_their_size(tmp_path):
     _write_lmdb(
         tmp_path, caffe_pb2.Datum(encoded=True, data=png.getvalue(), label=3).SerializeToString()
     )
-    assert datasets.describe_lmdb(str(tmp_path)) == (1, (3, 7, 9))
-    assert datasets.label_range(str(tmp_path)) == (3, 3)
+    assert records.describe_lmdb(str(tmp_path)) == (1, (3, 7, 9))
+    assert records.label_range(str(tmp_path)) == (3, 3)
 
 
 @needs_caffe
 @pytest.mark.parametrize(
-    "make, said",
+    "make, message",
     [
         (lambda folder: None, "cannot be read as an LMDB"),
         (
@@ -599,8 +578,8 @@ def test_an_lmdb_of_encoded_images_is_described_by_their_size(tmp_path):
             "cannot be read as an LMDB",
         ),
         (lambda folder: _write_lmdb(folder), "holds no samples"),
-        (lambda folder: _write_lmdb(folder, b"\xffno Datum"), "is no Datum"),
-        (lambda folder: _write_lmdb(folder, b"\x22\x02xx\x28\x01\x38\x01"), "none"),
+        (lambda folder: _write_lmdb(folder, b"\xffno Datum"), "is not a Datum"),
+        (lambda folder: _write_lmdb(folder, b"\x22\x02xx\x28\x01\x38\x01"), "but is not one"),
         (
             lambda folder: (
                 _write_lmdb(folder, bytes(100000)),
@@ -610,11 +589,11 @@ def test_an_lmdb_of_encoded_images_is_described_by_their_size(tmp_path):
         ),
     ],
 )
-def test_what_is_no_lmdb_of_samples_is_said_in_a_sentence(make, said, tmp_path):
+def test_a_folder_that_is_not_an_lmdb_of_samples_is_an_input_error(make, message, tmp_path):
     make(tmp_path)
     with pytest.raises(InputError) as error:
-        datasets.describe_lmdb(str(tmp_path))
-    assert said in str(error.value) and str(tmp_path) in str(error.value)
+        records.describe_lmdb(str(tmp_path))
+    assert message in str(error.value) and str(tmp_path) in str(error.value)
 
 
 def _write_lmdb(folder, *values):
@@ -626,14 +605,14 @@ def _write_lmdb(folder, *values):
 
 
 @needs_caffe
-def test_an_lmdb_in_a_folder_that_cannot_be_written_is_read_and_left_alone(tmp_path):
-    files = datasets.write_lmdb("tiny", str(tmp_path), part(20, (1, 8, 8)), part(20, (1, 8, 8)))
+def test_describing_an_lmdb_writes_nothing_into_its_folder(tmp_path):
+    files = datasets.write_dataset("tiny", str(tmp_path), part(20, (1, 8, 8)), part(20, (1, 8, 8)))
     os.remove(os.path.join(files.train, "lock.mdb"))
-    assert datasets.describe_lmdb(files.train) == (20, (1, 8, 8))
+    assert records.describe_lmdb(files.train) == (20, (1, 8, 8))
     assert os.listdir(files.train) == ["data.mdb"]
 
 
-def test_importing_the_module_loads_neither_caffe_nor_lmdb():
+def test_importing_datasets_loads_neither_caffe_nor_lmdb():
     code = (
         "import sys, lrbench_caffe.datasets; "
         "print([name for name in ('caffe', 'lmdb', 'sklearn') if name in sys.modules])"

@@ -1,4 +1,4 @@
-"""The nets and solvers that come with the project: the paper's settings, their sizes, and that Caffe trains them."""
+"""The shipped nets and solvers: the paper's settings, their sizes, and two iterations in Caffe."""
 
 import importlib.util
 import os
@@ -15,13 +15,14 @@ pytest.importorskip(
     "caffe", reason="the nets and solvers need Caffe: run the tests with `make test`"
 )
 
-NETS = {  # the data each is made for: name, shape, padding
+# The dataset of each net: its name, the shape of a sample, and the padding.
+NETS = {
     "lenet": ("mnist", (1, 28, 28), 0),
     "cnn3": ("cifar10", (3, 32, 32), 0),
     "resnet32": ("cifar10", (3, 32, 32), 4),
     "digits": ("digits", (1, 8, 8), 0),
 }
-# The paper's Table II, its tables' evaluation intervals, and the schedule that each net is known by.
+# The paper's Table II, the evaluation intervals of its tables, and the usual schedule of each net.
 PAPER = {
     "lenet": dict(
         max_iter=10000,
@@ -62,7 +63,8 @@ FILLER = {"lenet": {"xavier"}, "cnn3": {"gaussian"}, "resnet32": {"msra"}}
 PARAMETERS = {"lenet": 431080, "cnn3": 89578, "resnet32": 464154}
 TEST_SAMPLES = {"lenet": 10000, "cnn3": 10000, "resnet32": 10000, "digits": 400}
 
-# Two iterations without the evaluations, which would take minutes, and one batch of the test net with the trained weights.
+# Two iterations without evaluations, which would take minutes, then one batch of the test net.
+# Prints the number of trained parameters, the train loss, the test loss and the accuracy.
 TRAIN = """
 import sys
 import caffe
@@ -71,8 +73,9 @@ solver.step(2)
 test = solver.test_nets[0]
 test.share_with(solver.net)
 out = test.forward()
-statistics = {name for name, layer in zip(solver.net._layer_names, solver.net.layers) if layer.type == "BatchNorm"}
-print(sum(blob.data.size for name, blobs in solver.net.params.items() if name not in statistics for blob in blobs),
+types = dict(zip(solver.net._layer_names, (layer.type for layer in solver.net.layers)))
+trained = [blobs for name, blobs in solver.net.params.items() if types[name] != "BatchNorm"]
+print(sum(blob.data.size for blobs in trained for blob in blobs),
       float(solver.net.blobs["loss"].data), float(out["loss"]), float(out["accuracy"]))
 """
 
@@ -109,10 +112,10 @@ def data_layer(name, phase):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """trained(name): (parameters, train loss, test loss, accuracy) after two iterations on a few random images."""
+    """trained(name): what TRAIN prints for a net on a few random images."""
     folder = tmp_path_factory.mktemp("nets")
     os.symlink(os.path.join(ROOT, "prototxt"), str(folder / "prototxt"))
-    data = folder / "data"  # from here, the solvers' paths are right for Caffe itself
+    data = folder / "data"  # the current directory, from which Caffe finds the nets of the solvers
     results = {}
 
     def train(name):
@@ -121,15 +124,14 @@ def trained(tmp_path_factory):
             random = np.random.RandomState(0)
             images, labels = random.randint(0, 256, (20,) + shape), random.randint(0, 10, 20)
             part = datasets.Part(images.astype(np.uint8), labels.astype(np.uint8))
-            datasets.write_lmdb(dataset, str(data), part, part, pad)
-            own = solver(name)
-            own.test_initialization, own.random_seed = False, 1
-            (data / "solver.prototxt").write_text(str(own))
+            datasets.write_dataset(dataset, str(data), part, part, pad)
+            param = solver(name)
+            param.test_initialization, param.random_seed = False, 1
+            (data / "solver.prototxt").write_text(str(param))
             run = subprocess.run(
                 [sys.executable, "-c", TRAIN, "solver.prototxt"],
                 cwd=str(data),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 text=True,
             )
             assert run.returncode == 0, run.stderr[-2000:]
@@ -141,12 +143,15 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("name", sorted(PAPER))
 def test_a_solver_has_the_papers_settings(name):
-    ours = solver(name)
+    param = solver(name)
     for setting, value in PAPER[name].items():
-        found = getattr(ours, setting)
-        if isinstance(value, float):  # single precision in Caffe
-            found, value = np.float32(found), np.float32(value)
-        assert (list(found) if isinstance(value, list) else found) == value, setting
+        actual = getattr(param, setting)
+        if isinstance(value, list):
+            assert list(actual) == value, setting
+        elif isinstance(value, float):  # single precision in Caffe
+            assert np.float32(actual) == np.float32(value), setting
+        else:
+            assert actual == value, setting
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
@@ -166,14 +171,12 @@ def test_a_net_has_the_papers_batch_and_initialization(name):
 def test_an_evaluation_covers_the_test_set_exactly(name):
     from caffe.proto import caffe_pb2
 
-    assert (
-        solver(name).test_iter[0] * data_layer(name, caffe_pb2.TEST).data_param.batch_size
-        == TEST_SAMPLES[name]
-    )
+    batch_size = data_layer(name, caffe_pb2.TEST).data_param.batch_size
+    assert solver(name).test_iter[0] * batch_size == TEST_SAMPLES[name]
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
-def test_a_net_reads_what_lrbench_data_writes_and_a_solver_names_its_net(name):
+def test_a_net_names_the_files_of_lrbench_data_and_a_solver_names_its_net(name):
     from caffe.proto import caffe_pb2
 
     dataset, _, pad = NETS[name]
@@ -189,15 +192,15 @@ def test_a_net_reads_what_lrbench_data_writes_and_a_solver_names_its_net(name):
 
 @pytest.mark.parametrize("name", sorted(NETS))
 @pytest.mark.parametrize("kind", ["solver", "train_test"])
-def test_a_prototxt_begins_with_two_lines_that_say_what_it_is(kind, name):
+def test_a_prototxt_begins_with_two_lines_of_description(kind, name):
     with open(path(kind, name)) as file:
         lines = file.read().splitlines()
     assert [line.startswith("# ") for line in lines[:3]] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
-def test_a_net_has_the_known_number_of_parameters(name, trained):
-    """ResNet-32's are the 0.46 million of He et al.; the running averages of its batch normalization are none."""
+def test_a_net_has_the_published_number_of_parameters(name, trained):
+    """ResNet-32 has 0.46 million (He et al.), without the running averages of its BatchNorms."""
     assert trained(name)[0] == PARAMETERS[name]
 
 
@@ -207,7 +210,7 @@ def test_caffe_trains_two_iterations_and_tests_with_finite_losses(name, trained)
     assert 0 < train_loss < 100 and 0 < test_loss < 100 and 0 <= accuracy <= 1
 
 
-def test_resnet32_crops_and_mirrors_in_training_and_takes_the_middle_in_the_test():
+def test_resnet32_crops_and_mirrors_in_training_and_crops_the_middle_in_the_test():
     from caffe.proto import caffe_pb2
 
     train, test = (
@@ -217,26 +220,24 @@ def test_resnet32_crops_and_mirrors_in_training_and_takes_the_middle_in_the_test
     assert (test.crop_size, test.mirror) == (32, False)
 
 
-def test_resnet32_is_what_its_generator_prints():
+def test_resnet32_is_the_output_of_its_generator():
     from google.protobuf import text_format
 
-    place = importlib.util.spec_from_file_location(
-        "resnet32", os.path.join(ROOT, "prototxt", "resnet32.py")
-    )
-    generator = importlib.util.module_from_spec(place)
-    place.loader.exec_module(generator)
+    script = os.path.join(ROOT, "prototxt", "resnet32.py")
+    spec = importlib.util.spec_from_file_location("resnet32", script)
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
     with open(path("train_test", "resnet32")) as file:
         text = file.read()
     assert text.startswith(generator.ABOUT)
-    assert text_format.MessageToString(net("resnet32")) == text_format.MessageToString(
-        generator.resnet(generator.N)
-    )
+    expected = text_format.MessageToString(generator.resnet(generator.N))
+    assert text_format.MessageToString(net("resnet32")) == expected
 
 
-def test_resnet32s_shortcuts_have_every_second_pixel_and_zeros_for_any_batch(tmp_path):
+def test_a_resnet32_shortcut_is_every_second_pixel_and_zeros_for_any_batch(tmp_path):
     import caffe
 
-    place = tmp_path / "net.prototxt"
+    path = tmp_path / "net.prototxt"
     layers = [
         layer
         for layer in net("resnet32").layer
@@ -244,25 +245,25 @@ def test_resnet32s_shortcuts_have_every_second_pixel_and_zeros_for_any_batch(tmp
         and layer.name.endswith(("half", "zeros", "shortcut"))
     ]
     layers[0].bottom[0] = "in"
-    place.write_text(
-        'layer { name: "in" type: "Input" top: "in" input_param { shape { dim: 2 dim: 16 dim: 32 dim: 32 } } }\n'
+    path.write_text(
+        'layer { name: "in" type: "Input" top: "in" '
+        "input_param { shape { dim: 2 dim: 16 dim: 32 dim: 32 } } }\n"
         + "".join("layer { %s }\n" % layer for layer in layers)
     )
-    shortcut = caffe.Net(str(place), caffe.TEST)
+    shortcut = caffe.Net(str(path), caffe.TEST)
     for batch in (2, 5):
         pixels = np.random.RandomState(batch).randn(batch, 16, 32, 32).astype(np.float32)
         shortcut.blobs["in"].reshape(*pixels.shape)
         shortcut.blobs["in"].data[...] = pixels
+        half = pixels[:, :, ::2, ::2]
         out = shortcut.forward()["stage2_block1_shortcut"]
-        assert np.array_equal(
-            out, np.concatenate([pixels[:, :, ::2, ::2], 0 * pixels[:, :, ::2, ::2]], axis=1)
-        )
+        assert np.array_equal(out, np.concatenate([half, 0 * half], axis=1))
 
 
 def test_the_digits_net_reaches_97_percent(tmp_path, digits):
-    own = solver("digits")
-    own.net, own.random_seed = path("train_test", "digits"), 1
-    (tmp_path / "solver.prototxt").write_text(str(own))
+    param = solver("digits")
+    param.net, param.random_seed = path("train_test", "digits"), 1
+    (tmp_path / "solver.prototxt").write_text(str(param))
     run = subprocess.run(
         ["caffe", "train", "-solver", str(tmp_path / "solver.prototxt")],
         cwd=digits,

@@ -1,4 +1,4 @@
-"""The training loop with the real Caffe: a solver prototxt trains as in `caffe train`, under any policy, and is measured."""
+"""Training with the real Caffe: as in `caffe train`, under any policy, with all metrics."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ CAFFES_SEVEN = {
 
 
 def weights(path):
-    """Every weight in a .caffemodel, layer by layer."""
+    """The weights in a .caffemodel by layer."""
     from caffe.proto import caffe_pb2
 
     with open(path, "rb") as file:
@@ -34,27 +34,46 @@ def weights(path):
     }
 
 
-def assert_same_weights(one, other):
-    one, other = weights(one), weights(other)
-    assert one.keys() == other.keys() and one
-    for name in one:
-        for a, b in zip(one[name], other[name]):
-            assert a.tobytes() == b.tobytes(), name
+def assert_same_weights(path, expected_path):
+    layers, expected = weights(path), weights(expected_path)
+    assert layers.keys() == expected.keys() and layers
+    for name in layers:
+        for blob, expected_blob in zip(layers[name], expected[name]):
+            assert blob.tobytes() == expected_blob.tobytes(), name
+
+
+# A solver of 600 iterations whose net has next to no work.
+MINIMAL_SOLVER = """
+max_iter: 600 snapshot_after_train: false solver_mode: CPU
+train_net_param {
+  layer { name: "x" type: "DummyData" top: "x" top: "y"
+    dummy_data_param { shape { dim: 1 dim: 1 } } }
+  layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip"
+    inner_product_param { num_output: 2 } }
+  layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "y" top: "l" }
+}
+"""
+
+
+SOFTMAX = (
+    'layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" include { phase: TEST } }\n'
+)
+
+
+def net_on(digits, **parts):
+    """The small net with absolute paths, which Caffe itself can train."""
+    train, test = digits + "/digits_train_lmdb", digits + "/digits_test_lmdb"
+    return nets.net(train=train, test=test, **parts)
 
 
 @pytest.mark.parametrize("lr_policy", sorted(CAFFES_SEVEN))
-def test_caffes_own_policies_give_the_weights_of_caffe_train_number_for_number(
+def test_caffes_own_policies_give_the_weights_of_caffe_train_to_the_last_bit(
     lr_policy, tmp_path, digits, dsn
 ):
     schedule = 'lr_policy: "%s" %s' % (lr_policy, CAFFES_SEVEN[lr_policy])
-    path = nets.write(
-        tmp_path,
-        nets.solver(
-            schedule, net=tmp_path / "net.prototxt", max_iter=50, more='snapshot_prefix: "caffe"'
-        ).replace("snapshot_after_train: false", ""),
-    )
-    absolute = nets.net(train=digits + "/digits_train_lmdb", test=digits + "/digits_test_lmdb")
-    tmp_path.joinpath("net.prototxt").write_text(absolute)
+    net, prefix = tmp_path / "net.prototxt", 'snapshot_prefix: "caffe"'
+    text = nets.solver(schedule, net=net, max_iter=50, more=prefix)
+    path = nets.write(tmp_path, text.replace("snapshot_after_train: false", ""), net_on(digits))
     subprocess.run(
         ["caffe", "train", "--solver", path],
         cwd=str(tmp_path),
@@ -90,7 +109,7 @@ def test_caffes_own_policies_give_the_weights_of_caffe_train_number_for_number(
         ("POLY(k0=0.013, p=1.2, l=600)", 'lr_policy: "poly" base_lr: 0.013 power: 1.2'),
     ],
 )
-def test_our_notation_agrees_with_caffes_rate_at_every_iteration(text, schedule, tmp_path):
+def test_a_policy_has_the_rate_of_caffes_lr_policy_at_every_iteration(text, schedule, tmp_path):
     from caffe.proto import caffe_pb2
     from google.protobuf import text_format
 
@@ -102,22 +121,20 @@ def test_our_notation_agrees_with_caffes_rate_at_every_iteration(text, schedule,
         prototxt.write_solver(param, path)
         caffe.set_mode_cpu()
         solver = caffe.get_solver(path)
-        watch = monitor.Monitor(solver, policy, native)
+        watching = monitor.Monitor(solver, policy, native)
         for _ in range(600):
-            yield np.float32(watch.lr)
-            watch.step(1)
+            yield np.float32(watching.lr)
+            watching.step(1)
 
-    bare = (
-        'max_iter: 600 snapshot_after_train: false solver_mode: CPU train_net_param { layer { name: "x" type: "DummyData" top: "x" '
-        'top: "y" dummy_data_param { shape { dim: 1 dim: 1 } } } layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip" '
-        'inner_product_param { num_output: 2 } } layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "y" top: "l" } }'
-    )
-    caffes = text_format.Merge(bare + schedule, caffe_pb2.SolverParameter())
-    other = text_format.Merge(bare + ' lr_policy: "fixed" base_lr: 1', caffe_pb2.SolverParameter())
-    theirs = list(rates(caffes, monitor.policy_from_solver(caffes)))
-    ours = list(rates(other, Policy.parse(text)))
-    assert np.max(np.abs(np.array(theirs).view(np.int32) - np.array(ours).view(np.int32))) <= 1
-    assert theirs == pytest.approx([Policy.parse(text)(t) for t in range(600)], rel=1e-5)
+    def solver(fields):
+        return text_format.Merge(MINIMAL_SOLVER + fields, caffe_pb2.SolverParameter())
+
+    with_schedule, fixed = solver(schedule), solver('lr_policy: "fixed" base_lr: 1')
+    expected = list(rates(with_schedule, monitor.policy_from_solver(with_schedule)))
+    actual = list(rates(fixed, Policy.parse(text)))
+    steps_apart = np.array(expected).view(np.int32) - np.array(actual).view(np.int32)
+    assert np.max(np.abs(steps_apart)) <= 1  # neighbours in float32
+    assert expected == pytest.approx([Policy.parse(text)(t) for t in range(600)], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -132,19 +149,15 @@ def test_our_notation_agrees_with_caffes_rate_at_every_iteration(text, schedule,
 def test_functions_that_caffe_lacks_set_the_rate_before_every_iteration(
     text, tmp_path, digits, dsn
 ):
-    """Plain SGD on two nets, one trained here and one by a loop of Caffe's own step(1) with the rate set by hand."""
-    path = nets.write(
-        tmp_path,
-        nets.solver(more='lr_policy: "%s"' % text, schedule="", max_iter=40),
-        nets.net(train=digits + "/digits_train_lmdb", test=digits + "/digits_test_lmdb"),
-    )
+    """The reference is a loop of Caffe's own step(1) with base_lr set by hand."""
+    solver = nets.solver(more='lr_policy: "%s"' % text, schedule="", max_iter=40)
+    path = nets.write(tmp_path, solver, net_on(digits))
     trial = train(path, snapshot_prefix=str(tmp_path / "ours"), max_iter=40)
     assert [row.lr for row in trial.rows] == pytest.approx(
         [Policy.parse(text)(row.iteration) for row in trial.rows], rel=1e-6
     )
-    tmp_path.joinpath("hand.prototxt").write_text(
-        nets.solver(net=tmp_path / "net.prototxt", max_iter=40, test_interval=10**6)
-    )
+    by_hand = nets.solver(net=tmp_path / "net.prototxt", max_iter=40, test_interval=10**6)
+    tmp_path.joinpath("hand.prototxt").write_text(by_hand)
     caffe.set_mode_cpu()
     by_hand = caffe.get_solver(str(tmp_path / "hand.prototxt"))
     for t in range(40):
@@ -156,18 +169,9 @@ def test_functions_that_caffe_lacks_set_the_rate_before_every_iteration(
     )
 
 
-def test_the_rows_hold_what_caffes_outputs_give(tmp_path, digits, dsn):
-    """The metrics of the last row against the probabilities of the saved net, computed all at once."""
-    head = (
-        nets.LOSS
-        + 'layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" include { phase: TEST } }'
-    )
-    path = nets.write(
-        tmp_path,
-        net_text=nets.net(
-            train=digits + "/digits_train_lmdb", test=digits + "/digits_test_lmdb", head=head
-        ),
-    )
+def test_the_last_row_has_the_metrics_of_the_saved_net(tmp_path, digits, dsn):
+    """The expected metrics are computed from all probabilities at once."""
+    path = nets.write(tmp_path, net_text=net_on(digits, head=nets.LOSS + SOFTMAX))
     trial = train(path, "FIX(k0=0.02)", snapshot_prefix=str(tmp_path / "ours"))
     net = caffe.Net(
         str(tmp_path / "net.prototxt"), str(tmp_path / "ours_iter_60.caffemodel"), caffe.TEST
@@ -176,22 +180,19 @@ def test_the_rows_hold_what_caffes_outputs_give(tmp_path, digits, dsn):
     for _ in range(4):
         net.forward()
         outputs.append([net.blobs[name].data.copy() for name in ("prob", "label", "loss")])
-    seen = metrics.from_arrays(
-        np.concatenate([o[0] for o in outputs]), np.concatenate([o[1] for o in outputs])
-    )
+    probabilities, labels, losses = zip(*outputs)
+    expected = metrics.from_arrays(np.concatenate(probabilities), np.concatenate(labels))
     last = trial.rows[-1]
-    assert (last.top1, last.top5) == (seen.top1, seen.top5) and last.iteration == 60
-    assert (last.ac, last.cd, last.cdac) == pytest.approx((seen.ac, seen.cd, seen.cdac), abs=1e-12)
-    assert (
-        last.test_loss
-        == pytest.approx(np.mean([o[2] for o in outputs]), rel=1e-6)
-        == pytest.approx(seen.log_loss, rel=1e-5)
-    )
+    assert (last.top1, last.top5) == (expected.top1, expected.top5) and last.iteration == 60
+    confidences = (expected.ac, expected.cd, expected.cdac)
+    assert (last.ac, last.cd, last.cdac) == pytest.approx(confidences, abs=1e-12)
+    assert last.test_loss == pytest.approx(np.mean(losses), rel=1e-6)
+    assert last.test_loss == pytest.approx(expected.log_loss, rel=1e-5)
     assert last.ld == abs(last.test_loss - last.train_loss)
     assert trial.best == max(trial.rows, key=lambda row: row.top1)
 
 
-def test_one_row_every_test_interval_at_the_start_and_at_the_end(tmp_path, digits, dsn):
+def test_there_is_a_row_at_the_start_at_every_test_interval_and_at_the_end(tmp_path, digits, dsn):
     path = nets.write(tmp_path, nets.solver(max_iter=50, test_interval=20))
     assert [row.iteration for row in train(path, data=digits).rows] == [0, 20, 40, 50]
     path = nets.write(
@@ -203,7 +204,7 @@ def test_one_row_every_test_interval_at_the_start_and_at_the_end(tmp_path, digit
 
 
 def last_row_untrained(folder, data, iterations, iter_size=1, head=nets.LOSS):
-    """The last row of a training with a rate of next to nothing: all losses are those of the initial weights."""
+    """The last row at a learning rate near 0, where all losses are those of the initial weights."""
     text = nets.solver(
         base_lr=1e-12,
         max_iter=iterations,
@@ -216,35 +217,40 @@ def last_row_untrained(folder, data, iterations, iter_size=1, head=nets.LOSS):
 def test_the_train_loss_is_the_mean_of_all_mini_batch_losses_also_with_iter_size(
     tmp_path, digits, dsn
 ):
-    one, two, half = (
-        last_row_untrained(tmp_path, digits, *sizes) for sizes in ((20, 1), (10, 2), (10, 1))
+    """The same 20 mini-batches have the same mean, as 20 or as 10 iterations; 10 have another."""
+    twenty, twenty_in_pairs, ten = (
+        last_row_untrained(tmp_path, digits, *sizes).train_loss
+        for sizes in ((20, 1), (10, 2), (10, 1))
     )
-    assert two.train_loss == pytest.approx(one.train_loss, rel=1e-6)
-    assert half.train_loss != pytest.approx(one.train_loss, rel=1e-6)
+    assert twenty_in_pairs == pytest.approx(twenty, rel=1e-6)
+    assert ten != pytest.approx(twenty, rel=1e-6)
 
 
-def test_several_losses_are_summed_with_their_loss_weight_as_caffe_does(tmp_path, digits, dsn):
-    second = 'layer { name: "second" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "second" loss_weight: 0.5 }'
-    one, both = (
+def test_several_losses_are_summed_with_their_loss_weights(tmp_path, digits, dsn):
+    second = (
+        'layer { name: "second" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "second" '
+        "loss_weight: 0.5 }"
+    )
+    single, both = (
         last_row_untrained(tmp_path, digits, 10, head=head)
         for head in (nets.LOSS, nets.LOSS + second)
     )
     assert (both.train_loss, both.test_loss) == pytest.approx(
-        (1.5 * one.train_loss, 1.5 * one.test_loss), rel=1e-6
+        (1.5 * single.train_loss, 1.5 * single.test_loss), rel=1e-6
     )
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"])
 def test_all_of_caffes_optimizers_train(kind, tmp_path, digits, dsn):
     text = nets.solver(max_iter=20, more='type: "%s" delta: 1e-6' % kind)
-    if kind in ("AdaGrad", "RMSProp"):  # which have no momentum, and abort where they are given one
+    if kind in ("AdaGrad", "RMSProp"):  # they abort if momentum is set
         text = text.replace("momentum: 0.9", "")
     path = nets.write(tmp_path, text)
     trial = train(path, "TRI(k0=0.001, k1=0.01, l=10)", data=digits)
     assert trial.state == "finished" and trial.setup.solver.get("type", "SGD") == kind
 
 
-def test_resume_goes_on_with_the_schedule_at_the_restored_iteration(tmp_path, digits, dsn):
+def test_resume_continues_the_schedule_at_the_restored_iteration(tmp_path, digits, dsn):
     path = nets.write(tmp_path, nets.solver(max_iter=60, more="snapshot: 40"))
     policy = "SIN2(k0=0.001, k1=0.02, l=15)"
     train(path, policy, data=digits, snapshot_prefix=str(tmp_path / "a"), max_iter=40)
@@ -292,42 +298,40 @@ def test_until_top1_ends_the_trial_at_the_first_evaluation_that_reaches_it(tmp_p
 
 
 def test_a_net_that_cannot_be_tested_before_training_is_trained(tmp_path, digits, dsn):
-    """Before training, batch normalization divides by the root of epsilon: so many of them give more than a float can hold."""
+    """Untrained batch normalization divides by the root of epsilon; 20 in a row overflow."""
     norms = "".join(
         'layer {{ name: "norm%d" type: "BatchNorm" bottom: "conv1" top: "conv1" }}\n' % n
         for n in range(20)
     )
     body = nets.BODY.replace('layer {{ name: "relu1"', norms + 'layer {{ name: "relu1"')
-    heard = []
+    events = []
     trial = train(
         nets.write(tmp_path, net_text=nets.net(body=body)),
         data=digits,
         dsn=dsn,
-        on_event=lambda kind, content: heard.append((kind, content)),
+        on_event=lambda kind, content: events.append((kind, content)),
     )
     assert trial.state == "finished" and [row.iteration for row in trial.rows] == [20, 40, 60]
     assert (
         "note",
         "the test loss is nan before training: the row of iteration 0 is left out",
-    ) in heard
+    ) in events
 
 
-def test_a_loss_that_is_no_number_ends_the_trial_as_diverged_with_its_rows_kept(
-    tmp_path, digits, dsn
-):
+def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged_with_its_rows(tmp_path, digits, dsn):
     path = nets.write(tmp_path, nets.solver(max_iter=400))
     trial = train(path, "FIX(k0=1e30)", data=digits)
     assert trial.state == "diverged" and len(trial.rows) >= 1 and "loss became" in trial.error
 
 
-def test_the_same_seed_gives_the_same_rows_and_another_seed_others(tmp_path, digits, dsn):
+def test_the_same_seed_gives_the_same_rows_and_another_seed_does_not(tmp_path, digits, dsn):
     path = nets.write(tmp_path)
     rows = [train(path, data=digits, seed=seed).rows for seed in (1, 1, 2)]
     assert rows[0] == rows[1] != rows[2]
 
 
 def test_train_net_test_net_and_stages_work_as_in_caffe(tmp_path, digits, dsn):
-    """Separate files; a layer that only a stage brings in; the classes come from the net."""
+    """The nets are in separate files, and one layer is only in the net with its stage."""
     train_text = nets.net().replace(
         "include { phase: TEST }", 'include { phase: TEST stage: "never" }'
     )
@@ -347,31 +351,31 @@ def test_train_net_test_net_and_stages_work_as_in_caffe(tmp_path, digits, dsn):
     assert plain.rows[-1] != dropped.rows[-1]
 
 
-def test_a_test_layer_written_by_hand_is_used_as_it_is(tmp_path, digits, dsn):
-    by_hand = (
-        'layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" include { phase: TEST } }\n'
+def test_a_metrics_layer_in_the_prototxt_is_used(tmp_path, digits, dsn):
+    layers = SOFTMAX + (
         'layer { name: "m" type: "Python" bottom: "prob" bottom: "label" include { phase: TEST }\n'
         '  python_param { module: "lrbench_caffe.layers" layer: "MetricsLayer" } }\n'
     )
     plain = train(nets.write(tmp_path), data=digits)
-    written = train(nets.write(tmp_path, net_text=nets.net(head=nets.LOSS + by_hand)), data=digits)
+    written = train(nets.write(tmp_path, net_text=nets.net(head=nets.LOSS + layers)), data=digits)
     assert written.rows == plain.rows
 
 
 def test_a_net_in_caffes_format_of_2014_trains(tmp_path, digits, dsn):
     old = """name: "old"
-layers { name: "train" type: DATA top: "data" top: "label" include { phase: TRAIN } data_param { source: "digits_train_lmdb" backend: LMDB
-  batch_size: 50 scale: 0.00390625 } }
-layers { name: "test" type: DATA top: "data" top: "label" include { phase: TEST } data_param { source: "digits_test_lmdb" backend: LMDB
-  batch_size: 100 scale: 0.00390625 } }
-layers { name: "ip" type: INNER_PRODUCT bottom: "data" top: "ip" inner_product_param { num_output: 10 weight_filler { type: "xavier" } } }
+layers { name: "train" type: DATA top: "data" top: "label" include { phase: TRAIN }
+  data_param { source: "digits_train_lmdb" backend: LMDB batch_size: 50 scale: 0.00390625 } }
+layers { name: "test" type: DATA top: "data" top: "label" include { phase: TEST }
+  data_param { source: "digits_test_lmdb" backend: LMDB batch_size: 100 scale: 0.00390625 } }
+layers { name: "ip" type: INNER_PRODUCT bottom: "data" top: "ip"
+  inner_product_param { num_output: 10 weight_filler { type: "xavier" } } }
 layers { name: "loss" type: SOFTMAX_LOSS bottom: "ip" bottom: "label" top: "loss" }
 """
     trial = train(nets.write(tmp_path, net_text=old), data=digits)
     assert trial.state == "finished" and trial.best.top1 > 0.5
 
 
-def test_a_net_whose_loss_is_only_in_training_is_measured_on_the_scores_of_its_accuracy(
+def test_a_test_net_without_a_loss_is_measured_on_the_scores_of_its_accuracy_layer(
     tmp_path, digits, dsn
 ):
     only_train = nets.LOSS.replace(' top: "loss" ', ' top: "loss" include { phase: TRAIN } ')
@@ -385,8 +389,8 @@ def test_a_net_whose_loss_is_only_in_training_is_measured_on_the_scores_of_its_a
     )
 
 
-def test_labels_that_the_loss_ignores_are_left_out(tmp_path, digits, dsn):
-    """The nines, in a net of nine classes."""
+def test_the_label_that_the_loss_ignores_is_left_out(tmp_path, digits, dsn):
+    """Nines are ignored in a net of nine classes."""
     ignoring = nets.LOSS.replace(' top: "loss" ', ' top: "loss" loss_param { ignore_label: 9 } ')
     trial = train(
         nets.write(tmp_path, net_text=nets.net(classes=9, head=ignoring)),
@@ -397,17 +401,14 @@ def test_labels_that_the_loss_ignores_are_left_out(tmp_path, digits, dsn):
     assert trial.best.top1 > 0.95 and trial.setup.classes == 9
 
 
-def test_scores_that_come_together_from_two_layers_are_no_hindrance(tmp_path, digits, dsn):
+def test_scores_may_be_concatenated_from_two_layers(tmp_path, digits, dsn):
     halves = "".join(
-        'layer { name: "%s" type: "InnerProduct" bottom: "conv1" top: "%s" inner_product_param { num_output: 5 '
-        'weight_filler { type: "xavier" } } }\n' % (name, name)
+        'layer {{ name: "%s" type: "InnerProduct" bottom: "conv1" top: "%s" inner_product_param {{ '
+        'num_output: 5 weight_filler {{ type: "xavier" }} }} }}\n' % (name, name)
         for name in ("left", "right")
     )
-    body = (
-        nets.BODY[: nets.BODY.index('layer {{ name: "ip"')]
-        + halves.replace("{", "{{").replace("}", "}}")
-        + ('layer {{ name: "ip" type: "Concat" bottom: "left" bottom: "right" top: "ip" }}\n')
-    )
+    concat = 'layer {{ name: "ip" type: "Concat" bottom: "left" bottom: "right" top: "ip" }}\n'
+    body = nets.BODY[: nets.BODY.index('layer {{ name: "ip"')] + halves + concat
     trial = train(nets.write(tmp_path, net_text=nets.net(body=body)), data=digits)
     assert trial.best.top1 > 0.3 and trial.setup.classes is None
 
@@ -420,7 +421,7 @@ def test_comments_may_be_in_any_encoding(tmp_path, digits, dsn):
     assert train(path, data=digits).state == "finished"
 
 
-def test_weights_are_those_named_as_seen_from_here(tmp_path, digits, dsn, monkeypatch):
+def test_a_path_of_weights_is_relative_to_the_current_directory(tmp_path, digits, dsn, monkeypatch):
     monkeypatch.chdir(str(tmp_path))
     path = nets.write(tmp_path)
     first = train(path, data=digits, snapshot_prefix="first")
@@ -428,7 +429,7 @@ def test_weights_are_those_named_as_seen_from_here(tmp_path, digits, dsn, monkey
     assert second.rows[0].top1 == first.rows[-1].top1 > second.rows[0].iteration == 0
 
 
-def test_nothing_is_left_to_train_after_a_snapshot_at_the_end(tmp_path, digits, dsn):
+def test_resuming_a_snapshot_of_the_last_iteration_is_an_input_error(tmp_path, digits, dsn):
     path = nets.write(tmp_path)
     train(path, data=digits, snapshot_prefix=tmp_path / "a")
     with pytest.raises(InputError, match="a_iter_60.solverstate is at 60"):
@@ -438,22 +439,21 @@ def test_nothing_is_left_to_train_after_a_snapshot_at_the_end(tmp_path, digits, 
 def test_hdf5_snapshots_resume(tmp_path, digits, dsn):
     path = nets.write(tmp_path, nets.solver(max_iter=60, more="snapshot_format: HDF5"))
     train(path, data=digits, snapshot_prefix=tmp_path / "a", max_iter=40)
-    assert (
-        train(path, data=digits, resume=tmp_path / "a_iter_40.solverstate.h5").rows[0].iteration
-        == 40
-    )
+    resumed = train(path, data=digits, resume=tmp_path / "a_iter_40.solverstate.h5")
+    assert resumed.rows[0].iteration == 40
 
 
-def test_the_users_files_are_not_touched(tmp_path, digits, dsn):
+def test_the_users_files_are_not_changed(tmp_path, digits, dsn):
+    def files():
+        return {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
     path = nets.write(tmp_path)
-    before = {name: tmp_path.joinpath(name).read_bytes() for name in os.listdir(str(tmp_path))}
+    before = files()
     train(path, "COS(k0=0.01, k1=0.02, l=10)", data=digits)
-    assert {
-        name: tmp_path.joinpath(name).read_bytes() for name in os.listdir(str(tmp_path))
-    } == before
+    assert files() == before
 
 
-def test_relative_paths_are_found_below_data_then_beside_the_file_then_here(
+def test_relative_paths_are_tried_below_data_beside_the_prototxt_and_in_the_current_directory(
     tmp_path, digits, dsn, monkeypatch
 ):
     beside, here = tmp_path / "beside", tmp_path / "here"
@@ -467,15 +467,22 @@ def test_relative_paths_are_found_below_data_then_beside_the_file_then_here(
         assert train(path, data=digits).rows == train(path).rows
 
 
-def test_training_again_after_a_python_layer_failed_says_what_it_said(
-    tmp_path, digits, dsn, monkeypatch
-):
-    tmp_path.joinpath("broken_layer.py").write_text(
-        "import caffe\nclass Broken(caffe.Layer):\n    def setup(self, bottom, top): pass\n    def reshape(self, bottom, top):\n"
-        "        top[0].reshape(1)\n    def forward(self, bottom, top): raise KeyError('no such pixel')\n"
-        "    def backward(self, *a): pass\n"
-    )
+BROKEN_LAYER = """
+import caffe
+class Broken(caffe.Layer):
+    def setup(self, bottom, top): pass
+    def reshape(self, bottom, top): top[0].reshape(1)
+    def forward(self, bottom, top): raise KeyError('no such pixel')
+    def backward(self, *_): pass
+"""
+
+
+def test_the_error_of_a_python_layer_is_that_of_the_training(tmp_path, digits, dsn, monkeypatch):
+    tmp_path.joinpath("broken_layer.py").write_text(BROKEN_LAYER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    layer = 'layer { name: "b" type: "Python" bottom: "ip" top: "b" python_param { module: "broken_layer" layer: "Broken" } }\n'
+    layer = (
+        'layer { name: "b" type: "Python" bottom: "ip" top: "b" '
+        'python_param { module: "broken_layer" layer: "Broken" } }\n'
+    )
     with pytest.raises(TrialError, match="no such pixel"):
         train(nets.write(tmp_path, net_text=nets.net(head=layer + nets.LOSS)), data=digits)

@@ -1,1 +1,13 @@
-"""What runs in the process that trains: solver loop, LR schedule monitor, prototxt, data sources, snapshots."""
+"""The code that runs in the process of a training, and the only package that imports Caffe.
+
+A training starts in ``worker``, which turns a job into a trial:
+
+* ``job`` resolves the solver and the policy and describes the trial, with the help of
+  ``prototxt`` (reads and resolves the solver and its nets), ``head`` (finds the class probabilities
+  and adds the metrics layer), ``canonical`` (identifies networks and solver settings), ``sources``
+  (checks the data that the nets read) and ``device`` (chooses the CPU or a GPU);
+* ``lr_policy`` translates between policies and the solver's ``lr_policy``;
+* ``solver`` is the training loop, and ``monitor`` the LR schedule monitor that it steps with;
+* ``snapshots`` and ``solverstate`` let a training resume where it was interrupted;
+* ``records`` reads and writes LMDBs and mean files.
+"""

@@ -1,208 +1,151 @@
-"""The LR schedule monitor: sets base_lr on a Caffe solver before every iteration (section IV).
+"""The LR schedule monitor: sets base_lr on a Caffe solver before every iteration (section IV)."""
 
-Caffe computes five of the 13 functions itself.  Where it can, it is left to do so and the monitor only watches: the rates, and
-so the weights, are then those of ``caffe train`` to the last bit.  The other functions run under Caffe's "fixed" policy, whose
-rate is base_lr.  A policy with memory is shown each evaluation, and is one without until the next.
-"""
+from __future__ import annotations
 
 import dataclasses
-from typing import Dict, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import Composition, Policy, suggestion
+from lrbench_caffe.policies import Composition, Policy
+from lrbench_caffe.training import float32
+from lrbench_caffe.training.lr_policy import CaffePolicy, install, policy_from_solver
 
-# Caffe's lr_policy for each function, and Caffe's names of the parameters.
-CAFFE_NAMES = {
-    "FIX": ("fixed", {"k0": "base_lr"}),
-    "STEP": ("step", {"k0": "base_lr", "gamma": "gamma", "l": "stepsize"}),
-    "NSTEP": ("multistep", {"k0": "base_lr", "gamma": "gamma", "l": "stepvalue"}),
-    "EXP": ("exp", {"k0": "base_lr", "gamma": "gamma"}),
-    "INV": ("inv", {"k0": "base_lr", "gamma": "gamma", "p": "power"}),
-    "POLY": ("poly", {"k0": "base_lr", "p": "power", "l": "max_iter"}),
-}
-SIGMOID = {"k0": "base_lr", "gamma": "gamma", "l": "stepsize"}
-CAFFE_POLICIES = {
-    caffe_name: (function, names) for function, (caffe_name, names) in CAFFE_NAMES.items()
-}
-CAFFE_POLICIES["sigmoid"] = (None, SIGMOID)
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
+    import caffe
 
-class CaffePolicy(NamedTuple):
-    """A schedule that only Caffe has: sigmoid, or one of its others with a parameter that no Policy admits (gamma = 1.01).
+    from lrbench_caffe.policies.plateau import Memory
+    from lrbench_caffe.trial import Evaluation
 
-    function is Caffe's lr_policy and parameters are the solver's own fields; it has no rate without a Caffe solver.
-    """
-
-    function: str
-    parameters: Dict[str, object]
-    has_memory = False
-
-    @property
-    def n_params(self):
-        """#Param, counted as for a Policy."""
-        return sum(len(v) if isinstance(v, tuple) else 1 for v in self.parameters.values())
-
-    def __str__(self):
-        return "%s(%s)" % (
-            self.function,
-            ", ".join(
-                "%s=%s" % (n, list(v) if isinstance(v, tuple) else v)
-                for n, v in self.parameters.items()
-            ),
-        )
-
-
-def policy_from_solver(solver_param, epoch=None):
-    """The policy that a SolverParameter names: a Policy, or a CaffePolicy where only Caffe has it.
-
-    The field lr_policy holds one of Caffe's seven names, or a policy's text; epoch is that of :meth:`Policy.parse`.  Raises
-    InputError for any other.
-    """
-    name = solver_param.lr_policy
-    if "(" in name:
-        return Policy.parse(name, epoch)
-    if not name:
-        raise InputError("the solver has no lr_policy: give it one, or use --policy")
-    if name not in CAFFE_POLICIES:
-        raise InputError("unknown lr_policy %r%s" % (name, suggestion(name, CAFFE_POLICIES)))
-    function, names = CAFFE_POLICIES[name]
-    fields = {ours: _short(getattr(solver_param, theirs)) for ours, theirs in names.items()}
-    _check_caffe(name, solver_param)
-    try:
-        if function:
-            return Policy(function, **fields)
-    except InputError:
-        pass  # not a policy of the paper, but Caffe runs it
-    return CaffePolicy(name, {names[ours]: value for ours, value in fields.items()})
-
-
-def install(policy, solver_param):
-    """Make a SolverParameter train under policy (a Policy replaces what the message has; a CaffePolicy is already there).
-
-    Returns True when Caffe itself computes the rate, to the last bit as its users know it.
-    """
-    if isinstance(policy, CaffePolicy):
-        return True
-    if solver_param.lr_policy in CAFFE_POLICIES and policy == policy_from_solver(solver_param):
-        return True
-    values = policy.parameters
-    # Caffe's multistep counts its steps as it goes; after a snapshot from another policy it would count from that one's.
-    native = (
-        policy.function in CAFFE_NAMES
-        and policy.function != "NSTEP"
-        and "k1" not in values
-        and (
-            values["l"] == solver_param.max_iter
-            if policy.function == "POLY"
-            else values.get("l", 0) < 2**31
-        )
-    )
-    if native:
-        solver_param.lr_policy, names = CAFFE_NAMES[policy.function]
-        for ours, theirs in names.items():
-            setattr(solver_param, theirs, values[ours])
-    else:
-        solver_param.lr_policy = "fixed"
-        solver_param.base_lr = policy.schedule(None)(0)
-    return native
+__all__ = ["CaffePolicy", "Monitor", "install", "loss_reader", "policy_from_solver"]
 
 
 class Monitor:
-    """Sets base_lr on a solver before every iteration and keeps each mini-batch's loss."""
+    """Sets base_lr before every iteration and records the loss of every mini-batch.
 
-    def __init__(self, solver, policy, native, iter_size=1, gpu=False, memory=None):
-        """native: what :func:`install` returned for the policy; gpu: the losses are read back from the device.
+    Where Caffe computes the rate itself, the monitor leaves base_lr alone. A policy with memory is
+    given each evaluation; until the next one it is a policy without memory.
 
-        memory: what a policy with memory goes on from.
+    Attributes:
+        losses: The losses of the mini-batches since the last evaluation.
+        memory: The memory of a policy with memory, None for any other and before the first row.
+    """
+
+    def __init__(
+        self,
+        solver: caffe._caffe.Solver,
+        policy: Policy | CaffePolicy,
+        native: bool,
+        iter_size: int = 1,
+        gpu: bool = False,
+        memory: Memory | None = None,
+    ) -> None:
+        """Watch a solver.
+
+        Args:
+            solver: The Caffe solver, built from a SolverParameter that :func:`install` has changed.
+            policy: The policy to train under.
+            native: Whether Caffe computes the rate, as :func:`install` returned it.
+            iter_size: Mini-batches in an iteration.
+            gpu: Whether the losses have to be copied from the GPU.
+            memory: The memory that a policy with memory resumes with.
         """
-        self._solver, self._whole, self.memory = solver, policy, memory
-        self._policy = None if native else _single(policy.schedule(memory))
+        self.losses: list[float] = []
+        self.memory = memory
+        self._solver, self._policy = solver, policy
         self._base_lr = solver.param.base_lr
-        self.losses = []
-        read = loss_reader(solver.net, gpu)
-        self._collect = lambda: self.losses.append(read())
-        if (
-            iter_size > 1
-        ):  # several mini-batches an iteration: each one's loss, when its forward pass ends
-            last, collect = len(solver.net.layers) - 1, self._collect
-            solver.net.after_forward(lambda layer: collect() if layer == last else None)
-            self._collect = lambda: None
+        self._schedule: Policy | None = None
+        if not native and not isinstance(policy, CaffePolicy):
+            self._schedule = _single_precision(policy.schedule(memory))
+        self._after_iteration = self._record_losses(loss_reader(solver.net, gpu), iter_size)
 
     @property
-    def lr(self):
-        """The learning rate of the iteration about to be run: the shortest decimal number that is Caffe's float32."""
-        iteration = self._solver.iter
-        if self._policy is not None:
-            self._solver.param.base_lr = self._rates(iteration, 1)[0]
-        return _short(self._solver.lr)
+    def lr(self) -> float:
+        """The learning rate of the next iteration: Caffe's float32 as its shortest decimal."""
+        if self._schedule is not None:
+            self._solver.param.base_lr = self._rates(self._solver.iter, 1)[0]
+        return float32.shortest(self._solver.lr)
 
-    def observe(self, row):
-        """Show an Evaluation to the policy; returns it with the rate that a policy with memory goes on at."""
-        if not self._whole.has_memory:
+    def observe(self, row: Evaluation) -> Evaluation:
+        """Give an evaluation to the policy.
+
+        Args:
+            row: The evaluation, with the rate that was valid before it.
+
+        Returns:
+            The row, with the rate at which a policy with memory continues.
+        """
+        policy = self._policy
+        if isinstance(policy, CaffePolicy) or not policy.has_memory:
             return row
-        self.memory = self._whole.observe(self.memory, row)
-        self._policy = _single(self._whole.schedule(self.memory))
+        self.memory = policy.observe(self.memory, row)
+        self._schedule = _single_precision(policy.schedule(self.memory))
         return dataclasses.replace(row, lr=self.lr)
 
-    def step(self, iterations):
-        """Train for so many iterations."""
-        param, step, collect = self._solver.param, self._solver.step, self._collect
+    def step(self, iterations: int) -> None:
+        """Train for a number of iterations."""
+        param, step, record = self._solver.param, self._solver.step, self._after_iteration
         for rate in self._rates(self._solver.iter, iterations):
             param.base_lr = rate
             step(1)
-            collect()
+            record()
 
-    def _rates(self, start, iterations):
-        if self._policy is None:  # Caffe applies its own schedule to a constant base_lr
+    def _rates(self, start: int, iterations: int) -> list[float]:
+        if self._schedule is None:  # Caffe applies its own schedule to a constant base_lr
             return [self._base_lr] * iterations
-        return self._policy(np.arange(start, start + iterations)).tolist()
+        rates: list[float] = self._schedule(np.arange(start, start + iterations)).tolist()
+        return rates
+
+    def _record_losses(self, read: Callable[[], float], iter_size: int) -> Callable[[], None]:
+        """Arrange that each mini-batch's loss is recorded; return what to call per iteration."""
+
+        def record() -> None:
+            self.losses.append(read())
+
+        if iter_size <= 1:
+            return record
+        # An iteration has several mini-batches: record each loss at the end of its forward pass.
+        last = len(self._solver.net.layers) - 1
+        self._solver.net.after_forward(lambda layer: record() if layer == last else None)
+        return lambda: None
 
 
-def loss_reader(net, gpu=False):
-    """A function that gives the loss of a net's last forward pass, weighted by loss_weight as Caffe sums it."""
+def loss_reader(net: caffe.Net, gpu: bool = False) -> Callable[[], float]:
+    """Return a function that reads the loss of the last forward pass of a net.
+
+    Args:
+        net: A Caffe net.
+        gpu: Whether the losses have to be copied from the GPU.
+
+    Returns:
+        A function without arguments; its value is the sum of the losses, weighted by loss_weight.
+    """
     weighted = [
         (net.blobs[name], weight) for name, weight in net.blob_loss_weights.items() if weight
     ]
     if gpu:
         return lambda: sum(weight * float(blob.data.sum()) for blob, weight in weighted)
-    views = [
-        (blob.data, weight) for blob, weight in weighted
-    ]  # on the CPU a blob's memory stays where it is
+    # On the CPU the memory of a blob stays where it is, so that one view serves all iterations.
+    views = [(blob.data, weight) for blob, weight in weighted]
     if [(view.size, weight) for view, weight in views] == [(1, 1.0)]:
-        return views[0][0].item  # the usual net, read in a tenth of a microsecond
+        item: Callable[[], float] = views[0][0].item  # the usual net, read in 0.1 microseconds
+        return item
     return lambda: sum(weight * float(view.sum()) for view, weight in views)
 
 
-def _single(policy):
-    """A NSTEP policy as Caffe's multistep holds it, k0 and gamma in single precision; any other policy as it is."""
+def _single_precision(policy: Policy) -> Policy:
+    """An NSTEP with k0 and gamma in single precision, as in Caffe's multistep; others unchanged."""
     if isinstance(policy, Composition):
-        return Composition(
-            *[_single(part) if isinstance(part, Policy) else part for part in policy.parts]
-        )
+        parts = [_single_precision(p) if isinstance(p, Policy) else p for p in policy.parts]
+        return Composition(*parts)
     if policy.function != "NSTEP" or "k1" in policy.parameters:
         return policy
-    k0, gamma = (float(np.float32(policy.parameters[name])) for name in ("k0", "gamma"))
-    return Policy("NSTEP", k0=k0, gamma=gamma, l=policy.parameters["l"])
-
-
-def _short(value):
-    """A solver's field as Python writes it: floats as the shortest decimal number that is the same float32."""
-    if isinstance(value, float):
-        return float(str(np.float32(value)))
-    return value if isinstance(value, int) else tuple(value)
-
-
-def _check_caffe(name, solver_param):
-    """What Caffe's solver would abort on at its first iteration."""
-    if name in ("step", "sigmoid") and solver_param.stepsize <= 0:
-        raise InputError(
-            "lr_policy %r needs stepsize, a number of iterations above 0, in the solver prototxt"
-            % name
-        )
-    if name not in ("fixed", "poly") and not solver_param.gamma >= 0:
-        raise InputError(
-            "lr_policy %r needs a gamma of 0 or above, not %g, in the solver prototxt"
-            % (name, solver_param.gamma)
-        )
+    values = policy.parameters
+    return Policy(
+        "NSTEP",
+        k0=float32.rounded(values["k0"]),
+        gamma=float32.rounded(values["gamma"]),
+        l=values["l"],
+    )

@@ -1,8 +1,6 @@
-"""A trial's own snapshots: where it goes on when its process, its program or its machine was cut off.
+"""A trial's own snapshots: it resumes from the newest one after an interruption or a crash."""
 
-Beside a snapshot that Caffe takes for its user, the file PREFIX_iter_N.policystate keeps what a policy with memory has seen; a
-trial's own snapshots need none, since they have the rows.
-"""
+from __future__ import annotations
 
 import contextlib
 import fcntl
@@ -10,126 +8,110 @@ import json
 import os
 import shutil
 import time
-from typing import NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies.plateau import Memory
+if TYPE_CHECKING:
+    import caffe
 
-SHARE = 0.02  # of a training's time, at most, goes into its snapshots
-COPIES = 4  # of the weights are the most that a snapshot holds: themselves and what the optimizer remembers, and some more
+MAX_SHARE = 0.02  # of a training's time, spent on its snapshots
+FIRST_COST = 0.02  # seconds that the first snapshot is expected to take
+# A snapshot is at most this many times as large as the weights: it holds them and up to two
+# histories of the optimizer, and the rest is reserve.
+MAX_COPIES = 4
 _STATE = "state.json"
 
 
-class Snapshots:
-    """The newest snapshot of one trial in a folder of its own, with the rows and the losses up to there.
+class Snapshot(NamedTuple):
+    """A snapshot with what was measured before it.
 
-    The folder is locked, so that a process that is about to die does not write where its successor reads.
+    Attributes:
+        solverstate: The path of its .solverstate.
+        rows: The rows up to the snapshot, as dicts.
+        losses: The losses of the mini-batches since the last row.
     """
 
-    def __init__(self, folder):
-        """Waits until no other process has the trial."""
-        os.makedirs(folder, exist_ok=True)
-        self._folder = folder
-        self._lock = open(os.path.join(folder, "lock"), "w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.prefix = os.path.join(folder, "snapshot")  # what Caffe's snapshot_prefix has to be
-        self._kept = time.monotonic(), 0.02
+    solverstate: str
+    rows: list[dict[str, Any]]
+    losses: list[float]
 
-    def latest(self):
-        """{"iteration", "solverstate", "rows", "losses"} of the newest whole snapshot, or None."""
-        with contextlib.suppress(FileNotFoundError), open(
-            os.path.join(self._folder, _STATE)
-        ) as file:
-            return json.load(file)
+
+class Snapshots:
+    """The newest snapshot of a trial, in a folder of its own.
+
+    The folder is locked, so that a process that is about to end does not write where its successor
+    reads.
+
+    Attributes:
+        prefix: The snapshot_prefix that the solver must have.
+    """
+
+    def __init__(self, folder: str) -> None:
+        """Open the folder, which is made if needed; wait while another process trains the trial."""
+        os.makedirs(folder, exist_ok=True)
+        self.prefix = os.path.join(folder, "snapshot")
+        self._folder = folder
+        self._lock = open(os.path.join(folder, "lock"), "w")  # noqa: SIM115 - until the process ends
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._taken, self._cost = time.monotonic(), FIRST_COST
+
+    def latest(self) -> Snapshot | None:
+        """Return the newest complete snapshot, or None."""
+        with contextlib.suppress(FileNotFoundError), open(self._path(_STATE)) as file:
+            state = json.load(file)
+            return Snapshot(state["solverstate"], state["rows"], state["losses"])
         return None
 
-    def due(self, solver):
-        """Whether a snapshot now costs no more than its share of the time, and finds room."""
-        at, cost = self._kept
-        return time.monotonic() - at >= cost / SHARE and self.room(solver)
+    def due(self, solver: caffe._caffe.Solver) -> bool:
+        """Whether a snapshot now keeps to its share of the time, and the disk has room for it."""
+        elapsed = time.monotonic() - self._taken
+        return elapsed >= self._cost / MAX_SHARE and self.has_room(solver)
 
-    def room(self, solver):
-        """Whether there is room for a snapshot: on a full disk Caffe would abort, and the training better goes on without."""
+    def has_room(self, solver: caffe._caffe.Solver) -> bool:
+        """Whether the disk has room for a snapshot.
+
+        Caffe aborts on a full disk; it is better to train on without a snapshot.
+        """
         weights = sum(4 * blob.count for layer in solver.net.layers for blob in layer.blobs)
-        return shutil.disk_usage(self._folder).free > COPIES * weights
+        return shutil.disk_usage(self._folder).free > MAX_COPIES * weights
 
-    def take(self, solver, rows, losses):
-        """Snapshot a solver.  Only when all of it is on the disk does it take the place of the one before."""
+    def take(
+        self, solver: caffe._caffe.Solver, rows: list[dict[str, Any]], losses: list[float]
+    ) -> None:
+        """Take a snapshot, which replaces the previous one once it is completely on the disk.
+
+        Args:
+            solver: The Caffe solver, whose snapshot_prefix is that of this object.
+            rows: The rows so far, as dicts.
+            losses: The losses of the mini-batches since the last row.
+        """
         started = time.monotonic()
         solver.snapshot()
         name = "snapshot_iter_%d" % solver.iter
         state = {
             "iteration": solver.iter,
-            "solverstate": "%s_iter_%d.solverstate" % (self.prefix, solver.iter),
+            "solverstate": self._path(name + ".solverstate"),
             "rows": rows,
             "losses": losses,
         }
-        path = os.path.join(self._folder, _STATE)
-        with open(path + ".new", "w") as file:
+        partial = _STATE + ".new"
+        with open(self._path(partial), "w") as file:
             json.dump(state, file)
-        for part in (name + ".caffemodel", name + ".solverstate", _STATE + ".new", "."):
-            _flush(os.path.join(self._folder, part))
-        os.replace(path + ".new", path)
+        for part in (name + ".caffemodel", name + ".solverstate", partial, "."):
+            _sync(self._path(part))
+        os.replace(self._path(partial), self._path(_STATE))
         for other in os.listdir(self._folder):
             if other.startswith("snapshot_iter_") and not other.startswith(name + "."):
-                os.remove(os.path.join(self._folder, other))
-        self._kept = time.monotonic(), time.monotonic() - started
+                os.remove(self._path(other))
+        self._taken, self._cost = time.monotonic(), time.monotonic() - started
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._folder, name)
 
 
-def _flush(path):
+def _sync(path: str) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class PolicyState(NamedTuple):
-    """What a policy with memory goes on from: its memory, and the mini-batch losses since the last evaluation."""
-
-    memory: Optional[Memory]
-    losses: Tuple[float, ...]
-
-
-NO_STATE = PolicyState(None, ())
-
-
-def write_policy_state(prefix, iteration, policy, memory, losses):
-    """Write what a policy has seen up to an iteration beside the snapshot with that prefix."""
-    path = "%s_iter_%d.policystate" % (prefix, iteration)
-    with open(path + ".new", "w") as file:
-        json.dump({"policy": str(policy), "memory": memory, "losses": losses}, file)
-    os.replace(path + ".new", path)
-
-
-def read_policy_state(solverstate, policy):
-    """The Recalled of a policy from beside the snapshot; InputError where it is missing, or another policy's."""
-    stem = solverstate[: -len(".h5")] if solverstate.endswith(".h5") else solverstate
-    stem = os.path.splitext(stem)[0]
-    path, instead = (
-        stem + ".policystate",
-        "start from its weights with --weights %s.caffemodel" % stem,
-    )
-    try:
-        with open(path) as file:
-            state = json.load(file)
-        known, found = (
-            state["policy"],
-            PolicyState(state["memory"] and Memory(*state["memory"]), tuple(state["losses"])),
-        )
-    except OSError as error:
-        raise InputError(
-            "what %s has seen before the snapshot is not in %s (%s): put the file there, or %s"
-            % (policy, path, error.strerror, instead)
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            "%s is not what LRBench wrote with the snapshot: put the right file there, or %s"
-            % (path, instead)
-        ) from None
-    if known != str(policy):
-        raise InputError(
-            "the snapshot is of a training under %s: go on under that policy, or %s"
-            % (known, instead)
-        )
-    return found

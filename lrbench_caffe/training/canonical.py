@@ -1,0 +1,72 @@
+"""How the database identifies a network and a solver: by their content, without paths and data."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+from google.protobuf.descriptor import FieldDescriptor
+
+from lrbench_caffe.training import float32
+from lrbench_caffe.training.head import METRICS_MODULE
+from lrbench_caffe.training.net import DATA_LAYERS
+
+# The fields of a SolverParameter that are recorded elsewhere or depend on where files lie.
+NETS = (
+    "net",
+    "net_param",
+    "train_net",
+    "train_net_param",
+    "test_net",
+    "test_net_param",
+    "train_state",
+    "test_state",
+)
+SCHEDULE = ("base_lr", "lr_policy", "gamma", "power", "stepsize", "stepvalue")
+UNRECORDED = (*NETS, *SCHEDULE, "weights", "snapshot_prefix", "random_seed")
+
+
+def canonical_network(net: caffe_pb2.NetParameter) -> str:
+    """Return the prototxt that identifies a network.
+
+    It has the layers without comments, without those that bring the data, and without those that
+    LRBench adds. The same network trained from other folders or with another batch size has the
+    same text.
+    """
+    bare = caffe_pb2.NetParameter()
+    bare.layer.extend(
+        layer
+        for layer in net.layer
+        if layer.type not in DATA_LAYERS
+        and layer.python_param.module != METRICS_MODULE
+        and not layer.name.startswith("lrbench_")
+    )
+    return text_format.MessageToString(bare)
+
+
+def network_hash(text: str) -> str:
+    """Return the SHA-256 of a canonical network, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def solver_settings(solver: caffe_pb2.SolverParameter) -> dict[str, object]:
+    """Return the settings of a solver by Caffe's names, without nets, paths, schedule and seed."""
+    return {
+        field.name: _json_value(field, value)
+        for field, value in solver.ListFields()
+        if field.name not in UNRECORDED
+    }
+
+
+def _json_value(field: Any, value: Any) -> object:
+    """The value of a field for JSON: enums by name, floats as the shortest equal decimal."""
+    if field.label == FieldDescriptor.LABEL_REPEATED:
+        return list(value)
+    if field.enum_type:
+        return field.enum_type.values_by_number[value].name
+    if isinstance(value, float):
+        return float32.shortest(value) if np.isfinite(value) else str(value)
+    return value

@@ -1,0 +1,215 @@
+"""A job before training: its resolved solver, its policy, and the description of its trial."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import caffe
+import threadpoolctl
+from caffe.proto import caffe_pb2
+
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.policies import Composition, Policy
+from lrbench_caffe.training import canonical, prototxt, sources
+from lrbench_caffe.training.files import find_file
+from lrbench_caffe.training.head import count_classes
+from lrbench_caffe.training.lr_policy import policy_from_solver
+from lrbench_caffe.training.solverstate import snapshot_iteration
+from lrbench_caffe.trial import Framework, Network, Setup, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lrbench_caffe.training.head import Head
+    from lrbench_caffe.training.lr_policy import CaffePolicy
+    from lrbench_caffe.trial import Job
+
+MAX_NAME = 200  # characters of a network's name in the database
+
+
+def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy]:
+    """Resolve the solver and the policy of a job, without building a net.
+
+    Args:
+        job: What to train.
+
+    Returns:
+        The SolverParameter, changed by the job's options and resolved by :func:`prototxt.resolve`,
+        with a random_seed in any case; and the policy.
+
+    Raises:
+        InputError: A file, an option or the policy cannot be used.
+    """
+    if job.data is not None and not os.path.isdir(job.data):
+        raise InputError(
+            "data folder %s not found: create it with `lrbench data`, or name another with --data"
+            % job.data
+        )
+    if job.until_top1 is not None and not 0 <= job.until_top1 <= 1:
+        raise InputError(
+            "invalid until_top1=%s, expected a share of the test samples from 0 to 1"
+            % job.until_top1
+        )
+    solver = prototxt.read_solver(job.solver)
+    try:
+        apply(job, solver)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError("Caffe's solver cannot hold the value of an option: %s" % error) from None
+    param = prototxt.resolve(solver, job.solver, job.data)
+    policy = _policy(job, param)
+    _check_length(job, param, policy)
+    if param.random_seed < 0:
+        param.random_seed = random.SystemRandom().randrange(2**31)
+    _check_snapshot_folder(param)
+    return param, policy
+
+
+def apply(job: Job, solver: caffe_pb2.SolverParameter) -> None:
+    """Change a SolverParameter by the options of a job.
+
+    Args:
+        job: The options; None leaves a field as it is.
+        solver: The SolverParameter to change.
+
+    Raises:
+        InputError: Resume and weights are both given, or a file is missing.
+        TypeError: An option has another type than its field.
+        ValueError: An option is out of its field's range.
+    """
+    if job.resume is not None:
+        if job.weights is not None:
+            raise InputError(
+                "give --resume or --weights, not both: a snapshot brings its own weights"
+            )
+        solver.ClearField("weights")
+    if job.weights is not None:
+        solver.weights[:] = [_weights(name) for name in job.weights.split(",")]
+    if job.max_iter is not None:
+        solver.max_iter = job.max_iter
+    if job.test_interval is not None:
+        solver.test_interval = job.test_interval
+    if job.seed is not None:
+        solver.random_seed = job.seed
+    if job.snapshot_prefix is not None:
+        solver.snapshot_prefix, solver.snapshot_after_train = job.snapshot_prefix, True
+    solver.train_state.level = job.level or solver.train_state.level
+    for stages in job.stages:
+        solver.train_state.stage.extend(stages.split(","))
+
+
+def _weights(name: str) -> str:
+    hint = "give the path of a .caffemodel"
+    return find_file(name.strip(), ["."], "the weights to start from", hint)
+
+
+def _policy(job: Job, param: caffe_pb2.SolverParameter) -> Policy | CaffePolicy:
+    """The policy that the job names, or else the solver."""
+    epoch = sources.iterations_per_epoch(param)
+    return Policy.parse(job.policy, epoch) if job.policy else policy_from_solver(param, epoch)
+
+
+def _check_length(job: Job, param: caffe_pb2.SolverParameter, policy: Policy | CaffePolicy) -> None:
+    """Raise InputError if no iteration is left to train, or the policy ends before max_iter."""
+    start = snapshot_iteration(job.resume) if job.resume else 0
+    if param.max_iter <= start:
+        snapshot = " and the snapshot %s is at %d" % (job.resume, start) if job.resume else ""
+        raise InputError(
+            "%s trains to iteration %d%s: give a larger max_iter"
+            % (job.solver, param.max_iter, snapshot)
+        )
+    if isinstance(policy, Policy) and policy.end < param.max_iter:
+        # Only a POLY ends, in a composition as its last piece.
+        poly = policy.parts[-1] if isinstance(policy, Composition) else policy
+        assert isinstance(poly, Policy)
+        length = poly.parameters["l"] + param.max_iter - policy.end
+        raise InputError(
+            "%s has no rate after iteration %d, but the training has %d: give POLY l=%d"
+            % (policy, policy.end, param.max_iter, length)
+        )
+
+
+def _check_snapshot_folder(param: caffe_pb2.SolverParameter) -> None:
+    """Raise InputError if there will be snapshots and their folder cannot be written."""
+    folder = os.path.dirname(param.snapshot_prefix) or "."
+    wanted = param.snapshot or param.snapshot_after_train
+    if wanted and not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            "snapshots cannot be written to %s_iter_*: make the folder %s, or name another place "
+            "with --snapshot-prefix" % (param.snapshot_prefix, os.path.abspath(folder))
+        )
+
+
+def describe(
+    param: caffe_pb2.SolverParameter,
+    policy: Policy | CaffePolicy,
+    head: Head,
+    emit: Callable[[str, Any], object],
+) -> Trial:
+    """Describe the trial that is about to run.
+
+    Args:
+        param: The resolved SolverParameter.
+        policy: The policy to train under.
+        head: Where the first test net classifies.
+        emit: Receives a "note" if the test set is not covered or a test net is not measured.
+
+    Returns:
+        The Trial, without rows.
+
+    Raises:
+        InputError: The data cannot be read, or its labels do not fit the net.
+    """
+    state = param.test_state[0] if param.test_state else None
+    net = param.test_net_param[0]
+    train = sources.find_source(param.train_net_param, caffe_pb2.TRAIN, param.train_state)
+    test = sources.find_source(net, caffe_pb2.TEST, state)
+    classes = count_classes(net, head)
+    for source in (train, test):
+        sources.check_labels(source, classes, net.name, head.ignore_label)
+    text = canonical.canonical_network(param.train_net_param)
+    settings = canonical.solver_settings(param)
+    settings["batch_size"] = train and train.batch_size
+    settings["test_batch_size"] = test and test.batch_size
+    coverage = sources.coverage_note(test, param.test_iter[0])
+    if coverage is not None:
+        emit("note", coverage)
+    if len(param.test_net_param) > 1:
+        tests = len(param.test_net_param)
+        emit("note", "the solver has %d test nets: the first one is measured" % tests)
+    setup = Setup(
+        framework=Framework("Caffe", caffe.__version__),
+        network=Network((net.name or "unnamed")[:MAX_NAME], canonical.network_hash(text), text),
+        dataset=sources.describe_dataset(train, test),
+        classes=classes,
+        solver=settings,
+        seed=param.random_seed,
+    )
+    blas, threads = _blas()
+    return Trial(
+        id=str(uuid.uuid4()),
+        policy=str(policy),
+        function=policy.function,
+        parameters=policy.parameters,
+        n_params=policy.n_params,
+        setup=setup,
+        host=socket.gethostname(),
+        started=time.time(),
+        blas=blas,
+        threads=threads,
+    )
+
+
+def _blas() -> tuple[str | None, int | None]:
+    """The BLAS library of this process with its kernels, and its threads; None if unknown."""
+    for library in threadpoolctl.threadpool_info():
+        if library["user_api"] == "blas":
+            parts = (library["internal_api"], library["version"], library.get("architecture"))
+            return " ".join(part for part in parts if part), library["num_threads"]
+    return None, None

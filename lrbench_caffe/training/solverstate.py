@@ -1,0 +1,131 @@
+"""A snapshot that Caffe takes for its user, and the state of the policy beside it.
+
+Beside ``PREFIX_iter_N.solverstate``, the file ``PREFIX_iter_N.policystate`` keeps the state of a
+policy with memory. A trial's own snapshots (``snapshots``) need none, since they have the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from caffe.proto import caffe_pb2
+from google.protobuf.message import DecodeError
+
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.policies.plateau import Memory
+from lrbench_caffe.training.files import find_file
+
+if TYPE_CHECKING:
+    from lrbench_caffe.policies import Policy
+    from lrbench_caffe.training.lr_policy import CaffePolicy
+
+
+class PolicyState(NamedTuple):
+    """The state from which a policy with memory resumes.
+
+    Attributes:
+        memory: Its memory (None: there was no row yet).
+        losses: The losses of the mini-batches since the last evaluation.
+    """
+
+    memory: Memory | None
+    losses: tuple[float, ...]
+
+
+NO_STATE = PolicyState(None, ())
+
+
+def snapshot_iteration(path: str) -> int:
+    """Return the iteration of a snapshot.
+
+    Args:
+        path: A .solverstate or .solverstate.h5.
+
+    Raises:
+        InputError: The file is missing or is not a solver state.
+    """
+    hint = "give the path of a .solverstate that a snapshot wrote"
+    path = find_file(path, ["."], "the solver state to resume from", hint)
+    try:
+        iteration = _hdf5_iteration(path) if path.endswith(".h5") else _binary_iteration(path)
+    except (OSError, KeyError, DecodeError):
+        iteration = None
+    if iteration is None:
+        raise InputError("%s is not a solver state: %s" % (path, hint))
+    return iteration
+
+
+def _hdf5_iteration(path: str) -> int:
+    import h5py
+
+    with h5py.File(path, "r") as state:
+        return int(state["iter"][()].item())
+
+
+def _binary_iteration(path: str) -> int | None:
+    with open(path, "rb") as file:
+        state = caffe_pb2.SolverState.FromString(file.read())
+    # Other messages may parse as a SolverState too, but not with both of its fields.
+    return state.iter if state.HasField("iter") and state.history else None
+
+
+def write_policy_state(
+    prefix: str,
+    iteration: int,
+    policy: Policy | CaffePolicy,
+    memory: Memory | None,
+    losses: list[float],
+) -> None:
+    """Write the state of a policy beside a snapshot.
+
+    Args:
+        prefix: The snapshot_prefix of the solver.
+        iteration: The iteration of the snapshot.
+        policy: The policy, for which the state is valid.
+        memory: Its memory.
+        losses: The losses of the mini-batches since the last evaluation.
+    """
+    path = "%s_iter_%d.policystate" % (prefix, iteration)
+    with open(path + ".new", "w") as file:
+        json.dump({"policy": str(policy), "memory": memory, "losses": losses}, file)
+    os.replace(path + ".new", path)
+
+
+def read_policy_state(solverstate: str, policy: Policy | CaffePolicy) -> PolicyState:
+    """Read the state of a policy from beside a snapshot.
+
+    Args:
+        solverstate: The path of the snapshot's .solverstate or .solverstate.h5.
+        policy: The policy to resume.
+
+    Raises:
+        InputError: The state is missing, damaged, or that of another policy.
+    """
+    stem = solverstate[: -len(".h5")] if solverstate.endswith(".h5") else solverstate
+    stem = os.path.splitext(stem)[0]
+    path = stem + ".policystate"
+    instead = "start from its weights with --weights %s.caffemodel" % stem
+    try:
+        with open(path) as file:
+            content = json.load(file)
+        memory = content["memory"] and Memory(*content["memory"])
+        state = PolicyState(memory, tuple(content["losses"]))
+        owner = content["policy"]
+    except OSError as error:
+        raise InputError(
+            "the state of %s at the snapshot cannot be read from %s (%s): put the file there, or %s"
+            % (policy, path, error.strerror, instead)
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            "%s is not what LRBench wrote with the snapshot: put the right file there, or %s"
+            % (path, instead)
+        ) from None
+    if owner != str(policy):
+        raise InputError(
+            "the snapshot belongs to a training under %s: resume under that policy, or %s"
+            % (owner, instead)
+        )
+    return state

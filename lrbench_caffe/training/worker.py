@@ -1,0 +1,189 @@
+"""The process of a training: reads a job, trains it, and writes events.
+
+The job is one JSON object on standard input. Each event is one line on standard output, a JSON
+array of its kind and its content. :mod:`lrbench_caffe.study.process` starts this process and reads
+the events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from caffe.proto import caffe_pb2
+
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.training import solverstate
+from lrbench_caffe.training.device import choose_device
+from lrbench_caffe.training.head import add_metrics_layer
+from lrbench_caffe.training.job import describe, prepare
+from lrbench_caffe.training.lr_policy import install
+from lrbench_caffe.training.monitor import Monitor
+from lrbench_caffe.training.snapshots import Snapshots
+from lrbench_caffe.training.solver import Plan, create_solver, train
+from lrbench_caffe.trial import DIVERGED, INTERRUPTED, Evaluation, Job, from_dict, to_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import caffe
+
+    from lrbench_caffe.policies import Policy
+    from lrbench_caffe.training.lr_policy import CaffePolicy
+    from lrbench_caffe.training.snapshots import Snapshot
+
+
+def main() -> None:
+    """Train the job on standard input and write its events to standard output."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # Caffe and Python layers print to the log, which is standard error
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_exit_without, args=(os.getppid(),), daemon=True).start()
+
+    def emit(kind: str, content: object) -> None:
+        out.write(json.dumps([kind, content]) + "\n")
+
+    try:
+        run(from_dict(Job, json.load(sys.stdin)), emit, stop)
+    except InputError as error:
+        emit("input error", str(error))
+    except BrokenPipeError:  # nobody reads the events any more
+        os._exit(1)
+    except Exception as error:  # most likely from a Python layer: the log gets its traceback
+        traceback.print_exc()
+        emit("failure", "%s: %s" % (type(error).__name__, error))
+
+
+def _exit_without(parent: int) -> None:
+    """End this process when its parent has ended, since nobody reads the events any more."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> None:
+    """Train a job.
+
+    Args:
+        job: What to train.
+        emit: Receives each event and its content: "note" (a sentence), "begin" (a Trial as a
+            dict), "progress" (a dict), "row" (an Evaluation as a dict), "end" (state and error).
+        stop: Set to interrupt the training.
+
+    Raises:
+        InputError: The job cannot be trained.
+    """
+    param, policy = prepare(job)
+    gpu = choose_device(param, job.gpu, emit)
+    native = install(policy, param)
+    head = add_metrics_layer(param)
+    policy_state = solverstate.NO_STATE
+    if job.resume and policy.has_memory:
+        policy_state = solverstate.read_policy_state(job.resume, policy)
+    snapshots = Snapshots(job.folder) if job.folder else None
+    latest = snapshots.latest() if snapshots else None
+    resume = latest.solverstate if latest else job.resume
+    resumed_at = solverstate.snapshot_iteration(resume) if resume else None
+    trial = describe(param, policy, head, emit)
+    emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
+
+    if snapshots:
+        _replace_snapshots(param, snapshots.prefix)
+    solver = create_solver(param)
+    if resume:
+        solver.restore(resume)
+    monitor = Monitor(solver, policy, native, param.iter_size, gpu, policy_state.memory)
+    session = _Session(solver, monitor, policy, param, snapshots, resumed_at, emit)
+    if latest:
+        session.restore(latest)
+    else:
+        monitor.losses.extend(policy_state.losses)
+    state, error = train(
+        solver,
+        monitor,
+        Plan(param, job.until_top1),
+        session.emit,
+        stop,
+        session.before_evaluation,
+        session.after_snapshot,
+    )
+    session.finish(state)
+    emit("end", {"state": state, "error": error})
+
+
+def _replace_snapshots(param: caffe_pb2.SolverParameter, prefix: str) -> None:
+    """Switch off the solver's own snapshots, and send those of the trial to its folder."""
+    param.snapshot, param.snapshot_after_train, param.snapshot_prefix = 0, False, prefix
+    param.snapshot_format = caffe_pb2.SolverParameter.BINARYPROTO
+
+
+class _Session:
+    """A training in progress: the rows so far, and the snapshots from which it can resume.
+
+    A trial of a study has snapshots of its own. Any other trial has those that its solver asks
+    for; beside them lies the state of a policy with memory.
+    """
+
+    def __init__(
+        self,
+        solver: caffe._caffe.Solver,
+        monitor: Monitor,
+        policy: Policy | CaffePolicy,
+        param: caffe_pb2.SolverParameter,
+        snapshots: Snapshots | None,
+        resumed_at: int | None,
+        emit: Callable[[str, Any], object],
+    ) -> None:
+        self._solver, self._monitor, self._policy, self._param = solver, monitor, policy, param
+        self._snapshots, self._resumed_at, self._emit = snapshots, resumed_at, emit
+        self._rows: list[dict[str, Any]] = []
+
+    def emit(self, kind: str, content: Any) -> None:
+        """Pass an event on; keep the rows, and add where the training has resumed."""
+        if kind == "row":
+            content = dict(content, resumed_at=self._resumed_at)
+            self._rows.append(content)
+        self._emit(kind, content)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continue from a snapshot; its rows are emitted again, since they may have been lost."""
+        self._monitor.losses.extend(snapshot.losses)
+        self._rows.extend(snapshot.rows)
+        for row in self._rows:
+            self._monitor.observe(from_dict(Evaluation, row))
+            self._emit("row", row)
+
+    def before_evaluation(self) -> None:
+        """Take a snapshot of the trial's own if one is due."""
+        if self._snapshots and self._snapshots.due(self._solver):
+            self._snapshots.take(self._solver, self._rows, self._monitor.losses)
+
+    def after_snapshot(self) -> None:
+        """Write the state of a policy with memory beside the snapshot that Caffe has taken."""
+        if self._policy.has_memory:
+            solverstate.write_policy_state(
+                self._param.snapshot_prefix,
+                self._solver.iter,
+                self._policy,
+                self._monitor.memory,
+                self._monitor.losses,
+            )
+
+    def finish(self, state: str) -> None:
+        """Take the last snapshot of a training that has ended in a state."""
+        solver, param = self._solver, self._param
+        if self._snapshots and state == INTERRUPTED and self._snapshots.has_room(solver):
+            self._snapshots.take(solver, self._rows, self._monitor.losses)
+        taken = param.snapshot and solver.iter % param.snapshot == 0
+        if param.snapshot_after_train and not taken and state != DIVERGED:
+            solver.snapshot()
+            self.after_snapshot()
