@@ -396,10 +396,9 @@ def _raised(
         longer = dataclasses.replace(candidate, warmup=2 * candidate.warmup)
         return [(longer, "a warm-up twice as long"), (higher, change)]
     if _starts_high(candidate) and higher.high > good.best:
-        change += ", above the best constant rate"
-        reason = "a warm-up, because the loss took %d iterations to fall" % warmup
         higher = dataclasses.replace(higher, warmup=warmup)
-        return [(higher, "%s, after %s" % (change, reason))]
+        reason = "it is above the best constant rate, and the loss took %d iterations to fall"
+        return [(higher, "%s and a warm-up: %s" % (change, reason % warmup))]
     return [(higher, change)]
 
 

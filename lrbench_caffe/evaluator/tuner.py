@@ -154,7 +154,7 @@ def tune(
     for function in functions:
         if function not in TUNED:
             raise InputError(
-                "unknown function to tune %r%s" % (function, suggestion(function, TUNED))
+                "unknown function %r%s" % (function, suggestion(function, TUNED))
             )
     if trainer.room(trainer.max_iter) < 2:
         raise InputError(
@@ -324,7 +324,7 @@ class _Search:
                 and candidate.function in self._functions
                 and candidate not in self._reasons
             ):
-                self._reasons[candidate] = "one of the best in the database: %s, max_iter %d" % (
+                self._reasons[candidate] = "one of the best in the database: %s with max_iter %d" % (
                     policy,
                     length,
                 )
@@ -338,7 +338,7 @@ class _Search:
         moved = transfer(candidate, source, target)
         reason = self._reasons[candidate]
         if moved != candidate:
-            reason += ", with its rates moved to the good range of this task"
+            reason += "; rates moved to this task's good range"
         self._reasons[moved] = reason
         return moved
 
