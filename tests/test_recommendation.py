@@ -13,6 +13,7 @@ from trials import NETWORK, record, trial
 
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.ranking import ranked
 from lrbench_caffe.trial import Dataset, Network
 
 pytest.importorskip(
@@ -251,7 +252,7 @@ def test_a_migrated_database_has_the_standings_of_its_trials(store):
 
 
 def test_standings_ignore_the_same_settings_as_the_ranking(store):
-    ignored = dict.fromkeys(ranking.IGNORED_SETTINGS, 1)
+    ignored = dict.fromkeys(ranked.IGNORED_SETTINGS, 1)
     record(
         store,
         trial(GOOD, solver=dict(ignored, max_iter=100)),

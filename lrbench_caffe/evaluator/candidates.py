@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -221,8 +221,10 @@ def from_policy(policy: Policy, length: int) -> Candidate | None:
 
 
 def _from_composition(policy: Composition, length: int) -> Candidate | None:
-    before, warmup, main = (*policy.parts, None)[:3]
-    if len(policy.parts) > 3 or before.function != "WARMUP" or warmup >= length:
+    if len(policy.parts) > 3:
+        return None
+    before, warmup, main = cast("tuple[Policy, int, Policy]", policy.parts)
+    if before.function != "WARMUP" or warmup >= length:
         return None
     candidate = from_policy(main, length - warmup)
     return candidate and dataclasses.replace(candidate, warmup=warmup)

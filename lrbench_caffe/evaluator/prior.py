@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator import recommendation
@@ -133,5 +133,6 @@ def _seeds_of_constant_rates(
     )
     for trial in trials:
         if trial.state in seeds and recommendation.optimizer(trial.setup.solver) == optimizer:
-            seeds[trial.state][trial.parameters["k0"]].add(trial.setup.seed)
+            k0 = cast("float", trial.parameters["k0"])
+            seeds[trial.state][k0].add(trial.setup.seed)
     return seeds[FINISHED], seeds[DIVERGED]

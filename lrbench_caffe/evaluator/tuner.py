@@ -153,9 +153,7 @@ def tune(
         raise InputError("unknown goal %r%s" % (goal, suggestion(goal, GOALS)))
     for function in functions:
         if function not in TUNED:
-            raise InputError(
-                "unknown function %r%s" % (function, suggestion(function, TUNED))
-            )
+            raise InputError("unknown function %r%s" % (function, suggestion(function, TUNED)))
     if trainer.room(trainer.max_iter) < 2:
         raise InputError(
             "invalid budget of %d iterations: expected at least %d, two trainings of %d iterations"
@@ -324,9 +322,12 @@ class _Search:
                 and candidate.function in self._functions
                 and candidate not in self._reasons
             ):
-                self._reasons[candidate] = "one of the best in the database: %s with max_iter %d" % (
-                    policy,
-                    length,
+                self._reasons[candidate] = (
+                    "one of the best in the database: %s with max_iter %d"
+                    % (
+                        policy,
+                        length,
+                    )
                 )
                 candidates.append(candidate)
         return candidates
@@ -518,10 +519,11 @@ class _Search:
             return False
         leader = spreads[self._policy_text(challenger, length)]
         samples = self._trainer.setup.dataset.test_samples
-        deviations = [ranges.binomial_deviation(incumbent.mean, samples)] + [
-            spread.deviation for spread in (incumbent, leader) if spread.n > 1
+        incumbent_top1, leader_top1 = cast("float", incumbent.mean), cast("float", leader.mean)
+        deviations = [ranges.binomial_deviation(incumbent_top1, samples)] + [
+            spread.deviation for spread in (incumbent, leader) if spread.deviation is not None
         ]
-        return leader.mean <= incumbent.mean + 2 * max(deviations)
+        return leader_top1 <= incumbent_top1 + 2 * max(deviations)
 
     def _record(
         self, stage: str, candidate: Candidate, length: int, seed: int, trial: Trial
