@@ -63,7 +63,7 @@ LEADERS = 3  # candidates that are refined, and then trained at full length
 FINE_TRAININGS = 12  # at most
 FINE_FACTOR = 2.0  # by which neighbours change a rate in the stages height and fine
 FULL_FACTOR, MIN_FULL_FACTOR = 1.5, 1.1  # the same in the stage full: first, and where it ends
-SEEDS = 3  # that the best policy is judged by, and with none of which a training may diverge
+SEEDS = 3  # for the best policies and the best constant rate; no training may diverge with them
 TOP1_TOLERANCE = 0.001  # the goal cost accepts a Top-1 that is lower than the highest by this
 SHORTENING = 0.7  # ratio of the next length to try for the goal cost
 WARMUP_SHARE = 0.05  # of the full length: a warm-up, if no trial shows how long it has to be
@@ -169,10 +169,8 @@ class _Search:
     The terms: a *candidate* is a policy of any length. A *round* trains candidates at one *length*,
     the max_iter of its trainings. A candidate is *safe* if no training diverged with it or with one
     of its rates as a constant rate. The *leaders* of a length are the safe candidates with finished
-    trials of that length, the best first. The *incumbent* is the candidate that would be the answer
-    if the search ended now.
-
-    A *good* argument is the good range of constant rates.
+    trials of that length, the best first. The *incumbent* is the candidate that would be the result
+    if the search ended now. Arguments with the name `good` are the good range of constant rates.
     """
 
     def __init__(
@@ -272,7 +270,7 @@ class _Search:
     # The start: what the database has, and the range test
 
     def _start(self) -> tuple[ranges.Range, list[Candidate]]:
-        """Find the good range, and the candidates that the database has (none: not known)."""
+        """Find the good range, and the candidates that the database has, the best first."""
         self._prior = self._load_prior()
         self._note(self._prior.sentence)
         candidates = self._prior_candidates()
@@ -418,8 +416,8 @@ class _Search:
     def _train_pair(self, challenger: Candidate, length: int) -> bool:
         """Train the incumbent and a challenger with SEEDS seeds; return whether that is possible.
 
-        It is not possible if the challenger reaches a rate that diverged, or if the budget then
-        had no room for LEADERS other functions, which are worth more.
+        It is not possible if the challenger reaches a rate that diverged, or if the budget would
+        then have no room for LEADERS other functions, which are worth more.
         """
         if not self._is_below_diverged_rates(challenger, length):
             return False
@@ -505,8 +503,8 @@ class _Search:
         Noise is two standard deviations of Top-1. The deviation is the largest of these: that of
         sampling the test set, and that of the seeds of either candidate.
 
-        If the incumbent was not trained at this length, only a rate that diverged counts against
-        it.
+        If the incumbent was not trained at this length, the answer depends on its rates: it is yes
+        if all of them are below the constant rates that diverged.
         """
         if not self._trials_by_seed(self._incumbent, length):
             return self._is_below_diverged_rates(self._incumbent, length)
@@ -621,7 +619,7 @@ class _Search:
         return max(trials, key=lambda trial: trial.rows[-1].iteration, default=None)
 
     def _untried(self, candidates: Iterable[Candidate], length: int) -> list[Candidate]:
-        """Filter candidates that can be tried at a length and were not."""
+        """Select the candidates that can be tried at a length and were not tried yet."""
         return [
             candidate
             for candidate in candidates
@@ -686,7 +684,7 @@ class _Search:
                 if not self._improve_best(factor, good):
                     factor = factor**0.5
         best = self._best(full)
-        if best:  # now, a candidate with a single training can be the answer too
+        if best:  # at the end, a candidate with a single training can be the result too
             self._set_incumbent(best[1])
 
     def _train_finalists(self, leaders: list[Candidate]) -> None:
