@@ -399,7 +399,7 @@ def _raised(
         return [(longer, "a warm-up twice as long"), (higher, change)]
     if _starts_high(candidate) and higher.high > good.best:
         higher = dataclasses.replace(higher, warmup=warmup)
-        reason = "it is above the best constant rate, and the loss took %d iterations to fall"
+        reason = "that is above the best constant rate, and the loss took %d iterations to fall"
         return [(higher, "%s and a warm-up: %s" % (change, reason % warmup))]
     return [(higher, change)]
 

@@ -45,7 +45,7 @@ _LAYER_TYPE = re.compile(r'^  type: "(\w+)"', re.M)  # fillers' types are indent
 
 
 class Query(NamedTuple):
-    """The task for which policies are wanted. What is not known of it is None or "".
+    """The task for which policies are wanted. Unknown values are None or "".
 
     Attributes:
         dataset: The dataset to train on.
@@ -289,7 +289,7 @@ def _similarity(comparisons: Iterable[Comparison]) -> float:
 
 
 def _compare_data_and_solver(query: Query, task: KnownTask) -> list[Comparison]:
-    """Compare all features but the network, as far as they are known of both tasks."""
+    """Compare all features that are known for both tasks, except the network."""
     comparisons = [
         _compare_inputs(query.dataset.shape, task.dataset.shape),
         _compare_classes(query.classes, task.classes),

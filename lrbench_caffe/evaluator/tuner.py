@@ -315,18 +315,11 @@ class _Search:
         candidates = []
         for policy, length in self._prior.policies:
             candidate = from_text(policy, length)
-            if (
-                candidate
-                and candidate.function in self._functions
-                and candidate not in self._reasons
-            ):
-                self._reasons[candidate] = (
-                    "one of the best in the database: %s with max_iter %d"
-                    % (
-                        policy,
-                        length,
-                    )
-                )
+            if candidate is None or candidate.function not in self._functions:
+                continue
+            if candidate not in self._reasons:
+                reason = "among the best known: %s in %d iterations" % (policy, length)
+                self._reasons[candidate] = reason
                 candidates.append(candidate)
         return candidates
 
