@@ -1,16 +1,31 @@
-"""`lrbench tune` against Optuna's TPE with its ASHA pruner, random search and a grid, over the same 13 functions and budget, and,
-with --known, against itself with what an export of another task has in its database.
+r"""Compares `lrbench tune` with other searches that have the same budget of iterations.
+
+The others are Optuna's TPE with its ASHA pruner, random search, and a grid. All searches choose
+from the same 13 functions.
 
     docker/run python3 -m pip install --target OPTUNA "optuna<5" "numpy<1.20"
-    docker/run env PYTHONPATH=OPTUNA python3 benchmarks/against_others.py solvers/lenet_solver.prototxt --data DIR --work FOLDER
+    docker/run env PYTHONPATH=OPTUNA python3 benchmarks/against_others.py \
+        solvers/lenet_solver.prototxt --data DIR --work FOLDER
 
-Each search has a database of its own, so that it knows nothing of the others; what it ends with is judged by fresh seeds, which it
-does not pay for, and by more of them where it comes near the best known, or just not.  Near is a search from the iteration on from
-which the policy that it held to be the best always was: what it held before is judged, back from its end, until one is not.
-Everything is counted in iterations: those up to the last evaluation, and for the tuner one interval more where a training diverged.
-TPE and random search train as many at a time as there are cores, and may end above the budget by what the others still have to go.
-Run again with the same FOLDER, it goes on where it was cut off.
+Each search has a database of its own and therefore starts without results. With --known FILE, the
+search `second` runs too: `lrbench tune` with the results of another task in its database.
+
+Two numbers are measured for each search:
+
+- The Top-1 of the policy that it returns, trained with fresh seeds. These trainings do not count
+  towards the budget. A policy that is almost as good as the best one gets more seeds.
+- The iterations that it needs to get near the best policy of all searches: from there on, each of
+  its incumbents is near. To find this point, its earlier incumbents are trained with fresh seeds
+  too, from the last one back to the first that is not near.
+
+The cost of a training is its iterations up to the last evaluation; for a training of the tuner that
+diverged, one test interval is added. TPE and random search train on all cores at the same time.
+When the budget ends, their other trainings still finish and exceed it.
+
+The program continues where it was interrupted if it is started again with the same FOLDER.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -21,6 +36,7 @@ import os
 import random
 import statistics
 import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -33,118 +49,112 @@ from lrbench_caffe.database import Store, exchange, server, studies
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.evaluator import tuner
-from lrbench_caffe.evaluator.trainings import Trainer
+from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Policy
 from lrbench_caffe.study import process
 from lrbench_caffe.study.cores import Cores, usable_cores
 from lrbench_caffe.training import prototxt
 from lrbench_caffe.trial import FINISHED, PRUNED, Job
 
-FRESH = 1001  # the first of the seeds that judge
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from lrbench_caffe.trial import Trial
+
+    Incumbents = list[tuple[int, str]]  # (iterations spent, policy's text)
+    Search = Callable[[str, argparse.Namespace, int], Incumbents]
+
+FIRST_FRESH_SEED = 1001
 
 
-def main():
-    """Run all searches, judge what they found, print the table."""
+def main() -> None:
+    """Run all searches, judge their incumbents, and print the table."""
+    options = parse_arguments()
+    os.makedirs(options.work, exist_ok=True)
+    check_conditions(options)
+    solver = write_solver(options)
+    runs = {
+        (name, repeat): cached_search(name, solver, options, repeat)
+        for repeat in range(options.repeats)
+        for name in options.search
+    }
+    print_tables(runs, judge_incumbents(runs, solver, options), options)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line; `search` of the result lists the searches to run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("solver")
-    parser.add_argument("--data", required=True)
-    parser.add_argument(
-        "--work",
-        required=True,
-        help="folder for the solver as it is trained and for how far each search is",
-    )
-    parser.add_argument("--max-iter", type=int, default=2000)
-    parser.add_argument("--test-interval", type=int, default=100)
-    parser.add_argument("--budget", type=int, default=40000, help="iterations of each search")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--fresh", type=int, default=3, help="seeds that judge a policy")
-    parser.add_argument("--sure", type=int, default=10, help="seeds that judge what is in doubt")
-    parser.add_argument(
-        "--near",
-        type=float,
-        default=0.05,
-        help="points of Top-1 below the best known that are near it",
-    )
-    parser.add_argument(
-        "--search",
-        action="append",
-        choices=SEARCHES,
-        help="only this one; may be given several times",
-    )
-    parser.add_argument(
-        "--known",
-        help="an export of trainings on another task, which the tuner has in one more search",
-    )
-    given = parser.parse_args()
-    methods = given.search or [name for name in SEARCHES if given.known or name != "second"]
-    if "second" in methods and not (given.known and os.path.isfile(given.known)):
+    add = parser.add_argument
+    add("solver", help="solver prototxt")
+    add("--data", required=True, help="folder of the datasets")
+    add("--work", required=True, help="folder for the solver, and for the state of each search")
+    add("--max-iter", type=int, default=2000, help="iterations of a training at full length")
+    add("--test-interval", type=int, default=100)
+    add("--budget", type=int, default=40000, help="iterations of each search")
+    add("--repeats", type=int, default=3, help="how often each search runs, with other seeds")
+    add("--fresh", type=int, default=3, help="seeds that judge a policy")
+    add("--sure", type=int, default=10, help="seeds that judge a policy close to the limit")
+    add("--near", type=float, default=0.05, help="points of Top-1 below the best that are near")
+    add("--search", action="append", choices=SEARCHES, help="run only this search; repeatable")
+    add("--known", help="export of another task's results, for the search `second`")
+    options = parser.parse_args()
+    if not options.search:
+        options.search = [name for name in SEARCHES if options.known or name != "second"]
+    if "second" in options.search and not (options.known and os.path.isfile(options.known)):
         parser.error("the search second needs --known FILE, an export of another task")
-    if given.fresh < 2:
-        parser.error("--fresh: at least 2 seeds, so that they have a deviation")
-    os.makedirs(given.work, exist_ok=True)
-    check(given)
-    solver = shortened(given)
-    runs = {
-        (method, repeat): cached(
-            given, "%s-%d" % (method, repeat), lambda: SEARCHES[method](solver, given, repeat)
-        )
-        for repeat in range(given.repeats)
-        for method in methods
-    }
-    table(runs, *judgment(runs, solver, given), given)
+    if options.fresh < 2:
+        parser.error("--fresh: expected at least 2 seeds, because one seed has no deviation")
+    return options
 
 
-def shortened(given):
-    """The path of the solver as it is trained here."""
-    param = prototxt.resolve(prototxt.read_solver(given.solver), given.solver, given.data)
-    param.max_iter, param.test_interval, param.snapshot, param.snapshot_after_train = (
-        given.max_iter,
-        given.test_interval,
-        0,
-        False,
-    )
-    path = os.path.join(os.path.abspath(given.work), "solver.prototxt")
+def write_solver(options: argparse.Namespace) -> str:
+    """Write the solver with the lengths of this benchmark; return its path."""
+    param = prototxt.resolve(prototxt.read_solver(options.solver), options.solver, options.data)
+    param.max_iter = options.max_iter
+    param.test_interval = options.test_interval
+    param.snapshot = 0
+    param.snapshot_after_train = False
+    path = os.path.join(os.path.abspath(options.work), "solver.prototxt")
     prototxt.write_solver(param, path)
     return path
 
 
-def check(given):
-    """Ends the program if what lies in the folder was found under other conditions."""
-    path = os.path.join(given.work, "conditions.json")
-    conditions = {
-        name: getattr(given, name)
-        for name in ("solver", "data", "max_iter", "test_interval", "budget")
-    }
+def check_conditions(options: argparse.Namespace) -> None:
+    """Exit if the folder has results for other conditions."""
+    path = os.path.join(options.work, "conditions.json")
+    names = ("solver", "data", "max_iter", "test_interval", "budget")
+    conditions = {name: getattr(options, name) for name in names}
     if not os.path.exists(path):
         with open(path, "w") as file:
             json.dump(conditions, file)
     with open(path) as file:
-        found = json.load(file)
-    if found != conditions:
-        sys.exit("%s was begun with %s: give these, or another --work" % (given.work, found))
+        stored = json.load(file)
+    if stored != conditions:
+        sys.exit(
+            "%s has results for %s: give the same options, or another folder with --work"
+            % (options.work, stored)
+        )
 
 
-def cached(given, name, search):
-    """What search() returns, or returned when it was run before: [(iterations spent, the policy that was the best then)]."""
-    path = os.path.join(given.work, name + ".json")
+def cached_search(name: str, solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
+    """Run a search, or read its incumbents if it ran before."""
+    path = os.path.join(options.work, "%s-%d.json" % (name, repeat))
     if not os.path.exists(path):
-        print("== %s" % name, flush=True)
-        found = search()
+        print("== %s-%d" % (name, repeat), flush=True)
+        incumbents = SEARCHES[name](solver, options, repeat)
         with open(path + ".new", "w") as file:
-            json.dump(found, file)
+            json.dump(incumbents, file)
         os.replace(path + ".new", path)
     with open(path) as file:
-        return [tuple(entry) for entry in json.load(file)]
+        return [(spent, policy) for spent, policy in json.load(file)]
 
 
-def database(given, name):
-    """The DSN of a database of the private server for this folder, made if need be."""
-    name = "against_%s_%s" % (
-        hashlib.sha256(os.path.realpath(given.work).encode()).hexdigest()[:8],
-        name,
-    )
+def create_database(options: argparse.Namespace, name: str) -> str:
+    """Create a database for this folder on the private server, if missing; return its DSN."""
+    folder = hashlib.sha256(os.path.realpath(options.work).encode()).hexdigest()[:8]
+    name = "against_%s_%s" % (folder, name)
     admin = psycopg2.connect(server.start())
     admin.autocommit = True
     with admin.cursor() as cursor:
@@ -155,308 +165,387 @@ def database(given, name):
     return server.start() + " dbname=" + name
 
 
-def lrbench(solver, given, repeat, name="lrbench"):
-    """The search of the tuner, whose seeds are others in each repeat."""
-    dsn = database(given, "%s_%d" % (name, repeat))
+def first_seed(repeat: int) -> int:
+    """Return the first seed of a repeat; the seeds of two repeats differ."""
+    return 100 * repeat + 1
+
+
+# The searches
+
+
+def lrbench(
+    solver: str, options: argparse.Namespace, repeat: int, name: str = "lrbench"
+) -> Incumbents:
+    """Search with the tuner."""
+    dsn = create_database(options, "%s_%d" % (name, repeat))
     if name == "second":
-        exchange.import_trials(given.known, dsn)
-    trainings = Trainer(solver, Cores(), "tune", "search", dsn=dsn)
-    trainings.budget = given.budget
+        exchange.import_trials(options.known, dsn)
+    trainer = Trainer(solver, Cores(), "tune", "search", dsn=dsn)
+    trainer.budget = options.budget
     tuned = tuner.tune(
-        trainings,
+        trainer,
         FUNCTIONS,
         tell=lambda sentence: print(sentence, flush=True),
-        seed=100 * repeat + 1,
+        seed=first_seed(repeat),
     )
-    return list(tuned.answers)
+    return list(tuned.incumbents)
 
 
-def second(solver, given, repeat):
-    """The same with what is known of another task."""
-    return lrbench(solver, given, repeat, "second")
+def second(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
+    """Search with the tuner and the results of another task."""
+    return lrbench(solver, options, repeat, "second")
 
 
-def with_optuna(name, sampler, pruner):
-    """A search by an Optuna study with this sampler and pruner, as many trials at a time as there are cores."""
+def with_optuna(
+    name: str,
+    make_sampler: Callable[[int], optuna.samplers.BaseSampler],
+    make_pruner: Callable[[argparse.Namespace], optuna.pruners.BasePruner],
+) -> Search:
+    """Make a search of an Optuna study, which runs as many trials at a time as there are cores.
 
-    def search(solver, given, repeat):
-        dsn = database(given, "%s_%d" % (name, repeat))
-        storage = "sqlite:///%s" % os.path.join(
-            os.path.abspath(given.work), "%s-%d.db" % (name, repeat)
-        )
-        found = optuna.create_study(
-            storage=storage,
+    Args:
+        name: Name of the study.
+        make_sampler: Makes the sampler from a seed.
+        make_pruner: Makes the pruner from the options of this program.
+    """
+
+    def search(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
+        dsn = create_database(options, "%s_%d" % (name, repeat))
+        path = os.path.join(os.path.abspath(options.work), "%s-%d.db" % (name, repeat))
+        optuna_study = optuna.create_study(
+            storage="sqlite:///%s" % path,
             study_name=name,
             direction="maximize",
             load_if_exists=True,
-            sampler=sampler(repeat),
-            pruner=pruner(given),
+            sampler=make_sampler(repeat),
+            pruner=make_pruner(options),
         )
 
-        def objective(asked):
-            policy = suggested(asked, given.max_iter)
-            asked.set_user_attr("policy", str(policy))
+        def objective(optuna_trial: optuna.Trial) -> float:
+            policy = suggest_policy(optuna_trial, options.max_iter)
+            optuna_trial.set_user_attr("policy", str(policy))
+            on_event = pruning_watcher(optuna_trial)
+            return train_once(solver, policy, first_seed(repeat), dsn, on_event)
 
-            def listen(kind, content):
-                if kind == "row" and content.iteration:
-                    asked.set_user_attr("spent", content.iteration)
-                    asked.report(content.top1, content.iteration)
-                    if asked.should_prune():
-                        return PRUNED, "pruned by Optuna"
-                return None
+        def stop_at_budget(running: optuna.Study, _: optuna.trial.FrozenTrial) -> None:
+            # Other trials may still run: those exceed the budget.
+            if iterations_spent(running) + options.max_iter > options.budget:
+                running.stop()
 
-            return outcome(solver, policy, 100 * repeat + 1, dsn, listen)
-
-        def stop(ran, _):
-            if (
-                spent(ran) + given.max_iter > given.budget
-            ):  # one more may be under way: the others get a little more
-                ran.stop()
-
-        if spent(found) + given.max_iter <= given.budget:
-            found.optimize(objective, n_jobs=usable_cores(), callbacks=[stop])
-        return incumbents(
-            [
-                (
-                    one.user_attrs.get("spent", 0),
-                    one.user_attrs.get("policy"),
-                    one.value if one.state == optuna.trial.TrialState.COMPLETE else None,
-                )
-                for one in sorted(
-                    found.trials, key=lambda one: one.datetime_complete or one.datetime_start
-                )
-            ]
-        )
+        if iterations_spent(optuna_study) + options.max_iter <= options.budget:
+            optuna_study.optimize(objective, n_jobs=usable_cores(), callbacks=[stop_at_budget])
+        return incumbents_of(optuna_outcomes(optuna_study))
 
     return search
 
 
-def outcome(solver, policy, seed, dsn, listen):
-    """The best Top-1 of a training; one that diverges or that Caffe refuses is worth 0, one that fails ends the search."""
+def pruning_watcher(
+    optuna_trial: optuna.Trial,
+) -> Callable[[str, Any], tuple[str, str] | None]:
+    """Make the callback that reports each evaluation to Optuna and asks whether to prune."""
+
+    def on_event(kind: str, content: Any) -> tuple[str, str] | None:
+        if kind == "row" and content.iteration:
+            optuna_trial.set_user_attr("spent", content.iteration)
+            optuna_trial.report(content.top1, content.iteration)
+            if optuna_trial.should_prune():
+                return PRUNED, "pruned by Optuna"
+        return None
+
+    return on_event
+
+
+def train_once(
+    solver: str,
+    policy: Policy,
+    seed: int,
+    dsn: str,
+    on_event: Callable[[str, Any], tuple[str, str] | None],
+) -> float:
+    """Train and return the highest Top-1; 0 if the training diverges or Caffe rejects the policy.
+
+    A training that fails ends the search.
+    """
     try:
-        trial = process.train(solver, policy, dsn=dsn, seed=seed, on_event=listen, threads=1)
+        trial = process.train(solver, policy, dsn=dsn, seed=seed, on_event=on_event, threads=1)
     except InputError:
         return 0.0
     if trial.state == PRUNED:
         raise optuna.TrialPruned
-    return trial.best.top1 if trial.state == FINISHED else 0.0
+    return highest_top1(trial)
 
 
-def spent(found):
-    """The iterations of all trials of an Optuna study."""
-    return sum(one.user_attrs.get("spent", 0) for one in found.trials)
+def highest_top1(trial: Trial) -> float:
+    """Return the highest Top-1 of a trial, or 0 if it did not finish."""
+    return trial.best.top1 if trial.best and trial.state == FINISHED else 0.0
 
 
-def suggested(asked, length):
-    """A policy of any of the 13 functions, in the widest ranges that a user would give."""
-    function = asked.suggest_categorical("function", list(FUNCTIONS))
-    values = {"k0": asked.suggest_float("k0", 1e-5, 1, log=True)}
+def iterations_spent(optuna_study: optuna.Study) -> int:
+    """Count the iterations of all trials of an Optuna study."""
+    return sum(trial.user_attrs.get("spent", 0) for trial in optuna_study.trials)
+
+
+def optuna_outcomes(
+    optuna_study: optuna.Study,
+) -> Iterator[tuple[int, str | None, float | None]]:
+    """List (iterations, policy, Top-1 if complete) of the trials, in the order of their ends."""
+    trials = sorted(
+        optuna_study.trials, key=lambda trial: trial.datetime_complete or trial.datetime_start
+    )
+    for trial in trials:
+        complete = trial.state == optuna.trial.TrialState.COMPLETE
+        spent, policy = trial.user_attrs.get("spent", 0), trial.user_attrs.get("policy")
+        yield spent, policy, trial.value if complete else None
+
+
+def suggest_policy(optuna_trial: optuna.Trial, length: int) -> Policy:
+    """Sample a policy of any of the 13 functions, from the widest ranges that a user would give."""
+    function = optuna_trial.suggest_categorical("function", list(FUNCTIONS))
+    values = {"k0": optuna_trial.suggest_float("k0", 1e-5, 1, log=True)}
     if function in CYCLIC:
-        values["k1"] = asked.suggest_float("k1", 1e-5, 1, log=True)
-        values["l"] = asked.suggest_int("l", 10, length, log=True)
+        values["k1"] = optuna_trial.suggest_float("k1", 1e-5, 1, log=True)
+        values["l"] = optuna_trial.suggest_int("l", 10, length, log=True)
     if function in ("EXP", "TRIEXP", "SINEXP"):
-        values["gamma"] = 1 - asked.suggest_float("1 - gamma", 1e-6, 0.1, log=True)
+        values["gamma"] = 1 - optuna_trial.suggest_float("1 - gamma", 1e-6, 0.1, log=True)
     if function in ("STEP", "NSTEP"):
-        values["gamma"] = asked.suggest_float("gamma", 0.01, 0.99)
-        values["l"] = asked.suggest_int("l", 10, length, log=True)
+        values["gamma"] = optuna_trial.suggest_float("gamma", 0.01, 0.99)
+        values["l"] = optuna_trial.suggest_int("l", 10, length, log=True)
     if function == "NSTEP":
-        more = [
-            asked.suggest_int("l%d" % n, 10, length)
-            for n in range(1, asked.suggest_int("steps", 1, 4))
-        ]
-        values["l"] = sorted({values["l"], *more})
+        more_steps = range(1, optuna_trial.suggest_int("steps", 1, 4))
+        steps = {optuna_trial.suggest_int("l%d" % n, 10, length) for n in more_steps}
+        values["l"] = sorted({values["l"], *steps})
     if function == "INV":
-        values["gamma"], values["p"] = (
-            asked.suggest_float("INV gamma", 1e-6, 0.1, log=True),
-            asked.suggest_float("p", 0.25, 2),
-        )
+        values["gamma"] = optuna_trial.suggest_float("INV gamma", 1e-6, 0.1, log=True)
+        values["p"] = optuna_trial.suggest_float("p", 0.25, 2)
     if function == "POLY":
-        values["p"], values["l"] = asked.suggest_float("POLY p", 0.25, 4), length
+        values["p"], values["l"] = optuna_trial.suggest_float("POLY p", 0.25, 4), length
     return Policy(function, **values)
 
 
-def grid(solver, given, repeat):
-    """The points of a grid in an order that chance gives, as far as the budget goes."""
-    name, dsn, length = "grid", database(given, "grid_%d" % repeat), given.max_iter
-    points = list(dict.fromkeys(str(policy) for policy in grid_points(length)))
-    random.Random(repeat).shuffle(points)
-    jobs = [Job(solver, policy=policy, seed=100 * repeat + 1) for policy in points]
-    done, cost = [], 0
-    while cost + length <= given.budget and len(done) < len(jobs):
-        batch = jobs[: len(done) + usable_cores()]
-        with StudyDisplay() as shown:
-            study.run_study(name, Cores(), shown, batch, dsn)
+def grid(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
+    """Train the points of a grid in a random order until the budget ends."""
+    name, dsn, length = "grid", create_database(options, "grid_%d" % repeat), options.max_iter
+    policies = list(dict.fromkeys(str(policy) for policy in grid_policies(length)))
+    random.Random(repeat).shuffle(policies)
+    jobs = [Job(solver, policy=policy, seed=first_seed(repeat)) for policy in policies]
+    trials: list[Trial] = []
+    cost = 0
+    while cost + length <= options.budget and len(trials) < len(jobs):
+        batch = jobs[: len(trials) + usable_cores()]
+        with StudyDisplay() as display:
+            study.run_study(name, Cores(), display, batch, dsn)
         with Store(dsn) as store:
-            trials = {trial.id: trial for trial in store.trials(study=name)}
-            done = [trials[entry.job.id] for entry in studies.jobs(store, name)]
-        cost = sum(trial.rows[-1].iteration for trial in done if trial.rows)
-    return incumbents(
-        [
-            (
-                trial.rows[-1].iteration if trial.rows else 0,
-                trial.policy,
-                trial.best.top1 if trial.state == FINISHED else None,
-            )
-            for trial in done
-        ]
+            stored = {trial.id: trial for trial in store.trials(study=name)}
+            trials = [stored[entry.job.id] for entry in studies.jobs(store, name)]
+        cost = sum(trial.rows[-1].iteration for trial in trials if trial.rows)
+    return incumbents_of(
+        (trial.rows[-1].iteration if trial.rows else 0, trial.policy, highest_top1(trial))
+        for trial in trials
     )
 
 
-def grid_points(length):
-    """Every function with rates a decade apart, and two settings of each other parameter."""
+def grid_policies(length: int) -> Iterator[Policy]:
+    """Make every function with rates a decade apart and two values of each other parameter."""
     rates = (1.0, 0.1, 0.01, 0.001, 0.0001)
     for function, k0 in itertools.product(FUNCTIONS, rates):
         for share, gamma in itertools.product((0.1, 0.5), (0.1, 0.5)):
             l = max(1, int(share * length))
-            exp = gamma ** (1 / length)
-            values = {
-                "STEP": dict(gamma=gamma, l=l),
-                "NSTEP": dict(gamma=gamma, l=[l, (l + length) // 2]),
-                "EXP": dict(gamma=exp),
-                "INV": dict(gamma=1 / l, p=0.75),
-                "POLY": dict(p=2 * gamma, l=length),
-                "FIX": {},
-            }.get(function)
+            gamma_of_exp = gamma ** (1 / length)
+            parameters: dict[str, dict[str, Any]] = {
+                "STEP": {"gamma": gamma, "l": l},
+                "NSTEP": {"gamma": gamma, "l": [l, (l + length) // 2]},
+                "EXP": {"gamma": gamma_of_exp},
+                "INV": {"gamma": 1 / l, "p": 0.75},
+                "POLY": {"p": 2 * gamma, "l": length},
+            }
+            values = parameters.get(function, {})
             if function in CYCLIC:
-                values = dict(
-                    k1=k0 * gamma / 5, l=l, **({"gamma": exp} if function.endswith("EXP") else {})
-                )
+                values = {"k1": k0 * gamma / 5, "l": l}
+                if function.endswith("EXP"):
+                    values["gamma"] = gamma_of_exp
             yield Policy(function, k0=k0, **values)
 
 
-def incumbents(trials):
-    """[(iterations spent, policy)] whenever another policy is the best, from (iterations, policy, Top-1 or None) in their order."""
-    total, best, found = 0, -1.0, []
-    for iterations, policy, top1 in trials:
+def incumbents_of(outcomes: Iterable[tuple[int, str | None, float | None]]) -> Incumbents:
+    """List the incumbents of a search.
+
+    Args:
+        outcomes: (iterations, policy, Top-1) of each training, in their order. The Top-1 of a
+            training that did not finish is None or 0.
+
+    Returns:
+        (iterations spent, policy) whenever another policy became the best.
+    """
+    total, best = 0, -1.0
+    incumbents: Incumbents = []
+    for iterations, policy, top1 in outcomes:
         total += iterations
-        if top1 and top1 > best:
+        if policy and top1 and top1 > best:
             best = top1
-            found.append((total, policy))
-    return found
+            incumbents.append((total, policy))
+    return incumbents
 
 
-def near(found, judged, limit):
-    """The entries of a search, back from its end, that are judged to reach the limit; the first that does not ends them."""
-
-    def reaches(entry):
-        return entry[1] in judged and statistics.mean(judged[entry[1]]) >= limit
-
-    return list(itertools.takewhile(reaches, reversed(found)))
+# The judgment
 
 
-def judgment(runs, solver, given):
-    """({policy: its Top-1 with each fresh seed}, the best of them, the Top-1 from which on one is near it)."""
-    judged, wanted = {}, {(found[-1][1], given.fresh) for found in runs.values() if found}
-    if not wanted:
+class Judgment(NamedTuple):
+    """The judged policies.
+
+    Attributes:
+        tops: The Top-1 of each policy with each fresh seed.
+        best: The policy with the highest mean.
+        limit: The mean Top-1 from which on a policy is near the best.
+    """
+
+    tops: dict[str, list[float]]
+    best: str
+    limit: float
+
+    def near(self, incumbents: Incumbents) -> Incumbents:
+        """List the incumbents from the last one back, up to the first that is not near."""
+
+        def is_near(entry: tuple[int, str]) -> bool:
+            policy = entry[1]
+            return policy in self.tops and statistics.mean(self.tops[policy]) >= self.limit
+
+        return list(itertools.takewhile(is_near, reversed(incumbents)))
+
+
+def judge_incumbents(
+    runs: dict[tuple[str, int], Incumbents], solver: str, options: argparse.Namespace
+) -> Judgment:
+    """Judge incumbents by fresh seeds until each search's cost to be near the best is known."""
+    last = {incumbents[-1][1] for incumbents in runs.values() if incumbents}
+    if not last:
         sys.exit("no search has finished a training")
-    while wanted:
-        judged.update(judge(solver, given, wanted))
-        best = max(judged, key=lambda policy: statistics.mean(judged[policy]))
-        limit = statistics.mean(judged[best]) - given.near / 100
-        wanted = unsure(judged, limit, given) or {
-            (policy, given.fresh) for policy in earlier(runs, judged, limit)
-        }
-    return judged, best, limit
+    requests = {(policy, options.fresh) for policy in last}
+    tops: dict[str, list[float]] = {}
+    while True:
+        tops.update(train_fresh_seeds(solver, options, requests))
+        best = max(tops, key=lambda policy: statistics.mean(tops[policy]))
+        limit = statistics.mean(tops[best]) - options.near / 100
+        judgment = Judgment(tops, best, limit)
+        requests = unsure_policies(judgment, options)
+        if not requests:
+            earlier = earlier_incumbents(runs, judgment)
+            requests = {(policy, options.fresh) for policy in earlier}
+        if not requests:
+            return judgment
 
 
-def earlier(runs, judged, limit):
-    """What each search held to be the best before it was near, where that is not judged."""
-    last = [found[: len(found) - len(near(found, judged, limit))][-1:] for found in runs.values()]
-    return {policy for entries in last for _, policy in entries} - set(judged)
+def earlier_incumbents(runs: dict[tuple[str, int], Incumbents], judgment: Judgment) -> set[str]:
+    """Find the incumbent of each search before those that are near, unless it was judged."""
+    policies: set[str] = set()
+    for incumbents in runs.values():
+        earlier = incumbents[: len(incumbents) - len(judgment.near(incumbents))]
+        policies.update(policy for _, policy in earlier[-1:])
+    return policies - set(judgment.tops)
 
 
-def unsure(judged, limit, given):
-    """{(policy, seeds)} of those that are no further below the limit than it is below the best, and have not as many seeds yet."""
+def unsure_policies(judgment: Judgment, options: argparse.Namespace) -> set[tuple[str, int]]:
+    """Find the policies that are near, or almost, and need more seeds: (policy, seeds)."""
+    almost = judgment.limit - options.near / 100
     return {
-        (policy, given.sure)
-        for policy, tops in judged.items()
-        if len(tops) < given.sure and statistics.mean(tops) >= limit - given.near / 100
+        (policy, options.sure)
+        for policy, tops in judgment.tops.items()
+        if len(tops) < options.sure and statistics.mean(tops) >= almost
     }
 
 
-def judge(solver, given, wanted):
-    """{policy: its Top-1 with each of so many fresh seeds}, of the (policy, seeds) that are wanted."""
-    dsn = database(given, "judge")
+def train_fresh_seeds(
+    solver: str, options: argparse.Namespace, requests: set[tuple[str, int]]
+) -> dict[str, list[float]]:
+    """Train policies with fresh seeds.
+
+    Args:
+        solver: Path of the solver.
+        options: The options of this program.
+        requests: (policy, number of seeds).
+
+    Returns:
+        The Top-1 of each policy with each seed; 0 for a training that did not finish.
+    """
+    dsn = create_database(options, "judge")
     jobs = [
-        Job(solver, policy=policy, seed=FRESH + n)
-        for policy, seeds in sorted(wanted)
+        Job(solver, policy=policy, seed=FIRST_FRESH_SEED + n)
+        for policy, seeds in sorted(requests)
         for n in range(seeds)
     ]
-    with StudyDisplay() as shown:
-        study.run_study("judge", Cores(), shown, jobs, dsn)
-    asked, tops = {(job.policy, job.seed) for job in jobs}, {}
+    with StudyDisplay() as display:
+        study.run_study("judge", Cores(), display, jobs, dsn)
+    requested = {(job.policy, job.seed) for job in jobs}
+    tops: dict[str, list[float]] = {}
     with Store(dsn) as store:
         for trial in store.trials(study="judge", best_only=True):
-            if (trial.policy, trial.setup.seed) in asked:
-                tops.setdefault(trial.policy, []).append(
-                    trial.best.top1 if trial.state == FINISHED else 0.0
-                )
-    if any(len(tops.get(policy, ())) < seeds for policy, seeds in wanted):
-        sys.exit("not every training that judges has begun: run it again")
+            if (trial.policy, trial.setup.seed) in requested:
+                tops.setdefault(trial.policy, []).append(highest_top1(trial))
+    if any(len(tops.get(policy, ())) < seeds for policy, seeds in requests):
+        sys.exit("some trainings with fresh seeds did not start: run the program again")
     return tops
 
 
-def table(runs, judged, best, limit, given):
-    """Print each search's last policy as it was judged and what it cost to come near the best known; then all repeats."""
+# The tables
+
+
+def print_tables(
+    runs: dict[tuple[str, int], Incumbents], judgment: Judgment, options: argparse.Namespace
+) -> None:
+    """Print a row for each run of a search, then the means and medians of the repeats."""
+    best_tops = judgment.tops[judgment.best]
     print(
-        "\nbest known: %s, Top-1 %.2f %% over %d fresh seeds\n"
-        % (best, 100 * statistics.mean(judged[best]), len(judged[best]))
+        "\nbest policy: %s, Top-1 %.2f %% over %d fresh seeds\n"
+        % (judgment.best, 100 * statistics.mean(best_tops), len(best_tops))
     )
-    print(
-        "| search | repeat | Top-1 % of what it found (seeds) | iterations to near the best known | policy |"
-    )
+    print("| search | repeat | Top-1 % (seeds) | iterations to near the best | policy |")
     print("| --- | ---: | ---: | ---: | --- |")
-    tops, costs = {}, {}
-    for (method, repeat), found in runs.items():
-        judges = judged[found[-1][1]] if found else [0.0] * given.fresh
-        held = near(found, judged, limit)
-        tops.setdefault(method, []).append(statistics.mean(judges))
-        costs.setdefault(method, []).append(held[-1][0] if held else math.inf)
+    means: dict[str, list[float]] = {}
+    costs: dict[str, list[float]] = {}
+    for (name, repeat), incumbents in runs.items():
+        policy = incumbents[-1][1] if incumbents else None
+        tops = judgment.tops[policy] if policy else [0.0] * options.fresh
+        near = judgment.near(incumbents)
+        cost = near[-1][0] if near else math.inf
+        means.setdefault(name, []).append(statistics.mean(tops))
+        costs.setdefault(name, []).append(cost)
         print(
             "| %s | %d | %.2f ± %.2f (%d) | %s | %s |"
             % (
-                method,
+                name,
                 repeat + 1,
-                100 * tops[method][-1],
-                100 * statistics.stdev(judges),
-                len(judges),
-                iterations(costs[method][-1], given),
-                found[-1][1] if found else "none finished",
+                100 * statistics.mean(tops),
+                100 * statistics.stdev(tops),
+                len(tops),
+                cost_text(cost, options),
+                policy or "no training finished",
             )
         )
-    print(
-        "\n| search | Top-1 %, mean of the repeats | iterations to near the best known, median |\n| --- | ---: | ---: |"
-    )
-    for method, means in tops.items():
-        print(
-            "| %s | %.2f | %s |"
-            % (
-                method,
-                100 * statistics.mean(means),
-                iterations(statistics.median(costs[method]), given),
-            )
-        )
+    print("\n| search | mean Top-1 % of the repeats | median iterations to near the best |")
+    print("| --- | ---: | ---: |")
+    for name in means:
+        median = cost_text(statistics.median(costs[name]), options)
+        print("| %s | %.2f | %s |" % (name, 100 * statistics.mean(means[name]), median))
 
 
-def iterations(count, given):
-    """A number of iterations, or that it is more than the budget."""
-    return "> %d" % given.budget if count == math.inf else "%d" % count
+def cost_text(iterations: float, options: argparse.Namespace) -> str:
+    """Format a number of iterations; infinity means more than the budget."""
+    return "> %d" % options.budget if iterations == math.inf else "%d" % iterations
 
 
-SEARCHES = {
+SEARCHES: dict[str, Search] = {
     "lrbench": lrbench,
     "second": second,
     "tpe": with_optuna(
         "tpe",
         lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
-        lambda given: optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=given.test_interval, reduction_factor=3
+        lambda options: optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=options.test_interval, reduction_factor=3
         ),
     ),
     "random": with_optuna(
         "random",
         lambda seed: optuna.samplers.RandomSampler(seed=seed),
-        lambda given: optuna.pruners.NopPruner(),
+        lambda options: optuna.pruners.NopPruner(),
     ),
     "grid": grid,
 }

@@ -1,12 +1,15 @@
 #!/bin/sh
-# What policies of several pieces and PLATEAU give beside the best of the 13: a study for LeNet at full length, which goes beside the
-# trainings of table-7, and one for CNN3 at a twentieth of it, with everything that counts iterations made shorter alike; there
-# SIN is among the paper's best of Table VIII and NSTEP Caffe's own schedule.  Run again, it goes on where it was cut off.
+# Trains policies beyond the paper's 13 functions: policies of several pieces, SGDR, and PLATEAU.
 #
-#     sh benchmarks/beyond_the_13.sh lenet DATA [more options of `lrbench study run`]
+#     sh benchmarks/beyond_the_13.sh lenet DATA [options of `lrbench study run`]
 #     sh benchmarks/beyond_the_13.sh cnn3 DATA
 #
-# `lrbench study show beyond-lenet` has the results; `--max-iter 20` is a try, `--seeds 3` trains each three times.
+# lenet trains at full length, to be compared with table-7. cnn3 trains a twentieth of its full
+# length, with all lengths in its policies shortened alike. For comparison it also trains SIN, which
+# is among the best policies of Table VIII, and NSTEP, the schedule of Caffe's example.
+#
+# `lrbench study show beyond-lenet` shows the results. `--max-iter 20` makes a quick test, `--seeds 3`
+# trains each policy three times. If the script was interrupted, run it again to continue.
 set -eu
 net=$1 data=$2
 shift 2

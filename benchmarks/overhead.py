@@ -1,8 +1,14 @@
-"""What LRBench costs beside Caffe itself: `make bench`, or `docker/run python3 benchmarks/overhead.py [NAME ...]`.
+"""Measures what LRBench costs compared with Caffe, numpy and PostgreSQL alone.
 
-Every figure is the ratio or difference of pairs of runs in this one call, as its median with the smallest and the largest, so
-that it holds on a machine whose speed drifts.  LeNet runs on random images of MNIST's shape: its speed does not depend on them.
+Run `make bench`, or `docker/run python3 benchmarks/overhead.py [NAME ...]` for some benchmarks.
+
+Each figure is a ratio or a difference of two measurements that were made one after the other, so it
+does not depend on the speed of the machine. A line shows the median of several pairs, their
+smallest and largest value, and whether the median keeps to its limit. LeNet trains on random images
+of MNIST's shape, because its speed does not depend on them.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -15,6 +21,14 @@ import threading
 import time
 import timeit
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lrbench_caffe.database import Store
+
+T = TypeVar("T")
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
@@ -22,8 +36,22 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
 PAIRS = 7
 
 
-def report(name, values, unit, limit, worse=max):
-    """One line: the median of the pairs, their spread, and whether it keeps to its limit."""
+def report(
+    name: str,
+    values: Sequence[float],
+    unit: str,
+    limit: float,
+    worse: Callable[[float, float], float] = max,
+) -> None:
+    """Print the median of values, their range, and whether the median keeps to its limit.
+
+    Args:
+        name: What was measured.
+        values: A value for each pair.
+        unit: Unit of the values.
+        limit: The largest median that is accepted; the smallest if worse is min.
+        worse: max if larger values are worse, else min.
+    """
     median = statistics.median(values)
     kept = "kept" if worse(median, limit) == limit else "NOT KEPT"
     print(
@@ -33,30 +61,47 @@ def report(name, values, unit, limit, worse=max):
     )
 
 
-def paired(one, other, pairs=PAIRS):
-    """Pairs of measurements, the two in turn, after one of each that is not counted."""
-    one(), other()
-    return [(one(), other()) for _ in range(pairs)]
+def paired(
+    first: Callable[[], T], second: Callable[[], T], pairs: int = PAIRS
+) -> list[tuple[T, T]]:
+    """Take pairs of measurements in turn, after one of each that is not counted."""
+    first()
+    second()
+    return [(first(), second()) for _ in range(pairs)]
 
 
-def lenet(folder, **settings):
-    """A solver prototxt for LeNet in folder, with data, and some settings changed; returns its path."""
-    from nets import random_lmdb
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that work() takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
-    for part, samples in (("train", 6000), ("test", 2000)):
-        if not os.path.exists(os.path.join(folder, "mnist_%s_lmdb" % part)):
-            random_lmdb(os.path.join(folder, "mnist_%s_lmdb" % part), samples)
+
+def write_lenet(folder: str, **settings: Any) -> str:
+    """Write a solver prototxt for LeNet, and its data, into a folder.
+
+    Args:
+        folder: The folder.
+        **settings: Fields of the solver to change.
+
+    Returns:
+        The path of the solver.
+    """
     from caffe.proto import caffe_pb2
+    from nets import random_lmdb
 
     from lrbench_caffe.training import prototxt
 
-    solver = prototxt.read_solver(os.path.join(ROOT, "solvers", "lenet_solver.prototxt"))
+    for part, samples in (("train", 6000), ("test", 2000)):
+        lmdb = os.path.join(folder, "mnist_%s_lmdb" % part)
+        if not os.path.exists(lmdb):
+            random_lmdb(lmdb, samples)
+    original = os.path.join(ROOT, "solvers", "lenet_solver.prototxt")
+    solver = prototxt.read_solver(original)
     solver.test_iter[:] = [20]
     for name, value in settings.items():
         setattr(solver, name, value)
-    solver = prototxt.resolve(
-        solver, os.path.join(ROOT, "solvers", "lenet_solver.prototxt"), folder
-    )
+    solver = prototxt.resolve(solver, original, folder)
     solver.snapshot_prefix = os.path.join(folder, "snapshot")
     solver.solver_mode = caffe_pb2.SolverParameter.CPU
     path = os.path.join(folder, "solver.prototxt")
@@ -64,11 +109,11 @@ def lenet(folder, **settings):
     return path
 
 
-def training():
-    """LeNet through `lrbench train` against `caffe train`: iterations a second from iteration 20 to 170 of both."""
+def training() -> None:
+    """Compare `lrbench train` with `caffe train`: LeNet's iterations a second from 20 to 170."""
     first, last = 20, 170
     with tempfile.TemporaryDirectory() as folder:
-        path = lenet(
+        path = write_lenet(
             folder,
             max_iter=last + 1,
             test_interval=10**6,
@@ -76,84 +121,67 @@ def training():
             display=10,
             random_seed=1,
         )
-
-        def caffe_train():
-            lines = subprocess.run(
-                ["caffe", "train", "--solver", path, "--logtostderr=1", "--minloglevel=0"],
-                check=True,
-                env=dict(os.environ, GLOG_minloglevel="0"),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            ).stdout.splitlines()
-            start, end = (
-                next(
-                    re.match(r"I\d+ (\d+):(\d+):([\d.]+)", line).groups()
-                    for line in lines
-                    if "Iteration %d (" % iteration in line
-                )
-                for iteration in (first, last)
-            )
-            seconds = [3600 * int(h) + 60 * int(m) + float(s) for h, m, s in (start, end)]
-            return (last - first) / (seconds[1] - seconds[0])
-
-        def lrbench_train():
-            trainer = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "lrbench_caffe",
-                    "train",
-                    path,
-                    "--policy",
-                    "SIN2(k0=0.01, k1=0.06, l=2000)",
-                    "--json",
-                ],
-                stdout=subprocess.PIPE,
-                env=dict(os.environ, PYTHONPATH=ROOT),
-            )
-            seen = []
-            for line in trainer.stdout:
-                event = json.loads(line.decode())
-                if event["event"] == "progress" and event["iteration"] >= first:
-                    seen.append((time.monotonic(), event["iteration"]))
-            trainer.wait()
-            return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
-
-        pairs = paired(lrbench_train, caffe_train)
+        pairs = paired(
+            lambda: speed_of_lrbench(path, first), lambda: speed_of_caffe(path, first, last)
+        )
     report("LeNet, lrbench train / caffe train", [a / b for a, b in pairs], "", 0.99, worse=min)
 
 
-def study():
-    """LeNet in as many jobs as there are cores against one job: iterations a second of all jobs together, from iteration 20 on."""
+def speed_of_caffe(path: str, first: int, last: int) -> float:
+    """Return the iterations a second of `caffe train`, by the times in its log."""
+    command = ["caffe", "train", "--solver", path, "--logtostderr=1", "--minloglevel=0"]
+    log = subprocess.run(
+        command,
+        check=True,
+        env=dict(os.environ, GLOG_minloglevel="0"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ).stdout
+    start, end = (logged_time(log, iteration) for iteration in (first, last))
+    return (last - first) / (end - start)
+
+
+def logged_time(log: str, iteration: int) -> float:
+    """Return the time of day, in seconds, at which Caffe logged an iteration."""
+    line = next(line for line in log.splitlines() if "Iteration %d (" % iteration in line)
+    match = re.match(r"I\d+ (\d+):(\d+):([\d.]+)", line)
+    if not match:
+        raise ValueError("Caffe's log has a line without a time: %s" % line)
+    hours, minutes, seconds = match.groups()
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+
+
+def speed_of_lrbench(path: str, first: int) -> float:
+    """Return the iterations a second of `lrbench train` from an iteration on."""
+    policy = "SIN2(k0=0.01, k1=0.06, l=2000)"
+    command = [sys.executable, "-m", "lrbench_caffe", "train", path, "--policy", policy, "--json"]
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    points = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        for line in process.stdout or ():
+            event = json.loads(line)
+            if event["event"] == "progress" and event["iteration"] >= first:
+                points.append((time.monotonic(), event["iteration"]))
+    return speed(points)
+
+
+def speed(points: Sequence[tuple[float, int]]) -> float:
+    """Return the iterations a second between the first and the last (seconds, iteration)."""
+    (start, first), (end, last) = points[0], points[-1]
+    return (last - first) / (end - start)
+
+
+def study() -> None:
+    """Compare one job with as many jobs as there are cores: LeNet's iterations a second."""
     from conftest import private_home
 
-    from lrbench_caffe import study as trainings
-    from lrbench_caffe.study.cores import Cores, usable_cores
-    from lrbench_caffe.trial import Job
+    from lrbench_caffe.study.cores import usable_cores
 
     cores = usable_cores()
     with private_home(), tempfile.TemporaryDirectory() as folder:
-        path = lenet(folder, max_iter=200, test_interval=10**6, test_initialization=False)
-
-        def speed(jobs):
-            seen = [[] for _ in range(jobs)]
-
-            def listen(job, kind, content):
-                if kind == "progress" and content["iteration"] >= 20:
-                    seen[job.seed].append((time.monotonic(), content["iteration"]))
-
-            trainings.run_jobs(
-                [
-                    Job(path, policy="SIN2(k0=0.01, k1=0.06, l=2000)", seed=seed)
-                    for seed in range(jobs)
-                ],
-                Cores(jobs),
-                SimpleNamespace(begin=lambda jobs: None, note=print, on_event=listen),
-            )
-            return sum((last[1] - first[1]) / (last[0] - first[0]) for first, *_, last in seen)
-
-        pairs = paired(lambda: speed(cores), lambda: speed(1))
+        path = write_lenet(folder, max_iter=200, test_interval=10**6, test_initialization=False)
+        pairs = paired(lambda: speed_of_jobs(path, cores), lambda: speed_of_jobs(path, 1))
     report(
         "LeNet, %d jobs / one job and its %d-fold" % (cores, cores),
         [a / b / cores for a, b in pairs],
@@ -163,8 +191,31 @@ def study():
     )
 
 
-def scale(trials=10000, evaluations=280):
-    """A study's own cost, a fake training function and the real rest: a trial of the last tenth against one of the first; memory."""
+def speed_of_jobs(path: str, count: int) -> float:
+    """Return the iterations a second of all jobs together, from iteration 20 on."""
+    from lrbench_caffe import study
+    from lrbench_caffe.study.cores import Cores
+    from lrbench_caffe.trial import Job
+
+    points: dict[int | None, list[tuple[float, int]]] = {seed: [] for seed in range(count)}
+
+    def on_event(job: Job, kind: str, content: Any) -> None:
+        if kind == "progress" and content["iteration"] >= 20:
+            points[job.seed].append((time.monotonic(), content["iteration"]))
+
+    policy = "SIN2(k0=0.01, k1=0.06, l=2000)"
+    jobs = [Job(path, policy=policy, seed=seed) for seed in range(count)]
+    display = SimpleNamespace(begin=lambda jobs: None, note=print, on_event=on_event)
+    study.run_jobs(jobs, Cores(count), display)
+    return sum(speed(points_of_job) for points_of_job in points.values())
+
+
+def scale(trials: int = 10000, evaluations: int = 280) -> None:
+    """Measure the cost of a study itself: the trainings are simulated, everything else is real.
+
+    Compares the CPU time of a trial in the last tenth of the study with one in the first tenth, and
+    measures the memory.
+    """
     from conftest import private_home
     from simulation import measure
 
@@ -173,27 +224,35 @@ def scale(trials=10000, evaluations=280):
     with private_home(room=2**33):
         first, last, megabytes = measure(server.start(), trials, evaluations)
     print(
-        "%d trials of %d evaluations: %.2f ms of the CPU a trial in the first tenth, %.2f in the last"
-        % (trials, evaluations, 1e3 * first, 1e3 * last),
+        "%d trials of %d evaluations: CPU time of a trial %.2f ms in the first tenth, %.2f ms in"
+        " the last" % (trials, evaluations, 1e3 * first, 1e3 * last),
         flush=True,
     )
     report("a study's own cost, last tenth / first", [last / first], "", 1.2)
     report("a study's own memory", [megabytes], "MB", 300)
 
 
-TINY = """max_iter: 100000000 lr_policy: "fixed" base_lr: 0.01 momentum: 0.9 snapshot_after_train: false solver_mode: CPU
+TINY = """
+max_iter: 100000000 lr_policy: "fixed" base_lr: 0.01 momentum: 0.9
+snapshot_after_train: false solver_mode: CPU
 train_net_param {
-  layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param { shape { dim: 4 dim: 4 } shape { dim: 4 }
-    data_filler { type: "constant" value: 1 } data_filler { type: "constant" } } }
-  layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1" inner_product_param { num_output: 4 } }
+  layer { name: "data" type: "DummyData" top: "data" top: "label"
+    dummy_data_param { shape { dim: 4 dim: 4 } shape { dim: 4 }
+      data_filler { type: "constant" value: 1 } data_filler { type: "constant" } } }
+  layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1"
+    inner_product_param { num_output: 4 } }
   layer { name: "relu" type: "ReLU" bottom: "ip1" top: "ip1" }
-  layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2" inner_product_param { num_output: 10 } }
+  layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2"
+    inner_product_param { num_output: 10 } }
   layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" } }
 """
 
 
-def monitor():
-    """A net whose iteration takes a few microseconds: the main loop with the monitor against Caffe's own."""
+def monitor() -> None:
+    """Compare the main loop and its monitor with Caffe's own loop.
+
+    The net is so small that an iteration takes a few microseconds.
+    """
     import caffe
     from caffe.proto import caffe_pb2
 
@@ -207,32 +266,30 @@ def monitor():
         path = os.path.join(folder, "tiny.prototxt")
         with open(path, "w") as file:
             file.write(TINY)
-        plain, watched = caffe.get_solver(path), caffe.get_solver(path)
-    watch = Monitor(watched, Policy.parse("SIN2(k0=0.01, k1=0.06, l=2000)"), native=False)
-    plan = loop.Plan(
-        caffe_pb2.SolverParameter(
-            max_iter=10**9, test_interval=10**9, test_iter=[1], test_initialization=False
-        )
+        plain, monitored = caffe.get_solver(path), caffe.get_solver(path)
+    policy = Policy.parse("SIN2(k0=0.01, k1=0.06, l=2000)")
+    lr_monitor = Monitor(monitored, policy, native=False)
+    param = caffe_pb2.SolverParameter(
+        max_iter=10**9, test_interval=10**9, test_iter=[1], test_initialization=False
     )
+    plan = loop.Plan(param)
 
-    def main_loop():
-        """Until the second look at the clock after so many iterations: the first is after one."""
-        stop, start, first = threading.Event(), time.perf_counter(), watched.iter
+    def main_loop() -> float:
+        """Train until a progress event comes after at least `iterations`; return us/iteration."""
+        stop, first = threading.Event(), monitored.iter
 
-        def look(kind, at):
-            if at["iteration"] - first >= iterations:
+        def on_event(kind: str, content: Any) -> None:
+            if content["iteration"] - first >= iterations:
                 stop.set()
 
-        loop.train(watched, watch, plan, look, stop)
-        watch.losses.clear()
-        return 1e6 * (time.perf_counter() - start) / (watched.iter - first)
+        seconds = timed(lambda: loop.train(monitored, lr_monitor, plan, on_event, stop))
+        lr_monitor.losses.clear()
+        return 1e6 * seconds / (monitored.iter - first)
 
-    def caffes_own():
-        start = time.perf_counter()
-        plain.step(iterations)
-        return 1e6 * (time.perf_counter() - start) / iterations
+    def caffes_loop() -> float:
+        return 1e6 * timed(lambda: plain.step(iterations)) / iterations
 
-    pairs = paired(main_loop, caffes_own, pairs=25)
+    pairs = paired(main_loop, caffes_loop, pairs=25)
     report(
         "the main loop above Caffe's own of %.1f us" % statistics.median(b for _, b in pairs),
         [a - b for a, b in pairs],
@@ -241,8 +298,8 @@ def monitor():
     )
 
 
-def evaluation():
-    """A full evaluation with all metrics against the same net's test pass as Caffe does it, accuracy and loss only."""
+def evaluation() -> None:
+    """Compare an evaluation with all metrics with Caffe's test pass: accuracy and loss only."""
     import caffe
 
     from lrbench_caffe.training import prototxt
@@ -251,34 +308,31 @@ def evaluation():
 
     caffe.set_mode_cpu()
     with tempfile.TemporaryDirectory() as folder:
-        path = lenet(folder)
+        path = write_lenet(folder)
         param = prototxt.resolve(prototxt.read_solver(path), path)
         plain = loop.create_solver(param)
         prototxt.add_metrics_layer(param)
         measured = loop.create_solver(param)
-        watch = Monitor(measured, policy_from_solver(param), True)
+        lr_monitor = Monitor(measured, policy_from_solver(param), True)
 
-        def accuracy_only():
+        def accuracy_only() -> None:
             net = plain.test_nets[0]
             net.share_with(plain.net)
             for _ in range(20):
                 net._forward(0, len(net.layers) - 1)
 
-        def timed(work):
-            start = time.perf_counter()
-            work()
-            return time.perf_counter() - start
+        def all_metrics() -> None:
+            loop.evaluate(measured, lr_monitor, 20, threading.Event())
 
-        pairs = paired(
-            lambda: timed(lambda: loop.evaluate(measured, watch, 20, threading.Event())),
-            lambda: timed(accuracy_only),
-            pairs=15,
-        )
+        pairs = paired(lambda: timed(all_metrics), lambda: timed(accuracy_only), pairs=15)
     report("an evaluation / Caffe's accuracy-only test pass", [a / b for a, b in pairs], "", 1.03)
 
 
-def policies():
-    """policy(t) for an int, and for a million iterations against numpy's own cost for the formula as Table I writes it."""
+def policies() -> None:
+    """Measure policy(t) of one iteration, and compare a million with numpy's cost of the formula.
+
+    The formulas are written as in Table I.
+    """
     import numpy as np
 
     from lrbench_caffe.policies import Policy
@@ -314,59 +368,65 @@ def policies():
         "COS(k0=0.01, k1=0.06, l=2000)": lambda: 0.05 * (1 + np.cos(pi * t / l)) / 2 + 0.01,
     }
     for text, formula in formulas.items():
-        policy = Policy.parse(text)
-        one = timeit.repeat(lambda: policy(4321), number=10000, repeat=PAIRS)
-        report(
-            "%s, one iteration" % policy.function,
-            [1e6 * seconds / 10000 for seconds in one],
-            "us",
-            1,
-        )
-        pairs = paired(
-            lambda: timeit.timeit(lambda: policy(t), number=3),
-            lambda: timeit.timeit(formula, number=3),
-        )
-        report("%s, a million / numpy's own" % policy.function, [a / b for a, b in pairs], "", 2)
+        time_policy(Policy.parse(text), t, formula)
 
 
-def command_line():
-    """`lrbench --help` as a whole process, and what docker/run adds to a command where Caffe's environment is there."""
-
-    def seconds(*command):
-        start = time.perf_counter()
-        subprocess.run(
-            command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, PYTHONPATH=ROOT)
-        )
-        return time.perf_counter() - start
-
-    pairs = paired(lambda: seconds(sys.executable, "-m", "lrbench_caffe", "--help"), lambda: None)
-    report("lrbench --help", [a for a, _ in pairs], "s", 0.3)
+def time_policy(policy: Any, t: Any, formula: Callable[[], Any]) -> None:
+    """Measure a policy for one iteration, and for the iterations t compared with its formula."""
+    times = timeit.repeat(lambda: policy(4321), number=10000, repeat=PAIRS)
+    microseconds = [1e6 * seconds / 10000 for seconds in times]
+    report("%s, one iteration" % policy.function, microseconds, "us", 1)
     pairs = paired(
-        lambda: seconds(os.path.join(ROOT, "docker", "run"), "true"), lambda: seconds("true")
+        lambda: timeit.timeit(lambda: policy(t), number=3),
+        lambda: timeit.timeit(formula, number=3),
     )
+    report("%s, a million / numpy's own" % policy.function, [a / b for a, b in pairs], "", 2)
+
+
+def command_line() -> None:
+    """Measure `lrbench --help`, and what docker/run adds to a command in a built environment."""
+
+    def seconds(*command: str) -> float:
+        environment = dict(os.environ, PYTHONPATH=ROOT)
+        return timed(
+            lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        )
+
+    help_command = (sys.executable, "-m", "lrbench_caffe", "--help")
+    report("lrbench --help", [seconds(*help_command) for _ in range(PAIRS + 1)][1:], "s", 0.3)
+    docker_run = os.path.join(ROOT, "docker", "run")
+    pairs = paired(lambda: seconds(docker_run, "true"), lambda: seconds("true"))
     report("docker/run true", [a - b for a, b in pairs], "s", 0.3)
 
 
 FILL = """
     INSERT INTO framework (name, version) VALUES ('Caffe', '1.0.0');
     INSERT INTO network (name, hash, prototxt) VALUES ('net', encode(sha256('x'), 'hex'), 'x');
-    INSERT INTO dataset (name, shape, train_samples, test_samples) VALUES ('data', '{1,28,28}', 60000, 10000);
+    INSERT INTO dataset (name, shape, train_samples, test_samples)
+        VALUES ('data', '{1,28,28}', 60000, 10000);
     INSERT INTO task (classes) VALUES (10);
     INSERT INTO policy (text, function, parameters, n_params)
-        SELECT format('FIX(k0=%%s)', n), 'FIX', jsonb_build_object('k0', n::float8 + 0.5), 1 FROM generate_series(1, 1000) n;
+        SELECT format('FIX(k0=%%s)', n), 'FIX', jsonb_build_object('k0', n::float8 + 0.5), 1
+        FROM generate_series(1, 1000) n;
     UPDATE policy SET text = format('FIX(k0=%%s)', parameters->>'k0');
-    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed, host, blas, threads, state,
-                       started_at, ended_at)
-        SELECT md5(n::text)::uuid, 1, 1, 1, 1, 1 + n %% 1000, '{"type": "SGD", "momentum": 0.9, "max_iter": 10000, "batch_size": 100}', n,
-               'host', 'openblas 0.3.13 SkylakeX', 1, 'finished', now(), now() FROM generate_series(1, %(trials)s) n;
-    INSERT INTO evaluation SELECT id, 500 * n, random(), random(), random(), random(), random(), random(), random(), random(), random()
+    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver,
+                       seed, host, blas, threads, state, started_at, ended_at)
+        SELECT md5(n::text)::uuid, 1, 1, 1, 1, 1 + n %% 1000,
+               '{"type": "SGD", "momentum": 0.9, "max_iter": 10000, "batch_size": 100}',
+               n, 'host', 'openblas 0.3.13 SkylakeX', 1, 'finished', now(), now()
+        FROM generate_series(1, %(trials)s) n;
+    INSERT INTO evaluation
+        SELECT id, 500 * n, random(), random(), random(), random(), random(), random(), random(),
+               random(), random()
         FROM trial, generate_series(0, %(rows)s - 1) n;
-    UPDATE trial SET (best_iteration, best_top1) = (SELECT iteration, top1 FROM evaluation WHERE trial_id = id
-                                                    ORDER BY top1 DESC, iteration LIMIT 1)"""
+    UPDATE trial SET (best_iteration, best_top1) = (
+        SELECT iteration, top1 FROM evaluation WHERE trial_id = id
+        ORDER BY top1 DESC, iteration LIMIT 1)"""
+TABLES = ("framework", "network", "dataset", "task", "policy", "trial", "evaluation")
 
 
-def exchange(trials=100000, rows=20):
-    """`lrbench db import` of 100,000 trials against psycopg2's COPY of the same rows into the same tables; and its memory."""
+def exchange(trials: int = 100000, rows: int = 20) -> None:
+    """Compare `lrbench db import` with psycopg2's COPY of the same rows; measure its memory."""
     import resource
 
     import psycopg2
@@ -377,47 +437,41 @@ def exchange(trials=100000, rows=20):
     with private_home(room=2**33) as home:
         dsn, path = server.start(), str(home / "trials.jsonl")
 
-        def execute(database, *statements):
+        def execute(database: str, *statements: Sequence[Any]) -> None:
             connection = psycopg2.connect(dsn + " dbname=" + database)
             connection.autocommit = True
             for statement in statements:
                 connection.cursor().execute(*statement)
             connection.close()
 
-        def fresh(name):
+        def create(name: str) -> str:
+            """Create an empty database; return its DSN."""
             execute("lrbench", ["DROP DATABASE IF EXISTS " + name], ["CREATE DATABASE " + name])
             Store(dsn + " dbname=" + name).close()
             execute(name, ["CHECKPOINT"])
             return dsn + " dbname=" + name
 
-        def timed(work):
-            start = time.perf_counter()
-            work()
-            return time.perf_counter() - start
-
-        fresh("filled")
-        execute("filled", [FILL, {"trials": trials, "rows": rows}], ["ANALYZE"])
-        seconds = timed(lambda: exchange.export_trials(path, dsn + " dbname=filled", {}))
-        print(
-            "export: %d trials a second, %.0f MB" % (trials / seconds, os.path.getsize(path) / 1e6)
-        )
-        tables = ("framework", "network", "dataset", "task", "policy", "trial", "evaluation")
-        source = psycopg2.connect(dsn + " dbname=filled")
-        for table in tables:
+        source = create("source")
+        execute("source", [FILL, {"trials": trials, "rows": rows}], ["ANALYZE"])
+        seconds = timed(lambda: exchange.export_trials(path, source, {}))
+        megabytes = os.path.getsize(path) / 1e6
+        print("export: %d trials a second, %.0f MB" % (trials / seconds, megabytes))
+        connection = psycopg2.connect(source)
+        for table in TABLES:
             with open(str(home / table), "w") as file:
-                source.cursor().copy_expert("COPY %s TO STDOUT" % table, file)
-        source.close()
+                connection.cursor().copy_expert("COPY %s TO STDOUT" % table, file)
+        connection.close()
 
-        def imported():
-            address = fresh("imported")
-            return trials / timed(lambda: exchange.import_trials(path, address))
+        def import_speed() -> float:
+            target = create("imported")
+            return trials / timed(lambda: exchange.import_trials(path, target))
 
-        def copied():
-            connection = psycopg2.connect(fresh("copied"))
+        def copy_speed() -> float:
+            connection = psycopg2.connect(create("copied"))
 
-            def copy():
+            def copy() -> None:
                 with connection, connection.cursor() as cursor:
-                    for table in tables:
+                    for table in TABLES:
                         with open(str(home / table)) as file:
                             cursor.copy_expert("COPY %s FROM STDIN" % table, file)
 
@@ -426,7 +480,7 @@ def exchange(trials=100000, rows=20):
             return trials / seconds
 
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pairs = paired(imported, copied, pairs=3)
+        pairs = paired(import_speed, copy_speed, pairs=3)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
         "import: %.0f trials of %d rows a second, COPY %.0f; memory grew by %.0f MB"
@@ -450,31 +504,36 @@ MILLION = """
     INSERT INTO framework (name, version) VALUES ('Caffe', '1.0.0');
     INSERT INTO task (classes) VALUES (10);
     INSERT INTO network (name, hash, prototxt)
-        SELECT 'net' || n, encode(sha256(n::text::bytea), 'hex'), repeat(E'layer {\n  type: "Convolution"\n}\n', 20 * n)
+        SELECT 'net' || n, encode(sha256(n::text::bytea), 'hex'),
+               repeat(E'layer {\n  type: "Convolution"\n}\n', 20 * n)
         FROM generate_series(1, 20) n;
-    INSERT INTO dataset (name, shape, train_samples, test_samples) SELECT 'data' || n, ARRAY[1 + n %% 3, 20 + n, 20 + n], 10000 * n, 10000
+    INSERT INTO dataset (name, shape, train_samples, test_samples)
+        SELECT 'data' || n, ARRAY[1 + n %% 3, 20 + n, 20 + n], 10000 * n, 10000
         FROM generate_series(1, 10) n;
     INSERT INTO policy (text, function, parameters, n_params)
-        SELECT format('FIX(k0=%%s)', k0), 'FIX', jsonb_build_object('k0', k0), 1 FROM (SELECT n / 1000.0::float8 AS k0 FROM generate_series(1, 50) n) k
+        SELECT format('FIX(k0=%%s)', k0), 'FIX', jsonb_build_object('k0', k0), 1
+        FROM (SELECT n / 1000.0::float8 AS k0 FROM generate_series(1, 50) n) k
         UNION ALL
-        SELECT format('SIN2(k0=0.01, k1=0.06, l=%%s)', n), 'SIN2', jsonb_build_object('k0', 0.01, 'k1', 0.06, 'l', n), 3
+        SELECT format('SIN2(k0=0.01, k1=0.06, l=%%s)', n), 'SIN2',
+               jsonb_build_object('k0', 0.01, 'k1', 0.06, 'l', n), 3
         FROM generate_series(51, 500) n;
-    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed, host, blas, threads, state, started_at, ended_at,
-                       best_iteration, best_top1)
+    INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed,
+                       host, blas, threads, state, started_at, ended_at, best_iteration, best_top1)
         SELECT md5(n::text)::uuid, 1, 1 + n %% 20, 1 + n / 20 %% 10, 1, 1 + n / 200 %% 500,
-               '{"type": "SGD", "momentum": 0.9, "max_iter": 10000, "batch_size": 100}', n / 100000, 'host', 'openblas 0.3.13 SkylakeX', 1,
-               'finished', now(), now(), 500, 0.5 + random() / 2 FROM generate_series(0, %(trials)s - 1) n;
-    INSERT INTO evaluation (trial_id, iteration, lr, test_loss, top1, top5) SELECT id, 500, 0.01, 0.1, best_top1, 1 FROM trial"""
+               '{"type": "SGD", "momentum": 0.9, "max_iter": 10000, "batch_size": 100}',
+               n / 100000, 'host', 'openblas 0.3.13 SkylakeX', 1, 'finished', now(), now(), 500,
+               0.5 + random() / 2
+        FROM generate_series(0, %(trials)s - 1) n;
+    INSERT INTO evaluation (trial_id, iteration, lr, test_loss, top1, top5)
+        SELECT id, 500, 0.01, 0.1, best_top1, 1 FROM trial"""
 
 
-def recommend(trials=1000000):
-    """A recommendation with a million trials in the database, of the task itself and of similar ones; what the end of a trial costs."""
+def recommend(trials: int = 1000000) -> None:
+    """Measure recommendations and the end of a trial in a database with a million trials."""
     import psycopg2
     from conftest import private_home
 
     from lrbench_caffe.database import Store, server
-    from lrbench_caffe.evaluator import recommendation
-    from lrbench_caffe.trial import Dataset, Network
 
     with private_home(room=2**33):
         dsn = server.start()
@@ -486,47 +545,49 @@ def recommend(trials=1000000):
         connection.autocommit = True
         connection.cursor().execute("ANALYZE")
         connection.close()
-        print(
-            "%d trials filled in within %.0f s" % (trials, time.perf_counter() - start), flush=True
-        )
+        seconds = time.perf_counter() - start
+        print("%d trials inserted in %.0f s" % (trials, seconds), flush=True)
         with Store(dsn) as store:
-            net = Network("mine", "0" * 64, 'layer {\n  type: "Convolution"\n}\n' * 30)
-            other = recommendation.Query(
-                Dataset("mine", (1, 28, 28), 60000, 10000),
-                net,
-                10,
-                {"type": "SGD", "batch_size": 64},
-            )
-            for what, ask in (
-                (
-                    "the same task",
-                    lambda: recommendation.recommend(
-                        store, recommendation.query_by_names(store, "data3", "net7")
-                    ),
-                ),
-                ("similar tasks", lambda: recommendation.recommend(store, other)),
-            ):
-                assert ask().known[0].policies
-                report(
-                    "recommend, %s" % what,
-                    [1e3 * timeit.timeit(ask, number=1) for _ in range(31)],
-                    "ms",
-                    20,
-                )
-            ended = store.transaction(
-                lambda cursor: (
-                    cursor.execute("SELECT id::text FROM trial LIMIT 31") or cursor.fetchall()
-                )
-            )
-            report(
-                "the end of a trial",
-                [
-                    1e3 * timeit.timeit(lambda: store.end(line.id, "finished", 1.8e9), number=1)
-                    for line in ended
-                ],
-                "ms",
-                20,
-            )
+            time_recommendations(store)
+            time_ends(store)
+
+
+def time_recommendations(store: Store) -> None:
+    """Measure a recommendation for a task in the database, and one for similar tasks."""
+    from lrbench_caffe.evaluator import recommendation
+    from lrbench_caffe.trial import Dataset, Network
+
+    def same_task() -> recommendation.Recommendation:
+        query = recommendation.query_by_names(store, "data3", "net7")
+        return recommendation.recommend(store, query)
+
+    network = Network("mine", "0" * 64, 'layer {\n  type: "Convolution"\n}\n' * 30)
+    dataset = Dataset("mine", (1, 28, 28), 60000, 10000)
+    query = recommendation.Query(dataset, network, 10, {"type": "SGD", "batch_size": 64})
+
+    def similar_tasks() -> recommendation.Recommendation:
+        return recommendation.recommend(store, query)
+
+    for name, ask in (("the same task", same_task), ("similar tasks", similar_tasks)):
+        assert ask().known[0].policies
+        report("recommend, %s" % name, [1e3 * timed(ask) for _ in range(31)], "ms", 20)
+
+
+def time_ends(store: Store) -> None:
+    """Measure the end of a trial, which updates the standing of its policy."""
+
+    def select(cursor: Any) -> list[Any]:
+        cursor.execute("SELECT id::text FROM trial LIMIT 31")
+        return cursor.fetchall()
+
+    def milliseconds(ids: Sequence[str]) -> Iterator[float]:
+        for trial_id in ids:
+            start = time.perf_counter()
+            store.end(trial_id, "finished", 1.8e9)
+            yield 1e3 * (time.perf_counter() - start)
+
+    ids = [row.id for row in store.transaction(select)]
+    report("the end of a trial", list(milliseconds(ids)), "ms", 20)
 
 
 BENCHMARKS = {
@@ -546,5 +607,5 @@ if __name__ == "__main__":
     os.environ.setdefault("GLOG_minloglevel", "2")
     for name in sys.argv[1:] or BENCHMARKS:
         if name not in BENCHMARKS:
-            sys.exit("no benchmark %s: there are %s" % (name, ", ".join(BENCHMARKS)))
+            sys.exit("unknown benchmark %s: it is one of %s" % (name, ", ".join(BENCHMARKS)))
         BENCHMARKS[name]()

@@ -1,4 +1,4 @@
-"""Recommendation: the best known policies for a task or for what is like it; and how policies stand, kept with every trial."""
+"""Recommendation: the best policies for a task or for similar tasks, and their standings."""
 
 import dataclasses
 import hashlib
@@ -13,6 +13,7 @@ from trials import NETWORK, record, trial
 
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.ranking import ranked
 from lrbench_caffe.trial import Dataset, Network
 
 pytest.importorskip(
@@ -37,42 +38,54 @@ CNN, CNN2, MLP = (
 )
 
 
-def on(dataset, one, **changes):
-    """The trial on a dataset of that shape and size."""
-    setup = dataclasses.replace(
-        one.setup, dataset=Dataset(one.setup.dataset.name, *dataset), **changes
-    )
-    return dataclasses.replace(one, setup=setup)
+def with_dataset(trial, shape, train_samples, test_samples):
+    """The trial on a dataset of this shape and size."""
+    dataset = Dataset(trial.setup.dataset.name, shape, train_samples, test_samples)
+    return dataclasses.replace(trial, setup=dataclasses.replace(trial.setup, dataset=dataset))
+
+
+def with_max_iter(trial, max_iter):
+    settings = dict(trial.setup.solver, max_iter=max_iter)
+    return dataclasses.replace(trial, setup=dataclasses.replace(trial.setup, solver=settings))
 
 
 def standings(store):
-    """(what is kept, what the trials say), each as sorted texts."""
-    query = "SELECT (s.dataset_id, s.network_id, s.task_id, s.policy_id, settings, k0, seeds, top1, top1_std, iterations)::text FROM %s s"
-    return [
-        sorted(
-            line[0]
-            for line in store.transaction(
-                lambda cursor: cursor.execute(query % source) or cursor.fetchall()
-            )
-        )
-        for source in ("standing", "standing_of_trials")
-    ]
+    """(the table of standings, the standings computed from the trials), each as sorted texts."""
+    query = """
+        SELECT (s.dataset_id, s.network_id, s.task_id, s.policy_id, settings, k0, seeds, top1,
+                top1_std, iterations)::text FROM %s s"""
+
+    def rows(source):
+        def work(cursor):
+            cursor.execute(query % source)
+            return cursor.fetchall()
+
+        return sorted(row[0] for row in store.transaction(work))
+
+    return rows("standing"), rows("standing_of_trials")
 
 
 def check(store, count):
-    kept, reckoned = standings(store)
-    assert kept == reckoned and len(kept) == count
+    """Check that the table of standings is up to date and has so many rows."""
+    table, computed = standings(store)
+    assert table == computed
+    assert len(table) == count
 
 
 def execute(store, statement):
     store.transaction(lambda cursor: cursor.execute(statement))
 
 
-def policies(found):
-    return [standing.policy for standing in found.known[0].policies]
+def recommended(store, *names):
+    """The results of a recommendation for a dataset and a network by their names."""
+    return recommend(store, query_by_names(store, *names)).known
 
 
-def test_the_best_policies_of_a_known_task_over_their_seeds(store):
+def policies(results):
+    return [standing.policy for standing in results[0].policies]
+
+
+def test_the_best_policies_of_a_task_by_the_mean_of_their_seeds(store):
     record(
         store,
         trial(GOOD, [0.1, 0.98]),
@@ -82,115 +95,96 @@ def test_the_best_policies_of_a_known_task_over_their_seeds(store):
         trial(GOOD, [0.99], dataset="other"),
         trial("FIX(k0=1)", [0.99], state="failed", error="x"),
     )
-    found = recommend(store, query_by_names(store, "data", "net"), many=2)
-    assert found.same and found.known[0].share == 1 and policies(found) == [FAIR, GOOD]
-    best = found.known[0].policies[1]
-    assert (
-        best.top1 == (pytest.approx(0.97), pytest.approx(0.01414, abs=1e-4), 2)
-        and best.iterations == 100
-    )
-    assert best.settings == {"max_iter": 100, "type": "SGD"} and found.known[0].rates == (
-        0.01,
-        0.06,
-    )
+    recommendation = recommend(store, query_by_names(store, "data", "net"), limit=2)
+    assert recommendation.same
+    (results,) = recommendation.known
+    assert results.similarity == 1
+    assert results.rates == (0.01, 0.06)
+    assert policies([results]) == [FAIR, GOOD]
+    second = results.policies[1]
+    assert second.top1 == (pytest.approx(0.97), pytest.approx(0.01414, abs=1e-4), 2)
+    assert second.iterations == 100
+    assert second.settings == {"max_iter": 100, "type": "SGD"}
 
 
-def test_a_network_goes_by_its_name_or_its_hash(store):
+def test_a_network_is_found_by_its_name_or_its_hash(store):
     record(
         store, trial(GOOD, network=CNN), trial(FAIR, network=dataclasses.replace(CNN2, name="cnn"))
     )
-    assert len(recommend(store, query_by_names(store, "data", "cnn")).known) == 2
-    assert policies(recommend(store, query_by_names(store, "data", CNN2.hash))) == [FAIR]
+    assert len(recommended(store, "data", "cnn")) == 2
+    assert policies(recommended(store, "data", CNN2.hash)) == [FAIR]
 
 
-def test_ranges_to_start_from_are_those_of_constant_rates(store):
-    record(
-        store,
-        *(
-            trial("FIX(k0=%g)" % k0, [0.1, top1])
-            for k0, top1 in ((0.0001, 0.4), (0.001, 0.9), (0.01, 0.92), (0.1, 0.5))
-        ),
-    )
-    good = recommend(store, query_by_names(store, "data", "net")).known[0].good
+def test_the_good_range_consists_of_constant_rates(store):
+    tops = {0.0001: 0.4, 0.001: 0.9, 0.01: 0.92, 0.1: 0.5}
+    record(store, *(trial("FIX(k0=%g)" % k0, [0.1, top1]) for k0, top1 in tops.items()))
+    good = recommended(store, "data", "net")[0].good
     assert (good.low, good.high, good.best) == (0.001, 0.01, 0.01)
 
 
-def test_a_good_range_is_that_of_the_longer_trainings_where_they_tried_enough_rates(store):
+def test_the_good_range_is_from_longer_trainings_if_these_tried_enough_rates(store):
     def constants(max_iter, best, count):
-        for n in range(count):
-            one = trial("FIX(k0=%g)" % (0.001 * 2**n), [0.1, 0.99 if 0.001 * 2**n == best else 0.5])
-            yield dataclasses.replace(
-                one,
-                setup=dataclasses.replace(
-                    one.setup, solver=dict(one.setup.solver, max_iter=max_iter)
-                ),
-            )
+        for k0 in (0.001 * 2**n for n in range(count)):
+            constant = trial("FIX(k0=%g)" % k0, [0.1, 0.99 if k0 == best else 0.5])
+            yield with_max_iter(constant, max_iter)
 
     record(store, *constants(10, 0.064, 9), *constants(200, 0.004, 5), *constants(1000, 0.001, 3))
-    assert recommend(store, query_by_names(store, "data", "net")).known[0].good.best == 0.004
+    assert recommended(store, "data", "net")[0].good.best == 0.004
 
 
-def test_similar_tasks_are_ordered_and_explained(store):
-    big, small = ((3, 32, 32), 50000, 10000), ((1, 8, 8), 1000, 400)
+def test_similar_tasks_are_sorted_and_explained(store):
+    photos = trial(GOOD, dataset="photos", network=CNN)
+    images = trial(FAIR, dataset="digits", network=MLP)
     record(
         store,
-        on(big, trial(GOOD, dataset="photos", network=CNN)),
-        on(small, trial(FAIR, dataset="digits", network=MLP)),
+        with_dataset(photos, (3, 32, 32), 50000, 10000),
+        with_dataset(images, (1, 8, 8), 1000, 400),
     )
-    wanted = Query(
-        Dataset("pictures", (3, 28, 28), 60000, 10000), CNN2, 3, {"type": "Adam", "batch_size": 64}
-    )
-    found = recommend(store, wanted)
-    assert not found.same and [known.task.dataset.name for known in found.known] == [
-        "photos",
-        "digits",
-    ]
-    assert found.known[0].share > 0.7 > 0.4 > found.known[1].share
-    first, second = recommendation.explanations(found)
-    assert (
-        "cnn on photos is" in first[0]
-        and "input 3x32x32 where yours has 3x28x28" in first[0]
-        and "3 classes, as yours" in first[0]
-    )
-    assert (
-        "50000 training samples where yours has 60000" in first[0]
-        and "2 of its 3 layers are of the same kinds as your 2" in first[0]
-    )
-    assert "SGD where yours has Adam" in first[0] and "0 of its 1 layers" in second[0]
+    pictures = Dataset("pictures", (3, 28, 28), 60000, 10000)
+    query = Query(pictures, CNN2, 3, {"type": "Adam", "batch_size": 64})
+    similar = recommend(store, query)
+    assert not similar.same
+    assert [results.task.dataset.name for results in similar.known] == ["photos", "digits"]
+    assert similar.known[0].similarity > 0.7 > 0.4 > similar.known[1].similarity
+    (first, *_), (second, *_) = recommendation.explanations(similar)
+    assert first.startswith("cnn on photos is")
+    assert "% similar to cnn2 on pictures: " in first
+    assert "input 3x32x32, yours has 3x28x28" in first
+    assert "3 classes, same as yours" in first
+    assert "50000 training samples, yours has 60000" in first
+    assert "2 of its 3 layers have the types of your 2 layers" in first
+    assert "optimizer SGD, yours has Adam" in first
+    assert "0 of its 1 layers" in second
 
 
-def test_a_known_dataset_with_another_network_is_like_it_by_its_data(store):
+def test_a_dataset_with_another_network_is_similar_by_its_data(store):
     record(store, trial(GOOD, network=CNN))
-    (known,) = recommend(store, query_by_names(store, "data", "never seen")).known
-    assert [(found.name, found.share) for found in known.likenesses] == [
-        ("input", 1),
-        ("classes", 1),
-        ("samples", 1),
-        ("network", 0),
-    ]
+    (results,) = recommended(store, "data", "unknown")
+    scores = {comparison.feature: comparison.score for comparison in results.comparisons}
+    assert scores == {"input": 1, "classes": 1, "samples": 1, "network": 0}
 
 
-def test_what_nothing_is_known_of_is_said(store):
-    with pytest.raises(InputError, match="no training in the database has finished yet"):
-        recommend(store, query_by_names(store, "data", "net"))
+def test_a_task_that_cannot_be_compared_is_an_error(store):
+    with pytest.raises(InputError, match="the database does not have a finished training yet"):
+        recommended(store, "data", "net")
     record(store, trial(GOOD))
-    with pytest.raises(
-        InputError,
-        match="neither the dataset x nor the network y is in the database: give --solver",
-    ):
-        recommend(store, query_by_names(store, "x", "y"))
+    sentence = "neither the dataset x nor the network y is in the database: give --solver"
+    with pytest.raises(InputError, match=sentence):
+        recommended(store, "x", "y")
 
 
 def test_standings_follow_each_trial_however_often_it_is_recorded(store):
     first, second = trial(GOOD, [0.1, 0.9]), trial(GOOD, [0.1, 0.8], seed=2)
     record(store, first, second, trial(FAIR, state="running"))
     check(store, 1)
-    store.begin(first)  # a journal that is replayed
+    store.begin(first)  # as when a journal is replayed
     store.end(first.id, first.state, first.ended)
     check(store, 1)
     store.begin(dataclasses.replace(first, attempt=2))
     check(store, 1)
-    assert standings(store)[0][0].count(",1,0.8,") == 1, "what runs again has not finished"
+    assert standings(store)[0][0].count(",1,0.8,") == 1, (
+        "a trial that was started again has not finished"
+    )
     record(
         store,
         dataclasses.replace(
@@ -198,12 +192,12 @@ def test_standings_follow_each_trial_however_often_it_is_recorded(store):
         ),
     )
     check(store, 1)
-    assert ",1,0.1," in standings(store)[0][0], "of a seed that was trained twice, the later one"
+    assert ",1,0.1," in standings(store)[0][0], "the later of two trials with the same seed counts"
     execute(store, "DELETE FROM trial WHERE seed = 2")
     check(store, 0)
 
 
-def test_standings_of_an_import_are_those_of_the_database_it_came_from(
+def test_an_import_has_the_standings_of_the_exported_database(
     store, database, dsn, tmp_path, private_copy
 ):
     record(
@@ -218,9 +212,8 @@ def test_standings_of_an_import_are_those_of_the_database_it_came_from(
         exchange.import_trials(str(tmp_path / "file"), private_copy)
     with Store(private_copy) as copy:
         check(copy, 2)
-        assert policies(recommend(copy, query_by_names(copy, "data", "net"))) == policies(
-            recommend(store, query_by_names(store, "data", "net"))
-        )
+        own = recommended(store, "data", "net")
+        assert policies(recommended(copy, "data", "net")) == policies(own)
 
 
 @pytest.fixture
@@ -230,12 +223,12 @@ def private_copy(dsn):
         yield address
 
 
-def test_many_writers_at_once_miss_no_trial(store, database):
+def test_concurrent_writers_do_not_lose_trials(store, database):
     trials = [trial(GOOD, [0.1, 0.9], seed=seed) for seed in range(40)]
 
-    def write(some):
-        with Store(database) as own:
-            record(own, *some)
+    def write(share):
+        with Store(database) as own_store:
+            record(own_store, *share)
 
     threads = [threading.Thread(target=write, args=(trials[n::4],)) for n in range(4)]
     for thread in threads:
@@ -243,25 +236,26 @@ def test_many_writers_at_once_miss_no_trial(store, database):
     for thread in threads:
         thread.join()
     check(store, 1)
-    assert recommend(store, query_by_names(store, "data", "net")).known[0].policies[0].top1.n == 40
+    assert recommended(store, "data", "net")[0].policies[0].top1.n == 40
 
 
-def test_an_older_database_gets_the_standings_of_its_trials(store):
+def test_a_migrated_database_has_the_standings_of_its_trials(store):
     record(store, trial(GOOD), trial(FAIR))
     execute(
         store,
-        "DROP TABLE standing; DROP FUNCTION keep_standing CASCADE; DROP VIEW standing_of_trials; DROP FUNCTION learning",
+        "DROP TABLE standing; DROP FUNCTION keep_standing CASCADE;"
+        "DROP VIEW standing_of_trials; DROP FUNCTION learning",
     )
     with open(os.path.join(schema.FOLDER, "migrations", "0005.sql")) as script:
         execute(store, script.read())
     check(store, 2)
 
 
-def test_the_settings_that_tell_policies_apart_are_those_of_the_ranking(store):
-    aside = dict.fromkeys(ranking.IGNORED_SETTINGS, 1)
+def test_standings_ignore_the_same_settings_as_the_ranking(store):
+    ignored = dict.fromkeys(ranked.IGNORED_SETTINGS, 1)
     record(
         store,
-        trial(GOOD, solver=dict(aside, max_iter=100)),
+        trial(GOOD, solver=dict(ignored, max_iter=100)),
         trial(GOOD, solver={"max_iter": 100}, seed=2),
         trial(GOOD, solver={"max_iter": 200}),
     )
@@ -271,52 +265,26 @@ def test_the_settings_that_tell_policies_apart_are_those_of_the_ranking(store):
 
 @needs_caffe
 def test_the_command_recommends_by_name_and_by_solver(lrbench, digits, database):
-    assert (
-        lrbench(
-            "study",
-            "run",
-            "known",
-            DIGITS,
-            "--data",
-            digits,
-            "--max-iter",
-            "50",
-            "--policy",
-            FAIR,
-            "--dsn",
-            database,
-        ).returncode
-        == 0
-    )
-    by_name = lrbench(
-        "recommend",
-        "--dataset",
-        "digits",
-        "--network",
-        "Digits",
-        "--format",
-        "json",
-        "--dsn",
-        database,
-    )
-    by_solver = lrbench(
-        "recommend", "--solver", DIGITS, "--data", digits, "--format", "json", "--dsn", database
-    )
+    def recommend(*arguments):
+        return lrbench("recommend", *arguments, "--dsn", database)
+
+    solver = ["--solver", DIGITS, "--data", digits]
+    arguments = ["--data", digits, "--max-iter", "50", "--policy", FAIR, "--dsn", database]
+    assert lrbench("study", "run", "known", DIGITS, *arguments).returncode == 0
+    by_name = recommend("--dataset", "digits", "--network", "Digits", "--format", "json")
+    by_solver = recommend(*solver, "--format", "json")
     assert by_name.returncode == 0, by_name.stderr
-    assert by_name.stdout == by_solver.stdout and [
-        row["policy"] for row in json.loads(by_name.stdout)
-    ] == [FAIR]
-    similar = lrbench(
-        "recommend", "--solver", DIGITS, "--data", digits, "--network", "mine", "--dsn", database
-    )
-    assert (
-        "Digits on digits is 100 % like mine on digits: input 1x8x8, as yours" in similar.stdout
-        and FAIR in similar.stdout
-    )
-    nothing = lrbench("recommend", "--dataset", "digits", "--dsn", database)
-    assert nothing.returncode == 2 and "a task is a dataset and a network" in nothing.stderr
+    assert by_name.stdout == by_solver.stdout
+    assert [row["policy"] for row in json.loads(by_name.stdout)] == [FAIR]
+    similar = recommend(*solver, "--network", "mine")
+    sentence = "Digits on digits is 100 % similar to mine on digits: input 1x8x8, same as yours"
+    assert sentence in similar.stdout
+    assert FAIR in similar.stdout
+    incomplete = recommend("--dataset", "digits")
+    assert incomplete.returncode == 2
+    assert "a task is a dataset and a network" in incomplete.stderr
 
 
-def test_a_task_is_the_same_as_far_as_its_input_is_known(store):
+def test_a_task_with_unknown_inputs_can_be_the_same(store):
     record(store, trial(GOOD, network=NETWORK))
     assert recommend(store, Query(Dataset("data", None, None, None), NETWORK)).same

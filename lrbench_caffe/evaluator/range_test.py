@@ -1,225 +1,286 @@
-"""The range test: which constant rates train a net (section V-A, figure 3), or Smith's, one training with a growing rate."""
+"""The range test: which learning rates train a net (section V-A, figure 3).
 
-from typing import NamedTuple, Optional, Tuple
+:func:`run` trains the net under several constant rates. :func:`sweep` is the test of Smith (2015):
+a single training whose rate grows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.study.pruning import StuckDetector
-from lrbench_caffe.trial import FAILED, Trial
+from lrbench_caffe.trial import FAILED
 
-LARGEST, SMALLEST = 0, -7  # powers of 10: the first rate that is tried, and the last
-DROPS = 2  # decades in a row that have to be worse before accuracy has dropped for good
-SHARE = 0.25  # of the solver's max_iter: the rates are told apart long before its end (figure 3)
-SWEEP = -5, 0  # powers of 10 between which Smith's test lets the rate grow
-SEEN = 10  # evaluations that a sweep has to have at least: two in each decade
-RISEN = 0.1  # of the way from the first Top-1 to the highest: accuracy has begun to rise
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lrbench_caffe.evaluator.trainer import Trainer
+    from lrbench_caffe.trial import Trial
+
+FIRST_POWER, LAST_POWER = 0, -7  # of 10: the first and the smallest rate that the test can try
+DROP_DECADES = 2  # consecutive decades with lower accuracy that end the search for lower rates
+LENGTH_SHARE = 0.25  # of the solver's max_iter: rates differ long before its end (figure 3)
+SWEEP_POWERS = -5, 0  # of 10: where the rate of a sweep begins and ends
+MIN_SWEEP_EVALUATIONS = 10  # two in each decade
+RISE_SHARE = 0.1  # of the way from the first to the highest Top-1: the accuracy begins to rise
 
 
 class RangeTest(NamedTuple):
-    """What came of a range test: its study, trials and cost in iterations; the good Range, None where nothing was learnt.
+    """The result of a range test.
 
-    curves: figure 3, after several numbers of iterations; where swept, a single one against the rate that was reached.  epoch:
-    iterations in one, or None.
+    Attributes:
+        study: Name of the study with the trials.
+        title: Title of tables and plots.
+        trials: The trials, by rate.
+        curves: Top-1 against the rate after several numbers of iterations, as in figure 3. A sweep
+            has a single curve, with the rates that its training went through.
+        good: The good range, or None if the net learns with none of the rates.
+        cost: Iterations of all trials.
+        epoch: Iterations in an epoch, or None if not known.
+        swept: Whether it was a sweep.
     """
 
     study: str
     title: str
-    trials: Tuple[Trial, ...]
-    curves: Tuple[ranges.Curve, ...]
-    good: Optional[ranges.Range]
+    trials: tuple[Trial, ...]
+    curves: tuple[ranges.Curve, ...]
+    good: ranges.Range | None
     cost: int
-    epoch: Optional[float]
+    epoch: float | None
     swept: bool = False
 
 
-def run(trainings, max_iter=None, seed=1, around=None):
-    """The RangeTest of constant rates: decades from 1 down until accuracy has dropped for good, then 2 and 5 in the good ones.
+def run(
+    trainer: Trainer,
+    max_iter: int | None = None,
+    seed: int = 1,
+    similar: ranges.Range | None = None,
+) -> RangeTest:
+    """Train under constant rates and find the good ones (section V-A).
 
-    trainings: a :class:`lrbench_caffe.evaluator.trainings.Trainings`.
-    max_iter: how long each rate is trained (None: SHARE of the solver's).  around: the good Range of a task like this one, whose
-    best rate and ends are tried instead, and what lies beyond an end as long as that is the best; all decades where none learns.
-    A training that diverges ends at once, and so does one that is stuck; where the budget ends, so does the test.  Raises as
-    Trainings.train.
+    The test tries the decades from 1 down until the accuracy has dropped for good, and then the
+    rates that begin with 2 and 5 beside the good decades. It stops a training that diverges or is
+    stuck, and ends early if the budget ends.
+
+    Args:
+        trainer: Trains the solver.
+        max_iter: Iterations at each rate (None: a quarter of the solver's max_iter).
+        seed: Seed of all trainings.
+        similar: The good range of a similar task. If given, the test tries its ends and its best
+            rate, and continues beyond an end while that end is the best rate. If none of these
+            rates trains the net, it tries the decades after all.
+
+    Returns:
+        The result, with one trial for each rate.
+
+    Raises:
+        InputError: As :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
+        TrialError: As :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
     """
-    test = _Constant(trainings, max_iter or trainings.length(SHARE), seed)
-    if not (around and test.around(around)):
-        test.decades()
-    trials = tuple(test.found[rate] for rate in sorted(test.found))
-    good = ranges.good_range(test.points, *test.task)
-    return _result(trainings, "range test of %s on %s", trials, ranges.top1_curves(trials), good)
+    test = _ConstantRates(trainer, max_iter or trainer.length(LENGTH_SHARE), seed)
+    if not (similar and test.try_range(similar)):
+        test.try_decades()
+    trials = tuple(test.trials[rate] for rate in sorted(test.trials))
+    curves = ranges.top1_curves(trials)
+    return _result(trainer, "range test of %s on %s", trials, curves, test.good_range())
 
 
-class _Constant:
-    """Trainings under constant rates: found has the trials by their rates, points what they reached."""
+class _ConstantRates:
+    """The trainings of a range test under constant rates.
 
-    def __init__(self, trainings, length, seed):
-        self._trainings, self._length, self._seed = trainings, length, seed
-        self.found, self.points, self.task = {}, (), _task(trainings)
+    Attributes:
+        trials: The trials by their rate.
+        points: The Top-1 of each rate at the end of its training, by rate.
+    """
 
-    def _train(self, rates):
+    def __init__(self, trainer: Trainer, length: int, seed: int) -> None:
+        self._trainer, self._length, self._seed = trainer, length, seed
+        self._task = _samples_and_classes(trainer)
+        self.trials: dict[float, Trial] = {}
+        self.points: tuple[ranges.Point, ...] = ()
+
+    def good_range(self) -> ranges.Range | None:
+        return ranges.good_range(self.points, *self._task)
+
+    def _train(self, rates: Sequence[float]) -> None:
+        """Train under as many of the rates as the budget has room for."""
         rates = rates[: self._room]
-        wanted = [(str(Policy("FIX", k0=rate)), self._length, self._seed) for rate in rates]
-        self.found.update(zip(rates, self._trainings.train(wanted, [StuckDetector().on_event])))
-        self.points = _points(self.found.values())
+        requests = [(str(Policy("FIX", k0=rate)), self._length, self._seed) for rate in rates]
+        trials = self._trainer.train(requests, [StuckDetector().on_event])
+        self.trials.update(zip(rates, trials))
+        self.points = _final_points(self.trials.values())
 
     @property
-    def _room(self):
-        return self._trainings.room(self._length)
+    def _room(self) -> int:
+        return self._trainer.room(self._length)
 
-    def around(self, known):
-        """Train near a known Range; whether any rate learnt."""
-        rates = sorted({known.low, known.best, known.high})
+    def try_range(self, similar: ranges.Range) -> bool:
+        """Train at the rates of a range, and beyond its ends; return whether the net learns."""
+        rates = sorted({similar.low, similar.best, similar.high})
         while rates and self._room:
             self._train(rates)
-            good = ranges.good_range(self.points, *self.task)
+            good = self.good_range()
             if good is None:
                 return False
-            lowest, highest = min(self.found), max(self.found)
-            rates = (
-                _lower(lowest)
-                if good.best == lowest
-                else _higher(highest)
-                if good.best == highest
-                else []
-            )
+            lowest, highest = min(self.trials), max(self.trials)
+            if good.best == lowest:
+                rates = _next_lower(lowest)
+            elif good.best == highest:
+                rates = _next_higher(highest)
+            else:
+                rates = []
         return bool(self.points)
 
-    def decades(self):
-        """Train the decades until accuracy has dropped for good, and finer in the good ones."""
-        missing = range(LARGEST, LARGEST - DROPS - 1, -1)
-        while missing:
-            self._train([_rate(1, power) for power in missing])
-            lowest = missing[-1]
-            missing = range(lowest - 1, max(lowest - self._missing(), SMALLEST) - 1, -1)[
-                : self._room
-            ]
-        limit = ranges.top1_limit(self.points, *self.task)
-        goods = {
+    def try_decades(self) -> None:
+        """Train at decades until the accuracy has dropped for good, then beside the good ones."""
+        powers = range(FIRST_POWER, FIRST_POWER - DROP_DECADES - 1, -1)
+        lowest = FIRST_POWER
+        while powers:
+            self._train([_rate(1, power) for power in powers])
+            lowest = powers[-1]
+            last = max(lowest - self._missing_decades(), LAST_POWER)
+            powers = range(lowest - 1, last - 1, -1)[: self._room]
+        limit = ranges.top1_limit(self.points, *self._task)
+        good_rates = {
             point.k0 for point in self.points if limit is not None and ranges.is_good(point, limit)
         }
-        finer = [
+        rates = [
             _rate(digit, power)
-            for power in range(lowest, LARGEST)
-            if goods & {_rate(1, power), _rate(1, power + 1)}
+            for power in range(lowest, FIRST_POWER)
+            if good_rates & {_rate(1, power), _rate(1, power + 1)}
             for digit in (2, 5)
         ]
-        if finer:
-            self._train(finer)
+        if rates:
+            self._train(rates)
 
-    def _missing(self):
-        """How many decades more it takes at least until accuracy has dropped for good."""
-        limit = ranges.top1_limit(self.points, *self.task)
+    def _missing_decades(self) -> int:
+        """Count the decades that are still needed to see whether the accuracy drops for good."""
+        limit = ranges.top1_limit(self.points, *self._task)
         if limit is None:
-            return DROPS
-        goods = [n for n, point in enumerate(self.points) if ranges.is_good(point, limit)]
-        return max(0, DROPS - goods[0])
+            return DROP_DECADES
+        lowest_good = next(n for n, point in enumerate(self.points) if ranges.is_good(point, limit))
+        return max(0, DROP_DECADES - lowest_good)
 
 
-def sweep(trainings, max_iter=None, seed=1):
-    """Smith's RangeTest (2015): one training whose rate grows from 0.00001 to 1, each decade in as many iterations.
+def sweep(trainer: Trainer, max_iter: int | None = None, seed: int = 1) -> RangeTest:
+    """Train once with a rate that grows from 0.00001 to 1 (Smith, 2015).
 
-    max_iter: its length (None: the solver's).  Good are the rates from where Top-1 has begun to rise to the last before it falls.
-    Raises as Trainings.train, and InputError for a length with too few evaluations.
+    Each decade takes as many iterations. The good range begins where Top-1 begins to rise, and ends
+    at the last good rate after the best one.
+
+    Args:
+        trainer: Trains the solver.
+        max_iter: Iterations of the training (None: the solver's max_iter).
+        seed: Seed of the training.
+
+    Returns:
+        The result, with one trial.
+
+    Raises:
+        InputError: The training has too few evaluations, or as
+            :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
+        TrialError: As :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
     """
-    length = max_iter or trainings.max_iter
-    if length < SEEN * trainings.test_interval:
+    length = max_iter or trainer.max_iter
+    min_length = MIN_SWEEP_EVALUATIONS * trainer.test_interval
+    if length < min_length:
         raise InputError(
-            "a sweep of %d iterations that are evaluated every %d shows no range: give --max-iter %d or more, or the "
-            "solver a smaller test_interval"
-            % (length, trainings.test_interval, SEEN * trainings.test_interval)
+            "a sweep of %d iterations with a test_interval of %d has too few evaluations: give"
+            " --max-iter %d or more, or set a smaller test_interval in the solver"
+            % (length, trainer.test_interval, min_length)
         )
-    (trial,) = trainings.train([(str(growing(length)), length, seed)], [StuckDetector().on_event])
+    request = str(sweep_policy(length)), length, seed
+    (trial,) = trainer.train([request], [StuckDetector().on_event])
     points = tuple(ranges.Point(row.lr, row.top1, False) for row in trial.rows)
-    curve = ranges.Curve(length, points)
-    return _result(
-        trainings,
-        "sweep of %s on %s",
-        (trial,),
-        (curve,) if points else (),
-        _risen(points, trainings),
-    )._replace(swept=True)
+    curves = [ranges.Curve(length, points)] if points else []
+    good = _good_range_of_sweep(points, trainer)
+    return _result(trainer, "sweep of %s on %s", (trial,), curves, good)._replace(swept=True)
 
 
-def summary(test):
-    """What a RangeTest says, in a few sentences."""
-    cost = "it cost %d iterations in %d training%s, which are the study %s" % (
+def summary(test: RangeTest) -> list[str]:
+    """Summarize a range test in one or two sentences."""
+    cost = "the test took %d iterations in %d training%s, recorded as study %s" % (
         test.cost,
         len(test.trials),
         "" if len(test.trials) == 1 else "s",
         test.study,
     )
-    if test.good is None:
-        return ["no rate learns anything: every one is as good as guessing", cost]
-    if test.good.low == test.good.high:
-        return [
-            "good rates: of these only %r, with Top-1 %.2f %%"
-            % (test.good.best, 100 * test.good.top1),
-            cost,
-        ]
+    good = test.good
+    if good is None:
+        return ["no rate is better than guessing", cost]
+    if good.low == good.high:
+        return ["good rates: only %r, with Top-1 %.2f %%" % (good.best, 100 * good.top1), cost]
     return [
-        "good rates: %r to %r, the best %r with Top-1 %.2f %%"
-        % (test.good.low, test.good.high, test.good.best, 100 * test.good.top1),
-        "this rules out %.2f %% of (0, 1); %s" % (100 * test.good.ruled_out, cost),
+        "good rates: %r to %r, best %r with Top-1 %.2f %%"
+        % (good.low, good.high, good.best, 100 * good.top1),
+        "this rules out %.2f %% of (0, 1); %s" % (100 * good.ruled_out, cost),
     ]
 
 
-def growing(length):
-    """The policy of a sweep of so many iterations: a straight line through each decade."""
-    first, last = SWEEP
-    share = length // (last - first)
-    parts = []
+def sweep_policy(length: int) -> Composition:
+    """Make the policy of a sweep: a straight line through each decade.
+
+    Args:
+        length: Iterations of the training.
+    """
+    first, last = SWEEP_POWERS
+    decade = length // (last - first)
+    parts: list[Policy | int] = []
     for power in range(first, last):
-        parts += [Policy("WARMUP", k0=_rate(1, power)), share]
+        parts += [Policy("WARMUP", k0=_rate(1, power)), decade]
     return Composition(*parts, Policy("FIX", k0=_rate(1, last)))
 
 
-def _lower(rate):
-    """[the next lower rate of those that begin with 1, 2 or 5], or [] below the smallest."""
-    return [one for one in reversed(_FINE) if one < 0.9 * rate][:1]
+def _next_lower(rate: float) -> list[float]:
+    """List the next lower rate that begins with 1, 2 or 5; empty below the smallest."""
+    return [lower for lower in reversed(_RATES) if lower < 0.9 * rate][:1]
 
 
-def _higher(rate):
-    """[the next higher rate of those that begin with 1, 2 or 5], or [] above the largest."""
-    return [one for one in _FINE if one > 1.1 * rate][:1]
+def _next_higher(rate: float) -> list[float]:
+    """List the next higher rate that begins with 1, 2 or 5; empty above the largest."""
+    return [higher for higher in _RATES if higher > 1.1 * rate][:1]
 
 
-def _rate(digit, power):
-    """Digit * 10 ^ power as the float that its text is."""
+def _rate(digit: int, power: int) -> float:
+    """Compute digit * 10 ^ power without a rounding error."""
     return float("%de%d" % (digit, power))
 
 
-_FINE = [_rate(digit, power) for power in range(SMALLEST, LARGEST) for digit in (1, 2, 5)] + [1.0]
+_RATES = [
+    _rate(digit, power) for power in range(LAST_POWER, FIRST_POWER) for digit in (1, 2, 5)
+] + [1.0]
 
 
-def _task(trainings):
-    return trainings.setup.dataset.test_samples, trainings.setup.classes
+def _samples_and_classes(trainer: Trainer) -> tuple[int | None, int | None]:
+    """Return what the good range of a task depends on: test samples and classes."""
+    return trainer.setup.dataset.test_samples, trainer.setup.classes
 
 
-def _points(trials):
-    """The Points at the end of the trainings; of a training that failed there is none."""
-    found = ranges.top1_curves([trial for trial in trials if trial.state != FAILED], 1)
-    if found:
-        return found[-1].points
-    return tuple(
-        sorted(
-            ranges.Point(trial.parameters["k0"], trial.best.top1, True)
-            for trial in trials
-            if trial.rows
-        )
-    )
+def _final_points(trials: Iterable[Trial]) -> tuple[ranges.Point, ...]:
+    """Compute the points at the end of the trainings; a training that failed has none."""
+    trials = list(trials)
+    curves = ranges.top1_curves([trial for trial in trials if trial.state != FAILED], 1)
+    if curves:
+        return curves[-1].points
+    points = [
+        ranges.Point(cast("float", trial.parameters["k0"]), trial.best.top1, True)
+        for trial in trials
+        if trial.best
+    ]
+    return tuple(sorted(points))
 
 
-def _risen(points, trainings):
-    """The good Range of a sweep."""
-    limit = ranges.top1_limit(points, *_task(trainings))
+def _good_range_of_sweep(points: tuple[ranges.Point, ...], trainer: Trainer) -> ranges.Range | None:
+    limit = ranges.top1_limit(points, *_samples_and_classes(trainer))
     if limit is None:
         return None
     best = max(points, key=lambda point: point.top1)
-    start = points[0].top1 + RISEN * (best.top1 - points[0].top1)
-    low = next(
-        (point for point in points if point.top1 > start), best
-    )  # it may begin at its best, from given weights
+    start = points[0].top1 + RISE_SHARE * (best.top1 - points[0].top1)
+    # With weights from an earlier training, the first point can be the best.
+    low = next((point for point in points if point.top1 > start), best)
     high = best
     for point in points[points.index(best) :]:
         if not ranges.is_good(point, limit):
@@ -228,14 +289,20 @@ def _risen(points, trainings):
     return ranges.Range(low.k0, high.k0, best.k0, best.top1)
 
 
-def _result(trainings, title, trials, curves, good):
-    setup = trainings.setup
+def _result(
+    trainer: Trainer,
+    title: str,
+    trials: tuple[Trial, ...],
+    curves: Iterable[ranges.Curve],
+    good: ranges.Range | None,
+) -> RangeTest:
+    setup = trainer.setup
     return RangeTest(
-        trainings.name,
+        trainer.name,
         title % (setup.network.name, setup.dataset.name),
         trials,
         tuple(curves),
         good,
-        sum(map(trainings.cost, trials)),
-        trainings.epoch,
+        sum(trainer.cost(trial) for trial in trials),
+        trainer.epoch,
     )

@@ -1,47 +1,82 @@
-"""The tuner: from a solver prototxt to a good policy, within a budget of iterations (sections IV and V).
+"""The tuner: finds a good policy for a solver within a budget of iterations (sections IV and V).
 
-What the database knows of the task, or of one that is like it, is the first answer.  Where it does not know the task itself a
-range test comes first, around the good rates of the one that is like it, and gives a better one; a few seeds say whether its
-largest rate should be twice as high.  Then finer and finer: a candidate of each function in short trainings, unless the database
-has the best ones, those beside the best in such ones or longer, the best few at full length, again with what is beside them and
-more seeds.
+The search starts from what the database has for the task or for a similar task. It then runs these
+stages, named as they are printed:
 
-Own code samples the narrowed space: a sampler such as Optuna's TPE starts with ten random trials, about as many as are left to be
-trained here, and none of its trials has a reason that could be told.
+- range: a range test finds the good constant rates. It is skipped if the database has a good range
+  of this task. With more seeds, the search then checks that the best rate is safe: that no training
+  diverges.
+- height: a few seeds decide whether the first policy should have twice its largest rate.
+- coarse: short trainings of one candidate of each function, unless the database has enough good
+  policies.
+- fine: short trainings of the neighbours of the best candidates.
+- full: trainings at full length of the best candidates, then of more seeds and of neighbours.
+- shorter: for the goal "cost" only, shorter and shorter trainings of the best candidates.
+
+The paper's rules narrow the space to a few dozen trainings, each with a reason that the user can
+read. A general sampler would not help: Optuna's TPE, for example, begins with ten random trials,
+about as many as the whole search has left.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
-from typing import NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lrbench_caffe import ranking
 from lrbench_caffe.database import Store, studies
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.evaluator import candidates, range_test, recommendation
+from lrbench_caffe.evaluator import loss_curve, prior, range_test
+from lrbench_caffe.evaluator.candidates import (
+    PLATEAU_FUNCTIONS,
+    TUNED,
+    Candidate,
+    first,
+    from_plateau,
+    from_text,
+    highest_rate,
+    neighbours,
+    transfer,
+)
 from lrbench_caffe.policies import suggestion
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.study.pruning import StuckDetector
-from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, Trial
+from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from lrbench_caffe.evaluator.trainer import Trainer
+    from lrbench_caffe.trial import Trial
+
+# What policies are ranked by, for each goal.
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
-BUDGET = 20  # trainings at full length, where none is given
-SHORT = 0.6  # of the budget: for what is shorter than full length
-STAGES = 4  # that share it: range, height, coarse and fine
-RATES = 8  # trainings of a range test, about
-LONGEST = 2 / 3  # of the full length: no short training is longer
-KEPT = 3  # functions that are tried, and tried finer, at least; candidates at full length before what is beside them
-FINE = 12  # trainings of the fine round, at most
-HEIGHTS = 2  # times that the largest rate is doubled, at most
-SEEDS = 3  # that the best policy is judged by, and that no training may diverge with
-NEAR = 0.001  # below the highest Top-1: what the goal cost asks for
-WARMUP = 0.05  # of the full length: a warm-up's, where no training under the best constant rate says how long it takes
-SHORTER = 0.7  # times the length: the next that is tried for the goal cost
-ALIKE = 0.5  # less like this task, and another one says nothing about it
+DEFAULT_BUDGET = 20  # trainings at full length
+SHORT_BUDGET_SHARE = 0.6  # of the budget: for trainings shorter than full length
+SHORT_STAGES = 4  # that share it: range, height, coarse and fine
+MAX_SHORT_LENGTH = 2 / 3  # of the full length
+RANGE_TRAININGS = 8  # of a range test, about
+MAX_DOUBLINGS = 2  # of the largest rate in the stage height
+LEADERS = 3  # candidates that are refined, and then trained at full length
+FINE_TRAININGS = 12  # at most
+FINE_FACTOR = 2.0  # by which neighbours change a rate in the stages height and fine
+FULL_FACTOR, MIN_FULL_FACTOR = 1.5, 1.1  # the same in the stage full: first, and where it ends
+SEEDS = 3  # for the best policies and the best constant rate; no training may diverge with them
+TOP1_TOLERANCE = 0.001  # the goal cost accepts a Top-1 that is lower than the highest by this
+SHORTENING = 0.7  # ratio of the next length to try for the goal cost
+WARMUP_SHARE = 0.05  # of the full length: a warm-up, if no trial shows how long it has to be
 
 
 class Tried(NamedTuple):
-    """A training of the search and why: the stage, the candidate's reason, and its trial."""
+    """A training of the search.
+
+    Attributes:
+        stage: The stage that asked for it, e.g. "fine".
+        why: The reason for its candidate, or "another seed".
+        trial: The trial.
+    """
 
     stage: str
     why: str
@@ -49,650 +84,787 @@ class Tried(NamedTuple):
 
 
 class Tuned(NamedTuple):
-    """What came of tuning: the best policy's text and the length (max_iter) that it is for, and how that was found.
+    """The result of a search.
 
-    ranked: the policies at that length as :func:`lrbench_caffe.ranking.rank` has them, of those that are tied the one with the most
-    seeds first.  reaches: for the goal cost, the Top-1 that is near enough and the iteration at which the mean of its seeds reaches
-    it, else None.  tried: every training in its order.  answers: (iterations spent, the policy at full length that was held to be
-    the best from then on), but for what the goal cost shortens.  notes: the sentences on the way.  cost: iterations spent.
+    Attributes:
+        study: Name of the study with the trials.
+        goal: The goal, a key of :data:`GOALS`.
+        policy: Text of the best policy.
+        length: The max_iter that the policy is made for.
+        ranked: The policies that were trained at this length, the best first. Of tied policies, the
+            one with the most seeds is first.
+        target: For the goal "cost", the Top-1 that is accepted, and the iteration at which the best
+            policy reaches it, as the mean of its seeds. Else None.
+        notes: A sentence for each decision.
+        tried: All trainings in their order.
+        incumbents: (iterations spent, policy at full length) for each policy that was the best so
+            far. Shorter trainings of the goal "cost" are not among them.
+        cost: Iterations spent.
+        budget: Iterations that could be spent.
     """
 
     study: str
     goal: str
     policy: str
     length: int
-    ranked: Tuple[ranking.Ranked, ...]
-    reaches: Optional[Tuple[float, float]]
-    notes: Tuple[str, ...]
-    tried: Tuple[Tried, ...]
-    answers: Tuple[Tuple[int, str], ...]
+    ranked: tuple[ranking.Ranked, ...]
+    target: tuple[float, float] | None
+    notes: tuple[str, ...]
+    tried: tuple[Tried, ...]
+    incumbents: tuple[tuple[int, str], ...]
     cost: int
-    budget: int
+    budget: float
 
 
-def tune(trainings, functions=(), goal="accuracy", tell=lambda sentence: None, seed=1):
-    """The Tuned policy of a :class:`lrbench_caffe.evaluator.trainings.Trainings`, whose budget is never exceeded (none: BUDGET).
+def tune(
+    trainer: Trainer,
+    functions: Iterable[str] = (),
+    goal: str = "accuracy",
+    tell: Callable[[str], None] = lambda sentence: None,
+    seed: int = 1,
+) -> Tuned:
+    """Find a good policy for a solver.
 
-    functions: the names of those to choose from (none: all of candidates.TUNED).  goal: "accuracy", the highest Top-1; "cost", the
-    fewest iterations to within 0.1 points of it; "robustness", which weighs LD, AC, CD and CDAC as much as Top-1.  tell is called
-    with a sentence on each decision.  seed: the first, of all trainings; more of them are those after it.  Raises as
-    Trainings.train, and InputError for a budget that is too small, a function or goal that there is none of, a study that was begun
-    with others, and a net that learns nothing.
+    Args:
+        trainer: Trains the solver. The search does not exceed its budget; without a budget, the
+            search sets one of :data:`DEFAULT_BUDGET` trainings at full length.
+        functions: The LR functions to choose from (none: all of
+            :data:`lrbench_caffe.evaluator.candidates.TUNED`).
+        goal: "accuracy", the highest Top-1; "cost", the fewest iterations to a Top-1 within 0.1
+            points of the highest; "robustness", in which Top-1 counts half, and LD, AC, CD and CDAC
+            share the other half.
+        tell: Called with a sentence on each decision.
+        seed: The first seed. Further seeds are those after it.
+
+    Returns:
+        The best policy and how it was found.
+
+    Raises:
+        InputError: The budget is too small, a function or the goal is unknown, the study was
+            started with other arguments, the net does not learn, or as
+            :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
+        TrialError: No policy finished its trainings, or as
+            :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
     """
-    functions = tuple(functions or candidates.TUNED)
-    if trainings.budget == math.inf:
-        trainings.budget = BUDGET * trainings.max_iter
-    for name, known, what in [(goal, GOALS, "goal")] + [
-        (function, candidates.TUNED, "function to tune") for function in functions
-    ]:
-        if name not in known:
-            raise InputError("%r is no %s%s" % (name, what, suggestion(name, known)))
-    if trainings.room(trainings.max_iter) < 2:
+    functions = tuple(functions or TUNED)
+    if trainer.budget == math.inf:
+        trainer.budget = DEFAULT_BUDGET * trainer.max_iter
+    if goal not in GOALS:
+        raise InputError("unknown goal %r%s" % (goal, suggestion(goal, GOALS)))
+    for function in functions:
+        if function not in TUNED:
+            raise InputError("unknown function %r%s" % (function, suggestion(function, TUNED)))
+    if trainer.room(trainer.max_iter) < 2:
         raise InputError(
-            "a budget of %d iterations does not do: give the length of at least two trainings, %d"
-            % (trainings.budget, 2 * trainings.max_iter)
+            "invalid budget of %d iterations: expected at least %d, two trainings of %d iterations"
+            % (trainer.budget, 2 * trainer.max_iter, trainer.max_iter)
         )
-    return _Search(
-        trainings, sorted(set(functions), key=candidates.TUNED.index), goal, tell, seed
-    ).run()
+    chosen = sorted(set(functions), key=TUNED.index)
+    return _Search(trainer, chosen, goal, tell, seed).run()
 
 
 class _Search:
-    def __init__(self, trainings, functions, goal, tell, seed):
-        self._trainings, self._functions, self._goal, self._seed = trainings, functions, goal, seed
-        self._criterion = ranking.parse_criterion(GOALS[goal])
-        self._tell, self._notes, self._tried, self._answers = tell, [], [], []
-        self._held = None  # the candidate that is the best so far
-        self._known = None  # what the database knew at the beginning, see _known
-        self._why = {}  # by candidate
-        self._trials = {}  # by (policy's text, length): its trials, by seed
-        self._candidates = {}  # by the same: the candidate
-        full = trainings.max_iter
-        trainings.reserved = min(KEPT, max(1, trainings.room(full) // 2)) * full
-        self._short = min(SHORT * trainings.budget, trainings.budget - trainings.reserved)
+    """One search: its stages, and the trials and decisions that they share.
 
-    def run(self):
-        good, leaders = self._begin()
-        self._hold((leaders or [self._first(self._functions[0], good)])[0])
-        many, length = self._shared(max(len(self._functions), FINE))
-        known = leaders and self._known["same"]
-        if not known:
-            self._height(length, good)
-        good = self._sure(good)
-        firsts = [self._first(function, good) for function in self._functions]
-        if not known:
-            leaders = [one for one in leaders if self._safe(one, length)]
-            if not self._safe(self._held, length):
-                self._hold(
-                    next((one for one in leaders + firsts if self._safe(one, length)), firsts[0])
-                )
-        if len(leaders) < min(KEPT, len(self._functions)):
-            some = self._distinct(leaders + firsts)
-            for part in (some[:KEPT], some[KEPT:many]):
-                leaders = self._short_round("coarse", part, length)
-        leaders = self._fine(leaders, good)
-        self._trainings.reserved = 0
-        self._full(leaders, good)
+    The terms: a *candidate* is a policy of any length. A *round* trains candidates at one *length*,
+    the max_iter of its trainings. A candidate is *safe* if no training diverged with it or with one
+    of its rates as a constant rate. The *leaders* of a length are the safe candidates with finished
+    trials of that length, the best first. The *incumbent* is the candidate that would be the result
+    if the search ended now. Arguments with the name `good` are the good range of constant rates.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        functions: list[str],
+        goal: str,
+        on_note: Callable[[str], None],
+        seed: int,
+    ) -> None:
+        self._trainer, self._functions, self._goal = trainer, functions, goal
+        self._on_note, self._first_seed = on_note, seed
+        self._criterion = ranking.parse_criterion(GOALS[goal])
+        full = trainer.max_iter
+        # Room for trainings at full length, which short trainings may not take.
+        trainer.reserved = min(LEADERS, max(1, trainer.room(full) // 2)) * full
+        # Iterations that all short trainings may take together.
+        self._short_budget = min(
+            SHORT_BUDGET_SHARE * trainer.budget, trainer.budget - trainer.reserved
+        )
+        # What the database had when the study began.
+        self._prior = prior.Prior()
+        # The candidate that is the best so far, from the start of run() on.
+        self._incumbent: Candidate
+        # (iterations spent, policy at full length) of each incumbent.
+        self._incumbents: list[tuple[int, str]] = []
+        # A sentence for each decision.
+        self._notes: list[str] = []
+        # All trainings in their order.
+        self._tried: list[Tried] = []
+        # Why a candidate is tried.
+        self._reasons: dict[Candidate, str] = {}
+        # Trials by their seed, for each (policy's text, length).
+        self._trials: dict[tuple[str, int], dict[int, Trial]] = {}
+        # The candidate of each (policy's text, length) that was trained.
+        self._candidates: dict[tuple[str, int], Candidate] = {}
+
+    def run(self) -> Tuned:
+        """Run all stages."""
+        good, leaders = self._start()
+        self._set_incumbent((leaders or [self._first_candidate(self._functions[0], good)])[0])
+        count, length = self._plan_stage(max(len(self._functions), FINE_TRAININGS))
+        task_is_known = bool(leaders) and self._prior.same_task
+        if not task_is_known:
+            self._raise_height(length, good)
+        good = self._check_best_rate(good)
+        candidates = [self._first_candidate(function, good) for function in self._functions]
+        if not task_is_known:
+            leaders = [candidate for candidate in leaders if self._is_safe(candidate, length)]
+            self._replace_unsafe_incumbent(leaders + candidates, candidates[0], length)
+        if len(leaders) < min(LEADERS, len(self._functions)):
+            leaders = self._try_functions(leaders + candidates, count, length)
+        leaders = self._refine(leaders, good)
+        self._trainer.reserved = 0
+        self._train_at_full_length(leaders, good)
         return self._result()
 
-    def _say(self, sentence):
+    def _note(self, sentence: str) -> None:
+        """Record and report a decision."""
         self._notes.append(sentence)
-        self._tell(sentence)
+        self._on_note(sentence)
 
-    def _hold(self, candidate):
-        """This is the best from now on."""
-        policy = self._text(candidate, self._trainings.max_iter)
-        if not self._answers or self._answers[-1][1] != policy:
-            self._answers.append((self._trainings.spent, policy))
-            self._say("the best after %d iterations: %s" % self._answers[-1])
-        self._held = candidate
+    def _set_incumbent(self, candidate: Candidate) -> None:
+        """Make a candidate the best so far."""
+        policy = self._policy_text(candidate, self._trainer.max_iter)
+        if not self._incumbents or self._incumbents[-1][1] != policy:
+            self._incumbents.append((self._trainer.spent, policy))
+            self._note("best policy after %d iterations: %s" % self._incumbents[-1])
+        self._incumbent = candidate
 
-    def _text(self, candidate, length):
-        return str(candidate.policy(length, self._trainings.epoch))
+    def _replace_unsafe_incumbent(
+        self, candidates: Sequence[Candidate], default: Candidate, length: int
+    ) -> None:
+        """Make the first safe candidate the incumbent if the incumbent is not safe."""
+        if not self._is_safe(self._incumbent, length):
+            safe = (candidate for candidate in candidates if self._is_safe(candidate, length))
+            self._set_incumbent(next(safe, default))
 
-    # What is known at the beginning
+    def _policy_text(self, candidate: Candidate, length: int) -> str:
+        return str(candidate.policy(length, self._trainer.epoch))
 
-    def _begin(self):
-        """The good Range, and the candidates that the database has for this task or for one like it (none: not known)."""
-        known = self._known = self._beginning()
-        self._say(known["words"])
-        chosen = []
-        for text, length in known["policies"]:
-            candidate = candidates.of_text(text, length)
-            if candidate and candidate.function in self._functions and candidate not in self._why:
-                self._why[candidate] = "among the best known: %s in %d iterations" % (text, length)
-                chosen.append(candidate)
-        around = ranges.Range(*known["good"]) if known["good"] else None
-        if chosen:
-            self._hold(chosen[0])
-        if around and known["same"]:
-            return around, chosen
-        good = self._range_test(around)
-        if around:  # from a similar task: its rates as they lie in its range
-            chosen = [self._moved(candidate, around, good) for candidate in chosen]
-        return good, chosen
+    def _plan_stage(self, count: int, max_share: float = MAX_SHORT_LENGTH) -> tuple[int, int]:
+        """Share a stage's part of the short budget among its trainings.
 
-    def _beginning(self):
-        """What the database knew when the study began; it goes on only as it was begun, so that it decides as it did."""
-        asked = {
-            "budget": self._trainings.budget,
+        Args:
+            count: Number of trainings that the stage would like to have.
+            max_share: Longest training, as a share of the full length.
+
+        Returns:
+            The number of trainings that the budget allows, and their length.
+        """
+        budget = self._short_budget / SHORT_STAGES
+        count = min(count, max(LEADERS, int(budget // self._trainer.length(0))))
+        share = budget / count / self._trainer.max_iter
+        return count, self._trainer.length(min(max_share, share))
+
+    # The start: what the database has, and the range test
+
+    def _start(self) -> tuple[ranges.Range, list[Candidate]]:
+        """Find the good range, and the candidates that the database has, the best first."""
+        self._prior = self._load_prior()
+        self._note(self._prior.sentence)
+        candidates = self._prior_candidates()
+        prior_range = self._prior.good
+        if candidates:
+            self._set_incumbent(candidates[0])
+        if prior_range and self._prior.same_task:
+            return prior_range, candidates
+        good = self._run_range_test(prior_range)
+        if prior_range:
+            candidates = [self._transfer(candidate, prior_range, good) for candidate in candidates]
+        return good, candidates
+
+    def _load_prior(self) -> prior.Prior:
+        """Load what the database had when the study began.
+
+        A study that continues has to decide as it did before it was interrupted. Therefore the
+        database keeps the prior, and the arguments of the search, with the study.
+        """
+        arguments = {
+            "budget": self._trainer.budget,
             "goal": self._goal,
             "functions": self._functions,
-            "seed": self._seed,
+            "seed": self._first_seed,
         }
-        with Store(self._trainings.dsn) as store:
-            known = dict(
-                rates=[], sure=[], diverged=[], asked={}
-            )  # of a study that was begun before these were kept
-            known.update(
-                studies.beginning(
-                    store, self._trainings.name, dict(_known(store, self._trainings), asked=asked)
-                )
-            )
-        for what, value in known["asked"].items():
-            if value != asked[what]:
+        study = self._trainer.name
+        with Store(self._trainer.dsn) as store:
+            current = prior.load(store, self._trainer.setup, seeds=SEEDS, limit=2 * LEADERS)
+            content = {**current.to_json(), "asked": arguments}
+            content = studies.beginning(store, study, content)
+        for name, value in content.get("asked", {}).items():
+            if value != arguments[name]:
                 raise InputError(
-                    "the study %s was begun with the %s %s, not %s: begin another with --study NAME, which starts "
-                    "from what this one has found"
-                    % (self._trainings.name, what, *map(_words, (value, asked[what])))
+                    "the study %s was started with the %s %s, not %s: start another study with"
+                    " --study NAME, which begins with the results of this one"
+                    % (study, name, _value_text(value), _value_text(arguments[name]))
                 )
-        return known
+        return prior.Prior.from_json(content)
 
-    def _range_test(self, around):
-        test = range_test.run(
-            self._trainings, self._shared(RATES, range_test.SHARE)[1], self._seed, around
-        )
+    def _prior_candidates(self) -> list[Candidate]:
+        """Make candidates of the policies that the database has, the best first."""
+        candidates = []
+        for policy, length in self._prior.policies:
+            candidate = from_text(policy, length)
+            if candidate is None or candidate.function not in self._functions:
+                continue
+            if candidate not in self._reasons:
+                reason = "among the best known: %s in %d iterations" % (policy, length)
+                self._reasons[candidate] = reason
+                candidates.append(candidate)
+        return candidates
+
+    def _transfer(
+        self, candidate: Candidate, source: ranges.Range, target: ranges.Range
+    ) -> Candidate:
+        """Move a candidate of a similar task to the good range of this task."""
+        moved = transfer(candidate, source, target)
+        reason = self._reasons[candidate]
+        if moved != candidate:
+            reason += "; rates moved to this task's good range"
+        self._reasons[moved] = reason
+        return moved
+
+    def _run_range_test(self, similar: ranges.Range | None) -> ranges.Range:
+        """Find the good range, near that of a similar task if there is one."""
+        _, length = self._plan_stage(RANGE_TRAININGS, range_test.LENGTH_SHARE)
+        test = range_test.run(self._trainer, length, self._first_seed, similar)
         for trial in test.trials:
-            candidate = candidates.Candidate("FIX", trial.parameters["k0"])
-            self._why[candidate] = "a constant rate"
-            self._keep("range", candidate, trial.setup.solver["max_iter"], self._seed, trial)
+            candidate = Candidate("FIX", _constant_rate(trial))
+            self._reasons[candidate] = "a constant rate"
+            max_iter = cast("int", trial.setup.solver["max_iter"])
+            self._record("range", candidate, max_iter, self._first_seed, trial)
         if test.good is None:
+            rates = ", ".join("%r" % _constant_rate(trial) for trial in test.trials)
             raise InputError(
-                "none of the constant rates %s trains this net within %d iterations, the budget's share: give a "
-                "larger --budget or a smaller test_interval, or look at its data and initialization"
-                % (
-                    ", ".join("%r" % trial.parameters["k0"] for trial in test.trials),
-                    self._trainings.spent,
-                )
+                "the net does not learn with any of the constant rates %s in %d iterations, the"
+                " share of the budget for the range test: give a larger --budget or a smaller"
+                " test_interval, or check the net's data and initialization"
+                % (rates, self._trainer.spent)
             )
-        self._say(
-            "the range test finds rates from %r to %r good, best %r, for %d iterations"
-            % (test.good[:3] + (test.cost,))
+        low, high, best, _ = test.good
+        self._note(
+            "range test: good rates from %r to %r, best %r, in %d iterations"
+            % (low, high, best, test.cost)
         )
         return test.good
 
-    def _sure(self, good):
-        """The good Range, its best rate the largest of those with which other seeds do not diverge either."""
-        length = self._shared(RATES, range_test.SHARE)[1]
-        rates = self._known["rates"] or [trial.parameters["k0"] for trial in self._constants]
+    def _check_best_rate(self, good: ranges.Range) -> ranges.Range:
+        """Lower the best rate of the good range until it is safe with SEEDS seeds."""
+        _, length = self._plan_stage(RANGE_TRAININGS, range_test.LENGTH_SHARE)
+        rates = self._prior.rates or [_constant_rate(trial) for trial in self._constant_trials]
         for rate in sorted({rate for rate in rates if rate <= good.best}, reverse=True):
-            one = candidates.Candidate("FIX", rate)
-            self._why.setdefault(one, "a constant rate")
-            if rate not in self._known["sure"]:
-                self._round("range", [one] * SEEDS, length, range(self._seed, self._seed + SEEDS))
-            if rate < self._limit:
-                safe = max(one for one in rates if one < self._limit)
-                return good._replace(best=rate, low=min(rate, good.low), high=min(safe, good.high))
-            self._say("%s diverged with another seed" % self._text(one, length))
+            candidate = Candidate("FIX", rate)
+            self._reasons.setdefault(candidate, "a constant rate")
+            if rate not in self._prior.safe_rates:
+                self._train_round("range", [candidate] * SEEDS, length, self._seeds)
+            limit = self._lowest_diverged_rate
+            if rate < limit:
+                highest = max(rate for rate in rates if rate < limit)
+                return good._replace(
+                    best=rate, low=min(rate, good.low), high=min(highest, good.high)
+                )
+            self._note("%s diverged with another seed" % self._policy_text(candidate, length))
         return good
 
-    def _height(self, length, good):
-        """What is held, its largest rate twice as high, is the best if its test loss is lower with each of SEEDS seeds; and so on.
+    # The stage height
 
-        Constant rates do not say how high one may go for a while.  The loss does, long before Top-1 tells it from the noise.
+    def _raise_height(self, length: int, good: ranges.Range) -> None:
+        """Double the incumbent's largest rate while that lowers the test loss with all SEEDS seeds.
+
+        A range test does not show how high the rate may rise for a part of the training. The loss
+        does, long before Top-1 differs by more than the noise.
         """
-        seeds = range(self._seed, self._seed + SEEDS)
-        for _ in range(HEIGHTS):
-            held = self._held
-            higher = next(
-                (one for one in self._beside(held, 2.0, good) if one.high > held.high), None
-            )
-            if higher is None or not self._within(higher, length):
+        for _ in range(MAX_DOUBLINGS):
+            higher = self._with_larger_rate(self._incumbent, good)
+            if higher is None or not self._train_pair(higher, length):
                 return
-            missing = [
-                (one, seed)
-                for seed in seeds
-                for one in (held, higher)
-                if seed not in self._losses(one, length)
-            ]
-            if len(missing) + KEPT > self._trainings.room(
-                length
-            ):  # one of each kind of function is worth more
-                return
-            self._round(
-                "height", [one for one, _ in missing], length, [seed for _, seed in missing]
-            )
-            before, after = self._losses(held, length), self._losses(higher, length)
-            if not all(after.get(seed, math.inf) < before.get(seed, -math.inf) for seed in seeds):
-                self._say(
-                    "twice the largest rate does not lower the test loss with each of %d seeds"
+            if not self._has_lower_loss(higher, length):
+                self._note(
+                    "doubling the largest rate does not lower the test loss with each of %d seeds"
                     % SEEDS
                 )
                 return
-            self._say("twice the largest rate lowers the test loss with each of %d seeds" % SEEDS)
-            self._hold(higher)
+            self._note(
+                "doubling the largest rate lowers the test loss with each of %d seeds" % SEEDS
+            )
+            self._set_incumbent(higher)
 
-    def _losses(self, candidate, length):
-        """{seed: the last test loss} of a candidate's trials that finished so many iterations."""
-        trials = self._by_seed(candidate, length)
+    def _with_larger_rate(self, candidate: Candidate, good: ranges.Range) -> Candidate | None:
+        """Find the neighbour with a larger rate, or None if the rate is the largest possible."""
+        for neighbour in self._neighbours(candidate, FINE_FACTOR, good):
+            if neighbour.high > candidate.high:
+                return neighbour
+        return None
+
+    def _train_pair(self, challenger: Candidate, length: int) -> bool:
+        """Train the incumbent and a challenger with SEEDS seeds; return whether that is possible.
+
+        It is not possible if the challenger reaches a rate that diverged, or if the budget would
+        then have no room for LEADERS other functions, which are worth more.
+        """
+        if not self._is_below_diverged_rates(challenger, length):
+            return False
+        missing = [
+            (candidate, seed)
+            for seed in self._seeds
+            for candidate in (self._incumbent, challenger)
+            if seed not in self._final_losses(candidate, length)
+        ]
+        if len(missing) + LEADERS > self._trainer.room(length):
+            return False
+        candidates = [candidate for candidate, _ in missing]
+        self._train_round("height", candidates, length, [seed for _, seed in missing])
+        return True
+
+    def _has_lower_loss(self, challenger: Candidate, length: int) -> bool:
+        """Whether a challenger has a lower test loss than the incumbent with each seed."""
+        before = self._final_losses(self._incumbent, length)
+        after = self._final_losses(challenger, length)
+        return all(after.get(seed, math.inf) < before.get(seed, -math.inf) for seed in self._seeds)
+
+    def _final_losses(self, candidate: Candidate, length: int) -> dict[int, float]:
+        """Look up the last test loss of each finished trial of a candidate, by seed."""
         return {
             seed: trial.rows[-1].test_loss
-            for seed, trial in trials.items()
+            for seed, trial in self._trials_by_seed(candidate, length).items()
             if trial.state == FINISHED
         }
 
-    def _moved(self, candidate, around, good):
-        moved = candidates.moved(candidate, around, good)
-        self._why[moved] = self._why[candidate] + (
-            ", its rates as they lie in the good range here" if moved != candidate else ""
-        )
-        return moved
+    @property
+    def _seeds(self) -> range:
+        """The first SEEDS seeds."""
+        return range(self._first_seed, self._first_seed + SEEDS)
 
-    def _first(self, function, good):
-        candidate, why = candidates.first(function, good)
-        self._why.setdefault(candidate, why)
-        return candidate
+    # Rounds and their trials
 
-    def _shared(self, many, most=LONGEST):
-        """(how many trainings up to so many, their length) may have a stage's share of the budget together."""
-        share = self._short / STAGES
-        many = min(many, max(KEPT, int(share // self._trainings.length(0))))
-        return many, self._trainings.length(min(most, share / many / self._trainings.max_iter))
+    def _train_round(
+        self,
+        stage: str,
+        candidates: Sequence[Candidate],
+        length: int,
+        seeds: Sequence[int] = (),
+    ) -> list[Candidate]:
+        """Train candidates, as many as the budget has room for.
 
-    # Rounds
+        Candidates that reach a rate with which a constant rate diverged are left out: they would
+        diverge too, with one seed or another.
 
-    def _round(self, stage, some, length, seeds=()):
-        """Train candidates as far as the budget has room, with these seeds (none: the first for each).
+        Args:
+            stage: The stage that asks for the round.
+            candidates: What to train.
+            length: Iterations of each training.
+            seeds: The seed of each candidate (none: the first seed for all).
 
-        Those that reach a rate with which a constant one diverged are left out: they would with one seed or the other.
-        Returns all candidates that were trained so long, the best first.
+        Returns:
+            The leaders of this length.
         """
-        wanted = {}
-        for candidate, seed in zip(some, seeds or [self._seed] * len(some)):
-            if self._within(candidate, length) and seed not in self._by_seed(candidate, length):
-                wanted.setdefault((self._text(candidate, length), length, seed), candidate)
-        wanted = dict(list(wanted.items())[: self._trainings.room(length)])
-        if wanted:
-            for key, trial in zip(
-                wanted, self._trainings.train(list(wanted), [StuckDetector().on_event])
-            ):
-                self._keep(stage, wanted[key], length, key[2], trial)
+        requests: dict[tuple[str, int, int], Candidate] = {}
+        for candidate, seed in zip(candidates, seeds or [self._first_seed] * len(candidates)):
+            is_new = seed not in self._trials_by_seed(candidate, length)
+            if is_new and self._is_below_diverged_rates(candidate, length):
+                key = self._policy_text(candidate, length), length, seed
+                requests.setdefault(key, candidate)
+        keys = list(requests)[: self._trainer.room(length)]
+        if keys:
+            trials = self._trainer.train(keys, [StuckDetector().on_event])
+            for key, trial in zip(keys, trials):
+                self._record(stage, requests[key], length, key[2], trial)
         return self._leaders(length)
 
-    def _short_round(self, stage, some, length):
-        """As _round; the best of it is held to be the best from now on if it is so by more than the noise."""
-        leaders = self._round(stage, some, length)
-        if leaders and not self._holds_against(leaders[0], length):
-            self._hold(leaders[0])
+    def _train_short_round(
+        self, stage: str, candidates: Sequence[Candidate], length: int
+    ) -> list[Candidate]:
+        """Train a round; its best candidate becomes the incumbent if its lead is not noise."""
+        leaders = self._train_round(stage, candidates, length)
+        if leaders and not self._lead_is_noise(leaders[0], length):
+            self._set_incumbent(leaders[0])
         return leaders
 
-    def _holds_against(self, other, length):
-        """Whether the noise does not tell what is held from a candidate that did better in so many iterations.
+    def _lead_is_noise(self, challenger: Candidate, length: int) -> bool:
+        """Whether the lead of a challenger over the incumbent may be noise.
 
-        The noise is two standard deviations: of their seeds, where there are several, or of chance on the test set if more.
+        Noise is two standard deviations of Top-1. The deviation is the largest of these: that of
+        sampling the test set, and that of the seeds of either candidate.
+
+        If the incumbent was not trained at this length, the answer depends on its rates: it is yes
+        if all of them are below the constant rates that diverged.
         """
-        if not self._by_seed(self._held, length):
-            return self._within(self._held, length)
-        tops = {entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank}
-        held = tops.get(self._text(self._held, length))
-        if (
-            held is None or len(self._criterion.weights) > 1
-        ):  # it diverged; or by other metrics, for which no noise is known
+        if not self._trials_by_seed(self._incumbent, length):
+            return self._is_below_diverged_rates(self._incumbent, length)
+        spreads = {
+            entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank
+        }
+        incumbent = spreads.get(self._policy_text(self._incumbent, length))
+        # The incumbent diverged, or other metrics count, whose noise is not known.
+        if incumbent is None or len(self._criterion.weights) > 1:
             return False
-        chance = ranges.binomial_deviation(held.mean, self._trainings.setup.dataset.test_samples)
-        better = tops[self._text(other, length)]
-        noise = 2 * max([chance] + [top.deviation for top in (held, better) if top.n > 1])
-        return better.mean <= held.mean + noise
+        leader = spreads[self._policy_text(challenger, length)]
+        samples = self._trainer.setup.dataset.test_samples
+        incumbent_top1, leader_top1 = cast("float", incumbent.mean), cast("float", leader.mean)
+        deviations = [ranges.binomial_deviation(incumbent_top1, samples)] + [
+            spread.deviation for spread in (incumbent, leader) if spread.deviation is not None
+        ]
+        return leader_top1 <= incumbent_top1 + 2 * max(deviations)
 
-    def _within(self, candidate, length):
-        """Whether a candidate stays below the constant rates that diverged."""
-        return candidates.highest(candidate, length) < self._limit
+    def _record(
+        self, stage: str, candidate: Candidate, length: int, seed: int, trial: Trial
+    ) -> None:
+        """Record a trial of a candidate."""
+        self._trials.setdefault((trial.policy, length), {})[seed] = trial
+        self._candidates.setdefault((trial.policy, length), candidate)
+        reason = self._reasons[candidate] if seed == self._first_seed else "another seed"
+        self._tried.append(Tried(stage, reason, trial))
 
-    def _safe(self, candidate, length):
-        """The same, and that it did not diverge with any seed itself."""
-        diverged = any(
-            trial.state == DIVERGED for trial in self._by_seed(candidate, length).values()
-        )
-        return self._within(candidate, length) and not diverged
-
-    def _by_seed(self, candidate, length):
-        """The trials of a candidate that were trained so long, by seed."""
-        return self._trials.get((self._text(candidate, length), length), {})
-
-    @property
-    def _limit(self):
-        """The smallest constant rate that diverged, here or before, or infinity."""
-        diverged = [trial.parameters["k0"] for trial in self._constants if trial.state == DIVERGED]
-        return min(diverged + self._known["diverged"], default=math.inf)
+    def _trials_by_seed(self, candidate: Candidate, length: int) -> dict[int, Trial]:
+        """Look up the trials of a candidate at a length, by seed."""
+        return self._trials.get((self._policy_text(candidate, length), length), {})
 
     @property
-    def _constants(self):
+    def _constant_trials(self) -> list[Trial]:
         """The search's trials under constant rates."""
         return [tried.trial for tried in self._tried if tried.trial.function == "FIX"]
 
-    def _keep(self, stage, candidate, length, seed, trial):
-        self._trials.setdefault((trial.policy, length), {})[seed] = trial
-        self._candidates.setdefault((trial.policy, length), candidate)
-        self._tried.append(
-            Tried(stage, self._why[candidate] if seed == self._seed else "another seed", trial)
-        )
+    @property
+    def _lowest_diverged_rate(self) -> float:
+        """The smallest constant rate that diverged, in this search or before, or infinity."""
+        diverged = [
+            _constant_rate(trial) for trial in self._constant_trials if trial.state == DIVERGED
+        ]
+        return min(diverged + list(self._prior.diverged_rates), default=math.inf)
 
-    def _ranked(self, length):
-        """The policies that were trained so long, of the functions to choose from; those that are not safe come last, unranked."""
-        safe, others = [], []
-        for key, seeds in self._trials.items():
-            if key[1] == length and self._candidates[key].function in self._functions:
-                (safe if self._safe(self._candidates[key], length) else others).extend(
-                    seeds.values()
-                )
+    def _is_below_diverged_rates(self, candidate: Candidate, length: int) -> bool:
+        """Whether a candidate stays below the constant rates that diverged."""
+        return highest_rate(candidate, length) < self._lowest_diverged_rate
+
+    def _is_safe(self, candidate: Candidate, length: int) -> bool:
+        """Whether a candidate stays below these rates and did not diverge itself."""
+        trials = self._trials_by_seed(candidate, length).values()
+        has_diverged = any(trial.state == DIVERGED for trial in trials)
+        return self._is_below_diverged_rates(candidate, length) and not has_diverged
+
+    def _ranked(self, length: int) -> list[ranking.Ranked]:
+        """Rank the policies that were trained at a length; unsafe policies come last, unranked."""
+        safe: list[Trial] = []
+        unsafe: list[Trial] = []
+        for key, trials in self._trials.items():
+            candidate = self._candidates[key]
+            if key[1] == length and candidate.function in self._functions:
+                group = safe if self._is_safe(candidate, length) else unsafe
+                group.extend(trials.values())
         return ranking.rank(safe, self._criterion) + [
             dataclasses.replace(entry, rank=None, tied=False)
-            for entry in ranking.rank(others, self._criterion)
+            for entry in ranking.rank(unsafe, self._criterion)
         ]
 
-    def _leaders(self, length):
-        """The candidates that were trained so long, the best first; those that did not finish or are not safe are left out."""
+    def _leaders(self, length: int) -> list[Candidate]:
+        """List the safe candidates with finished trials of a length, the best first."""
         return [
             self._candidates[entry.policy, length] for entry in self._ranked(length) if entry.rank
         ]
 
-    def _fine(self, leaders, good):
-        """What is beside the leaders, and these where they were not trained so long; returns the best of all that were."""
+    # Candidates
+
+    def _first_candidate(self, function: str, good: ranges.Range) -> Candidate:
+        candidate, reason = first(function, good)
+        self._reasons.setdefault(candidate, reason)
+        return candidate
+
+    def _neighbours(
+        self, candidate: Candidate, factor: float, good: ranges.Range
+    ) -> list[Candidate]:
+        trial = self._best_constant_trial(good)
+        warmup = loss_curve.warmup_length(trial) if trial else self._trainer.length(WARMUP_SHARE)
+        changes = neighbours(candidate, factor, good, warmup)
+        for neighbour, change in changes:
+            self._reasons.setdefault(neighbour, "%s with %s" % (candidate.function, change))
+        return [neighbour for neighbour, _ in changes]
+
+    def _plateau_candidates(self, good: ranges.Range) -> list[Candidate]:
+        """Make NSTEP and PLATEAU from the plateau of the loss under the best constant rate."""
+        trial = self._best_constant_trial(good)
+        candidates = []
+        for function in PLATEAU_FUNCTIONS:
+            if trial and function in self._functions:
+                placed = from_plateau(function, good, trial)
+                if placed:
+                    candidate, reason = placed
+                    self._reasons.setdefault(candidate, reason)
+                    candidates.append(candidate)
+        return candidates
+
+    def _best_constant_trial(self, good: ranges.Range) -> Trial | None:
+        """Find the longest of the search's finished trials under the best constant rate."""
+        trials = [
+            trial
+            for trial in self._constant_trials
+            if trial.state == FINISHED and _constant_rate(trial) == good.best
+        ]
+        return max(trials, key=lambda trial: trial.rows[-1].iteration, default=None)
+
+    def _untried(self, candidates: Iterable[Candidate], length: int) -> list[Candidate]:
+        """Select the candidates that can be tried at a length and were not tried yet."""
+        return [
+            candidate
+            for candidate in candidates
+            if not self._trials_by_seed(candidate, length)
+            and self._is_below_diverged_rates(candidate, length)
+        ]
+
+    def _best_of_each_function(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """List the incumbent and the first candidate of each other function."""
+        best: dict[str, Candidate] = {}
+        for candidate in [self._incumbent, *candidates]:
+            best.setdefault(candidate.function, candidate)
+        return list(best.values())
+
+    # The stages coarse and fine
+
+    def _try_functions(
+        self, candidates: Sequence[Candidate], count: int, length: int
+    ) -> list[Candidate]:
+        """Train a candidate of each function, up to `count` candidates; return the leaders."""
+        candidates = self._best_of_each_function(candidates)
+        self._train_short_round("coarse", candidates[:LEADERS], length)
+        return self._train_short_round("coarse", candidates[LEADERS:count], length)
+
+    def _refine(self, leaders: list[Candidate], good: ranges.Range) -> list[Candidate]:
+        """Train the neighbours of the leaders, and the leaders if they need it.
+
+        A leader from another length or from the database is trained too. Returns the leaders of the
+        length of this stage.
+        """
         if not leaders:
             return leaders
-        many, length = self._shared(FINE)
-        kept = self._distinct(leaders)[:KEPT]
-        self._say(
-            "the best functions so far: %s" % ", ".join(candidate.function for candidate in kept)
+        count, length = self._plan_stage(FINE_TRAININGS)
+        best = self._best_of_each_function(leaders)[:LEADERS]
+        self._note(
+            "best functions so far: %s" % ", ".join(candidate.function for candidate in best)
         )
-        beside = [
-            self._untried(self._beside(candidate, 2.0, good), length)[: FINE // len(kept) - 1]
-            for candidate in kept
+        groups = [
+            self._untried(self._neighbours(candidate, FINE_FACTOR, good), length)[
+                : FINE_TRAININGS // len(best) - 1
+            ]
+            for candidate in best
         ]
-        in_turn = [one for group in itertools.zip_longest(*beside) for one in group if one]
-        some = self._untried(kept + self._placed(good), length) + in_turn
-        return self._short_round("fine", some[:many], length) or leaders
-
-    def _untried(self, some, length):
-        """Those candidates that were not trained so long, but for what reaches a rate with which a constant one diverged."""
-        return [one for one in some if not self._by_seed(one, length) and self._within(one, length)]
-
-    def _distinct(self, leaders):
-        """What is held to be the best and the best of each other function."""
-        found = {}
-        for candidate in [self._held] + leaders:
-            found.setdefault(candidate.function, candidate)
-        return list(found.values())
-
-    def _beside(self, candidate, factor, good):
-        constant = self._constant(good)
-        warmup = candidates.fallen(constant) if constant else self._trainings.length(WARMUP)
-        found = candidates.finer(candidate, factor, good, warmup)
-        for one, why in found:
-            self._why.setdefault(one, "%s, %s" % (candidate.function, why))
-        return [one for one, _ in found]
-
-    def _placed(self, good):
-        """NSTEP and PLATEAU as they go with where the longest training under the best constant rate stopped improving."""
-        constant, some = self._constant(good), []
-        for function in candidates.PLACED:
-            found = (
-                candidates.placed(function, good, constant)
-                if constant and function in self._functions
-                else None
-            )
-            if found:
-                self._why.setdefault(*found)
-                some.append(found[0])
-        return some
-
-    def _constant(self, good):
-        """The longest of the search's trials under the best constant rate, or None."""
-        constant = [
-            trial
-            for trial in self._constants
-            if trial.state == FINISHED and trial.parameters["k0"] == good.best
+        in_turn = [
+            neighbour for turn in itertools.zip_longest(*groups) for neighbour in turn if neighbour
         ]
-        return max(constant, key=lambda trial: trial.rows[-1].iteration) if constant else None
+        candidates = self._untried(best + self._plateau_candidates(good), length) + in_turn
+        return self._train_short_round("fine", candidates[:count], length) or leaders
 
-    # At full length
+    # The stage full
 
-    def _full(self, leaders, good):
-        """The best few at full length; then, as far as the budget goes, the best with more seeds and what is beside it."""
-        full, factor = self._trainings.max_iter, 1.5
-        self._best_few(leaders, full)
+    def _train_at_full_length(self, leaders: list[Candidate], good: ranges.Range) -> None:
+        """Train at full length until the budget ends."""
+        full = self._trainer.max_iter
+        self._train_finalists(leaders)
         if self._goal == "cost":
-            while self._trainings.room(full) and self._shorter():
+            while self._trainer.room(full) and self._train_shorter():
                 pass
         else:
-            while self._trainings.room(full) and factor > 1.1:
-                if not self._next(full, factor, good):
+            factor = FULL_FACTOR
+            while self._trainer.room(full) and factor > MIN_FULL_FACTOR:
+                if not self._improve_best(factor, good):
                     factor = factor**0.5
         best = self._best(full)
-        if best:  # at the end a single training counts as well
-            self._hold(best[1])
+        if best:  # at the end, a candidate with a single training can be the result too
+            self._set_incumbent(best[1])
 
-    def _best_few(self, leaders, full):
-        """KEPT candidates at full length, the next in place of each that diverges; room for another seed is left, if it can be.
+    def _train_finalists(self, leaders: list[Candidate]) -> None:
+        """Train candidates at full length until LEADERS of them have finished.
 
-        They are the best in shorter trainings, what is held to be, which the noise may not have told from it, and other functions.
+        The order is: the best leader; the incumbent, whose gap to the leader may be noise; the best
+        candidates of other functions; the other leaders. If possible, the budget keeps room for
+        another seed.
         """
-        some = list(dict.fromkeys(leaders[:1] + self._distinct(leaders) + leaders))
-        while some:
+        full = self._trainer.max_iter
+        candidates = list(
+            dict.fromkeys(leaders[:1] + self._best_of_each_function(leaders) + leaders)
+        )
+        while candidates:
             finished = len(self._leaders(full))
-            places = min(KEPT - finished, max(1 - finished, self._trainings.room(full) - 1))
+            room = max(1 - finished, self._trainer.room(full) - 1)
+            places = min(LEADERS - finished, room)
             if places <= 0:
                 return
-            self._full_round(some[:places])
-            some = some[places:]
+            self._train_full_round(candidates[:places])
+            candidates = candidates[places:]
 
-    def _next(self, full, factor, good):
-        """More seeds for the best and for the next, or what is beside the best; whether there was anything to do."""
+    def _improve_best(self, factor: float, good: ranges.Range) -> bool:
+        """Train the best two candidates with more seeds, or else neighbours of the best one.
+
+        Returns whether anything was trained.
+        """
+        full = self._trainer.max_iter
         entries = [entry for entry in self._ranked(full) if entry.rank]
         if not entries:
             return False
-        before = len(self._tried)
+        count_before = len(self._tried)
         if len(entries[0].trials) < SEEDS:
-            few = [entry for entry in entries[:2] if len(entry.trials) < SEEDS]
-            self._full_round(
-                [self._candidates[entry.policy, full] for entry in few],
-                [max(self._trials[entry.policy, full]) + 1 for entry in few],
+            unsure = [entry.policy for entry in entries[:2] if len(entry.trials) < SEEDS]
+            self._train_full_round(
+                [self._candidates[policy, full] for policy in unsure],
+                [max(self._trials[policy, full]) + 1 for policy in unsure],
             )
         else:
-            new = self._untried(
-                self._beside(self._candidates[entries[0].policy, full], factor, good), full
-            )
-            self._full_round(
-                new[: min(2, self._trainings.room(full) - 1)]
-            )  # what is left is for another seed
-        return len(self._tried) > before
+            best = self._candidates[entries[0].policy, full]
+            candidates = self._untried(self._neighbours(best, factor, good), full)
+            # The rest of the room is for another seed.
+            self._train_full_round(candidates[: min(2, self._trainer.room(full) - 1)])
+        return len(self._tried) > count_before
 
-    def _full_round(self, some, seeds=()):
-        full = self._trainings.max_iter
-        if self._round("full", some, full, seeds):
-            best, candidate = self._best(full)
-            if len(best.trials) >= SEEDS or not self._holds_against(candidate, full):
-                self._hold(candidate)
+    def _train_full_round(self, candidates: Sequence[Candidate], seeds: Sequence[int] = ()) -> None:
+        """Train a round at full length.
 
-    def _best(self, length):
-        """The first of the policies that were trained so long, as a Ranked and as a candidate; None where no training finished."""
-        ranked = _surest(self._ranked(length))
-        return (
-            (ranked[0], self._candidates[ranked[0].policy, length])
-            if ranked and ranked[0].rank
-            else None
-        )
+        The best candidate becomes the incumbent if it has SEEDS seeds, or if its lead is not noise.
+        """
+        full = self._trainer.max_iter
+        self._train_round("full", candidates, full, seeds)
+        best = self._best(full)
+        if best:
+            entry, candidate = best
+            if len(entry.trials) >= SEEDS or not self._lead_is_noise(candidate, full):
+                self._set_incumbent(candidate)
 
-    # The goal cost
+    def _best(self, length: int) -> tuple[ranking.Ranked, Candidate] | None:
+        """Find the first of the ranked policies of a length, or None if none finished."""
+        ranked = _most_seeds_first(self._ranked(length))
+        if not (ranked and ranked[0].rank):
+            return None
+        return ranked[0], self._candidates[ranked[0].policy, length]
 
-    def _near(self):
-        """(the Top-1 that is near enough, {(policy, length): the iteration at which its trials reach it, as their mean})."""
-        tops = {
-            key: _mean_so_far(list(seeds.values()))
-            for key, seeds in self._trials.items()
+    # The stage shorter, for the goal cost
+
+    def _target(self) -> tuple[float, dict[tuple[str, int], int]]:
+        """Find the Top-1 that is accepted, and when each policy reaches it.
+
+        Returns:
+            The Top-1; and for each (policy's text, length) that reaches it the iteration at which
+            the mean of its seeds does.
+        """
+        curves = {
+            key: _mean_highest_top1(list(trials.values()))
+            for key, trials in self._trials.items()
             if self._candidates[key].function in self._functions
-            and self._safe(self._candidates[key], key[1])
+            and self._is_safe(self._candidates[key], key[1])
         }
-        full = self._trainings.max_iter
-        near = (
-            max(
-                (top[-1][1] for (_, length), top in tops.items() if length == full and top),
-                default=1.0,
-            )
-            - NEAR
-        )
-        reached = {
-            key: next((iteration for iteration, top1 in top if top1 >= near), None)
-            for key, top in tops.items()
-        }
-        return near, {key: iteration for key, iteration in reached.items() if iteration is not None}
+        full = self._trainer.max_iter
+        highest = [
+            curve[-1][1] for (_, length), curve in curves.items() if length == full and curve
+        ]
+        target = max(highest, default=1.0) - TOP1_TOLERANCE
+        reached = {}
+        for key, curve in curves.items():
+            iterations = [iteration for iteration, top1 in curve if top1 >= target]
+            if iterations:
+                reached[key] = iterations[0]
+        return target, reached
 
-    def _shorter(self):
-        """Train what is near the highest Top-1 first in fewer iterations, or with more seeds; whether there was anything to do."""
-        before, (_, reached) = len(self._tried), self._near()
-        if not reached:
-            return False
-        soonest = sorted(reached, key=lambda one: (reached[one], one[1]))
-        for policy, length in soonest:
+    def _train_shorter(self) -> bool:
+        """Train the policy that reaches the target first at a shorter length, or with more seeds.
+
+        Returns whether anything was trained.
+        """
+        count_before = len(self._tried)
+        _, reached = self._target()
+        for policy, length in sorted(reached, key=lambda key: (reached[key], key[1])):
             candidate = self._candidates[policy, length]
-            less = self._trainings.length(
-                SHORTER * min(length, 1.5 * reached[policy, length]) / self._trainings.max_iter
-            )
-            if less < length:
-                self._why[candidate] = "it needs few iterations: again in fewer"
-                self._round("shorter", [candidate], less)
+            enough = SHORTENING * min(length, 1.5 * reached[policy, length])
+            shorter = self._trainer.length(enough / self._trainer.max_iter)
+            if shorter < length:
+                self._reasons[candidate] = "it reaches the target early: now in fewer iterations"
+                self._train_round("shorter", [candidate], shorter)
             seeds = self._trials[policy, length]
-            if len(self._tried) == before and len(seeds) < SEEDS:
-                self._round("shorter", [candidate], length, [max(seeds) + 1])
-            if len(self._tried) > before:
+            if len(self._tried) == count_before and len(seeds) < SEEDS:
+                self._train_round("shorter", [candidate], length, [max(seeds) + 1])
+            if len(self._tried) > count_before:
                 return True
         return False
 
-    def _result(self):
-        length, reaches = self._trainings.max_iter, None
+    def _result(self) -> Tuned:
+        length, target = self._trainer.max_iter, None
+        reached: dict[tuple[str, int], int] = {}
         if self._goal == "cost":
-            near, reached = self._near()
+            top1, reached = self._target()
             if reached:
-                (_, length), iterations = min(
-                    reached.items(), key=lambda item: (item[1], item[0][1])
-                )
-                reaches = near, iterations
-        ranked = _surest(self._ranked(length))
+                key = min(reached, key=lambda key: (reached[key], key[1]))
+                length, target = key[1], (top1, reached[key])
+        ranked = _most_seeds_first(self._ranked(length))
         if not (ranked and ranked[0].rank):
             raise TrialError(
-                "under no policy have all trainings of %d iterations finished: see `lrbench study show %s`"
-                % (length, self._trainings.name)
+                "no policy finished all its trainings of %d iterations: `lrbench study show %s`"
+                " lists why they ended" % (length, self._trainer.name)
             )
-        if reaches:  # several may have been trained so long
+        if target:  # several policies may have this length
             ranked.sort(key=lambda entry: reached.get((entry.policy, length), math.inf))
         return Tuned(
-            self._trainings.name,
-            self._goal,
-            ranked[0].policy,
-            length,
-            tuple(ranked),
-            reaches,
-            tuple(self._notes),
-            tuple(self._tried),
-            tuple(self._answers),
-            self._trainings.spent,
-            self._trainings.budget,
+            study=self._trainer.name,
+            goal=self._goal,
+            policy=ranked[0].policy,
+            length=length,
+            ranked=tuple(ranked),
+            target=target,
+            notes=tuple(self._notes),
+            tried=tuple(self._tried),
+            incumbents=tuple(self._incumbents),
+            cost=self._trainer.spent,
+            budget=self._trainer.budget,
         )
 
 
-def _surest(ranked):
-    """A ranking whose policies are sorted, where they are tied, by how many seeds they were trained with."""
+def _constant_rate(trial: Trial) -> float:
+    """Return the rate of a trial under FIX."""
+    return cast("float", trial.parameters["k0"])
+
+
+def _most_seeds_first(ranked: Iterable[ranking.Ranked]) -> list[ranking.Ranked]:
+    """Sort tied policies of a ranking by the number of their seeds."""
     return sorted(ranked, key=lambda entry: (entry.rank or math.inf, -len(entry.trials)))
 
 
-def _mean_so_far(trials):
-    """(iteration, the mean of the highest Top-1 up to there) of each evaluation of trials as long; () if any did not finish."""
-    if any(trial.state != FINISHED for trial in trials):
-        return ()
-    highest = [itertools.accumulate((row.top1 for row in trial.rows), max) for trial in trials]
-    return [(row.iteration, sum(tops) / len(tops)) for row, *tops in zip(trials[0].rows, *highest)]
+def _mean_highest_top1(trials: list[Trial]) -> list[tuple[int, float]]:
+    """Average the highest Top-1 so far over trials of the same length.
 
-
-def _known(store, trainings):
-    """What the database knows for a solver, as JSON holds it.
-
-    good: the good range, or None.  same: of this very task, not of one that is like it.  policies: the best of each function with
-    their max_iter.  rates, sure and diverged: of this task's constant rates those that finished, those of them that did so with
-    SEEDS seeds, and those that diverged with any.  words: all this as a sentence.
+    Returns:
+        (iteration, mean) of each evaluation; empty if a trial did not finish.
     """
-    known = {
-        "good": None,
-        "same": False,
-        "policies": [],
-        "rates": [],
-        "sure": [],
-        "diverged": [],
-        "words": "the database knows neither this task nor one that is like it",
-    }
-    try:
-        found = recommendation.recommend(
-            store, recommendation.query_from_setup(trainings.setup), many=50
-        )
-    except InputError:
-        return known
-    best = max(found.known, key=lambda known: (known.share, known.policies[0].top1.mean))
-    if best.share < ALIKE:
-        return known
-    optimizer, by_function = recommendation.optimizer(best.task.settings), {}
-    for standing in best.policies:
-        if (
-            "max_iter" in standing.settings
-            and recommendation.optimizer(standing.settings) == optimizer
-        ):
-            candidate = candidates.of_text(standing.policy, standing.settings["max_iter"])
-            if candidate:
-                by_function.setdefault(
-                    candidate.function, (standing.policy, standing.settings["max_iter"])
-                )
-    known.update(
-        good=best.good,
-        same=found.same,
-        policies=list(by_function.values())[: 2 * KEPT],
-        words="; ".join(recommendation.explanations(found._replace(known=(best,)))[0]),
-    )
-    if found.same:
-        seeds = {FINISHED: {}, DIVERGED: {}}
-        for trial in store.trials(
-            dataset=best.task.dataset.name,
-            network=best.task.network.hash,
-            function="FIX",
-            best_only=True,
-        ):
-            if trial.state in seeds and recommendation.optimizer(trial.setup.solver) == optimizer:
-                seeds[trial.state].setdefault(trial.parameters["k0"], set()).add(trial.setup.seed)
-        finished = seeds[FINISHED]
-        known.update(
-            rates=sorted(finished),
-            sure=[rate for rate in sorted(finished) if len(finished[rate]) >= SEEDS],
-            diverged=sorted(seeds[DIVERGED]),
-        )
-    return known
+    if any(trial.state != FINISHED for trial in trials):
+        return []
+    curves = [itertools.accumulate((row.top1 for row in trial.rows), max) for trial in trials]
+    return [(row.iteration, sum(tops) / len(tops)) for row, *tops in zip(trials[0].rows, *curves)]
 
 
-def _words(value):
+def _value_text(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-def summary(tuned):
-    """The lines to paste into the solver prototxt, and what they cost."""
+def summary(tuned: Tuned) -> list[str]:
+    """Summarize a search: the lines for the solver prototxt, and what they cost."""
     lines = ['lr_policy: "%s"' % tuned.policy, "max_iter: %d" % tuned.length]
-    if tuned.reaches:
+    if tuned.target:
+        top1, iteration = tuned.target
         lines.append(
             "it reaches Top-1 %.2f %%, 0.1 points below the highest, after %d iterations"
-            % (100 * tuned.reaches[0], tuned.reaches[1])
+            % (100 * top1, iteration)
         )
     failed = sum(tried.trial.state == FAILED for tried in tuned.tried)
     if failed:
         lines.append(
-            "%d of the trainings failed, `lrbench study show %s` says why: the same command trains them once more"
-            % (failed, tuned.study)
+            "%d trainings failed (`lrbench study show %s` lists the errors): run the same command"
+            " again to repeat them" % (failed, tuned.study)
         )
-    return lines + [
-        "found with %d of %d iterations in %d trainings, which are the study %s"
+    lines.append(
+        "the search took %d of %d iterations in %d trainings, recorded as study %s"
         % (tuned.cost, tuned.budget, len(tuned.tried), tuned.study)
-    ]
+    )
+    return lines

@@ -1,0 +1,70 @@
+"""What the test loss of a finished trial says about the policies to try next (figure 5).
+
+Pure functions of a trial with all its rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lrbench_caffe.trial import Trial
+
+MIN_IMPROVEMENT = 0.01  # of the lowest loss so far: a smaller improvement does not count
+MAX_PLATEAU_START = 0.8  # of the training: a plateau that begins later is not used
+FALL_SHARE = 0.9  # of the whole fall of the loss: where its steep beginning ends
+
+
+def plateau_start(trial: Trial) -> float | None:
+    """Find where the test loss of a trial stopped improving (figure 5).
+
+    Args:
+        trial: A trial with rows.
+
+    Returns:
+        The start of the plateau as a share of the training, or None if the loss improved until the
+        end or never.
+    """
+    lowest, iteration = None, 0
+    for row in trial.rows:
+        if lowest is None or row.test_loss < lowest * (1 - MIN_IMPROVEMENT):
+            lowest, iteration = row.test_loss, row.iteration
+    start = iteration / trial.rows[-1].iteration
+    return start if 0 < start <= MAX_PLATEAU_START else None
+
+
+def longest_wait(trial: Trial, end: float) -> float:
+    """Measure the longest wait for a new lowest test loss: PLATEAU needs at least this patience.
+
+    Args:
+        trial: A trial with rows.
+        end: Where to stop looking, as a share of the training.
+
+    Returns:
+        The wait as a share of the training.
+    """
+    last_iteration = trial.rows[-1].iteration
+    lowest, improved_at, longest = math.inf, 0, 0
+    for row in trial.rows:
+        if row.test_loss < lowest and row.iteration <= end * last_iteration:
+            longest = max(longest, row.iteration - improved_at)
+            lowest, improved_at = row.test_loss, row.iteration
+    return longest / last_iteration
+
+
+def warmup_length(trial: Trial) -> int:
+    """Measure how long the steep beginning of a trial lasts: a warm-up takes as long.
+
+    Args:
+        trial: A trial with rows.
+
+    Returns:
+        The iteration at which :data:`FALL_SHARE` of the fall of the test loss is over.
+    """
+    losses = [row.test_loss for row in trial.rows]
+    limit = losses[0] - FALL_SHARE * (losses[0] - min(losses))
+    for row in trial.rows:
+        if row.iteration and row.test_loss <= limit:
+            return row.iteration
+    return trial.rows[-1].iteration

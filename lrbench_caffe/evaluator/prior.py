@@ -1,0 +1,138 @@
+"""What the database has for a task, or for a similar task, when a search begins."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from lrbench_caffe.errors import InputError
+from lrbench_caffe.evaluator import recommendation
+from lrbench_caffe.evaluator.candidates import from_text
+from lrbench_caffe.ranking import ranges
+from lrbench_caffe.trial import DIVERGED, FINISHED
+
+if TYPE_CHECKING:
+    from lrbench_caffe.database import Store
+    from lrbench_caffe.evaluator.recommendation import TaskResults
+    from lrbench_caffe.trial import Setup
+
+MIN_SIMILARITY = 0.5  # of a task whose results are used
+NO_RESULTS = "the database has no results for this task or a similar one"
+POLICIES = 50  # of the best task, of which the best of each function is kept
+
+
+class Prior(NamedTuple):
+    """What the database has for a task, or for a similar task, when a search begins.
+
+    Attributes:
+        good: The good range of constant rates, or None.
+        same_task: Whether the results are of the searched task itself.
+        policies: The best policy of each function with its max_iter, the best one first.
+        rates: Constant rates of this task with which trainings finished.
+        safe_rates: Those of the rates with which enough seeds finished.
+        diverged_rates: Constant rates of this task with which a training diverged.
+        sentence: All this as a sentence.
+    """
+
+    good: ranges.Range | None = None
+    same_task: bool = False
+    policies: tuple[tuple[str, int], ...] = ()
+    rates: tuple[float, ...] = ()
+    safe_rates: tuple[float, ...] = ()
+    diverged_rates: tuple[float, ...] = ()
+    sentence: str = NO_RESULTS
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to what the database keeps of a study; its names are those of release 0.1."""
+        return {
+            "good": self.good,
+            "same": self.same_task,
+            "policies": self.policies,
+            "rates": self.rates,
+            "sure": self.safe_rates,
+            "diverged": self.diverged_rates,
+            "words": self.sentence,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Prior:
+        """Convert from what the database keeps; early studies do not have all of it."""
+        return cls(
+            good=ranges.Range(*content["good"]) if content["good"] else None,
+            same_task=content["same"],
+            policies=tuple((policy, max_iter) for policy, max_iter in content["policies"]),
+            rates=tuple(content.get("rates", ())),
+            safe_rates=tuple(content.get("sure", ())),
+            diverged_rates=tuple(content.get("diverged", ())),
+            sentence=content["words"],
+        )
+
+
+def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
+    """Load what the database has for a task.
+
+    Args:
+        store: The database.
+        setup: What the search trains.
+        seeds: Number of finished seeds that make a constant rate safe.
+        limit: Number of policies.
+    """
+    query = recommendation.query_from_setup(setup)
+    try:
+        found = recommendation.recommend(store, query, limit=POLICIES)
+    except InputError:
+        return Prior()
+    best = max(found.known, key=lambda results: (results.similarity, results.policies[0].top1.mean))
+    if best.similarity < MIN_SIMILARITY:
+        return Prior()
+    (sentences,) = recommendation.explanations(found._replace(known=(best,)))
+    prior = Prior(
+        good=best.good,
+        same_task=found.same,
+        policies=tuple(_best_of_each_function(best)[:limit]),
+        sentence="; ".join(sentences),
+    )
+    if not found.same:
+        return prior
+    finished, diverged = _seeds_of_constant_rates(store, best)
+    return prior._replace(
+        rates=tuple(sorted(finished)),
+        safe_rates=tuple(rate for rate in sorted(finished) if len(finished[rate]) >= seeds),
+        diverged_rates=tuple(sorted(diverged)),
+    )
+
+
+def _best_of_each_function(results: TaskResults) -> list[tuple[str, int]]:
+    """List the best policy of each function, trained with the optimizer of the best of all."""
+    optimizer = recommendation.optimizer(results.task.settings)
+    best: dict[str, tuple[str, int]] = {}
+    for standing in results.policies:
+        max_iter = standing.settings.get("max_iter")
+        if max_iter is None or recommendation.optimizer(standing.settings) != optimizer:
+            continue
+        candidate = from_text(standing.policy, max_iter)
+        if candidate:
+            best.setdefault(candidate.function, (standing.policy, max_iter))
+    return list(best.values())
+
+
+def _seeds_of_constant_rates(
+    store: Store, results: TaskResults
+) -> tuple[dict[float, set[int]], dict[float, set[int]]]:
+    """Collect the seeds with which each constant rate finished, and with which it diverged."""
+    optimizer = recommendation.optimizer(results.task.settings)
+    seeds: dict[str, dict[float, set[int]]] = {
+        FINISHED: defaultdict(set),
+        DIVERGED: defaultdict(set),
+    }
+    trials = store.trials(
+        dataset=results.task.dataset.name,
+        network=results.task.network.hash,
+        function="FIX",
+        best_only=True,
+    )
+    for trial in trials:
+        if trial.state in seeds and recommendation.optimizer(trial.setup.solver) == optimizer:
+            k0 = cast("float", trial.parameters["k0"])
+            seeds[trial.state][k0].add(trial.setup.seed)
+    return seeds[FINISHED], seeds[DIVERGED]

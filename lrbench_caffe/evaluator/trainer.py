@@ -1,0 +1,204 @@
+"""Trains one solver under the policies that an evaluation asks for, within a budget of iterations.
+
+The trainings are the trials of a study. A trial that the study already has is not trained again, so
+an evaluation that was interrupted continues when it is started once more.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+from lrbench_caffe import database, study
+from lrbench_caffe.database import studies
+from lrbench_caffe.display.progress import StudyDisplay
+from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.study import UNFINISHED, process
+from lrbench_caffe.trial import FINISHED, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lrbench_caffe.study.cluster import Cluster
+    from lrbench_caffe.study.cores import Cores
+    from lrbench_caffe.trial import Setup, Trial
+
+    Watcher = Callable[[Job, str, Any], "tuple[str, str] | None"]
+
+UNLIMITED_ROOM = 10**6  # trainings that a budget without a limit has room for
+
+
+class Trainer:
+    """Trains a solver prototxt under policies and counts the iterations.
+
+    Args:
+        solver: Path of a solver prototxt.
+        pool: Where the trainings run.
+        kind: The evaluation, e.g. "range" or "tune". It begins the default name of the study.
+        name: Name of the study. By default it consists of the kind, the network and the dataset.
+        data: Folder in which relative paths of the prototxts are looked up first.
+        dsn: DSN of the database (None: ``$LRBENCH_DSN``, else the private server).
+        display: Makes the context manager that shows a round of trainings.
+        describe: Reads the solver, as :func:`lrbench_caffe.study.process.describe` does.
+
+    Attributes:
+        setup: The solver's :class:`lrbench_caffe.trial.Setup`.
+        name: Name of the study.
+        dsn: DSN of the database.
+        max_iter: The solver's max_iter.
+        test_interval: The solver's test_interval.
+        budget: Iterations that all trainings may take together; unlimited unless set.
+        reserved: Iterations of the budget that are kept for later; 0 unless set.
+
+    Raises:
+        InputError: The solver cannot be trained, or the name is not valid.
+    """
+
+    def __init__(
+        self,
+        solver: str,
+        pool: Cores | Cluster,
+        kind: str,
+        name: str | None = None,
+        data: str | None = None,
+        dsn: str | None = None,
+        display: Callable[[], Any] = StudyDisplay,
+        describe: Callable[[Job], Trial] = process.describe,
+    ) -> None:
+        self._job = Job(os.path.abspath(solver), data=data and os.path.abspath(data))
+        self._pool, self._display = pool, display
+        self._costs: dict[str, int] = {}  # iterations, by the id of each trial that was requested
+        self.dsn = dsn
+        self.budget = math.inf
+        self.reserved = 0
+        self.setup = describe(self._job).setup
+        self.max_iter = cast("int", self.setup.solver["max_iter"])
+        self.test_interval = cast("int", self.setup.solver["test_interval"])
+        self.name = (
+            default_name(kind, self.setup) if name is None else study.checked_study_name(name)
+        )
+
+    @property
+    def epoch(self) -> float | None:
+        """Iterations in an epoch, or None if the number of training samples is not known."""
+        samples = self.setup.dataset.train_samples
+        batch = cast("int | None", self.setup.solver["batch_size"])
+        iter_size = cast("int", self.setup.solver.get("iter_size", 1))
+        return samples / (batch * iter_size) if samples and batch else None
+
+    def length(self, share: float) -> int:
+        """Compute the length of a short training.
+
+        Args:
+            share: Length as a share of the solver's max_iter.
+
+        Returns:
+            Iterations: a whole number of test intervals, at least two intervals and at most
+            max_iter.
+        """
+        intervals = max(2, round(share * self.max_iter / self.test_interval))
+        return min(self.max_iter, intervals * self.test_interval)
+
+    def train(
+        self, requests: Sequence[tuple[str, int, int]], watchers: Sequence[Watcher] = ()
+    ) -> list[Trial]:
+        """Train what the study does not have yet.
+
+        Args:
+            requests: The trainings: (policy's text, max_iter, seed) each.
+            watchers: As for :func:`lrbench_caffe.study.run_study`.
+
+        Returns:
+            The trial of each request, in the same order, with all its rows. A trial that fails is
+            among them. A trial that failed in an earlier call of the program is trained again.
+
+        Raises:
+            InputError: As :func:`lrbench_caffe.study.run_study`, or the study contains trials of
+                another solver or net.
+            TrialError: A training could not start, or the database does not have its results yet.
+            KeyboardInterrupt: The trainings were interrupted.
+        """
+        if not requests:
+            return []
+        jobs = [
+            Job(self._job.solver, policy=policy, max_iter=max_iter, seed=seed, data=self._job.data)
+            for policy, max_iter, seed in requests
+        ]
+        with self._display() as display:
+            study.run_study(
+                self.name,
+                self._pool,
+                display,
+                jobs,
+                self.dsn,
+                retry_failed=True,
+                watchers=watchers,
+                others=False,
+            )
+        trials = self._load(jobs)
+        self._costs.update((trial.id, self.cost(trial)) for trial in trials)
+        return trials
+
+    def _load(self, jobs: Sequence[Job]) -> list[Trial]:
+        """Load the trials of jobs that have ended."""
+        with database.Store(self.dsn) as store:
+            ids = studies.ids(store, self.name)
+            stored = {trial.id: trial for trial in store.trials(study=self.name)}
+        trials = [stored[ids[job]] for job in jobs if ids[job] in stored]
+        ended = [trial for trial in trials if trial.state not in UNFINISHED]
+        if len(ended) < len(jobs):
+            raise TrialError(
+                "%d trainings of the study %s did not start or are not in the database yet: fix the"
+                " cause and run the same command again" % (len(jobs) - len(ended), self.name)
+            )
+        if any(_task(trial.setup) != _task(self.setup) for trial in ended):
+            raise InputError(
+                "the study %s contains trainings of another version of %s or its net: start a new"
+                " study with --study NAME" % (self.name, os.path.basename(self._job.solver))
+            )
+        return ended
+
+    @property
+    def spent(self) -> int:
+        """Iterations of all trials that were requested, trained now or before."""
+        return sum(self._costs.values())
+
+    def room(self, length: int) -> int:
+        """Count the trainings that the rest of the budget pays for, without what is reserved.
+
+        Args:
+            length: Iterations of each training.
+        """
+        if self.budget == math.inf:
+            return UNLIMITED_ROOM
+        return max(0, int((self.budget - self.reserved - self.spent) // length))
+
+    def cost(self, trial: Trial) -> int:
+        """Count the iterations of a trial.
+
+        A trial that did not finish may have ended anywhere before its next evaluation; the
+        iterations up to there are counted.
+        """
+        last = trial.rows[-1].iteration if trial.rows else 0
+        if trial.state == FINISHED:
+            return last
+        return min(cast("int", trial.setup.solver["max_iter"]), last + self.test_interval)
+
+
+def _task(setup: Setup) -> tuple[object, ...]:
+    """Return what all trainings of an evaluation have in common."""
+    settings = {field: value for field, value in setup.solver.items() if field != "max_iter"}
+    return setup.network.hash, setup.dataset, settings
+
+
+def default_name(kind: str, setup: Setup) -> str:
+    """Make the default name of a study, e.g. "range-LeNet-mnist".
+
+    Args:
+        kind: The evaluation, e.g. "range".
+        setup: What is trained.
+    """
+    name = "%s-%s-%s" % (kind, setup.network.name, setup.dataset.name)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:100]
