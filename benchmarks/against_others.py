@@ -185,7 +185,7 @@ def lrbench(
     tuned = tuner.tune(
         trainer,
         FUNCTIONS,
-        tell=lambda sentence: print(sentence, flush=True),
+        on_note=lambda sentence: print(sentence, flush=True),
         seed=first_seed(repeat),
     )
     return list(tuned.incumbents)

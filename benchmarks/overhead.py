@@ -302,16 +302,17 @@ def evaluation() -> None:
     """Compare an evaluation with all metrics with Caffe's test pass: accuracy and loss only."""
     import caffe
 
-    from lrbench_caffe.training import prototxt
+    from lrbench_caffe.training import head, prototxt
     from lrbench_caffe.training import solver as loop
-    from lrbench_caffe.training.monitor import Monitor, policy_from_solver
+    from lrbench_caffe.training.lr_policy import policy_from_solver
+    from lrbench_caffe.training.monitor import Monitor
 
     caffe.set_mode_cpu()
     with tempfile.TemporaryDirectory() as folder:
         path = write_lenet(folder)
         param = prototxt.resolve(prototxt.read_solver(path), path)
         plain = loop.create_solver(param)
-        prototxt.add_metrics_layer(param)
+        head.add_metrics_layer(param)
         measured = loop.create_solver(param)
         lr_monitor = Monitor(measured, policy_from_solver(param), True)
 
@@ -569,7 +570,7 @@ def time_recommendations(store: Store) -> None:
         return recommendation.recommend(store, query)
 
     for name, ask in (("the same task", same_task), ("similar tasks", similar_tasks)):
-        assert ask().known[0].policies
+        assert ask().tasks[0].policies
         report("recommend, %s" % name, [1e3 * timed(ask) for _ in range(31)], "ms", 20)
 
 

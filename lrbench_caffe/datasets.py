@@ -21,7 +21,6 @@ import numpy as np
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.training import records
-from lrbench_caffe.training.records import describe_lmdb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +30,6 @@ __all__ = [
     "Files",
     "Part",
     "convert",
-    "describe_lmdb",
     "download",
     "paths",
     "read_cifar10",

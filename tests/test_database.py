@@ -708,7 +708,7 @@ def test_only_new_jobs_are_added_to_a_study(store):
         (entry.job.seed, entry.state, entry.attempts) for entry in studies.jobs(store, "s")
     ] == [(1, None, 0), (2, None, 0)]
     (summary,) = studies.summaries(store)
-    assert (summary.name, summary.states, summary.runs) == ("s", {"waiting": 2}, False)
+    assert (summary.name, summary.states, summary.running) == ("s", {"waiting": 2}, False)
     with pytest.raises(InputError, match="no study"):
         studies.jobs(store, "other")
 
@@ -717,7 +717,7 @@ def test_one_program_at_a_time_claims_a_study_and_receives_requests_to_stop(stor
     studies.add(store, "s", [Job("/a/solver.prototxt")])
     stop = Stop()
     with studies.Claim("s", new_database, stop, print):
-        assert studies.summaries(store)[0].runs
+        assert studies.summaries(store)[0].running
         with pytest.raises(
             InputError,
             match="already running .lrbench on .*, process %d.*study stop s" % os.getpid(),
@@ -729,7 +729,7 @@ def test_one_program_at_a_time_claims_a_study_and_receives_requests_to_stop(stor
             time.sleep(0.05)
         assert asker.is_alive(), "it waits until the study has ended"
     asker.join()
-    assert not studies.summaries(store)[0].runs and stop.requests == 1
+    assert not studies.summaries(store)[0].running and stop.requests == 1
     with pytest.raises(InputError, match="is not running"):
         studies.stop(store, "s")
     again = Stop()
@@ -759,4 +759,4 @@ def test_a_claim_outlives_its_connection(store, new_database):
             "WHERE application_name LIKE 'lrbench on %%'",
         )
         time.sleep(2.5)
-        assert studies.summaries(store)[0].runs
+        assert studies.summaries(store)[0].running

@@ -99,7 +99,7 @@ FORESEEN = {
         ["x_iter_1.solverstate"], arguments=["--resume", "x_iter_1.solverstate"]
     ),
     "a snapshot that is not a solverstate": Case(
-        ["solver.prototxt", "no solver state"], arguments=["--resume", "solver.prototxt"]
+        ["solver.prototxt", "not a solver state"], arguments=["--resume", "solver.prototxt"]
     ),
     "a snapshot and weights": Case(
         ["not both"], arguments=["--resume", "net.prototxt", "--weights", "net.prototxt"]
@@ -336,6 +336,6 @@ def children(pid):
 )
 def test_a_cuda_error_is_explained(cuda_message, expected):
     """The messages are CUDA's, as Caffe's CUDA_CHECK prints them."""
-    from lrbench_caffe.training.solver import gpu_problem
+    from lrbench_caffe.training.device import gpu_problem
 
     assert expected in gpu_problem(cuda_message)

@@ -179,9 +179,9 @@ def test_a_sweep_is_a_single_training_with_a_growing_rate(name, lrbench, trials,
             (DIGITS, "--out", "no/folder/range.png"),
             "no/folder/range.png: name another file with --out",
         ),
-        ((DIGITS, "--out", "range"), "its name has to end as one of"),
-        ((DIGITS, "--study", "no/name"), "no name for a study"),
-        ((DIGITS, "--data", "/not/there"), "the data folder /not/there is not there"),
+        ((DIGITS, "--out", "range"), "expected a name that ends in one of"),
+        ((DIGITS, "--study", "no/name"), "invalid study name"),
+        ((DIGITS, "--data", "/not/there"), "data folder /not/there not found"),
     ],
 )
 def test_invalid_arguments_are_reported_in_one_line(arguments, sentence, lrbench, digits):

@@ -78,7 +78,7 @@ def execute(store, statement):
 
 def recommended(store, *names):
     """The results of a recommendation for a dataset and a network by their names."""
-    return recommend(store, query_by_names(store, *names)).known
+    return recommend(store, query_by_names(store, *names)).tasks
 
 
 def policies(results):
@@ -97,7 +97,7 @@ def test_the_best_policies_of_a_task_by_the_mean_of_their_seeds(store):
     )
     recommendation = recommend(store, query_by_names(store, "data", "net"), limit=2)
     assert recommendation.same
-    (results,) = recommendation.known
+    (results,) = recommendation.tasks
     assert results.similarity == 1
     assert results.rates == (0.01, 0.06)
     assert policies([results]) == [FAIR, GOOD]
@@ -144,8 +144,8 @@ def test_similar_tasks_are_sorted_and_explained(store):
     query = Query(pictures, CNN2, 3, {"type": "Adam", "batch_size": 64})
     similar = recommend(store, query)
     assert not similar.same
-    assert [results.task.dataset.name for results in similar.known] == ["photos", "digits"]
-    assert similar.known[0].similarity > 0.7 > 0.4 > similar.known[1].similarity
+    assert [results.task.dataset.name for results in similar.tasks] == ["photos", "digits"]
+    assert similar.tasks[0].similarity > 0.7 > 0.4 > similar.tasks[1].similarity
     (first, *_), (second, *_) = recommendation.explanations(similar)
     assert first.startswith("cnn on photos is")
     assert "% similar to cnn2 on pictures: " in first

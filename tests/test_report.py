@@ -499,8 +499,8 @@ def test_plot_ends_a_curve_with_its_policy(lrbench):
 @pytest.mark.parametrize(
     "policy, message",
     [
-        ("SGDR(k0=0.05, k1=0, l=5 epochs)", "give the number of iterations"),
-        ("WARMUP(k0=0.1)", "needs one"),
+        ("SGDR(k0=0.05, k1=0, l=5 epochs)", "give a number of iterations"),
+        ("WARMUP(k0=0.1)", "needs a next piece"),
         ("FIX(k0=1e308)", "Caffe's learning rates"),
     ],
 )

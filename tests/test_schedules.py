@@ -263,9 +263,9 @@ def test_lengths_in_epochs_are_converted_with_the_size_of_the_training_set(
     solver, tmp_path, digits, dsn
 ):
     """An iteration has iter_size batches of 50 of the 1397 training images."""
-    from lrbench_caffe import datasets
+    from lrbench_caffe.training import records
 
-    samples = datasets.describe_lmdb(digits + "/digits_train_lmdb")[0]
+    samples = records.describe_lmdb(digits + "/digits_train_lmdb")[0]
     text = "WARMUP(k0=0.001) for 1 epoch then STEP(k0=0.01, gamma=0.5, l=0.5 epochs)"
     for iter_size in (1, 2):
         path = solver(

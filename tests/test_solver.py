@@ -113,10 +113,10 @@ def test_a_policy_has_the_rate_of_caffes_lr_policy_at_every_iteration(text, sche
     from caffe.proto import caffe_pb2
     from google.protobuf import text_format
 
-    from lrbench_caffe.training import monitor, prototxt
+    from lrbench_caffe.training import lr_policy, monitor, prototxt
 
     def rates(param, policy):
-        native = monitor.install(policy, param)
+        native = lr_policy.install(policy, param)
         path = str(tmp_path / "solver.prototxt")
         prototxt.write_solver(param, path)
         caffe.set_mode_cpu()
@@ -130,7 +130,7 @@ def test_a_policy_has_the_rate_of_caffes_lr_policy_at_every_iteration(text, sche
         return text_format.Merge(MINIMAL_SOLVER + fields, caffe_pb2.SolverParameter())
 
     with_schedule, fixed = solver(schedule), solver('lr_policy: "fixed" base_lr: 1')
-    expected = list(rates(with_schedule, monitor.policy_from_solver(with_schedule)))
+    expected = list(rates(with_schedule, lr_policy.policy_from_solver(with_schedule)))
     actual = list(rates(fixed, Policy.parse(text)))
     steps_apart = np.array(expected).view(np.int32) - np.array(actual).view(np.int32)
     assert np.max(np.abs(steps_apart)) <= 1  # neighbours in float32

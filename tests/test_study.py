@@ -107,7 +107,7 @@ def test_a_trial_that_caffe_aborts_leaves_the_others_running(
     assert lrbench("study", "run", name, broken, *options).returncode == 1
     done = lrbench("study", "run", name, DIGITS, "--max-iter", "50", *options)
     assert done.returncode == 1
-    assert "1 of the trainings have failed: `lrbench study run" in done.stderr
+    assert "1 of 2 trainings failed: `lrbench study run" in done.stderr
     by_network = {trial.setup.network.name: trial for trial in trials(name)}
     failed = by_network.pop("small")
     assert failed.state == "failed" and "Check failed" in failed.error
@@ -138,7 +138,7 @@ def test_a_running_study_cannot_be_run_a_second_time(name, lrbench, command):
     try:
         wait_until(lambda: os.path.exists(os.path.join(home(), "studies", name)))
         second = lrbench("study", "run", name)
-        assert second.returncode == 2 and "runs already" in second.stderr
+        assert second.returncode == 2 and "already running" in second.stderr
     finally:
         study.send_signal(signal.SIGINT)
         study.communicate(timeout=60)
@@ -153,8 +153,8 @@ def test_trainings_that_cannot_begin_are_reported_once_and_tried_again(
     arguments += ["--seeds", "3", "--max-iter", "50", "--data"]
     done = lrbench(*arguments, tmp_path)
     assert done.returncode == 1 and done.stderr.count("was not found") == 1
-    assert "3 of the trainings could not begin" in done.stderr
-    assert "3 trials have not begun" in lrbench("study", "show", name).stdout
+    assert "3 of 3 trainings could not begin" in done.stderr
+    assert "3 of 3 trials have not begun" in lrbench("study", "show", name).stdout
     assert trials(name) == []
     refused = lrbench(*arguments, digits + "-not-there")
     assert refused.returncode == 2 and "not found" in refused.stderr
@@ -223,7 +223,7 @@ def test_study_stop_interrupts_a_study_which_then_resumes(name, lrbench, command
     study.communicate(timeout=60)
     assert study.returncode == 130 and "interrupted" in states(trials(name))
     again = lrbench("study", "stop", name)
-    assert again.returncode == 2 and "does not run" in again.stderr
+    assert again.returncode == 2 and "is not running" in again.stderr
     assert lrbench("study", "run", name).returncode == 0 and keys(trials(name)) == EXPECTED
 
 

@@ -104,11 +104,11 @@ class Simulated:
         budget=20000,
         functions=(),
         goal="accuracy",
-        tell=lambda sentence: None,
+        on_note=lambda sentence: None,
     ):
         trainer = self.trainer(database, name=name)
         trainer.budget = budget
-        return tuner.tune(trainer, functions, goal, tell)
+        return tuner.tune(trainer, functions, goal, on_note)
 
 
 def diverging(condition):
@@ -257,7 +257,7 @@ def test_an_interrupted_search_continues_with_what_the_database_had_at_its_start
 
     net = Simulated()
     with pytest.raises(Interrupted):
-        net.tune(database, tell=interrupt)
+        net.tune(database, on_note=interrupt)
     notes = net.tune(database).notes
     assert notes[0] == "the database has no results for this task or a similar one"
     assert notes[1].startswith("range test: good rates from")

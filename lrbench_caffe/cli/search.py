@@ -123,7 +123,7 @@ def tune(
     trainer = Trainer(solver, pool.create(), "tune", name, data, dsn)
     if budget:
         trainer.budget = budget
-    tuned = tuner.tune(trainer, functions, goal, tell=print_decision)
+    tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
     if format == "table":
         console.print_tables(tables.tuning(tuned))
     task = (trainer.setup.dataset, trainer.setup.network)
@@ -178,7 +178,7 @@ def recommend(
             assert dataset and network
             query = recommendation.query_by_names(store, dataset, network)
         recommended = recommendation.recommend(store, query)
-    results = [tables.standings(task.task, task.policies) for task in recommended.known]
+    results = [tables.standings(task.task, task.policies) for task in recommended.tasks]
     if format != "table":
         console.print_tables(*results, format=format)
     for table, sentences in zip(results, recommendation.explanations(recommended)):

@@ -185,5 +185,5 @@ def study_stop(name: str, now: bool, dsn: str | None) -> None:
         console.print_line("waiting for the trainings of %s to end (Ctrl-C stops waiting)" % name)
 
     with database.Store(dsn) as store:
-        database.studies.stop(store, name, requests=2 if now else 1, waiting=print_waiting)
+        database.studies.stop(store, name, requests=2 if now else 1, on_waiting=print_waiting)
     console.print_line("the study %s has stopped: `lrbench study run %s` resumes it" % (name, name))

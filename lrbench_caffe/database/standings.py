@@ -71,7 +71,7 @@ _NEWEST_NETWORK = """
 _PROTOTXTS = "SELECT hash, prototxt FROM network WHERE hash = ANY (%s)"
 
 
-class KnownTask(NamedTuple):
+class TrainedTask(NamedTuple):
     """A dataset and a network on which the database has finished trials.
 
     Attributes:
@@ -109,7 +109,9 @@ class Standing(NamedTuple):
     iterations: float
 
 
-def tasks(store: Store, dataset: str | None = None, network: str | None = None) -> list[KnownTask]:
+def tasks(
+    store: Store, dataset: str | None = None, network: str | None = None
+) -> list[TrainedTask]:
     """Return the tasks on which policies have been trained.
 
     Args:
@@ -119,7 +121,7 @@ def tasks(store: Store, dataset: str | None = None, network: str | None = None) 
     """
     query = (_BEST_OF_NAMED_TASKS if dataset else _BEST_OF_ALL_TASKS) + _TASKS
     return [
-        KnownTask(
+        TrainedTask(
             dataset_id=line.dataset_id,
             network_id=line.network_id,
             dataset=_dataset(line.dataset, line),
@@ -131,7 +133,7 @@ def tasks(store: Store, dataset: str | None = None, network: str | None = None) 
     ]
 
 
-def best_policies(store: Store, tasks: Sequence[KnownTask], limit: int) -> list[list[Standing]]:
+def best_policies(store: Store, tasks: Sequence[TrainedTask], limit: int) -> list[list[Standing]]:
     """Return the best policies of each task.
 
     Args:
@@ -157,7 +159,7 @@ def best_policies(store: Store, tasks: Sequence[KnownTask], limit: int) -> list[
 
 
 def constant_rates(
-    store: Store, tasks: Sequence[KnownTask]
+    store: Store, tasks: Sequence[TrainedTask]
 ) -> list[list[tuple[float, dict[str, Any], float]]]:
     """Return how constant learning rates did on each task.
 
@@ -172,7 +174,7 @@ def constant_rates(
 
 
 def _select_for_tasks(
-    store: Store, query: str, tasks: Sequence[KnownTask], limit: int
+    store: Store, query: str, tasks: Sequence[TrainedTask], limit: int
 ) -> list[Any]:
     """The lines of a query for all tasks; ``place`` is the task's position, counted from 1."""
     dataset_ids = [task.dataset_id for task in tasks]

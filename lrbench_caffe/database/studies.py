@@ -102,15 +102,15 @@ class StudySummary(NamedTuple):
 
     Attributes:
         name: The study's name.
-        made: When it was created, in seconds since the epoch.
+        created: When it was created, in seconds since the epoch.
         states: The number of trials in each state; those that have not begun are "waiting".
-        runs: Whether a program runs it now.
+        running: Whether a program runs it now.
     """
 
     name: str
-    made: float
+    created: float
     states: Dict[str, int]
-    runs: bool
+    running: bool
 
 
 def add(store: Store, name: str, jobs: Iterable[Job]) -> None:
@@ -141,7 +141,7 @@ def add(store: Store, name: str, jobs: Iterable[Job]) -> None:
     store.transaction(insert)
 
 
-def beginning(store: Store, name: str, content: object) -> Any:
+def initial_information(store: Store, name: str, content: object) -> Any:
     """Store the information with which an evaluation begins its study, and return it.
 
     A resumed evaluation gets the information of its first start.  So it takes the same decisions
@@ -217,7 +217,7 @@ def reached(store: Store, trial_ids: Sequence[str | None]) -> list[tuple[str, st
 
 
 def stop(
-    store: Store, name: str, requests: int = 1, waiting: Callable[[], None] = lambda: None
+    store: Store, name: str, requests: int = 1, on_waiting: Callable[[], None] = lambda: None
 ) -> None:
     """Ask the program that runs a study to end it, and wait until it has ended.
 
@@ -225,7 +225,7 @@ def stop(
         store: The database.
         name: The study's name.
         requests: 1 to end trainings after a last snapshot, 2 to end them at once.
-        waiting: Called when the request has been made and the waiting begins.
+        on_waiting: Called when the request has been made and the waiting begins.
 
     Raises:
         InputError: The database does not have the study, or no program runs it.
@@ -241,7 +241,7 @@ def stop(
             [requests, study_id],
         )
     )
-    waiting()
+    on_waiting()
     while _runner(store, study_id):
         time.sleep(POLL_SECONDS / 4)
 

@@ -23,7 +23,7 @@ class StudySummary(Protocol):
         """The name of the study."""
 
     @property
-    def made(self) -> float:
+    def created(self) -> float:
         """When the study was created, in seconds since the epoch."""
 
     @property
@@ -31,12 +31,12 @@ class StudySummary(Protocol):
         """The number of trials in each state."""
 
     @property
-    def runs(self) -> bool:
+    def running(self) -> bool:
         """Whether a program is running the study."""
 
 
 class Task(Protocol):
-    """A :class:`lrbench_caffe.database.standings.KnownTask`."""
+    """A :class:`lrbench_caffe.database.standings.TrainedTask`."""
 
     @property
     def dataset(self) -> Dataset:

@@ -115,10 +115,10 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
     )
     rows = (
         (
-            study.name + (" (runs)" if study.runs else ""),
+            study.name + (" (runs)" if study.running else ""),
             study.name,
-            study.runs,
-            study.made,
+            study.running,
+            study.created,
             *(study.states.get(state, 0) for state in states),
         )
         for study in summaries
@@ -258,7 +258,7 @@ def standings(task: Task, policies: Iterable[Standing]) -> Table:
     """Return a table of the best policies of a task and the solver settings of their trainings.
 
     Args:
-        task: A :class:`lrbench_caffe.database.standings.KnownTask`.
+        task: A :class:`lrbench_caffe.database.standings.TrainedTask`.
         policies: The :class:`lrbench_caffe.database.standings.Standing` of each policy.
     """
     columns = (

@@ -82,10 +82,10 @@ def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
         found = recommendation.recommend(store, query, limit=POLICIES)
     except InputError:
         return Prior()
-    best = max(found.known, key=lambda results: (results.similarity, results.policies[0].top1.mean))
+    best = max(found.tasks, key=lambda results: (results.similarity, results.policies[0].top1.mean))
     if best.similarity < MIN_SIMILARITY:
         return Prior()
-    (sentences,) = recommendation.explanations(found._replace(known=(best,)))
+    (sentences,) = recommendation.explanations(found._replace(tasks=(best,)))
     prior = Prior(
         good=best.good,
         same_task=found.same,

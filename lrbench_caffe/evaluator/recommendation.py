@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lrbench_caffe.database import Store
-    from lrbench_caffe.database.standings import KnownTask, Standing
+    from lrbench_caffe.database.standings import Standing, TrainedTask
     from lrbench_caffe.trial import Setup
 
 SIMILAR_TASKS = 3  # that are returned if the database does not have the task itself
@@ -87,7 +87,7 @@ class TaskResults(NamedTuple):
             not give rates.
     """
 
-    task: KnownTask
+    task: TrainedTask
     similarity: float
     comparisons: tuple[Comparison, ...]
     policies: tuple[Standing, ...]
@@ -101,13 +101,13 @@ class Recommendation(NamedTuple):
     Attributes:
         query: The queried task.
         same: Whether the results are of the queried task itself.
-        known: The results of the task itself, or of up to :data:`SIMILAR_TASKS` other tasks, the
+        tasks: The results of the task itself, or of up to :data:`SIMILAR_TASKS` other tasks, the
             most similar one first.
     """
 
     query: Query
     same: bool
-    known: tuple[TaskResults, ...]
+    tasks: tuple[TaskResults, ...]
 
 
 def query_by_names(store: Store, dataset: str, network: str) -> Query:
@@ -174,12 +174,12 @@ def recommend(store: Store, query: Query, limit: int = 5) -> Recommendation:
     return Recommendation(query, False, _results(store, similar[:SIMILAR_TASKS], limit))
 
 
-def _tasks_with_names(store: Store, query: Query) -> Iterable[KnownTask]:
+def _tasks_with_names(store: Store, query: Query) -> Iterable[TrainedTask]:
     network = query.network.hash or query.network.name
     return standings.tasks(store, query.dataset.name, network)
 
 
-def _is_same(task: KnownTask, query: Query) -> bool:
+def _is_same(task: TrainedTask, query: Query) -> bool:
     """Whether a task with the right names also has the query's input shape and optimizer."""
     shapes = {task.dataset.shape, query.dataset.shape} - {None}
     return len(shapes) < 2 and (
@@ -187,13 +187,13 @@ def _is_same(task: KnownTask, query: Query) -> bool:
     )
 
 
-def _classes_of_dataset(tasks: Iterable[KnownTask], dataset: Dataset) -> int | None:
+def _classes_of_dataset(tasks: Iterable[TrainedTask], dataset: Dataset) -> int | None:
     return next((task.classes for task in tasks if task.dataset == dataset), None)
 
 
 def _most_similar(
-    store: Store, tasks: Iterable[KnownTask], query: Query
-) -> list[tuple[KnownTask, list[Comparison]]]:
+    store: Store, tasks: Iterable[TrainedTask], query: Query
+) -> list[tuple[TrainedTask, list[Comparison]]]:
     """Compare tasks with the query; the networks' layers only for the most similar tasks."""
     similar = _sorted((task, _compare_data_and_solver(query, task)) for task in tasks)
     similar = similar[:COMPARED_TASKS]
@@ -216,8 +216,8 @@ def _most_similar(
 
 
 def _sorted(
-    compared: Iterable[tuple[KnownTask, list[Comparison]]],
-) -> list[tuple[KnownTask, list[Comparison]]]:
+    compared: Iterable[tuple[TrainedTask, list[Comparison]]],
+) -> list[tuple[TrainedTask, list[Comparison]]]:
     """Sort tasks by their similarity, the most similar one first."""
     return sorted(
         compared, key=lambda pair: (-_similarity(pair[1]), pair[0].dataset_id, pair[0].network_id)
@@ -225,7 +225,7 @@ def _sorted(
 
 
 def _results(
-    store: Store, compared: Sequence[tuple[KnownTask, list[Comparison]]], limit: int
+    store: Store, compared: Sequence[tuple[TrainedTask, list[Comparison]]], limit: int
 ) -> tuple[TaskResults, ...]:
     tasks = [task for task, _ in compared]
     policies = standings.best_policies(store, tasks, limit)
@@ -251,7 +251,7 @@ def _rates(policies: Iterable[Standing]) -> tuple[float, float] | None:
 
 
 def _good_range(
-    task: KnownTask, constants: Iterable[tuple[float, Mapping[str, Any], float]]
+    task: TrainedTask, constants: Iterable[tuple[float, Mapping[str, Any], float]]
 ) -> ranges.Range | None:
     """Find the good range among constant rates that were trained with the same settings.
 
@@ -288,7 +288,7 @@ def _similarity(comparisons: Iterable[Comparison]) -> float:
     return total / weight
 
 
-def _compare_data_and_solver(query: Query, task: KnownTask) -> list[Comparison]:
+def _compare_data_and_solver(query: Query, task: TrainedTask) -> list[Comparison]:
     """Compare all features that are known for both tasks, except the network."""
     comparisons = [
         _compare_inputs(query.dataset.shape, task.dataset.shape),
@@ -339,7 +339,7 @@ def _compare_batches(ours: int | None, theirs: int | None) -> Comparison | None:
     return Comparison("batch", _ratio(theirs, ours), _describe("batch size %d", theirs, ours))
 
 
-def _compare_networks(query: Query, task: KnownTask, prototxt: str | None) -> Comparison:
+def _compare_networks(query: Query, task: TrainedTask, prototxt: str | None) -> Comparison:
     """Compare the networks by the types of their layers.
 
     Args:
@@ -400,7 +400,7 @@ def explanations(recommendation: Recommendation) -> list[list[str]]:
         For each of its tasks a list of sentences: why it is there, its good rates, and the rates
         of its best policies.
     """
-    return [_explanation(results, recommendation) for results in recommendation.known]
+    return [_explanation(results, recommendation) for results in recommendation.tasks]
 
 
 def _explanation(results: TaskResults, recommendation: Recommendation) -> list[str]:

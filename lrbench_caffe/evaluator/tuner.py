@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lrbench_caffe import ranking
 from lrbench_caffe.database import Store, studies
-from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.errors import InputError, TrialError, suggestion
 from lrbench_caffe.evaluator import loss_curve, prior, range_test
 from lrbench_caffe.evaluator.candidates import (
     PLATEAU_FUNCTIONS,
@@ -40,7 +40,6 @@ from lrbench_caffe.evaluator.candidates import (
     neighbours,
     transfer,
 )
-from lrbench_caffe.policies import suggestion
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.study.pruning import StuckDetector
 from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED
@@ -120,7 +119,7 @@ def tune(
     trainer: Trainer,
     functions: Iterable[str] = (),
     goal: str = "accuracy",
-    tell: Callable[[str], None] = lambda sentence: None,
+    on_note: Callable[[str], None] = lambda sentence: None,
     seed: int = 1,
 ) -> Tuned:
     """Find a good policy for a solver.
@@ -133,7 +132,7 @@ def tune(
         goal: "accuracy", the highest Top-1; "cost", the fewest iterations to a Top-1 within 0.1
             points of the highest; "robustness", in which Top-1 counts half, and LD, AC, CD and CDAC
             share the other half.
-        tell: Called with a sentence on each decision.
+        on_note: Called with a sentence on each decision.
         seed: The first seed. Further seeds are those after it.
 
     Returns:
@@ -160,7 +159,7 @@ def tune(
             % (trainer.budget, 2 * trainer.max_iter, trainer.max_iter)
         )
     chosen = sorted(set(functions), key=TUNED.index)
-    return _Search(trainer, chosen, goal, tell, seed).run()
+    return _Search(trainer, chosen, goal, on_note, seed).run()
 
 
 class _Search:
@@ -300,7 +299,7 @@ class _Search:
         with Store(self._trainer.dsn) as store:
             current = prior.load(store, self._trainer.setup, seeds=SEEDS, limit=2 * LEADERS)
             content = {**current.to_json(), "asked": arguments}
-            content = studies.beginning(store, study, content)
+            content = studies.initial_information(store, study, content)
         for name, value in content.get("asked", {}).items():
             if value != arguments[name]:
                 raise InputError(

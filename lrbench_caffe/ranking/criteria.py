@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import suggestion
+from lrbench_caffe.errors import InputError, suggestion
 
 # The eight metrics (section III) by the field names of a Summary: whether a larger value is better.
 METRICS = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import Policy, suggestion
+from lrbench_caffe.errors import InputError, suggestion
+from lrbench_caffe.policies import Policy
 from lrbench_caffe.training import float32
 
 if TYPE_CHECKING:

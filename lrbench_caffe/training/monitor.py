@@ -9,7 +9,6 @@ import numpy as np
 
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.training import float32
-from lrbench_caffe.training.lr_policy import CaffePolicy, install, policy_from_solver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
     import caffe
 
     from lrbench_caffe.policies.plateau import Memory
+    from lrbench_caffe.training.lr_policy import CaffePolicy
     from lrbench_caffe.trial import Evaluation
-
-__all__ = ["CaffePolicy", "Monitor", "install", "loss_reader", "policy_from_solver"]
 
 
 class Monitor:

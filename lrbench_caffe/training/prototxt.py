@@ -17,29 +17,11 @@ from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import suggestion
-from lrbench_caffe.training.canonical import canonical_network, network_hash, solver_settings
+from lrbench_caffe.errors import InputError, suggestion
 from lrbench_caffe.training.files import find_file, read_message
-from lrbench_caffe.training.head import Head, add_metrics_layer, count_classes
-from lrbench_caffe.training.net import layers_in_phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-__all__ = [
-    "Head",
-    "add_metrics_layer",
-    "canonical_network",
-    "count_classes",
-    "find_file",
-    "layers_in_phase",
-    "network_hash",
-    "read_solver",
-    "resolve",
-    "solver_settings",
-    "write_solver",
-]
 
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 # The fields of a solver that name the net it trains, and those that name the nets it tests.

@@ -19,7 +19,6 @@ from lrbench_caffe import metrics
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.layers import MetricsLayer
 from lrbench_caffe.training import prototxt
-from lrbench_caffe.training.device import gpu_problem
 from lrbench_caffe.trial import DIVERGED, FINISHED, INTERRUPTED, Evaluation, to_dict
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from lrbench_caffe.training.monitor import Monitor
 
-__all__ = ["Plan", "create_solver", "evaluate", "gpu_problem", "train"]
+__all__ = ["Plan", "create_solver", "evaluate", "train"]
 
 # Seconds of training between two looks at the clock, the losses and the request to stop.
 CHUNK_SECONDS = 0.25
