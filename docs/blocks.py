@@ -2,13 +2,13 @@
 
 An HTML comment on the line before a fence marks it. A reader of the page does not see it.
 
-    <!-- run -->              run the fence: sh with bash, python with Python, sql with psql
+    <!-- run -->              run the fence: with bash, Python or psql, by its language
     <!-- run: long -->        run it in `make soak` only, because it takes longer than some seconds
     <!-- run: fails -->       run it; its exit status must not be 0
     <!-- not run: REASON -->  leave it out: it needs a network, a GPU, Docker or hours
     <!-- file: NAME -->       write the fence to a file that later commands use
-    <!-- output -->           what the command before printed; several options are separated by commas:
-                              exact: the test compares it; markdown: it is not a fence, but ends at
+    <!-- output -->           what the command before printed. Options, separated by commas: exact:
+                              the test compares it; markdown: it is not a fence, but ends at
                               <!-- end -->; rows N: of more than N rows that begin with the same
                               word only the first N are shown; tail N: only the last N lines
 
@@ -44,6 +44,10 @@ _RUN = """#!/bin/bash
 [[ $1 != python3 ]] || { shift; set -- "%(python)s" "$@"; }
 export PYTHONPATH="%(root)s${PYTHONPATH:+:$PYTHONPATH}"
 exec "$@"
+"""
+_MAKE = """#!/bin/bash
+# The environment has no make: run the recipe of a target.
+sed -n "/^$1:/,/^$/ s/^\\t//p" Makefile | bash -e
 """
 
 
@@ -115,19 +119,25 @@ def workplace() -> Iterator[Path]:
         for name in LINKED:
             (folder / name).symlink_to(ROOT / name)
         (folder / PICTURES).mkdir(parents=True)
-        (folder / "docker").mkdir()
-        run = folder / "docker" / "run"
-        run.write_text(_RUN % {"python": sys.executable, "root": ROOT})
-        run.chmod(0o755)
+        _write_program(folder / "docker" / "run", _RUN % {"python": sys.executable, "root": ROOT})
+        if not shutil.which("make"):
+            _write_program(folder / "bin" / "make", _MAKE)
         yield folder
     finally:
         _execute(folder, ["docker/run", "lrbench", "db", "stop"])
         shutil.rmtree(str(folder))
 
 
+def _write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 def _environment(folder: Path) -> dict:
     environment = dict(os.environ, LRBENCH_HOME=str(folder / "home"), MPLBACKEND="Agg")
     environment.pop("LRBENCH_DSN", None)
+    environment["PATH"] = "%s:%s" % (folder / "bin", os.environ["PATH"])
     environment.update(PSQL_PAGER="", PAGER="cat", COLUMNS="110", LC_ALL="C.UTF-8")
     return environment
 
@@ -155,7 +165,7 @@ def run(block: Block, folder: Path) -> str:
     """
     if block.language == "python":
         done = _execute(folder, ["docker/run", "python3", "-"], block.text)
-    elif block.language == "sql":
+    elif block.language in ("sql", "psql"):
         sql = "\\set ON_ERROR_STOP on\n\\pset footer off\n" + block.text + "\n"
         done = _execute(folder, ["docker/run", "lrbench", "db", "shell"], sql)
         done.stdout = done.stdout.replace("Pager usage is off.\n", "")
@@ -256,13 +266,16 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="leave out what is marked long")
     parser.add_argument("pages", nargs="*", type=Path, help="default: all pages with commands")
     options = parser.parse_args()
+    failed = False
     for page in options.pages or pages():
         if any(block.kind == "run" for block in read(page)):
             print(page, flush=True)
             try:
                 run_page(page.resolve(), not options.short, options.refresh)
             except ExampleError as error:
-                sys.exit("%s, %s" % (page, error))
+                failed = True
+                print("%s, %s" % (page, error), file=sys.stderr, flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

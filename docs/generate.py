@@ -1,7 +1,7 @@
 """Write the pages that are made from the program itself: command-line.md and python-api.md.
 
-    docker/run python3 docs/generate.py          # write them
-    docker/run python3 docs/generate.py --check  # exit status 1 if they are not current
+docker/run python3 docs/generate.py          # write them
+docker/run python3 docs/generate.py --check  # exit status 1 if they are not current
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ API = [
     ),
     (
         "Policies",
-        "The LR module needs numpy and nothing else. See [policies.md](policies.md) for the functions.",
+        "The LR module needs numpy only. [policies.md](policies.md) describes the functions.",
         [
             "lrbench_caffe.policies.Policy",
             "lrbench_caffe.policies.Composition",
@@ -328,7 +328,7 @@ def _paragraphs(text: str) -> List[str]:
 
 
 def _inline(text: str) -> str:
-    """reStructuredText's roles and literals as Markdown."""
+    """Roles and literals of reStructuredText as Markdown."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
     pieces = re.split(r"(`[^`]*`)", text.replace("\\|", "|"))
     pieces[0::2] = [re.sub(r"([*<])", r"\\\1", piece) for piece in pieces[0::2]]

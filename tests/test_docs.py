@@ -1,4 +1,4 @@
-"""The documentation is right: its commands run, its generated pages are current, its links lead somewhere."""
+"""The documentation: its commands run, its generated pages are current, its links resolve."""
 
 import importlib.util
 import json
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, needs_caffe
+
+from lrbench_caffe import Policy
 
 DOCS = Path(ROOT, "docs")
 NOTEBOOK = Path(ROOT, "examples", "two_policies.ipynb")
@@ -22,16 +24,19 @@ LINKED = [
     Path(ROOT, "CHANGELOG.md"),
     *sorted(Path(ROOT, "results").glob("*.md")),
 ]
-COMMANDS = ("sh", "python", "sql")
+COMMANDS = ("sh", "python", "sql", "psql")
+EPOCH = 1000  # iterations
 
 
 def pages_with(*options):
-    """The pages with commands whose mark has one of these options; without options, with any other command."""
+    """The pages with commands that are marked long, or, without options, with any others."""
     found = []
     for page in blocks.pages():
         long = ["long" in block.options for block in blocks.read(page) if block.kind == "run"]
         if ("long" in options and any(long)) or (not options and not all(long)):
-            found.append(pytest.param(page, id=page.name if page.name != "README.md" else page.parent.name))
+            found.append(
+                pytest.param(page, id=page.name if page.name != "README.md" else page.parent.name)
+            )
     return found
 
 
@@ -123,18 +128,36 @@ def anchors(page):
     """The anchors of a page's headings, as repository browsers and Sphinx make them."""
     text = re.sub(r"(?ms)^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"))
     headings = re.findall(r"(?m)^#+ (.*)$", text)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
 
 
 def test_pages_are_listed_in_the_index_and_in_the_readme():
     for listing in (DOCS / "index.md", Path(ROOT, "README.md")):
         text = listing.read_text(encoding="utf-8")
         for page in DOCS.glob("*.md"):
-            assert page.name == "index.md" or page.name + ")" in text, "%s lacks %s" % (listing.name, page.name)
+            assert page.name == "index.md" or page.name + ")" in text, "%s lacks %s" % (
+                listing.name,
+                page.name,
+            )
 
 
 def test_readme_is_short():
     assert len(Path(ROOT, "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
+def test_schedules_to_copy_have_the_rates_that_the_page_shows():
+    text = (DOCS / "policies.md").read_text(encoding="utf-8")
+    section = text.split("### Ten schedules to copy")[1].split("\n### ")[0]
+    rows = re.findall(r"^\| [^|]+ \| `([^`|]+)` \| (.*) \|$", section, re.M)
+    assert len(rows) == 10
+    for policy_text, rates in rows:
+        policy = Policy.parse(policy_text, epoch=EPOCH)
+        assert Policy.parse(str(policy)) == policy
+        for time, epochs, rate in re.findall(r"([\d.]+)(e?): ([\d.]+)", rates):
+            t = round(float(time) * (EPOCH if epochs else 1))
+            assert policy(t) == pytest.approx(float(rate), rel=1e-2, abs=1e-4), (policy_text, t)
 
 
 # --- the runner itself --------------------------------------------------------------------------
@@ -170,7 +193,7 @@ def test_other_output_fails_the_page_until_it_is_refreshed(tmp_path):
     with pytest.raises(blocks.ExampleError, match="the command prints"):
         blocks.run_page(page)
     blocks.run_page(page, refresh=True)
-    assert page.read_text() == (PAGE % "echo you").replace("text\nhello\n```\n", "text\nhello\nyou\n```\n").replace(
-        "txt -->\n```text\nhello\nyou", "txt -->\n```text\nhello"
-    )
+    assert page.read_text() == (PAGE % "echo you").replace(
+        "text\nhello\n```\n", "text\nhello\nyou\n```\n"
+    ).replace("txt -->\n```text\nhello\nyou", "txt -->\n```text\nhello")
     blocks.run_page(page)
