@@ -10,7 +10,8 @@ An HTML comment on the line before a fence marks it. A reader of the page does n
     <!-- output -->           what the command before printed. Options, separated by commas: exact:
                               the test compares it; markdown: it is not a fence, but ends at
                               <!-- end -->; rows N: of more than N rows that begin with the same
-                              word only the first N are shown; tail N: only the last N lines
+                              word only the first N are shown; tail N: only the last N lines;
+                              quiet: without the lines that show progress
 
 The commands of a page run in order in an empty folder with copies of solvers/ and prototxt/, where
 `docker/run` is the Python that runs this script, and LRBENCH_HOME is a folder of the page's own.
@@ -119,6 +120,7 @@ def workplace() -> Iterator[Path]:
         for name in LINKED:
             (folder / name).symlink_to(ROOT / name)
         (folder / PICTURES).mkdir(parents=True)
+        (folder / "matplotlibrc").write_text("svg.hashsalt: lrbench\n")  # the same picture again
         _write_program(folder / "docker" / "run", _RUN % {"python": sys.executable, "root": ROOT})
         if not shutil.which("make"):
             _write_program(folder / "bin" / "make", _MAKE)
@@ -138,7 +140,9 @@ def _environment(folder: Path) -> dict:
     environment = dict(os.environ, LRBENCH_HOME=str(folder / "home"), MPLBACKEND="Agg")
     environment.pop("LRBENCH_DSN", None)
     environment["PATH"] = "%s:%s" % (folder / "bin", os.environ["PATH"])
-    environment.update(PSQL_PAGER="", PAGER="cat", COLUMNS="110", LC_ALL="C.UTF-8")
+    environment.update(
+        SOURCE_DATE_EPOCH="0", PSQL_PAGER="", PAGER="cat", COLUMNS="110", LC_ALL="C.UTF-8"
+    )
     return environment
 
 
@@ -191,6 +195,8 @@ def normalized(printed: str, folder: Path) -> str:
 def shown(printed: str, options: str) -> str:
     """The part of a command's output that a page shows."""
     lines = printed.split("\n")
+    if "quiet" in options:
+        lines = [line for line in lines if not re.match(r" *\d+/\d+  ", line)]
     tail = re.search(r"tail (\d+)", options)
     if tail:
         lines = lines[-int(tail.group(1)) :]
