@@ -117,7 +117,7 @@ API = [
 
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Example", "Examples", "Note")
 _SECTION = re.compile(r"^(%s):$" % "|".join(SECTIONS))
-_ITEM = re.compile(r"^(\*{0,2}[\w., ]+?)(?: \(([^)]*)\))?: (.*)$")
+_ITEM = re.compile(r"^(\*{0,2}[\w., ]+?)(?: \(([^)]*)\))?: (.*)$", re.DOTALL)
 
 
 # --- command-line.md ----------------------------------------------------------------------------
@@ -190,7 +190,11 @@ def _documented(name: str) -> List[str]:
     value = getattr(importlib.import_module(module), attribute)
     if isinstance(value, ModuleType):
         raise TypeError("%s is a module" % name)
-    parts = ["### `%s`" % attribute, "`from %s import %s`" % (module, attribute)]
+    title, imported = attribute, attribute
+    if module.startswith("lrbench_caffe.evaluator.") and not inspect.isclass(value):
+        module, _, imported = module.rpartition(".")  # `run` by itself says too little
+        title = "%s.%s" % (imported, attribute)
+    parts = ["### `%s`" % title, "`from %s import %s`" % (module, imported)]
     if not inspect.isclass(value):
         return parts + [_signature(attribute, value), *_markdown(value)]
     if not issubclass(value, Exception):
@@ -288,22 +292,22 @@ def _section(name: str, text: str) -> List[str]:
         return []
     if name in ("", "Example", "Examples", "Note"):
         return [part for part in _paragraphs(text) if part]
-    items = list(_items(text))
-    if not items:
+    if name in ("Returns", "Yields"):
         return ["**%s**" % name, *_paragraphs(text)]
-    return ["**%s**" % name, "\n".join(items)]
+    return ["**%s**" % name, "\n".join(_items(text))]
 
 
 def _items(text: str) -> Iterator[str]:
     """The items of an Args, Attributes, Returns or Raises section as a Markdown list."""
     entries: List[str] = []
     for line in text.split("\n"):
-        if line.startswith(" ") and entries:
-            entries[-1] += " " + line.strip()
-        elif _ITEM.match(line) or not entries:
-            entries.append(line.strip())
-        else:
-            entries[-1] += " " + line.strip()
+        words = line.strip()
+        if not entries or (_ITEM.match(line) and not line.startswith(" ")):
+            entries.append(words)
+        elif words.startswith(("* ", "- ")):
+            entries[-1] += "\n  - " + words[2:]
+        elif words:
+            entries[-1] += " " + words
     for entry in entries:
         found = _ITEM.match(entry)
         if not found:
@@ -331,7 +335,7 @@ def _inline(text: str) -> str:
     """Roles and literals of reStructuredText as Markdown."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
     pieces = re.split(r"(`[^`]*`)", text.replace("\\|", "|"))
-    pieces[0::2] = [re.sub(r"([*<])", r"\\\1", piece) for piece in pieces[0::2]]
+    pieces[0::2] = [re.sub(r"(?m)(?!^\* )([*<])", r"\\\1", piece) for piece in pieces[0::2]]
     return "".join(pieces)
 
 
