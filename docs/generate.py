@@ -264,6 +264,7 @@ def _clean(text: str) -> str:
     text = re.sub(r"<function ([\w.]+) at 0x\w+>", r"\1", text)
     text = re.sub(r"<class '([\w.]+)'>", lambda found: found.group(1).rpartition(".")[2], text)
     text = re.sub(r"\b(?:lrbench_caffe|collections|typing)(?:\.[a-z_]+)*\.(?=[A-Z])", "", text)
+    text = re.sub(r"'([^'\"]*)'", r'"\1"', text)  # as ruff formats it
     return text.replace("NoneType", "None")
 
 
