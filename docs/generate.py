@@ -349,8 +349,8 @@ def _fence(text: str, language: str) -> str:
 
 
 def _page(parts: List[str]) -> str:
-    note = "<!-- Made by docs/generate.py: do not edit. -->"
-    return "\n\n".join([note, *parts]) + "\n"
+    notes = ["<!-- Made by docs/generate.py: do not edit. -->", "<!-- fmt: off -->"]  # for ruff
+    return "\n\n".join([*notes, *parts]) + "\n"
 
 
 PAGES = {"command-line.md": command_line, "python-api.md": python_api}
