@@ -19,8 +19,11 @@ containers:  ## build the images and run the compose file with a real engine
 bench:  ## measure what the program costs beside Caffe itself
 	docker/run python3 benchmarks/overhead.py
 
+docs:  ## build the documentation as a web site; warnings and broken links are errors
+	docs/build
+
 clean:  ## remove what tests, tools and Python left in this folder
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo lint test soak containers bench clean
+.PHONY: help demo lint test soak containers bench docs clean

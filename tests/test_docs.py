@@ -1,0 +1,207 @@
+"""The documentation: its commands run, its generated pages are current, its links resolve."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, needs_caffe
+
+from lrbench_caffe import Policy
+
+DOCS = Path(ROOT, "docs")
+NOTEBOOK = Path(ROOT, "examples", "two_policies.ipynb")
+sys.path.insert(0, str(DOCS))
+
+import blocks  # noqa: E402
+
+LINKED = [
+    *blocks.pages(),
+    Path(ROOT, "CONTRIBUTING.md"),
+    Path(ROOT, "CHANGELOG.md"),
+    *sorted(Path(ROOT, "results").glob("*.md")),
+]
+COMMANDS = ("sh", "python", "sql", "psql")
+EPOCH = 1000  # iterations
+
+
+def pages_with(*options):
+    """The pages with commands that are marked long, or, without options, with any others."""
+    found = []
+    for page in blocks.pages():
+        long = ["long" in block.options for block in blocks.read(page) if block.kind == "run"]
+        if ("long" in options and any(long)) or (not options and not all(long)):
+            found.append(pytest.param(page, id=str(page.relative_to(ROOT))))
+    return found
+
+
+@pytest.fixture(scope="session")
+def page_runs(request):
+    """A Future for each selected page, by (page, long); two pages run at a time."""
+    tests = [item for item in request.session.items if "page_runs" in item.fixturenames]
+    selected = [(item.callspec.params["page"], "long" in item.keywords) for item in tests]
+    with ThreadPoolExecutor(2) as pool:
+        yield {key: pool.submit(blocks.run_page, *key) for key in selected}
+
+
+@needs_caffe
+@pytest.mark.parametrize("page", pages_with())
+def test_commands_of_a_page_run(page, page_runs):
+    page_runs[page, False].result()
+
+
+@needs_caffe
+@pytest.mark.long
+@pytest.mark.parametrize("page", pages_with("long"))
+def test_long_commands_of_a_page_run(page, page_runs):
+    page_runs[page, True].result()
+
+
+@pytest.mark.parametrize("page", blocks.pages(), ids=lambda page: page.name)
+def test_every_command_is_run_or_says_why_not(page):
+    for block in blocks.read(page):
+        if block.language in COMMANDS and page.name != "python-api.md":
+            assert block.kind in ("run", "not run", "file"), "line %d has no mark" % block.first
+            assert block.kind != "not run" or block.options, "line %d has no reason" % block.first
+
+
+def test_generated_pages_are_current():
+    pytest.importorskip("click")
+    pytest.importorskip("psycopg2")
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "generate.py"), "--check"],
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@needs_caffe
+def test_notebook_runs():
+    run_notebook(with_pandas=importlib.util.find_spec("pandas") is not None)
+
+
+@needs_caffe
+@pytest.mark.long
+def test_notebook_runs_with_pandas(tmp_path):
+    """Pandas is in no environment of this project: it is installed for this test."""
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(tmp_path)]
+    done = subprocess.run([*install, "pandas<1.5", "numpy<1.20"], stderr=subprocess.PIPE)
+    if done.returncode:
+        pytest.skip("pandas could not be installed: %s" % done.stderr.decode()[-200:])
+    run_notebook(with_pandas=True, path=[str(tmp_path)])
+
+
+def run_notebook(with_pandas, path=()):
+    """Run the code cells of the notebook in one process, as Jupyter does."""
+    cells = [
+        "".join(cell["source"])
+        for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+        and (with_pandas or "pandas" not in cell["metadata"].get("tags", ()))
+    ]
+    assert len(cells) == (4 if with_pandas else 3)
+    program = "import sys; sys.path[1:1] = %r\n" % list(path) + "\n".join(cells)
+    with blocks.workplace() as folder:
+        block = blocks.Block("run", "", "python", program, 0, 0, "")
+        assert "2 trials of this net are recorded" in blocks.run(block, folder)
+
+
+# --- links --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = without_code(page.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), "%s: there is no %s" % (page.name, link)
+        if anchor:
+            assert anchor in anchors(target), "%s: there is no %s" % (page.name, link)
+
+
+def without_code(text):
+    """The text without fences and code spans."""
+    return re.sub(r"`[^`\n]+`", "", re.sub(r"(?ms)^( *)```.*?^\1```$", "", text))
+
+
+def anchors(page):
+    """The anchors of a page's headings, as repository browsers and Sphinx make them."""
+    text = re.sub(r"(?ms)^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"(?m)^#+ (.*)$", text)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+def test_pages_are_listed_in_the_index_and_in_the_readme():
+    for listing in (DOCS / "index.md", Path(ROOT, "README.md")):
+        text = listing.read_text(encoding="utf-8")
+        for page in DOCS.glob("*.md"):
+            assert page.name == "index.md" or page.name + ")" in text, "%s lacks %s" % (
+                listing.name,
+                page.name,
+            )
+
+
+def test_readme_is_short():
+    assert len(Path(ROOT, "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
+def test_schedules_to_copy_have_the_rates_that_the_page_shows():
+    text = (DOCS / "policies.md").read_text(encoding="utf-8")
+    section = text.split("### Ten schedules to copy")[1].split("\n### ")[0]
+    rows = re.findall(r"^\| [^|]+ \| `([^`|]+)` \| (.*) \|$", section, re.M)
+    assert len(rows) == 10
+    for policy_text, rates in rows:
+        policy = Policy.parse(policy_text, epoch=EPOCH)
+        assert Policy.parse(str(policy)) == policy
+        for time, epochs, rate in re.findall(r"([\d.]+)(e?): ([\d.]+)", rates):
+            t = round(float(time) * (EPOCH if epochs else 1))
+            assert policy(t) == pytest.approx(float(rate), rel=1e-2, abs=1e-4), (policy_text, t)
+
+
+# --- the runner itself --------------------------------------------------------------------------
+
+PAGE = """
+<!-- file: greeting.txt -->
+```text
+hello
+```
+
+<!-- run -->
+```sh
+cat greeting.txt && %s
+```
+
+<!-- output: exact -->
+```text
+hello
+```
+"""
+
+
+def test_a_failing_command_fails_the_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE % "false")
+    with pytest.raises(blocks.ExampleError, match="exit status 1"):
+        blocks.run_page(page)
+
+
+def test_other_output_fails_the_page_until_it_is_refreshed(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE % "echo you")
+    with pytest.raises(blocks.ExampleError, match="the command prints"):
+        blocks.run_page(page)
+    blocks.run_page(page, refresh=True)
+    assert page.read_text() == (PAGE % "echo you").replace(
+        "text\nhello\n```\n", "text\nhello\nyou\n```\n"
+    ).replace("txt -->\n```text\nhello\nyou", "txt -->\n```text\nhello")
+    blocks.run_page(page)
