@@ -2,14 +2,11 @@
 
 import json
 import math
-import os
 import pickle
-import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from test_policies import policies, rates
@@ -397,13 +394,3 @@ def test_a_policy_without_plateau_has_no_memory():
 
 def test_the_methods_have_their_names_of_version_0_1():
     assert Policy.see is Policy.observe and Policy.given is Policy.schedule
-
-
-def test_the_schedules_in_the_readme_are_policies():
-    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
-        section = file.read().split("schedules of several pieces")[1].split("\n## ")[0]
-    texts = re.findall(r"^\| [^|]+ \| `([A-Z0-9]+\([^`|]+)` \|", section, re.M)
-    assert len(texts) == 10
-    for text in texts:
-        policy = Policy.parse(text, epoch=100)
-        assert Policy.parse(str(policy)) == policy

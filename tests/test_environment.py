@@ -138,7 +138,7 @@ def test_without_caffe_docker_run_names_the_programs_to_install(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "docker/run: Caffe's environment needs Docker, or else bubblewrap mmdebstrap"
+        "docker/run: Caffe's environment needs Docker or bubblewrap mmdebstrap"
     )
 
 

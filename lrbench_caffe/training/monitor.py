@@ -9,6 +9,7 @@ import numpy as np
 
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.training import float32
+from lrbench_caffe.training.lr_policy import CaffePolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import caffe
 
     from lrbench_caffe.policies.plateau import Memory
-    from lrbench_caffe.training.lr_policy import CaffePolicy
     from lrbench_caffe.trial import Evaluation
 
 
