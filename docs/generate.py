@@ -100,7 +100,7 @@ API = [
         "The policy evaluator",
         "The range test, the tuner and the recommendation. See [tuning.md](tuning.md).",
         [
-            "lrbench_caffe.evaluator.trainings.Trainer",
+            "lrbench_caffe.evaluator.trainer.Trainer",
             "lrbench_caffe.evaluator.range_test.run",
             "lrbench_caffe.evaluator.range_test.sweep",
             "lrbench_caffe.evaluator.range_test.RangeTest",

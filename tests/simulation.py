@@ -45,7 +45,7 @@ def measure(dsn, trials, evaluations):
 
 
 def simulate(dsn, trials, evaluations):
-    """Run the study in this process; its trials have different policies.  See :func:`measure`."""
+    """Run the study in this process; its trials have different policies. See :func:`measure`."""
     from lrbench_caffe import study
     from lrbench_caffe.display.progress import StudyDisplay
     from lrbench_caffe.paths import home

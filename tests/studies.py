@@ -84,7 +84,7 @@ def wait_until(condition, seconds=120):
 def pause_training(parents, condition):
     """Wait for a training that meets a condition, and pause it with SIGSTOP.
 
-    The condition is called with the folder for the snapshots, whose name is the trial's id.  The
+    The condition is called with the folder for the snapshots, whose name is the trial's id. The
     training is paused before, so that it cannot end between the check and what a test does then.
     Returns (process id of its parent, process id of the training, folder).
     """

@@ -19,7 +19,7 @@ def cluster(tmp_path):
     """Start a scheduler and workers of one thread each.
 
     cluster(workers=3, **environment) returns the scheduler's address and all processes, the
-    scheduler first.  The environment variables are for the scheduler.
+    scheduler first. The environment variables are for the scheduler.
     """
     processes = []
     file = str(tmp_path / "scheduler.json")

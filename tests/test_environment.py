@@ -1,6 +1,6 @@
 """docker/run: a command runs in the environment with pycaffe as if it had been called directly.
 
-If pycaffe can be imported already, as under `make test`, docker/run builds nothing.  Elsewhere only
+If pycaffe can be imported already, as under `make test`, docker/run builds nothing. Elsewhere only
 its refusal is tested.
 """
 

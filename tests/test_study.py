@@ -118,7 +118,7 @@ def test_a_trial_that_caffe_aborts_leaves_the_others_running(
 def test_a_study_takes_its_own_snapshots_and_not_those_of_the_solver(
     name, tmp_path, digits, lrbench, trials
 ):
-    """Whatever their format and interval.  The solver's settings are still recorded."""
+    """Whatever their format and interval. The solver's settings are still recorded."""
     more = 'snapshot: 100000 snapshot_prefix: "%s" snapshot_format: HDF5' % (tmp_path / "users")
     path = nets.write(tmp_path, nets.solver(max_iter=1000000, test_interval=500, more=more))
     study = start("study", "run", name, path, "--data", digits)
@@ -296,7 +296,7 @@ COUNT_ROWS = """
     "count, room", [(100, math.inf), pytest.param(10000, 2**32, marks=pytest.mark.long)]
 )
 def test_a_large_study_is_recorded_completely_in_little_memory(count, room, dsn):
-    """Each trial has 280 evaluations.  Only the training function is simulated.
+    """Each trial has 280 evaluations. Only the training function is simulated.
 
     The short variant writes to a real disk, where the thread that delivers the journal often reads
     an incomplete line.

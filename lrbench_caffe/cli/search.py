@@ -60,7 +60,7 @@ def range_command(
     """
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import range_test
-    from lrbench_caffe.evaluator.trainings import Trainer
+    from lrbench_caffe.evaluator.trainer import Trainer
     from lrbench_caffe.report import plots
 
     plots.check_path(out)
@@ -115,7 +115,7 @@ def tune(
     """
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import tuner
-    from lrbench_caffe.evaluator.trainings import Trainer
+    from lrbench_caffe.evaluator.trainer import Trainer
 
     def print_decision(sentence: str) -> None:
         console.print_line(sentence, aside=True)

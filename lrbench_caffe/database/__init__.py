@@ -1,7 +1,7 @@
 """The LR policy database (section IV of the paper).
 
 A training records its trial with a :class:`Recorder`, which writes every event to a journal on the
-local disk and delivers it to PostgreSQL from a thread.  A :class:`Store` reads and writes trials.
+local disk and delivers it to PostgreSQL from a thread. A :class:`Store` reads and writes trials.
 :mod:`~lrbench_caffe.database.studies` keeps lists of trials under a name,
 :mod:`~lrbench_caffe.database.standings` reads how policies did over their seeds, and
 :mod:`~lrbench_caffe.database.exchange` exports and imports trials.
@@ -36,8 +36,8 @@ def shell_command(dsn: str | None = None) -> list[str]:
     """Return the psql command line that opens the database.
 
     Args:
-        dsn: The connection string of the database.  Without it, ``LRBENCH_DSN`` names the
-            database.  Without either, the private server is used, and started if necessary.
+        dsn: The connection string of the database. Without it, ``LRBENCH_DSN`` names the
+            database. Without either, the private server is used, and started if necessary.
 
     Returns:
         The program and its arguments.

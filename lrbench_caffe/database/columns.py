@@ -1,8 +1,8 @@
 """The columns of the table ``evaluation``, listed once.
 
-The columns are the fields of :class:`lrbench_caffe.trial.Evaluation` in their order.  The store,
-the export and the import build their statements from this list.  The table itself has one more
-column, ``trial_id``.  ``schema.sql`` is written by hand; a test compares it with this list.
+The columns are the fields of :class:`lrbench_caffe.trial.Evaluation` in their order. The store,
+the export and the import build their statements from this list. The table itself has one more
+column, ``trial_id``. ``schema.sql`` is written by hand; a test compares it with this list.
 """
 
 from __future__ import annotations

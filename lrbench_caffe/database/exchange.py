@@ -77,7 +77,7 @@ def export_trials(
     """Export trials to a file, all as of the same moment.
 
     Args:
-        path: The file.  It is replaced only when the export is complete.
+        path: The file. It is replaced only when the export is complete.
         dsn: The database, as for :class:`~lrbench_caffe.database.store.Store`.
         filters: The filters of :meth:`~lrbench_caffe.database.store.Store.trials` by their names.
         name: The origin that others read for the trials that were trained here; the database's
@@ -123,7 +123,7 @@ def import_trials(path: str, dsn: str | None, progress: Progress | None = None) 
 
     Raises:
         InputError: The file cannot be read or is not a valid export, or the database cannot be
-            used.  Nothing has been imported.
+            used. Nothing has been imported.
     """
     report = progress or _ignore
     try:

@@ -13,13 +13,13 @@ Every object has one key, the kind of the line:
     {"end": {"trials": N, "sha256": of all previous lines, in hex}} the last line
 
 A trial refers to its origin, framework, network, dataset and policy by number: 1 is the first line
-of that kind in the file.  These lines come before the first trial that refers to them.
+of that kind in the file. These lines come before the first trial that refers to them.
 
-A "rows" line belongs to the trial above it.  Its rows are in the order of their iterations.  The
-values of a row are in the order of :data:`~lrbench_caffe.database.columns.EVALUATION_COLUMNS`.  A
+A "rows" line belongs to the trial above it. Its rows are in the order of their iterations. The
+values of a row are in the order of :data:`~lrbench_caffe.database.columns.EVALUATION_COLUMNS`. A
 trial with many rows has several such lines.
 
-Unknown values are null.  Times are seconds since the epoch.
+Unknown values are null. Times are seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from __future__ import annotations
 VERSION = 1
 MAX_LINE_BYTES = 4 << 20  # JSON may take thirty times as much memory
 
-# The kinds of lines that trials share, each with its fields.  Whoever inserts rows into these
+# The kinds of lines that trials share, each with its fields. Whoever inserts rows into these
 # tables does so in this order.
 SHARED_FIELDS = {
     "origin": ("database", "name"),

@@ -1,6 +1,6 @@
 """Reads an export line by line; every line is checked before it is used.
 
-The problem of a file is an InputError with the file and the line.  The memory that :func:`read`
+The problem of a file is an InputError with the file and the line. The memory that :func:`read`
 needs does not grow with the file.
 """
 
@@ -46,7 +46,7 @@ def read(
         progress: Called now and then with the position in the file, in bytes.
 
     Yields:
-        The kind, the number and the checked content of each line.  The fields of shared lines are
+        The kind, the number and the checked content of each line. The fields of shared lines are
         in the order of SHARED_FIELDS.
 
     Raises:
@@ -91,7 +91,7 @@ class _ExportChecker:
     def check(self, line: bytes) -> tuple[str, int, Any] | None:
         """Return the kind, the number and the content of the next line.
 
-        The first and the last line give None.  Raises InvalidLine.
+        The first and the last line give None. Raises InvalidLine.
         """
         self.lines += 1
         if self.ended:

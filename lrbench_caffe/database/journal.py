@@ -3,28 +3,28 @@
 How a row travels from the training to PostgreSQL:
 
 1. The training's process sends each evaluation as an event to the program that started it.
-2. The program passes the event to the trial's :class:`Journal`.  ``on_event`` appends it to a file
+2. The program passes the event to the trial's :class:`Journal`. ``on_event`` appends it to a file
    of this attempt in the folder ``journal`` of LRBench's home, and flushes the file to the disk.
    Only then does it return.
 3. A thread of the :class:`Recorder` reads what is new in the program's journals and passes it to
    :class:`~lrbench_caffe.database.store.Store`, which commits it.
 4. When the database has the trial's end, the journal is removed.
 
-No training waits for the database.  During an outage the thread tries again every
-``RETRY_SECONDS``, and the events wait in the journals.  If the program ends before the database is
-back, the journals remain.  The next Recorder for the same database delivers every journal that is
-not locked: its program has ended.  If such a journal has no end, its trial is recorded as
+No training waits for the database. During an outage the thread tries again every
+``RETRY_SECONDS``, and the events wait in the journals. If the program ends before the database is
+back, the journals remain. The next Recorder for the same database delivers every journal that is
+not locked: its program has ended. If such a journal has no end, its trial is recorded as
 interrupted at the time of its last event.
 
 What is guaranteed:
 
 - An event that ``on_event`` has accepted outlives a crash of the program, of the database server
-  or of the connection.  A line that a crash has torn was never accepted; it is left out.
+  or of the connection. A line that a crash has torn was never accepted; it is left out.
 - Each row is stored once, because repeating a delivery does no harm.
 - Rows arrive in the order in which they were measured.
 - A journal that the database rejects does not hold up the others: it is kept as ``*.refused``.
-- On a full disk, the trial ends as failed.  The events without room stay in memory and are
-  delivered from there.  They are lost only if the database is unavailable until the program ends.
+- On a full disk, the trial ends as failed. The events without room stay in memory and are
+  delivered from there. They are lost only if the database is unavailable until the program ends.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _INTERRUPTED_ERROR = "the program that recorded it ended before the trial did"
 class Recorder:
     """Records any number of trials at a time; a context manager.
 
-    It owns the folder of the journals and the thread that delivers them.  On leaving the context,
+    It owns the folder of the journals and the thread that delivers them. On leaving the context,
     everything has been delivered, unless the database is unavailable.
 
     Args:
@@ -258,7 +258,7 @@ class Journal:
         """Record an event of the training; it is on the disk when this returns.
 
         Args:
-            kind: ``begin``, ``row`` or ``end``.  Events of other kinds are not recorded.
+            kind: ``begin``, ``row`` or ``end``. Events of other kinds are not recorded.
             content: The event's content: for ``begin`` and ``end`` the trial, for ``row`` an
                 evaluation.
 

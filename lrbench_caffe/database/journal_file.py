@@ -1,8 +1,8 @@
 """The file of a journal: the events of one attempt at a trial, one JSON line each.
 
 The lines are ``["database", NAME]``, ``["begin", TRIAL]``, then ``["row", EVALUATION]`` for each
-evaluation, then ``["end", {"state": ..., "ended": ..., "error": ...}]``.  Every line is flushed to
-the disk before the next event.  The file is locked (flock) by the program that writes it, so an
+evaluation, then ``["end", {"state": ..., "ended": ..., "error": ...}]``. Every line is flushed to
+the disk before the next event. The file is locked (flock) by the program that writes it, so an
 unlocked file belongs to a program that has ended.
 """
 
@@ -27,11 +27,11 @@ BATCH_BYTES = 1 << 20  # about how much is read and delivered at a time
 class JournalFile:
     """The journal of one attempt at a trial.
 
-    The thread that receives the training's events writes the file.  The Recorder's thread reads it
+    The thread that receives the training's events writes the file. The Recorder's thread reads it
     and keeps here how much of it the database has.
 
     Args:
-        path: The file.  It is created by the first write.
+        path: The file. It is created by the first write.
         on_change: Called after each change.
         leftover: The file exists already, and the program that wrote it has ended.
 
@@ -68,7 +68,7 @@ class JournalFile:
             *events: Pairs of an event's kind and its content.
 
         Raises:
-            OSError: There is no room on the disk.  This is raised once; later calls only add to
+            OSError: There is no room on the disk. This is raised once; later calls only add to
                 ``unwritten``.
         """
         self.last_change = time.time()
@@ -98,7 +98,7 @@ class JournalFile:
     def close(self) -> None:
         """Close the file: nothing more will be written.
 
-        Unwritten events are tried once more.  Those that still find no room stay in memory until
+        Unwritten events are tried once more. Those that still find no room stay in memory until
         they are delivered.
         """
         if self.closed:

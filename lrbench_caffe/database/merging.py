@@ -39,7 +39,7 @@ _CREATE_STAGING_TABLES = """
 
 _ANALYZE_STAGING_TABLES = "ANALYZE new_trial; ANALYZE new_row; ANALYZE new_policy"
 
-# Insert the shared rows that are missing.  All writers go through the tables in the same order.
+# Insert the shared rows that are missing. All writers go through the tables in the same order.
 _INSERT_SHARED_ROWS = """
     INSERT INTO origin (database, name)
         SELECT DISTINCT ON (database) database, name FROM new_origin ORDER BY database
@@ -59,7 +59,7 @@ _INSERT_SHARED_ROWS = """
         ON CONFLICT DO NOTHING"""
 
 # The ids of the shared rows by the number of their line, in small tables of which PostgreSQL's
-# planner has statistics.  One join of everything would take much longer.
+# planner has statistics. One join of everything would take much longer.
 _RESOLVE_TRIALS = """
     CREATE TEMP TABLE origin_ids ON COMMIT DROP AS
         SELECT key, CASE WHEN here THEN NULL ELSE id END AS id

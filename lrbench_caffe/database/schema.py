@@ -1,11 +1,11 @@
 """The version of a database's schema: an empty database gets the schema, an older one is migrated.
 
-``schema.sql`` is the whole schema at its newest version.  ``migrations/0002.sql`` and the following
+``schema.sql`` is the whole schema at its newest version. ``migrations/0002.sql`` and the following
 files each bring a database from the previous version to the version in their name.
 
-This is not yoyo-migrations, the usual tool.  It marks a running migration with a committed row,
+This is not yoyo-migrations, the usual tool. It marks a running migration with a committed row,
 which a killed process leaves behind and which then blocks every later start, and it needs
-Python 3.9.  The advisory lock used here disappears together with its connection.
+Python 3.9. The advisory lock used here disappears together with its connection.
 """
 
 from __future__ import annotations

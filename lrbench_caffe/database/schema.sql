@@ -1,6 +1,6 @@
 -- The LR policy database (section IV of the paper): trials, the policies that they were trained
--- under, and their measurements.  This is the whole schema at its newest version; migrations/ brings
--- older databases to it.  It needs PostgreSQL 11 or later.
+-- under, and their measurements. This is the whole schema at its newest version; migrations/ brings
+-- older databases to it. It needs PostgreSQL 11 or later.
 
 CREATE DOMAIN title AS text
     CONSTRAINT title_length CHECK (length(VALUE) BETWEEN 1 AND 500);

@@ -1,18 +1,18 @@
 """The private PostgreSQL server: one for each LRBENCH_HOME, started on demand.
 
-All processes of the user share it.  Everything is in the folder ``postgresql`` of LRBench's home:
+All processes of the user share it. Everything is in the folder ``postgresql`` of LRBench's home:
 the cluster in ``data``, the server's log and its Unix socket.
 
 Two techniques keep this simple:
 
 - The process that starts the server locks the folder (flock), and the server inherits the locked
-  file descriptor.  So the folder is locked exactly while a server starts, runs or stops, whatever
+  file descriptor. So the folder is locked exactly while a server starts, runs or stops, whatever
   process is killed and in whatever container it runs.
-- PostgreSQL's programs receive the folder as /proc/self/fd/N of that descriptor.  PostgreSQL
+- PostgreSQL's programs receive the folder as /proc/self/fd/N of that descriptor. PostgreSQL
   refuses to run as root, and the user that it runs as instead may have no access to root's home.
   With the descriptor that user needs no access to it.
 
-This is not pgserver, which is no longer maintained.  Its successor ships its own PostgreSQL instead
+This is not pgserver, which is no longer maintained. Its successor ships its own PostgreSQL instead
 of running the installed one.
 """
 
@@ -231,7 +231,7 @@ class _Folder:
     def run(self, command: list[str], text: str = "") -> None:
         """Run one of PostgreSQL's programs, with this text as its input, in a session of its own.
 
-        A server that it starts keeps only the descriptor and the log open.  Raises InputError with
+        A server that it starts keeps only the descriptor and the log open. Raises InputError with
         the program's message if it fails.
         """
         command = self.command_prefix + command
@@ -320,7 +320,7 @@ def _start(folder: _Folder) -> None:
     pg_ctl = find_program("pg_ctl", folder.path, version)
     if version is None:
         _initialize(folder)
-    # The folder was not locked, so the server of these files is gone.  Their process ids may belong
+    # The folder was not locked, so the server of these files is gone. Their process ids may belong
     # to other processes by now.
     for stale in (os.path.join("data", "postmaster.pid"), _SOCKET + ".lock"):
         with contextlib.suppress(FileNotFoundError):

@@ -1,6 +1,6 @@
 """How policies did on the tasks in the database: what a recommendation is made from.
 
-The table ``standing`` has a row for each policy on a task, with the mean over its seeds.  Triggers
+The table ``standing`` has a row for each policy on a task, with the mean over its seeds. Triggers
 keep it up to date, so the queries here take the same time however many trials there are.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CONSTANTS = 200  # the most constant rates that are read for a task
 
-# The best standing of each (dataset, network).  Each costs one index lookup, however many standings
+# The best standing of each (dataset, network). Each costs one index lookup, however many standings
 # lie between two of them.
 _BEST_OF_ALL_TASKS = """
     WITH RECURSIVE best AS (

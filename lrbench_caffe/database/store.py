@@ -1,7 +1,7 @@
 """The store: trials and their rows in PostgreSQL, as plain values in and out.
 
 A trial enters the database by :meth:`Store.begin`, its rows by :meth:`Store.add`, its end by
-:meth:`Store.end`.  A :class:`~lrbench_caffe.database.journal.Recorder` calls these from a thread
+:meth:`Store.end`. A :class:`~lrbench_caffe.database.journal.Recorder` calls these from a thread
 while the training runs.
 
 Every method is one transaction, and every transaction may be repeated without harm:
@@ -12,11 +12,11 @@ Every method is one transaction, and every transaction may be repeated without h
 
 So a journal can be delivered twice, and a lost connection costs only a second try.
 
-A trial that was cut off is resumed from its last snapshot as another attempt.  Rows that the
+A trial that was cut off is resumed from its last snapshot as another attempt. Rows that the
 earlier attempt measured after that snapshot are deleted, and those that are delivered later are
 ignored, whatever the order in which the journals of the two attempts arrive.
 
-Use a Store in one thread at a time.  Any number of Stores may write at the same time.
+Use a Store in one thread at a time. Any number of Stores may write at the same time.
 """
 
 from __future__ import annotations
@@ -173,12 +173,12 @@ _BEST_ROWS = (
 class Store:
     """The trials of one database; a context manager that closes the connection.
 
-    All methods raise InputError if the database rejects a value.  They raise DatabaseUnavailable
+    All methods raise InputError if the database rejects a value. They raise DatabaseUnavailable
     if the connection is lost and cannot be opened again; the next call tries again.
 
     Args:
-        dsn: The connection string of the database.  Without it, ``LRBENCH_DSN`` names the
-            database.  Without either, the private server is used, and started on demand.
+        dsn: The connection string of the database. Without it, ``LRBENCH_DSN`` names the
+            database. Without either, the private server is used, and started on demand.
         read_only: Ask the database to refuse all changes.
 
     Attributes:
@@ -219,7 +219,7 @@ class Store:
         The trial's own rows and end are not recorded here, but by :meth:`add` and :meth:`end`.
 
         Args:
-            trial: The trial.  If the database has a later attempt at it, nothing changes.
+            trial: The trial. If the database has a later attempt at it, nothing changes.
         """
         setup = trial.setup
         shape = setup.dataset.shape
@@ -261,12 +261,12 @@ class Store:
     def add(self, trial_id: str, *rows: Evaluation, attempt: int = 1) -> None:
         """Record rows of a trial, visible to other connections at once.
 
-        A row that is already there, by its iteration, is kept as it is.  A row is ignored if a
+        A row that is already there, by its iteration, is kept as it is. A row is ignored if a
         later attempt has begun and trains its iteration again.
 
         Args:
             trial_id: The trial's id.
-            *rows: The evaluations.  Metrics that are NaN or infinite are stored as NULL.
+            *rows: The evaluations. Metrics that are NaN or infinite are stored as NULL.
             attempt: The attempt that measured them.
         """
         values: dict[str, object] = {
@@ -287,7 +287,7 @@ class Store:
             trial_id: The trial's id.
             state: One of :data:`lrbench_caffe.trial.STATES`.
             ended: When it ended, in seconds since the epoch.
-            error: Why a failed, diverged or pruned trial ended.  It may be any text of a log:
+            error: Why a failed, diverged or pruned trial ended. It may be any text of a log:
                 what PostgreSQL cannot store is left out or replaced.
             attempt: The attempt that ended.
 
@@ -376,7 +376,7 @@ class Store:
         """Run ``work(cursor)`` in one transaction and return its result.
 
         If the connection turns out to be lost, the whole transaction runs once more on a new
-        connection.  The commit may have succeeded before the connection was lost, so ``work`` has
+        connection. The commit may have succeeded before the connection was lost, so ``work`` has
         to be repeatable without harm.
 
         Args:
@@ -419,7 +419,7 @@ class Store:
         """Yield a cursor in one transaction that is too large to be repeated by itself.
 
         Raises:
-            InputError: The database rejects a value, or the connection is lost.  In both cases
+            InputError: The database rejects a value, or the connection is lost. In both cases
                 nothing has been changed.
         """
         with self._open_connection() as connection, connection.cursor() as cursor:
@@ -480,8 +480,8 @@ def _filter_values(filters: dict[str, str | None]) -> dict[str, str | None]:
 def _shared_row_id(cursor: Any, table: str, content: dict[str, Any]) -> int:
     """The id of the row with this content in a shared table; the row is inserted if missing.
 
-    The row is looked up first because an insert that conflicts uses up an id.  It is looked up
-    again because another writer may have inserted it meanwhile.  All writers go through the tables
+    The row is looked up first because an insert that conflicts uses up an id. It is looked up
+    again because another writer may have inserted it meanwhile. All writers go through the tables
     in the same order, so they may wait for each other but never in a circle.
     """
     query, insert = _SHARED_TABLES[table]

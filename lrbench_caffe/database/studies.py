@@ -1,7 +1,7 @@
 """Studies in the database: named lists of trials, and the programs that run them.
 
 At most one program runs a study at a time, on any machine: it holds an advisory lock of the
-database for as long as its connection lives.  Other programs ask it to stop through the column
+database for as long as its connection lives. Other programs ask it to stop through the column
 ``stop_requests``.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         """What stops the trainings of a program: :class:`lrbench_caffe.study.process.Stop`.
 
         Attributes:
-            requests: How many times it was called.  The first time, trainings end after a last
+            requests: How many times it was called. The first time, trainings end after a last
                 snapshot; the second time, at once.
         """
 
@@ -144,13 +144,13 @@ def add(store: Store, name: str, jobs: Iterable[Job]) -> None:
 def initial_information(store: Store, name: str, content: object) -> Any:
     """Store the information with which an evaluation begins its study, and return it.
 
-    A resumed evaluation gets the information of its first start.  So it takes the same decisions
+    A resumed evaluation gets the information of its first start. So it takes the same decisions
     again, whatever has been added to the database meanwhile.
 
     Args:
         store: The database.
-        name: The study's name.  The study is created if necessary.
-        content: The information, as JSON can hold it.  It is stored unless the study has some.
+        name: The study's name. The study is created if necessary.
+        content: The information, as JSON can hold it. It is stored unless the study has some.
 
     Returns:
         The stored information.

@@ -1,6 +1,6 @@
 """Checks of the lines of an export, which may come from anybody.
 
-Each check raises :class:`InvalidLine` with the first problem that it finds.  What passes can be
+Each check raises :class:`InvalidLine` with the first problem that it finds. What passes can be
 inserted into the database and parsed by this program: types, ranges and sizes are those of the
 tables, and the text of a policy is one that this program writes.
 """
@@ -33,7 +33,7 @@ _MAX_CONFIDENCE = 1.00001  # softmax outputs in single precision may be rounded 
 _MIN_REAL = 1e-37  # the smallest number that PostgreSQL's real holds with all its digits
 _MAX_DIGITS = 20  # of a whole number
 
-# The texts of policies as this program writes them.  Only these are parsed further, so that no
+# The texts of policies as this program writes them. Only these are parsed further, so that no
 # text can make the parser slow.
 _VALUE = r"(?:\d+(?:\.\d+)?(?:e[+-]\d+)?|[a-z]\w*|\[\d+(?:, \d+)*\])"
 _PIECE = r"[A-Z]\w*\(\w+=%s(?:, \w+=%s)*\)" % (_VALUE, _VALUE)

@@ -1,6 +1,5 @@
-"""The module and the name of Trainer in release 0.1, for programs that still import them."""
+"""The name of :class:`lrbench_caffe.evaluator.trainer.Trainer` in release 0.1."""
 
-from lrbench_caffe.evaluator.trainer import Trainer
+from lrbench_caffe.evaluator.trainer import Trainer as Trainings
 
-Trainings = Trainer
-__all__ = ["Trainer", "Trainings"]
+__all__ = ["Trainings"]

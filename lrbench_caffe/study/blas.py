@@ -12,14 +12,14 @@ def blas_environment(flags: str | None = None) -> dict[str, str]:
     """Return the environment variables that make OpenBLAS use the processor's fastest kernels.
 
     Debian 11's OpenBLAS 0.3.13 does not recognize newer AMD processors and leaves their AVX-512
-    units idle.  Its SkylakeX kernels run on every processor with these AVX-512 flags.
+    units idle. Its SkylakeX kernels run on every processor with these AVX-512 flags.
 
     Args:
         flags: The processor's flags as in /proc/cpuinfo, separated by spaces (None: this
             machine's).
 
     Returns:
-        The variables to add to the environment.  Empty if OpenBLAS selects its kernels itself, or
+        The variables to add to the environment. Empty if OpenBLAS selects its kernels itself, or
         if the environment already sets ``OPENBLAS_CORETYPE``.
 
     Example:

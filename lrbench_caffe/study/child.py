@@ -1,8 +1,8 @@
 """The process of one training: start it, read its events, and find out how it died.
 
-The process runs :mod:`lrbench_caffe.training.solver`.  It reads a Job from its standard input and
+The process runs :mod:`lrbench_caffe.training.solver`. It reads a Job from its standard input and
 writes one JSON line ``[kind, content]`` per event to its standard output; see
-:mod:`lrbench_caffe.study.events`.  Its standard error is Caffe's log.
+:mod:`lrbench_caffe.study.events`. Its standard error is Caffe's log.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Child:
         """
         self._log = log
         self._output_ended = False
-        # A session of its own keeps Ctrl-C away from the process: only Stop interrupts it.  SIGINT
+        # A session of its own keeps Ctrl-C away from the process: only Stop interrupts it. SIGINT
         # stays blocked until the process has a handler for it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

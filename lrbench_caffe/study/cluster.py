@@ -1,8 +1,8 @@
 """The pool of a Dask cluster: one training on each thread of its workers.
 
-A worker trains a job in a child process, see :mod:`lrbench_caffe.study.worker`.  It needs this
+A worker trains a job in a child process, see :mod:`lrbench_caffe.study.worker`. It needs this
 program, the data and the folder of the snapshots at the same paths as here, but no database: it
-sends events through the scheduler to the program that runs the study, which records them.  If a
+sends events through the scheduler to the program that runs the study, which records them. If a
 worker dies, Dask gives its trial to another worker, which resumes from the last snapshot.
 """
 
@@ -50,7 +50,7 @@ class Cluster(Pool):
             address: The address of a scheduler, such as "tcp://host:8786", or "local" for a cluster
                 that is started on this machine.
             jobs: The number of workers of a local cluster (None: one per usable core).
-            gpus: At most one device index, which every training uses on its worker.  Each worker
+            gpus: At most one device index, which every training uses on its worker. Each worker
                 must then have a Dask resource GPU.
 
         Raises:
@@ -109,7 +109,7 @@ class Cluster(Pool):
         return Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
 
     def _local_cluster(self) -> Any:
-        # Ctrl-C in the terminal must not reach the workers.  They inherit the blocked signal, and
+        # Ctrl-C in the terminal must not reach the workers. They inherit the blocked signal, and
         # ignore it once they run dask_setup.
         resource_tracker.ensure_running()  # starting it later would unblock the signal
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -235,7 +235,7 @@ class _Trainings:
     def _send_orders(self) -> None:
         """Send the orders that :class:`lrbench_caffe.study.worker._Orders` describes.
 
-        They are sent when they change and with each heartbeat.  After a request to stop, jobs that
+        They are sent when they change and with each heartbeat. After a request to stop, jobs that
         have not begun are cancelled.
         """
         orders = {

@@ -35,7 +35,7 @@ class Cores(Pool):
         Args:
             jobs: The number of trainings at the same time (None: one per GPU in gpus, or one per
                 usable core if there are none).
-            gpus: The device indexes to spread the trainings over.  Without them, a training uses
+            gpus: The device indexes to spread the trainings over. Without them, a training uses
                 the device that its prototxt selects.
             train: The function that trains a job, called like
                 :func:`lrbench_caffe.study.process.run`.

@@ -3,27 +3,27 @@
 An event has a kind and a content:
 
 ``"note"``
-    A message for the user (str).  It may come at any time, even before "begin".
+    A message for the user (str). It may come at any time, even before "begin".
 ``"begin"``
-    The Trial as it starts: its setup and policy, without rows.  A trial that moves to another
+    The Trial as it starts: its setup and policy, without rows. A trial that moves to another
     worker of a Dask cluster begins again.
 ``"progress"``
     A dict with the number of finished iterations ``iteration``, ``max_iter``, the learning rate
-    ``lr`` and the last mini-batch loss ``loss``.  About four per second; on a Dask cluster at most
+    ``lr`` and the last mini-batch loss ``loss``. About four per second; on a Dask cluster at most
     one per second.
 ``"row"``
-    An Evaluation.  A resumed trial first repeats the rows up to its snapshot, because they may not
+    An Evaluation. A resumed trial first repeats the rows up to its snapshot, because they may not
     have been recorded.
 ``"end"``
     The Trial as it ended: all its rows, its state, and the error if it has one.
 ``"problem"``
-    Only from a pool: why a training could not begin, or why it failed (str).  If the training had
+    Only from a pool: why a training could not begin, or why it failed (str). If the training had
     begun, "end" comes first; a pool may then omit the problem, which is the error of that trial.
 
 A function that receives events is called ``on_event(kind, content)``, or
-``on_event(job, kind, content)`` if it receives those of several trainings.  It returns None, or a
-verdict: the pair (state, reason).  A verdict interrupts the training, which then ends in that state
-with that reason as its error.  The first verdict counts.  It is ignored if the training finishes or
+``on_event(job, kind, content)`` if it receives those of several trainings. It returns None, or a
+verdict: the pair (state, reason). A verdict interrupts the training, which then ends in that state
+with that reason as its error. The first verdict counts. It is ignored if the training finishes or
 diverges before the interruption takes effect.
 
 Contents travel between processes as JSON.  :class:`EventReader` turns them back into values.

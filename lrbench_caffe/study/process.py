@@ -1,6 +1,6 @@
 """One trial in a process of its own: :func:`train` records it, :func:`run` only trains it.
 
-Caffe aborts its process when a check fails.  In a process of its own that ends the trial only.
+Caffe aborts its process when a check fails. In a process of its own that ends the trial only.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def train(
         policy: A Policy or its text (None: the lr_policy of the prototxt).
         dsn: The PostgreSQL database for the rows, which are written as they are measured (None:
             that of the environment variable ``LRBENCH_DSN``, else the private database).
-        on_event: Receives the events of the training, see :mod:`lrbench_caffe.study.events`.  It
+        on_event: Receives the events of the training, see :mod:`lrbench_caffe.study.events`. It
             may return a verdict that ends the training.
         threads: The number of BLAS threads (None: left to the environment).
         log: The file for Caffe's log (None: it is not kept).
@@ -134,7 +134,7 @@ def run(
     Args:
         job: The job to train.
         stop: Ends the training on request.
-        on_event: Receives the events of the training, see :mod:`lrbench_caffe.study.events`.  It
+        on_event: Receives the events of the training, see :mod:`lrbench_caffe.study.events`. It
             may return a verdict that ends the training.
         threads: The number of BLAS threads (None: left to the environment).
         log: The file for Caffe's log (None: it is not kept).
@@ -144,7 +144,7 @@ def run(
 
     Raises:
         InputError: The job cannot be trained.
-        TrialError: The training failed.  If it had begun, its "end" was emitted first.
+        TrialError: The training failed. If it had begun, its "end" was emitted first.
     """
     if importlib.util.find_spec("caffe") is None:
         raise InputError(

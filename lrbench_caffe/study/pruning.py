@@ -33,10 +33,10 @@ class Pruner:
     """Ends trials whose Top-1 is far below that of the others at the same iteration.
 
     A trial's best Top-1 so far is compared with the median of the best Top-1 that the others had at
-    the same iteration.  It is the best so far because accuracy rises and falls under a cyclic
-    policy.  Only trials of the same network and dataset are compared.
+    the same iteration. It is the best so far because accuracy rises and falls under a cyclic
+    policy. Only trials of the same network and dataset are compared.
 
-    Trainings that have diverged to a constant loss are pruned too.  Their loss is finite because
+    Trainings that have diverged to a constant loss are pruned too. Their loss is finite because
     Caffe's softmax bounds it.
     """
 
@@ -91,9 +91,9 @@ class _RunningTrial:
 class StuckDetector:
     """Ends trainings that have diverged although their loss is finite.
 
-    Caffe's softmax bounds the loss, and units that have died stay dead.  Such a training is no
-    better than guessing from its first evaluations on.  Its test loss no longer falls, or is above
-    that of the untrained net.  If the learning rate is merely too small, the loss starts there and
+    Caffe's softmax bounds the loss, and units that have died stay dead. Such a training is no
+    better than guessing from its first evaluations on. Its test loss no longer falls, or is above
+    that of the untrained net. If the learning rate is merely too small, the loss starts there and
     keeps falling.
     """
 

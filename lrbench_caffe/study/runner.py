@@ -1,6 +1,6 @@
 """Run studies: train each trial once, even if a trial, the program or the machine dies.
 
-A pool trains the trials, see :class:`lrbench_caffe.study.interfaces.Pool`.  The program that runs
+A pool trains the trials, see :class:`lrbench_caffe.study.interfaces.Pool`. The program that runs
 the study records what they measure.
 """
 
@@ -77,14 +77,14 @@ def run_study(
 ) -> None:
     """Start a study or resume it.
 
-    Trials that have ended are not trained again.  Interrupted trials resume from their last
+    Trials that have ended are not trained again. Interrupted trials resume from their last
     snapshot, or start again if they have none.
 
     Args:
         name: The name of the study.
         pool: Trains the trials.
         display: Shows their progress.
-        jobs: Jobs to add to the study; those that it already has are not added again.  They may be
+        jobs: Jobs to add to the study; those that it already has are not added again. They may be
             empty if the study exists.
         dsn: The PostgreSQL database (None: the default one).
         prune: The margin of a :class:`lrbench_caffe.study.pruning.Pruner`, as a share of 1 (None:
@@ -97,7 +97,7 @@ def run_study(
     Raises:
         InputError: The study does not exist, another program runs it, a job cannot be trained, or
             the database or the pool cannot be used.
-        KeyboardInterrupt: After Ctrl-C or a request to stop.  Everything measured before is
+        KeyboardInterrupt: After Ctrl-C or a request to stop. Everything measured before is
             recorded.
     """
     jobs = [_checked_job(job) for job in jobs]
@@ -134,7 +134,7 @@ def _train(
 ) -> None:
     """Train jobs on a pool.
 
-    Each event goes to the trial's journal, the watchers and the display, in this order.  The first
+    Each event goes to the trial's journal, the watchers and the display, in this order. The first
     verdict that one of them returns ends the trial.
 
     Args:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Stop:
     """Ends running trainings on request.
 
-    The first request interrupts them: each ends as "interrupted" and reports its end.  The second
-    request kills them.  A Stop can be used as a signal handler.
+    The first request interrupts them: each ends as "interrupted" and reports its end. The second
+    request kills them. A Stop can be used as a signal handler.
 
     Attributes:
         requests: The number of requests so far.
@@ -53,7 +53,7 @@ def interruptible() -> Iterator[Stop]:
     """Turn Ctrl-C and requests to terminate into requests of a Stop within the block.
 
     In the main thread, SIGINT, SIGTERM and SIGHUP call the Stop, except those that this process
-    ignores (as under nohup).  In other threads signals are left alone.
+    ignores (as under nohup). In other threads signals are left alone.
 
     Yields:
         The Stop.

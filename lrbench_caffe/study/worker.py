@@ -1,6 +1,6 @@
 """The part of :mod:`lrbench_caffe.study.cluster` that runs in a Dask worker: train one job.
 
-A worker needs no database.  It sends the events of its training through a Dask queue, and receives
+A worker needs no database. It sends the events of its training through a Dask queue, and receives
 orders through a Dask variable of the same name.
 """
 
@@ -87,7 +87,7 @@ class _Sender:
 class _Orders:
     """The orders of the program that runs the study, polled by a thread within a ``with`` block.
 
-    Requests to stop are passed on to a Stop.  The orders are a dict with three keys: ``stop`` is
+    Requests to stop are passed on to a Stop. The orders are a dict with three keys: ``stop`` is
     the number of requests to stop, ``verdicts`` has the verdicts by job id, and ``beat`` changes
     with each heartbeat.
     """
