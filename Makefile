@@ -8,7 +8,7 @@ lint:  ## check style, types, imports and shell scripts
 	.ci/lint
 
 test:  ## run the tests, with the real Caffe and a real PostgreSQL
-	docker/run python3 -m pytest
+	docker/run python3 -m pytest -n auto --maxprocesses 4
 
 soak:  ## run the long variants of the tests: many kills, 10,000 trials; about ten minutes
 	docker/run python3 -m pytest -m long
