@@ -42,7 +42,7 @@ __all__ = [
 NAMES = ("digits", "mnist", "cifar10")
 
 MNIST_URL = "http://yann.lecun.com/exdb/mnist/"
-# The MD5 of each file as published, and of its unpacked content. The second one tells whether a
+# The MD5 of each file as published, and of its unpacked content. The second one shows whether a
 # user's copy is complete, packed or not.
 MNIST_FILES = {
     "train-images-idx3-ubyte": (

@@ -392,5 +392,6 @@ def test_a_policy_without_plateau_has_no_memory():
     assert policy.schedule(None) is policy
 
 
-def test_the_methods_have_their_names_of_version_0_1():
+def test_the_methods_keep_their_former_names():
     assert Policy.see is Policy.observe and Policy.given is Policy.schedule
+    assert Policy.going_on is Policy.schedule_from

@@ -43,7 +43,7 @@ from lrbench_caffe import database  # noqa: E402
 from lrbench_caffe.database import Store, schema, server, standings, studies  # noqa: E402
 from lrbench_caffe.database.columns import EVALUATION_COLUMNS, sql_type  # noqa: E402
 from lrbench_caffe.errors import DatabaseUnavailable  # noqa: E402
-from lrbench_caffe.study.process import Stop  # noqa: E402
+from lrbench_caffe.study.stop import Stop  # noqa: E402
 
 
 @pytest.fixture(scope="module")

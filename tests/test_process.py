@@ -15,8 +15,8 @@ pytest.importorskip(
 )
 
 import lrbench_caffe
-from lrbench_caffe.study import process
 from lrbench_caffe.study.events import EventReader
+from lrbench_caffe.study.stop import interruptible
 from lrbench_caffe.trial import to_dict
 
 # Imports the program as a script in a clone does: neither PYTHONPATH nor the current folder help.
@@ -32,7 +32,7 @@ print(process.describe(Job(sys.argv[2], policy="FIX(k0=0.010)", data=sys.argv[3]
 @needs_caffe
 @pytest.mark.parametrize("argument", ["on_event", "listen"])
 def test_train_reports_its_events_under_the_old_argument_name_too(argument, tmp_path, digits, dsn):
-    """The argument on_event was called listen in version 0.1."""
+    """The argument on_event was called listen."""
     kinds = []
     path = nets.write(tmp_path, nets.solver(max_iter=20))
     receiver = {argument: lambda kind, content: kinds.append(kind)}
@@ -80,7 +80,7 @@ def test_a_log_that_cannot_be_written_is_refused(tmp_path, digits, dsn):
 
 
 def test_a_stop_that_comes_first_keeps_a_block_from_ending_normally():
-    with pytest.raises(KeyboardInterrupt), process.interruptible() as stop:
+    with pytest.raises(KeyboardInterrupt), interruptible() as stop:
         stop()
         stop()
         assert stop.requests == 2

@@ -24,7 +24,8 @@ What is guaranteed:
 - Rows arrive in the order in which they were measured.
 - A journal that the database rejects does not hold up the others: it is kept as ``*.refused``.
 - On a full disk, the trial ends as failed. The events without room stay in memory and are
-  delivered from there. They are lost only if the database is unavailable until the program ends.
+  delivered from there. They are lost only if there is still no room at the end of the trial, and
+  the database is unavailable until the program ends.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class Recorder:
         return True
 
     def _deliver(self, file: JournalFile) -> bool:
-        """Deliver what is new in a journal; return whether the journal is done with and gone."""
+        """Deliver what is new in a journal; return whether nothing of it is left to deliver."""
         closed = file.closed  # read first: a line that is written after this must not be missed
         try:
             # There is no file where the disk was full, or where another program has delivered it.

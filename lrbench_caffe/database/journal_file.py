@@ -32,7 +32,7 @@ class JournalFile:
 
     Args:
         path: The file. It is created by the first write.
-        on_change: Called after each change.
+        on_change: Called after each successful write, and when the file is closed.
         leftover: The file exists already, and the program that wrote it has ended.
 
     Attributes:

@@ -96,7 +96,7 @@ _CONFLICTING_TRIAL = """
        OR trial.dataset_id <> merged.dataset_id OR trial.seed <> merged.seed
     ORDER BY line LIMIT 1"""
 
-# An imported trial that was still running then, of which the file has more.
+# An imported trial that was still running at its import is replaced if the file has more of it.
 _DELETE_OUTDATED_TRIALS = """
     DELETE FROM trial USING merged
     WHERE trial.id = merged.id AND trial.origin_id IS NOT NULL AND trial.state = 'running'

@@ -202,7 +202,7 @@ class _Folder:
     Attributes:
         path: Its path.
         descriptor: Its file descriptor, which the server inherits with the lock.
-        command_prefix: What runs a command as the user that the server belongs to.
+        command_prefix: The arguments before a command that make it run as the folder's owner.
     """
 
     def __init__(self, path: str, descriptor: int, command_prefix: list[str]) -> None:
@@ -283,9 +283,10 @@ def _open_folder(path: str) -> Iterator[_Folder]:
 
 
 def _command_prefix(path: str) -> list[str]:
-    """What runs a command as the folder's owner, for root, who must not run PostgreSQL.
+    """The arguments before a command that make it run as the folder's owner.
 
-    A folder of root's is given to another user first.
+    They are needed by root only, because PostgreSQL refuses to run as root. A folder that root owns
+    is given to another user first.
     """
     if os.geteuid() != 0:
         return []

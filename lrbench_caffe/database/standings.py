@@ -117,7 +117,7 @@ def tasks(
     Args:
         store: The database.
         dataset: The dataset's name; None for all tasks.
-        network: The network's name or hash; ignored without a dataset.
+        network: The network's name or hash. It is required with a dataset, and ignored without.
     """
     query = (_BEST_OF_NAMED_TASKS if dataset else _BEST_OF_ALL_TASKS) + _TASKS
     return [

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Sequence
 
 from psycopg2.extras import Json, execute_values
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Protocol  # Python 3.7 does not have it
 
     class StopSwitch(Protocol):
-        """What stops the trainings of a program: :class:`lrbench_caffe.study.process.Stop`.
+        """A callable that stops the trainings of a program, :class:`lrbench_caffe.study.stop.Stop`.
 
         Attributes:
             requests: How many times it was called. The first time, trainings end after a last
@@ -113,7 +113,7 @@ class StudySummary(NamedTuple):
     running: bool
 
 
-def add(store: Store, name: str, jobs: Iterable[Job]) -> None:
+def add(store: Store, name: str, jobs: Sequence[Job]) -> None:
     """Add the jobs that a study does not have yet; a new study is created.
 
     Args:

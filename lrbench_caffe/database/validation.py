@@ -318,7 +318,7 @@ def _checked_dataset(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_policy(content: dict[str, Any]) -> dict[str, Any]:
-    """Check a policy; a policy of this program is returned as this program describes it."""
+    """Check a policy; one that this program can parse is returned as the program writes it."""
     _check_text(content, "text", 1, 1000000)
     _check_text(content, "function", 1, _MAX_NAME)
     _check_whole_number(content, "n_params", 0, _INT32_MAX)

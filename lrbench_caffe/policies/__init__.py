@@ -20,7 +20,6 @@ policy without memory, see :meth:`Policy.schedule`.
 The module does not depend on Caffe. It needs NumPy only.
 """
 
-from lrbench_caffe.errors import suggestion
 from lrbench_caffe.policies.composition import Composition
 from lrbench_caffe.policies.functions import CYCLIC, FUNCTIONS
 from lrbench_caffe.policies.parameters import parameter_names
@@ -33,5 +32,4 @@ __all__ = [
     "Policy",
     "parameter_names",
     "parse_or_none",
-    "suggestion",
 ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from lrbench_caffe.policies.policy import Array, Scalar
 
-_MAX_FUNCTION_LENGTH = 200  # characters that the database stores
+_MAX_FUNCTION_LENGTH = 200  # characters; the database accepts up to 500
 
 
 class Composition(Policy):

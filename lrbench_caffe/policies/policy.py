@@ -267,10 +267,6 @@ class Policy:
         _, piece = self._piece_at(memory.start)
         return self._with_plateaus_fixed({memory.start: plateau.rate(piece.parameters, memory)})
 
-    # The names in version 0.1.
-    see = observe
-    given = schedule
-
     def schedule_from(self, iteration: int, rate: float) -> Policy:
         """Return a policy as :meth:`schedule` does, from a measured rate instead of a memory.
 
@@ -280,6 +276,11 @@ class Policy:
         """
         start, _ = self._piece_at(iteration)
         return self._with_plateaus_fixed({start: rate})
+
+    # Former names, kept for programs that use them.
+    see = observe
+    given = schedule
+    going_on = schedule_from
 
     def _piece_at(self, iteration: int) -> tuple[int, Policy]:
         """The piece that runs at an iteration, as (its first iteration, piece)."""

@@ -26,7 +26,7 @@ verdict: the pair (state, reason). A verdict interrupts the training, which then
 with that reason as its error. The first verdict counts. It is ignored if the training finishes or
 diverges before the interruption takes effect.
 
-Contents travel between processes as JSON.  :class:`EventReader` turns them back into values.
+Contents travel between processes as JSON. :class:`EventReader` turns them back into values.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe import database
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study.blas import blas_environment
 from lrbench_caffe.study.child import child_process
 from lrbench_caffe.study.events import EventReader
 from lrbench_caffe.study.stop import Stop, interruptible
@@ -26,15 +25,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.study.events import OnEvent, Verdict
     from lrbench_caffe.trial import Trial
 
-__all__ = [
-    "EventReader",
-    "Stop",
-    "blas_environment",
-    "describe",
-    "interruptible",
-    "run",
-    "train",
-]
+__all__ = ["describe", "run", "train"]
 
 
 def train(
@@ -73,7 +64,7 @@ def train(
         >>> trial.state, trial.summary.top1  # doctest: +SKIP
         ('finished', 0.98)
     """
-    on_event = options.pop("listen", on_event)  # the name of on_event in version 0.1
+    on_event = options.pop("listen", on_event)  # a former name of on_event
     paths = {
         name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)
     }

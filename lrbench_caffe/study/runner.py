@@ -50,7 +50,7 @@ def run_jobs(
 
     Raises:
         InputError: The database or the pool cannot be used.
-        KeyboardInterrupt: After Ctrl-C.  Everything measured before is recorded.
+        KeyboardInterrupt: After Ctrl-C. Everything measured before is recorded.
     """
     trials = []
 
@@ -135,7 +135,7 @@ def _train(
     """Train jobs on a pool.
 
     Each event goes to the trial's journal, the watchers and the display, in this order. The first
-    verdict that one of them returns ends the trial.
+    verdict of the journal or a watcher ends the trial.
 
     Args:
         jobs: The jobs to train.

@@ -1,4 +1,6 @@
-"""The code that runs in the process of a training, and the only package that imports Caffe.
+"""The code that runs in the process of a training.
+
+Only this package and the module ``lrbench_caffe.layers`` import Caffe.
 
 A training starts in ``worker``, which turns a job into a trial:
 

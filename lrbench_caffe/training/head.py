@@ -47,7 +47,7 @@ class Head(NamedTuple):
 def add_metrics_layer(solver: caffe_pb2.SolverParameter) -> Head:
     """Add the metrics layer to the first test net, unless the net has it already.
 
-    A net with a SoftmaxWithLoss layer but without a Softmax on the same scores gets that as well.
+    If the net has a SoftmaxWithLoss layer but no Softmax on the same scores, one is added as well.
 
     Args:
         solver: A resolved SolverParameter, whose first test net is changed.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.training.lr_policy import CaffePolicy
     from lrbench_caffe.trial import Job
 
-MAX_NAME = 200  # characters of a network's name in the database
+MAX_NAME = 200  # characters of a network's name; the database accepts up to 500
 
 
 def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy]:

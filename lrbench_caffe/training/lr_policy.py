@@ -1,8 +1,9 @@
 """The ``lr_policy`` of a solver prototxt: read as a policy, and written for a policy.
 
-Caffe can compute five of the 13 functions, and LRBench leaves these to Caffe: the rates, and so the
-weights, are those of ``caffe train`` to the last bit. The other functions run under Caffe's "fixed"
-policy, and :class:`lrbench_caffe.training.monitor.Monitor` sets base_lr before every iteration.
+Caffe has six of the 13 functions itself: FIX, STEP, NSTEP, EXP, INV and POLY. Where :func:`install`
+leaves the rate to Caffe, the rates, and so the weights, are those of ``caffe train`` to the last
+bit. Every other training runs under Caffe's "fixed" policy, and
+:class:`lrbench_caffe.training.monitor.Monitor` sets base_lr before every iteration.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ LR_POLICIES = {
     "POLY": ("poly", {"k0": "base_lr", "p": "power", "l": "max_iter"}),
 }
 # The function and the fields of each lr_policy. Caffe's sigmoid is not one of the 13 functions.
-FUNCTIONS: dict[str, tuple[str | None, dict[str, str]]] = {
+_BY_LR_POLICY: dict[str, tuple[str | None, dict[str, str]]] = {
     lr_policy: (function, fields) for function, (lr_policy, fields) in LR_POLICIES.items()
 }
-FUNCTIONS["sigmoid"] = (None, {"k0": "base_lr", "gamma": "gamma", "l": "stepsize"})
+_BY_LR_POLICY["sigmoid"] = (None, {"k0": "base_lr", "gamma": "gamma", "l": "stepsize"})
 
 _INT32_END = 2**31
 
@@ -83,9 +84,9 @@ def policy_from_solver(
         return Policy.parse(name, epoch)
     if not name:
         raise InputError("the solver has no lr_policy: give it one, or use --policy")
-    if name not in FUNCTIONS:
-        raise InputError("unknown lr_policy %r%s" % (name, suggestion(name, FUNCTIONS)))
-    function, fields = FUNCTIONS[name]
+    if name not in _BY_LR_POLICY:
+        raise InputError("unknown lr_policy %r%s" % (name, suggestion(name, _BY_LR_POLICY)))
+    function, fields = _BY_LR_POLICY[name]
     values = {parameter: _value(getattr(solver, field)) for parameter, field in fields.items()}
     _check_parameters(solver)
     if function is not None:
@@ -108,7 +109,7 @@ def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> 
     """
     if isinstance(policy, CaffePolicy):
         return True
-    if solver.lr_policy in FUNCTIONS and policy == policy_from_solver(solver):
+    if solver.lr_policy in _BY_LR_POLICY and policy == policy_from_solver(solver):
         return True
     if not _caffe_computes(policy, solver.max_iter):
         solver.lr_policy = "fixed"

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Monitor:
     """Sets base_lr before every iteration and records the loss of every mini-batch.
 
-    Where Caffe computes the rate itself, the monitor leaves base_lr alone. A policy with memory is
-    given each evaluation; until the next one it is a policy without memory.
+    Where Caffe computes the rate itself, base_lr stays at the solver's value. A policy with memory
+    receives each evaluation and has a fixed schedule until the next one.
 
     Attributes:
         losses: The losses of the mini-batches since the last evaluation.
@@ -43,9 +43,10 @@ class Monitor:
         """Watch a solver.
 
         Args:
-            solver: The Caffe solver, built from a SolverParameter that :func:`install` has changed.
+            solver: The Caffe solver, built from a SolverParameter that
+                :func:`lrbench_caffe.training.lr_policy.install` has changed.
             policy: The policy to train under.
-            native: Whether Caffe computes the rate, as :func:`install` returned it.
+            native: Whether Caffe computes the rate, as ``install`` returned it.
             iter_size: Mini-batches in an iteration.
             gpu: Whether the losses have to be copied from the GPU.
             memory: The memory that a policy with memory resumes with.

@@ -1,7 +1,7 @@
 """Solver and net prototxts as protobuf messages: read, resolved to one message, and written.
 
-The user's files are only read, and nothing is done on text. A setting that is known to make Caffe
-abort is rejected here with an error message.
+The user's files are only read. They are changed as messages in memory, never as text. A setting
+that is known to make Caffe abort is rejected here with an error message.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from lrbench_caffe.training import records
 from lrbench_caffe.training.net import layers_in_phase
 from lrbench_caffe.trial import Dataset
 
-MAX_NAME = 200  # characters of a dataset's name in the database
+MAX_NAME = 200  # characters of a dataset's name; the database accepts up to 500
 # The words in the name of a file that do not name its dataset.
 _GENERIC_WORDS = re.compile(
     r"(^|[-_.])(train|training|test|testing|val|validation|lmdb|leveldb|db|list|txt|h5|hdf5)"
