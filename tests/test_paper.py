@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trials import NETWORK, record, trial
 
-from lrbench_caffe.display import tables
+from lrbench_caffe.display import formats
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paper import comparison, scaling, targets
 from lrbench_caffe.policies import Policy
@@ -185,7 +185,7 @@ def test_a_difference_that_rounds_to_0_has_no_sign():
     target = targets.TARGETS["table-7"]
     nstep = next(line for line in target.published if line.policy == target.policies[0])
     trials = [lenet_trial(target.policies[0], nstep.metrics["top1"] - 0.00001)]
-    text = tables.render([comparison.comparison_table(target, trials, 1)], "markdown")
+    text = formats.render([comparison.comparison_table(target, trials, 1)], "markdown")
     assert "| 0.00 |" in text and "-0.00 " not in text
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from trials import trial
 
 from lrbench_caffe import ranking
-from lrbench_caffe.display import tables
+from lrbench_caffe.display import formats, tables
+from lrbench_caffe.display.table import Column, Table
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.ranking import Criterion, Spread, is_tied, parse_criterion, rank, spread
 
@@ -173,8 +174,8 @@ def table():
 
 
 def test_csv_and_json_contain_raw_values(table):
-    line = next(csv.DictReader(io.StringIO(tables.render([table], "csv"))))
-    record = json.loads(tables.render([table], "json"))[0]
+    line = next(csv.DictReader(io.StringIO(formats.render([table], "csv"))))
+    record = json.loads(formats.render([table], "json"))[0]
     assert float(line["top1"]) == record["top1"] == pytest.approx(0.985)
     assert record["top1_std"] == pytest.approx(0.00707, abs=1e-5)
     assert record["policy"] == GOOD and record["rank"] == 1
@@ -182,14 +183,14 @@ def test_csv_and_json_contain_raw_values(table):
 
 
 def test_markdown_and_latex_contain_values_as_people_read_them(table):
-    markdown = tables.render([table], "markdown")
+    markdown = formats.render([table], "markdown")
     assert "| %s | 2 |" % GOOD in markdown and "98.50 ± 0.71" in markdown
-    latex = tables.render([table], "latex")
+    latex = formats.render([table], "latex")
     assert r"Top-1 \%" in latex and r"98.50 $\pm$ 0.71" in latex and latex.count("&") == 10 * 3
 
 
 def test_special_characters_in_names_are_escaped():
-    evil = tables.Table("a|b_c", (tables.Column("x", "x"),), (("<b>|$&\\ \n",),))
-    assert tables.render([evil], "markdown").splitlines()[-1] == r"| \<b\>\|$\&\\   |"
-    assert r"$<$b$>$$|$\$\&\textbackslash{}" in tables.render([evil], "latex")
-    assert json.loads(tables.render([evil], "json")) == [{"x": "<b>|$&\\ \n"}]
+    evil = Table("a|b_c", (Column("x", "x"),), (("<b>|$&\\ \n",),))
+    assert formats.render([evil], "markdown").splitlines()[-1] == r"| \<b\>\|$\&\\   |"
+    assert r"$<$b$>$$|$\$\&\textbackslash{}" in formats.render([evil], "latex")
+    assert json.loads(formats.render([evil], "json")) == [{"x": "<b>|$&\\ \n"}]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.display.table import Table
 
 WIDE = 110  # columns of a terminal from which on tables are padded
-FILE_WIDTH = 200  # columns of a table in a file or a pipe
+FILE_WIDTH = 200  # largest number of columns of a table in a file or a pipe
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a name could send commands to the terminal
 
 
@@ -47,8 +47,8 @@ def print_tables(*tables: Table, format: str = "table") -> None:
 
     Args:
         *tables: The tables. Formats other than "table" need tables with the same columns.
-        format: One of :data:`lrbench_caffe.display.formats.FORMATS`. As "table", tables are set
-            closer on a narrow terminal, and have their full width in a file or a pipe.
+        format: One of :data:`lrbench_caffe.display.formats.FORMATS`. Tables in the format "table"
+            have no padding on a narrow terminal, and up to FILE_WIDTH columns in a file or a pipe.
     """
     if format != "table":
         sys.stdout.write(render(tables, format))

@@ -25,8 +25,8 @@ FORMATS = ("table", "markdown", "csv", "json", "latex")
 def render(tables: Sequence[Table], format: str) -> str:
     """Return tables as text.
 
-    People's formats, Markdown and LaTeX, have a table for each of them. Programs' formats, CSV and
-    JSON, have one list of all rows, with the raw values by the columns' names.
+    In Markdown and LaTeX, which people read, the tables follow one another. CSV and JSON, which
+    programs read, have one list of the rows of all tables, with raw values by column names.
 
     Args:
         tables: Tables with the same columns.

@@ -1,4 +1,4 @@
-"""What the tables read from the values of packages that display does not import.
+"""The types of the values that tables show, for packages that display does not import.
 
 This module is for type checkers only: nothing imports it at run time.
 """

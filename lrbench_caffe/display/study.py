@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lrbench_caffe.display.console import format_duration
 from lrbench_caffe.display.speed import SpeedMeter
-from lrbench_caffe.display.tables import percent
+from lrbench_caffe.display.table import percent
 from lrbench_caffe.trial import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:

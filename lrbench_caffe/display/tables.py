@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.display.formats import FORMATS, render
-from lrbench_caffe.display.table import Column, Table, cell, displayed, number, percent
+from lrbench_caffe.display.table import Column, Table, number, percent
 from lrbench_caffe.trial import FINISHED, STATES
 
 if TYPE_CHECKING:
@@ -20,25 +19,6 @@ if TYPE_CHECKING:
     from lrbench_caffe.ranking import Ranked
     from lrbench_caffe.ranking.ranges import Curve
     from lrbench_caffe.trial import Dataset, Network, Trial
-
-__all__ = [
-    "FORMATS",
-    "METRICS",
-    "Column",
-    "Table",
-    "cell",
-    "displayed",
-    "number",
-    "percent",
-    "range_test",
-    "ranking",
-    "render",
-    "results",
-    "standings",
-    "states_note",
-    "studies",
-    "tuning",
-]
 
 
 def _rounded(value: float) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from lrbench_caffe.display.bar import ProgressDisplay
 from lrbench_caffe.display.console import format_duration, print_tables
 from lrbench_caffe.display.speed import SpeedMeter
-from lrbench_caffe.display.tables import number, percent, results
+from lrbench_caffe.display.table import number, percent
+from lrbench_caffe.display.tables import results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -63,10 +63,11 @@ class Candidate:
     Attributes:
         function: Name of the LR function, from :data:`TUNED`.
         high: Largest learning rate.
-        low: Smallest learning rate, or 0 if it is not a parameter of the function.
+        low: Smallest learning rate of a cyclic function; 0 for other functions.
         count: Depends on the function: number of steps (STEP), of reductions of the rate (PLATEAU)
             or of cycles, or the power p (POLY).
-        final: Last rate of a decay as a share of its first rate, or 0 if the function has no decay.
+        final: Last rate of a decay as a share of its first rate, for functions with the parameter
+            gamma; 0 for other functions.
         shares: As shares of the training: NSTEP's steps, or PLATEAU's patience alone.
         warmup: Iterations of a linear warm-up, whatever the length, but at most a quarter of it.
     """
@@ -366,13 +367,13 @@ def neighbours(
     Args:
         candidate: Where to start.
         factor: Ratio by which the largest rate is raised and lowered.
-        good: The good range of constant rates. A policy that begins above its best rate gets a
-            warm-up.
+        good: The good range of constant rates. A policy that begins above the best of them gets
+            a warm-up.
         warmup: Iterations of such a warm-up, e.g. from
             :func:`lrbench_caffe.evaluator.loss_curve.warmup_length`.
 
     Returns:
-        Each neighbour with its difference in words, e.g. "the largest rate times 2".
+        Each neighbour with a description of its difference, e.g. "the largest rate times 2".
     """
     lower = dataclasses.replace(candidate, high=candidate.high / factor)
     changes = [

@@ -75,7 +75,10 @@ def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
         store: The database.
         setup: What the search trains.
         seeds: Number of finished seeds that make a constant rate safe.
-        limit: Number of policies.
+        limit: Largest number of policies.
+
+    Returns:
+        What the database has; ``Prior()`` if it has nothing for this task or a similar one.
     """
     query = recommendation.query_from_setup(setup)
     try:

@@ -34,7 +34,7 @@ class RangeTest(NamedTuple):
     Attributes:
         study: Name of the study with the trials.
         title: Title of tables and plots.
-        trials: The trials, by rate.
+        trials: The trials, in the order of their rates.
         curves: Top-1 against the rate after several numbers of iterations, as in figure 3. A sweep
             has a single curve, with the rates that its training went through.
         good: The good range, or None if the net learns with none of the rates.

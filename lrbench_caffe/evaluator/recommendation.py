@@ -82,7 +82,8 @@ class TaskResults(NamedTuple):
         similarity: Similarity to the queried task from 0 to 1; 1 if it is the same.
         comparisons: The features that the similarity consists of; empty if it is the same task.
         policies: The best policies, the highest mean Top-1 first.
-        good: The good range of its constant rates, or None if there are fewer than three.
+        good: The good range of its constant rates, or None if it has fewer than three of them or
+            none is better than guessing.
         rates: The smallest and the largest rate of the best policies, or None if their text does
             not give rates.
     """
@@ -150,7 +151,7 @@ def recommend(store: Store, query: Query, limit: int = 5) -> Recommendation:
     Args:
         store: The database.
         query: The task.
-        limit: Number of policies of each task.
+        limit: Largest number of policies of each task.
 
     Returns:
         The results of the task itself if there are any, else those of similar tasks.

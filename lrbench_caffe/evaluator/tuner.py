@@ -4,9 +4,10 @@ The search starts from what the database has for the task or for a similar task.
 stages, named as they are printed:
 
 - range: a range test finds the good constant rates. It is skipped if the database has a good range
-  of this task. With more seeds, the search then checks that the best rate is safe: that no training
-  diverges.
-- height: a few seeds decide whether the first policy should have twice its largest rate.
+  of this task. Trainings with more seeds, which follow the stage height, check that the best rate
+  is safe: that no training diverges.
+- height: a few seeds decide whether the first policy should have twice its largest rate. It is
+  skipped if the database has policies and a good range of this task.
 - coarse: short trainings of one candidate of each function, unless the database has enough good
   policies.
 - fine: short trainings of the neighbours of the best candidates.
@@ -169,7 +170,7 @@ class _Search:
     the max_iter of its trainings. A candidate is *safe* if no training diverged with it or with one
     of its rates as a constant rate. The *leaders* of a length are the safe candidates with finished
     trials of that length, the best first. The *incumbent* is the candidate that would be the result
-    if the search ended now. Arguments with the name `good` are the good range of constant rates.
+    if the search ended now. The argument `good` is always the good range of constant rates.
     """
 
     def __init__(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.display.tables import METRICS, Column, Table, states_note
+from lrbench_caffe.display.table import Column, Table
+from lrbench_caffe.display.tables import METRICS, states_note
 from lrbench_caffe.paper.scaling import scaled_policies
 from lrbench_caffe.paper.targets import scaled_title
 from lrbench_caffe.ranking import Spread, counted_trials, spread

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lrbench_caffe import __version__
 from lrbench_caffe.database import incoming
-from lrbench_caffe.display import tables
+from lrbench_caffe.display import formats
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paper import comparison, descent, figures, scaling, targets
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lrbench_caffe.display.bar import ProgressCallback
-    from lrbench_caffe.display.tables import Table
+    from lrbench_caffe.display.table import Table
     from lrbench_caffe.paper.targets import Target
     from lrbench_caffe.trial import Trial
 
@@ -59,6 +59,9 @@ def write_figure_1(folder: str, progress: ProgressCallback) -> str:
 
     Returns:
         The path of the page.
+
+    Raises:
+        InputError: The folder cannot be created or written to.
     """
     path = os.path.join(create_folder(folder), "figure-1")
     descent.draw(path + ".png")
@@ -124,7 +127,7 @@ def _parts(
     intervals = _other_intervals(target, trials, scale)
     yield "# %s" % table.title
     yield "![%s](%s.png)" % (table.title, targets.study_name(target, scale))
-    yield tables.render([table._replace(title=None)], "markdown").rstrip("\n")
+    yield formats.render([table._replace(title=None)], "markdown").rstrip("\n")
     yield from _differences_to_the_paper(target, scale, intervals)
     if n_seeds == 1:
         yield "Ours: one seed, at the evaluation with the highest Top-1."

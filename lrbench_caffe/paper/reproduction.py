@@ -16,14 +16,11 @@ from lrbench_caffe.trial import FAILED, Job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Callable, Union
+    from typing import Callable
 
     from lrbench_caffe.display.bar import ProgressCallback
     from lrbench_caffe.paper.targets import Target
-    from lrbench_caffe.study.cluster import Cluster
-    from lrbench_caffe.study.cores import Cores
-
-    Pool = Union[Cores, Cluster]
+    from lrbench_caffe.study.interfaces import Pool
 
 SEEDS = 5  # the paper's number of trainings for each policy
 
@@ -57,8 +54,8 @@ def reproduce(
         seeds: Each policy is trained with the seeds 1 to ``seeds``; None for SEEDS.
         scale: The length of the trainings as a share of the paper's; None for 1.
         test_interval: The iterations between two evaluations; None for the paper's at the scale.
-        pool_options: The values of the command's options that describe the pool, by their names;
-            None is an option that is not given.
+        pool_options: The command's options for the pool, by name, with None for those that were
+            not given. They are invalid if nothing is trained.
         dsn: The database of the study; None for the default.
         format: The format of the printed table, one of
             :data:`lrbench_caffe.display.formats.FORMATS`.

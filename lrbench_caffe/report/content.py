@@ -218,7 +218,10 @@ def _rate_curve(
 def _drawn_rates(
     policy: Policy | None, recorded: tuple[tuple[int, float | None], ...]
 ) -> tuple[list[int], list[float | None]]:
-    """The (iterations, learning rates) to draw for a trial; cached, as a live page asks again."""
+    """The (iterations, learning rates) to draw for a trial.
+
+    They are cached, because a live page asks for the same ones again and again.
+    """
     last = recorded[-1][0]
     try:
         t, lr = curves.sample_schedule(curves.trial_schedule(policy, recorded), last, POINTS)

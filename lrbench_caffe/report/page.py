@@ -119,7 +119,9 @@ def prototxt_lines(policy: str) -> str:
 
 @functools.lru_cache(maxsize=1)
 def plotly_js() -> str:
-    """Return plotly.js from the Python package plotly, which takes a second to import and is not.
+    """Return plotly.js, which is a file of the Python package plotly.
+
+    The package is not imported, because that takes a second.
 
     Raises:
         InputError: Plotly is not installed.
