@@ -1,4 +1,4 @@
-"""The demonstration: all 13 functions on scikit-learn's digits, ranked in about a minute."""
+"""The demonstration: all 13 functions on scikit-learn's digits, ranked in half a minute."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def trainings_of(pid):
         ) as command_file:
             stat, command = stat_file.read(), command_file.read()
             parent = int(stat.rsplit(")", 1)[1].split()[1])
-            if parent == pid and "lrbench_caffe.training.solver" in command:
+            if parent == pid and "lrbench_caffe.training.worker" in command:
                 trainings.append(int(stat.split()[0]))
     return trainings
 

@@ -104,7 +104,9 @@ def _checked_state(
     from lrbench_caffe.trial import STATES
 
     if value is not None and value not in STATES:
-        raise InputError("--state: invalid state %r, expected %s" % (value, ", ".join(STATES)))
+        raise InputError(
+            "--state: invalid state %r, expected one of %s" % (value, ", ".join(STATES))
+        )
     return value
 
 

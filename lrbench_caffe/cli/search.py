@@ -156,8 +156,9 @@ def recommend(
 ) -> None:
     """Recommend policies for a dataset and a network.
 
-    They are the best ones in the database for this task or, if it has no results for it, for
-    similar tasks. The command also prints why they apply and which rates to start from.
+    These are the best policies in the database for this task. If there are no results for this
+    task, those for similar tasks are shown. The command also prints how similar the tasks are, and
+    which rates to start from.
     """
     from lrbench_caffe import database
     from lrbench_caffe.display import console, tables

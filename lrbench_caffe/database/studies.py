@@ -324,7 +324,9 @@ class Claim:
                 self._end(str(error))
                 return
             if not claim.mine:  # taken while the database was unavailable
-                self._end("another program is now running the study %s: it ends here" % self._name)
+                self._end(
+                    "another program is now running the study %s: this program stops" % self._name
+                )
                 return
             for _ in range(claim.stop_requests - self._passed_on):
                 self._stop()

@@ -46,7 +46,7 @@ _ITERATIONS = _Rule(
 _RULES = {
     "k0": _Rule("a learning rate above 0, for example 0.01", lambda value: value > 0),
     "k1": _Rule(
-        "the other bound of the learning rate, 0 or above, for example 0.06",
+        "a second learning rate of 0 or above, for example 0.06",
         lambda value: value >= 0,
     ),
     "gamma": _Rule(

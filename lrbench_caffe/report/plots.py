@@ -295,8 +295,11 @@ def save(figure: Figure, path: str) -> None:
     Raises:
         InputError: The picture cannot be written.
     """
+    # The same figure gives the same file: an SVG would have random ids and the time.
+    metadata = {"Date": None} if path.lower().endswith(".svg") else None
     try:
-        figure.savefig(path, dpi=110)
+        with pyplot.rc_context({"svg.hashsalt": "lrbench"}):
+            figure.savefig(path, dpi=110, metadata=metadata)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(

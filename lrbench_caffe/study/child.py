@@ -1,6 +1,6 @@
 """The process of one training: start it, read its events, and find out how it died.
 
-The process runs :mod:`lrbench_caffe.training.solver`. It reads a Job from its standard input and
+The process runs :mod:`lrbench_caffe.training.worker`. It reads a Job from its standard input and
 writes one JSON line ``[kind, content]`` per event to its standard output; see
 :mod:`lrbench_caffe.study.events`. Its standard error is Caffe's log.
 """
@@ -74,7 +74,7 @@ class Child:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lrbench_caffe.training.solver"],
+                [sys.executable, "-m", "lrbench_caffe.training.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

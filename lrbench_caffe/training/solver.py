@@ -1,7 +1,7 @@
 """The training loop: Caffe's ``Solver::Step`` with the LR schedule monitor and the metrics layer.
 
-``python -m lrbench_caffe.training.solver`` is the process of a training. Caffe ends its process
-when a CHECK fails, so every training has a process of its own; see ``worker``.
+Caffe ends its process when a CHECK fails, so every training has a process of its own; see
+:mod:`lrbench_caffe.training.worker`.
 """
 
 from __future__ import annotations
@@ -230,9 +230,3 @@ def create_solver(param: caffe_pb2.SolverParameter) -> caffe._caffe.Solver:
         path = os.path.join(folder, "solver.prototxt")
         prototxt.write_solver(untested, path)
         return caffe.get_solver(path)
-
-
-if __name__ == "__main__":
-    from lrbench_caffe.training import worker
-
-    worker.main()

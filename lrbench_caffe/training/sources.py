@@ -107,8 +107,8 @@ def _check_samples(layer: Any, param: Any, samples: int | None) -> None:
     if param.batch_size < 1 or samples == 0:
         count = "the samples" if samples is None else "the %d samples" % samples
         raise InputError(
-            "layer %r reads batches of %d from %s of %s: give it a batch_size above 0 and samples"
-            % (layer.name, param.batch_size, count, param.source)
+            "layer %r reads batches of %d from %s of %s: set batch_size above 0, or name a source "
+            "that has samples" % (layer.name, param.batch_size, count, param.source)
         )
 
 

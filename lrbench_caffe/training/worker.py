@@ -187,3 +187,7 @@ class _Session:
         if param.snapshot_after_train and not taken and state != DIVERGED:
             solver.snapshot()
             self.after_snapshot()
+
+
+if __name__ == "__main__":
+    main()
