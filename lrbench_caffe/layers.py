@@ -1,4 +1,4 @@
-"""The Python layer that collects the softmax outputs of the TEST phase for the paper's metrics.
+"""The Python layer that collects the outputs of the TEST phase for the paper's metrics.
 
 LRBench adds the layer in memory to a net that does not have it. A prototxt can also contain it::
 
@@ -8,7 +8,13 @@ LRBench adds the layer in memory to a net that does not have it. A prototxt can 
       python_param { module: "lrbench_caffe.layers" layer: "MetricsLayer" }
     }
 
-A label that the loss layer ignores is ignored here with ``param_str: '{"ignore_label": 255}'``.
+Its ``param_str`` is a JSON object with these optional keys:
+
+* ``"axis": 2``: the axis of the classes (default: 1, as in Caffe);
+* ``"ignore_label": 255``: samples with this label do not count;
+* ``"probabilities": false``: the first bottom has scores, and there are no probabilities.
+
+A third bottom, the inputs of the softmax, ranks the classes more finely than its outputs do.
 """
 
 from __future__ import annotations
@@ -34,26 +40,53 @@ if TYPE_CHECKING:
 class MetricsLayer(caffe.Layer):
     """A layer without outputs that adds up the metrics of all test batches.
 
-    Bottoms: the softmax outputs of shape (batch, classes, ...), and one label for each of their
-    samples. Caffe calls setup, reshape, forward and backward; LRBench calls :meth:`take`.
+    Bottoms: the softmax outputs, with one axis of classes; one label for each of their samples;
+    and optionally the scores, in the shape of the softmax outputs. Caffe calls setup, reshape,
+    forward and backward; LRBench calls :meth:`take`.
     """
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
         """Read the layer's parameters.
 
         Raises:
-            ValueError: The layer does not have two bottoms.
+            ValueError: The number of bottoms is wrong.
         """
-        if len(bottom) != 2:
-            raise ValueError(
-                "MetricsLayer: invalid number of bottoms %d, expected 2: the softmax outputs and "
-                "the labels" % len(bottom)
-            )
-        self._ignore_label = json.loads(self.param_str or "{}").get("ignore_label")
+        param = json.loads(self.param_str or "{}")
+        self._axis: int = param.get("axis", 1)
+        self._ignore_label: int | None = param.get("ignore_label")
+        self._has_probabilities: bool = param.get("probabilities", True)
         self._accumulator = Accumulator()
+        if len(bottom) != 2 and not (len(bottom) == 3 and self._has_probabilities):
+            raise ValueError(
+                "MetricsLayer: invalid number of bottoms %d, expected 2, the softmax outputs and "
+                "the labels, or 3, with the scores at the end" % len(bottom)
+            )
 
     def reshape(self, bottom: Blobs, top: Blobs) -> None:
-        """Do nothing: there are no tops to reshape."""
+        """Check the shapes; there are no tops to reshape.
+
+        Raises:
+            ValueError: The bottoms do not fit each other, or do not have the axis of the classes.
+        """
+        shape, labels = tuple(bottom[0].shape), bottom[1].count
+        if not -len(shape) <= self._axis < len(shape):
+            raise ValueError(
+                "MetricsLayer: the first bottom has the shape %s, which does not have the axis %d "
+                "of the classes" % (shape, self._axis)
+            )
+        classes = shape[self._axis]
+        samples = int(np.prod(shape)) // max(classes, 1)
+        if labels != samples:
+            raise ValueError(
+                "MetricsLayer: the first bottom has the shape %s, with %d classes along axis %d, "
+                "so that %d labels are expected instead of %d"
+                % (shape, classes, self._axis, samples, labels)
+            )
+        if len(bottom) == 3 and tuple(bottom[2].shape) != shape:
+            raise ValueError(
+                "MetricsLayer: the scores have the shape %s, but the softmax outputs %s"
+                % (tuple(bottom[2].shape), shape)
+            )
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         """Add one batch.
@@ -63,15 +96,16 @@ class MetricsLayer(caffe.Layer):
         """
         if self.phase != caffe.TEST:
             return
-        probabilities = np.moveaxis(bottom[0].data, 1, -1)
-        probabilities = probabilities.reshape(-1, probabilities.shape[-1])
-        if not self._accumulator.samples:
-            self._check(probabilities)
         labels = bottom[1].data.reshape(-1)
-        if self._ignore_label is not None:
-            used = labels != self._ignore_label
-            probabilities, labels = probabilities[used], labels[used]
-        self._accumulator.add(probabilities, labels)
+        used = slice(None) if self._ignore_label is None else labels != self._ignore_label
+        rows = self._rows(bottom[0])
+        if not self._has_probabilities:
+            self._accumulator.add(None, labels[used], _with_both_classes(rows)[used])
+            return
+        if not self._accumulator.samples:
+            self._check(rows)
+        scores = self._rows(bottom[2])[used] if len(bottom) == 3 else None
+        self._accumulator.add(rows[used], labels[used], scores)
 
     def backward(self, top: Blobs, propagate_down: Sequence[bool], bottom: Blobs) -> None:
         """Do nothing: the layer is not part of the loss."""
@@ -84,6 +118,11 @@ class MetricsLayer(caffe.Layer):
         """
         accumulator, self._accumulator = self._accumulator, Accumulator()
         return accumulator.metrics()
+
+    def _rows(self, blob: Any) -> NDArray[Any]:
+        """The values of a blob as (samples, classes), with the samples in the labels' order."""
+        values = np.moveaxis(blob.data, self._axis, -1)
+        return values.reshape(-1, values.shape[-1])
 
     @staticmethod
     def _check(probabilities: NDArray[Any]) -> None:
@@ -98,3 +137,13 @@ class MetricsLayer(caffe.Layer):
                 "instead of a sum of %g: put a Softmax layer before it"
                 % sums[np.argmax(np.abs(sums - 1.0))]
             )
+
+
+def _with_both_classes(scores: NDArray[Any]) -> NDArray[Any]:
+    """The scores; a single one is that of class 1, and class 0 gets the score 0.
+
+    A sigmoid is above 0.5 where its input is above 0.
+    """
+    if scores.shape[1] > 1:
+        return scores
+    return np.hstack([np.zeros_like(scores), scores])

@@ -87,8 +87,9 @@ class Setup:
         network: The network.
         dataset: The dataset.
         classes: The learning task: the number of classes, None if the net does not define it.
-        solver: The fields of Caffe's SolverParameter by name, and ``batch_size`` and
-            ``test_batch_size``.
+        solver: The fields of Caffe's SolverParameter by name, ``batch_size`` and
+            ``test_batch_size``; ``head``, the head that is ranked by, if the test net has several;
+            and ``test_net``, the index of the test net, if it is not the first.
         seed: Caffe's random_seed.
     """
 
@@ -101,8 +102,32 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class HeadMetrics:
+    """The metrics of another head of a net, which the trial is not ranked by.
+
+    Attributes:
+        name: The name of the head.
+        top1: Top-1 accuracy, from 0 to 1.
+        top5: Top-5 accuracy, from 0 to 1.
+        ac: Average confidence. ac, cd and cdac are None as in an Evaluation.
+        cd: Confidence deviation.
+        cdac: Confidence deviation across classes.
+    """
+
+    name: str
+    top1: float
+    top5: float
+    ac: Optional[float]
+    cd: Optional[float]
+    cdac: Optional[float]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One row of a trial: one evaluation of the whole test set (section III).
+
+    What a net does not define is None: a training without a test net has its train loss only, and a
+    classifier without probabilities has neither confidences nor deviations.
 
     Attributes:
         iteration: The number of finished iterations.
@@ -115,7 +140,7 @@ class Evaluation:
         ac: Average confidence. ac, cd and cdac are None if no sample is classified correctly.
         cd: Confidence deviation.
         cdac: Confidence deviation across classes.
-        ld: Loss difference, None without a train_loss.
+        ld: Loss difference, None without one of the losses.
         resumed_at: The iteration of the snapshot from which the training was resumed last, after
             which its batches come in another order. None if it was not resumed.
         class_confidence: The average confidence of each class, None for a class without a correctly
@@ -134,6 +159,7 @@ class Evaluation:
     ld: Optional[float]
     resumed_at: Optional[int] = None
     class_confidence: Optional[Tuple[Optional[float], ...]] = None
+    heads: Optional[Tuple[HeadMetrics, ...]] = None
 
 
 class Summary(NamedTuple):
@@ -205,14 +231,15 @@ class Trial:
 
     @property
     def best(self) -> Optional[Evaluation]:
-        """The row with the highest Top-1, the earliest if several have it, None without rows."""
-        return max(self.rows, key=lambda row: (row.top1, -row.iteration), default=None)
+        """The row with the highest Top-1, the earliest if several have it, None without Top-1."""
+        measured = [(row.top1, -row.iteration, row) for row in self.rows if row.top1 is not None]
+        return max(measured, key=lambda item: item[:2])[-1] if measured else None
 
     @property
     def summary(self) -> Optional[Summary]:
-        """The eight metrics at the best row, None without rows."""
+        """The eight metrics at the best row, None without a row that has a Top-1."""
         best = self.best
-        if best is None:
+        if best is None or best.top1 is None or best.top5 is None:
             return None
         return Summary(
             best.top1,
@@ -264,6 +291,9 @@ class Job:
         folder: A folder for the snapshots from which a trial of a study resumes. Such a trial does
             not take the solver's own snapshots, since trials would overwrite each other's.
         test_interval: The number of iterations between two evaluations.
+        head: The head of the test net whose metrics are those of the trial. None: it is read from
+            the net.
+        test_net: The index of the test net that is measured.
     """
 
     solver: str
@@ -281,6 +311,8 @@ class Job:
     id: Optional[str] = None
     folder: Optional[str] = None
     test_interval: Optional[int] = None
+    head: Optional[str] = None
+    test_net: int = 0
 
 
 def to_dict(value: "DataclassInstance") -> Dict[str, Any]:

@@ -51,9 +51,36 @@ def test_top_5_ranks_the_classes_and_is_1_for_at_most_five_classes():
     assert from_arrays(six[:, :2], np.zeros(6)).top5 == 1.0
 
 
-def test_the_first_of_several_equally_probable_classes_is_the_prediction():
-    tied = np.full((2, 2), 0.5)
-    assert from_arrays(tied, np.array([0, 1])).top1 == 0.5
+@pytest.mark.parametrize("compute", [from_arrays, lambda p, y: accumulated(p, y, 1)])
+def test_a_tie_is_a_wrong_prediction_as_in_caffes_accuracy_layer(compute):
+    tied = np.full((2, 6), 1 / 6)
+    metrics = compute(tied, np.array([0, 5]))
+    assert (metrics.top1, metrics.top5) == (0, 0) and metrics.ac is None
+    assert compute(tied[:, :5], np.array([0, 4])).top5 == 1.0  # at most five classes
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+def test_scores_rank_classes_whose_probabilities_are_rounded_to_zero(batch):
+    scores = np.array([[900, 0, -1, -2, -3, -4, -5], [900, 0, -1, -2, -3, -4, -5]], np.float32)
+    probabilities = np.array([[1, 0, 0, 0, 0, 0, 0]] * 2, np.float32)
+    labels = np.array([4, 6])
+    if batch is None:
+        metrics = from_arrays(probabilities, labels, scores)
+    else:
+        accumulator = Accumulator()
+        for n in range(2):
+            accumulator.add(probabilities[n : n + 1], labels[n : n + 1], scores[n : n + 1])
+        metrics = accumulator.metrics()
+    assert (metrics.top1, metrics.top5) == (0, 0.5)
+
+
+def test_without_probabilities_only_the_accuracies_are_measured():
+    scores = np.array([[-3.0, 2.0], [4.0, 1.0]])
+    labels = np.array([1, 1])
+    accumulator = Accumulator()
+    accumulator.add(None, labels, scores)
+    expected = Metrics(2, 0.5, 1.0, None, None, None, None)
+    assert accumulator.metrics() == from_arrays(None, labels, scores) == expected
 
 
 def test_nan_is_never_a_correct_prediction():

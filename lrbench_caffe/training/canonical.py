@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 
 from lrbench_caffe.training import float32
-from lrbench_caffe.training.head import METRICS_MODULE
+from lrbench_caffe.training.measurement import METRICS_MODULE
 from lrbench_caffe.training.net import DATA_LAYERS
 
 # The fields of a SolverParameter that are recorded elsewhere or depend on where files lie.

@@ -1,18 +1,33 @@
-"""The head of a test net: where it classifies, and the metrics layer that measures it there."""
+"""The heads of a test net: where it classifies, read from its losses and Accuracy layers.
+
+A net for several tasks, or with auxiliary classifiers, has several heads. A head is one blob of
+scores with one blob of labels. Each layer that compares scores with labels names both, so they
+always belong together.
+"""
 
 from __future__ import annotations
 
-import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from caffe.proto import caffe_pb2
+from lrbench_caffe.errors import InputError, suggestion
 
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.training.net import DATA_LAYERS, layers_in_phase
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-METRICS_MODULE, METRICS_LAYER = "lrbench_caffe.layers", "MetricsLayer"
-# The types of layers whose top has as many channels as their bottom.
-SAME_CHANNELS = (
+SOFTMAX, SCORES, BINARY = "softmax", "scores", "binary"
+# The losses of classifiers with one label for each sample. SOFTMAX: the softmax of the scores gives
+# the probabilities. SCORES: there are no probabilities. BINARY: one score decides between two
+# classes.
+LOSSES = {
+    "SoftmaxWithLoss": SOFTMAX,
+    "InfogainLoss": SOFTMAX,
+    "MultinomialLogisticLoss": SOFTMAX,
+    "HingeLoss": SCORES,
+    "SigmoidCrossEntropyLoss": BINARY,
+}
+# The types of layers whose top has the shape of their first bottom, and of those that may only
+# change the height and the width.
+SAME_SHAPE = (
     "Softmax",
     "ReLU",
     "PReLU",
@@ -23,167 +38,263 @@ SAME_CHANNELS = (
     "BatchNorm",
     "Scale",
     "Bias",
-    "Pooling",
     "LRN",
     "Power",
     "MVN",
+    "Eltwise",
 )
+SAME_CHANNELS = ("Pooling", "Crop")
+
+
+class Blob(NamedTuple):
+    """A blob as a layer reads it: a layer that works in place makes a new one of the same name.
+
+    Attributes:
+        name: Its name.
+        producer: The index of the layer whose top it is, -1 for an input of the net.
+    """
+
+    name: str
+    producer: int
+
+
+class Use(NamedTuple):
+    """A layer that compares scores with labels: a loss of LOSSES or an Accuracy.
+
+    Attributes:
+        layer: The LayerParameter.
+        index: Its index among the layers of the net in this phase.
+        compared: Its first bottom.
+        labels: Its second bottom.
+        scores: The inputs of the softmax if compared is the top of a Softmax, else compared itself.
+        is_softmax: Whether compared is the top of a Softmax.
+        axis: The axis of the classes.
+        ignore_label: The label whose samples do not count for it, or None.
+    """
+
+    layer: Any
+    index: int
+    compared: Blob
+    labels: Blob
+    scores: Blob
+    is_softmax: bool
+    axis: int
+    ignore_label: int | None
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether the layer is an Accuracy, and not a loss."""
+        return bool(self.layer.type == "Accuracy")
+
+    @property
+    def weight(self) -> float:
+        """The loss_weight; 0 for an Accuracy."""
+        if self.is_accuracy:
+            return 0.0
+        return float(self.layer.loss_weight[0]) if self.layer.loss_weight else 1.0
 
 
 class Head(NamedTuple):
-    """Where a test net classifies.
+    """A classifier in a test net.
 
     Attributes:
-        probabilities: The blob of class probabilities.
-        labels: The blob of labels.
-        ignore_label: The label whose samples are left out (None: all samples count).
+        name: The name of its scores; if several heads share them, "scores:labels".
+        kind: SOFTMAX, SCORES or BINARY.
+        uses: The layers of the test net that compare its scores with its labels.
+        trained: The losses that the training net has for it.
+        axis: The axis of the classes.
+        ignore_label: The label whose samples are left out, None if all samples count.
+        classes: The number of classes, None if the layers on the way may change it.
     """
 
-    probabilities: str
-    labels: str
-    ignore_label: int | None = None
+    name: str
+    kind: str
+    uses: tuple[Use, ...]
+    trained: tuple[Use, ...]
+    axis: int
+    ignore_label: int | None
+    classes: int | None
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether the test net has an Accuracy for it."""
+        return any(use.is_accuracy for use in self.uses)
+
+    @property
+    def weight(self) -> float:
+        """The largest loss_weight of its losses."""
+        return max((use.weight for use in self.uses + self.trained), default=0.0)
+
+    @property
+    def names(self) -> set[str]:
+        """The names by which a user may choose it: its own, and those of its layers and blobs."""
+        layers = [use.layer for use in self.uses + self.trained]
+        blobs = {blob.name for use in self.uses for blob in (use.scores, use.compared)}
+        tops = {top for layer in layers for top in layer.top}
+        return {self.name} | blobs | tops | {layer.name for layer in layers}
 
 
-def add_metrics_layer(solver: caffe_pb2.SolverParameter) -> Head:
-    """Add the metrics layer to the first test net, unless the net has it already.
-
-    If the net has a SoftmaxWithLoss layer but no Softmax on the same scores, one is added as well.
+def find_uses(layers: Sequence[Any]) -> list[Use]:
+    """Return the layers that compare scores with labels, in the order of the net.
 
     Args:
-        solver: A resolved SolverParameter, whose first test net is changed.
+        layers: The LayerParameters of a net in one phase.
+    """
+    uses = []
+    producers: dict[str, int] = {}
+    activations: dict[Blob, tuple[Blob, Any]] = {}
+    for index, layer in enumerate(layers):
+        bottoms = [Blob(name, producers.get(name, -1)) for name in layer.bottom]
+        if (layer.type in LOSSES or layer.type == "Accuracy") and len(bottoms) >= 2:
+            uses.append(_use(layer, index, bottoms, activations))
+        producers.update(dict.fromkeys(layer.top, index))
+        if layer.type in ("Softmax", "Sigmoid") and bottoms:
+            activations[Blob(layer.top[0], index)] = bottoms[0], layer
+    return uses
 
-    Returns:
-        The head that the metrics layer measures.
+
+def _use(
+    layer: Any, index: int, bottoms: list[Blob], activations: dict[Blob, tuple[Blob, Any]]
+) -> Use:
+    compared, labels = bottoms[:2]
+    scores, activation = activations.get(compared, (compared, None))
+    is_softmax = activation is not None and activation.type == "Softmax"
+    if layer.type == "Accuracy":
+        axis, param = layer.accuracy_param.axis, layer.accuracy_param
+    else:
+        axis, param = layer.softmax_param.axis, layer.loss_param
+        if layer.type == "InfogainLoss":
+            axis = layer.infogain_loss_param.axis
+        elif layer.type != "SoftmaxWithLoss":
+            axis = activation.softmax_param.axis if is_softmax else 1
+    ignore_label = param.ignore_label if param.HasField("ignore_label") else None
+    return Use(layer, index, compared, labels, scores, is_softmax, axis, ignore_label)
+
+
+def find_heads(layers: Sequence[Any], trained_layers: Sequence[Any]) -> list[Head]:
+    """Return the heads of a test net, in the order of the net.
+
+    Args:
+        layers: The LayerParameters of the test net.
+        trained_layers: Those of the training net. Its losses tell how the scores of an Accuracy
+            become probabilities, and how much a head weighs.
+    """
+    uses = find_uses(layers)
+    trained = [use for use in find_uses(trained_layers) if not use.is_accuracy]
+    groups: dict[tuple[Blob, Blob], list[Use]] = {}
+    for use in uses:
+        groups.setdefault((use.scores, use.labels), []).append(use)
+    shared = [scores.name for scores, _ in groups]
+    heads = []
+    for (scores, labels), group in groups.items():
+        losses = [u for u in trained if (u.scores.name, u.labels.name) == (scores.name, labels.name)]
+        if not losses and len(groups) == len(trained) == 1:
+            losses = trained  # the training calls its scores by another name
+        name = scores.name if shared.count(scores.name) == 1 else scores.name + ":" + labels.name
+        head = _head(name, group, losses, layers)
+        if head is not None:
+            heads.append(head)
+    return heads
+
+
+def _head(name: str, uses: list[Use], trained: list[Use], layers: Sequence[Any]) -> Head | None:
+    """The head with these uses; None for several labels in a sample, which is another task."""
+    kinds = {LOSSES[use.layer.type] for use in uses + trained if not use.is_accuracy}
+    accuracies = [use for use in uses if use.is_accuracy]
+    main = (accuracies or uses)[0]
+    classes = count_classes(layers, main.scores, main.axis)
+    kind = SCORES
+    if SOFTMAX in kinds or any(use.is_softmax for use in uses):
+        kind = SOFTMAX
+    elif BINARY in kinds and (classes == 1 or (classes is None and not accuracies)):
+        kind, classes = BINARY, 2
+    elif BINARY in kinds and not accuracies:
+        return None
+    ignored = (use.ignore_label for use in [*accuracies, *uses, *trained])
+    ignore_label = next((label for label in ignored if label is not None), None)
+    return Head(name, kind, tuple(uses), tuple(trained), main.axis, ignore_label, classes)
+
+
+def choose_head(heads: Sequence[Head], network: str, name: str | None = None) -> Head:
+    """Return the head to measure.
+
+    It is the head that a user names; else the only one that has an Accuracy; else, of those with an
+    Accuracy or of all, the one whose loss has the largest loss_weight.
+
+    Args:
+        heads: The heads of the test net.
+        network: The name of the net, for the error messages.
+        name: The name of the head, or of one of its layers or blobs (None: not given).
 
     Raises:
-        InputError: The net has no labels or no softmax, or a metrics layer without its two bottoms.
+        InputError: No head has the name, several have it, or several are equal.
     """
-    net = solver.test_net_param[0]
-    state = solver.test_state[0] if solver.test_state else None
-    layers = layers_in_phase(net, caffe_pb2.TEST, state)
-    written = _written_head(layers)
-    if written is not None:
-        return written
-    loss = _main_loss(layers, solver)
-    head = _find_head(net, layers, loss)
-    metrics = net.layer.add(
-        name=_unused(net, "lrbench_metrics"),
-        type="Python",
-        bottom=[head.probabilities, head.labels],
-    )
-    metrics.python_param.module, metrics.python_param.layer = METRICS_MODULE, METRICS_LAYER
-    if head.ignore_label is not None:
-        metrics.python_param.param_str = json.dumps({"ignore_label": head.ignore_label})
-    return head
-
-
-def count_classes(net: caffe_pb2.NetParameter, head: Head) -> int | None:
-    """Return the number of classes that a net predicts.
-
-    It is the num_output of the layer that the probabilities come from, None if the layers on the
-    way may change the number of channels.
-    """
-    blob = head.probabilities
-    for layer in reversed(net.layer):
-        if blob in layer.top:
-            for field in ("inner_product_param", "convolution_param"):
-                if layer.HasField(field):
-                    classes: int = getattr(layer, field).num_output
-                    return classes
-            if layer.type not in SAME_CHANNELS:
-                return None
-            blob = layer.bottom[0]
-    return None
-
-
-def _written_head(layers: list[Any]) -> Head | None:
-    """The head of a metrics layer that is written in the prototxt."""
-    for layer in layers:
-        param = layer.python_param
-        if (param.module, param.layer) == (METRICS_MODULE, METRICS_LAYER):
-            if len(layer.bottom) != 2:
-                raise InputError(
-                    "the layer %r has %d bottoms: give it two, the softmax outputs and the labels"
-                    % (layer.name, len(layer.bottom))
-                )
-            probabilities, labels = layer.bottom
-            return Head(
-                probabilities, labels, json.loads(param.param_str or "{}").get("ignore_label")
+    names = ", ".join(head.name for head in heads)
+    if name is not None:
+        named = [head for head in heads if head.name == name]
+        named = named or [head for head in heads if name in head.names]
+        if not named:
+            raise InputError(
+                "the test net %r does not have the head %r%s: its heads are %s"
+                % (network, name, suggestion(name, [head.name for head in heads]), names)
             )
-    return None
-
-
-def _main_loss(layers: list[Any], solver: caffe_pb2.SolverParameter) -> Any | None:
-    """The loss layer with the largest weight, the last one among equals.
-
-    GoogLeNet, for example, has auxiliary losses with smaller weights. A test net without a loss has
-    that of the training, if an Accuracy layer reads the same scores.
-    """
-    losses = [layer for layer in layers if _is_loss(layer)]
-    if not losses:
-        scores = {layer.bottom[0] for layer in layers if layer.type == "Accuracy"}
-        trained = layers_in_phase(solver.train_net_param, caffe_pb2.TRAIN, solver.train_state)
-        losses = [layer for layer in trained if _is_loss(layer) and layer.bottom[0] in scores]
-    return max(reversed(losses), key=_loss_weight, default=None)
-
-
-def _is_loss(layer: Any) -> bool:
-    return layer.type == "SoftmaxWithLoss" and len(layer.bottom) >= 2
-
-
-def _loss_weight(layer: Any) -> float:
-    return layer.loss_weight[0] if layer.loss_weight else 1.0
-
-
-def _find_head(net: caffe_pb2.NetParameter, layers: list[Any], loss: Any | None) -> Head:
-    """The head below the loss, else at the last Softmax; adds the Softmax if it is missing."""
-    softmaxes = {layer.bottom[0]: layer.top[0] for layer in layers if layer.type == "Softmax"}
-    ignore_label = None
-    if loss is not None:
-        probabilities = softmaxes.get(loss.bottom[0]) or _add_softmax(net, loss)
-        labels = loss.bottom[1] if loss in layers else _find_labels(layers)
-        if loss.loss_param.HasField("ignore_label"):
-            ignore_label = loss.loss_param.ignore_label
+        candidates = named
     else:
-        probabilities = list(softmaxes.values())[-1] if softmaxes else None
-        labels = _find_labels(layers)
-    if not probabilities:
+        candidates = [head for head in heads if head.has_accuracy] or list(heads)
+        heaviest = max(head.weight for head in candidates)
+        candidates = [head for head in candidates if head.weight == heaviest]
+    if len(candidates) > 1:
         raise InputError(
-            "the test net %r has neither a Softmax nor a SoftmaxWithLoss layer: add one, since "
-            "LRBench compares classifiers by their class probabilities" % net.name
+            "the test net %r has %d heads of equal weight, %s: name the one to rank by with "
+            "--head, for example --head %s"
+            % (
+                network,
+                len(candidates),
+                ", ".join(head.name for head in candidates),
+                candidates[0].name,
+            )
         )
-    if not labels:
-        raise InputError(
-            "the test net %r has no labels: its Softmax needs an Accuracy layer, or a data layer "
-            "with a second top, in the TEST phase" % net.name
-        )
-    return Head(probabilities, labels, ignore_label)
+    return candidates[0]
 
 
-def _find_labels(layers: list[Any]) -> str | None:
-    """The labels of a net without a loss: those of its last Accuracy, or of a data layer."""
-    for layer in reversed(layers):
-        if layer.type == "Accuracy" and len(layer.bottom) == 2:
-            return str(layer.bottom[1])
-    for layer in layers:
-        if layer.type in DATA_LAYERS and len(layer.top) == 2:
-            return str(layer.top[1])
+def count_classes(layers: Sequence[Any], blob: Blob, axis: int) -> int | None:
+    """Return the number of classes of a blob of scores.
+
+    It is the num_output of the layer that the scores come from, None if the layers on the way may
+    change the number.
+
+    Args:
+        layers: The LayerParameters of a net in one phase.
+        blob: The scores.
+        axis: The axis of the classes.
+    """
+    name, index = blob
+    while index >= 0:
+        layer = layers[index]
+        classes = _outputs(layer, axis)
+        if classes is not None:
+            return classes
+        if layer.type not in SAME_SHAPE and not (layer.type in SAME_CHANNELS and axis == 1):
+            return None
+        name = layer.bottom[0]
+        index = _producer(layers[:index], name)
     return None
 
 
-def _add_softmax(net: caffe_pb2.NetParameter, loss: Any) -> str:
-    """Add a Softmax on the scores of a loss, with its parameters; return its top."""
-    softmax = net.layer.add(
-        name=_unused(net, "lrbench_prob"), type="Softmax", bottom=[loss.bottom[0]]
-    )
-    softmax.top.append(softmax.name)
-    softmax.softmax_param.CopyFrom(loss.softmax_param)
-    return str(softmax.name)
+def _outputs(layer: Any, axis: int) -> int | None:
+    """The num_output of a layer that has it along an axis, else None."""
+    if layer.type == "InnerProduct":
+        param, along = layer.inner_product_param, layer.inner_product_param.axis
+    elif layer.type in ("Convolution", "Deconvolution"):
+        param, along = layer.convolution_param, layer.convolution_param.axis
+    elif layer.type in ("LSTM", "RNN"):
+        param, along = layer.recurrent_param, 2
+    else:
+        return None
+    is_last = layer.type != "Convolution" and layer.type != "Deconvolution" and axis == -1
+    return int(param.num_output) if axis == along or is_last else None
 
 
-def _unused(net: caffe_pb2.NetParameter, name: str) -> str:
-    """The name, with underscores at its end if a layer or a blob has it already."""
-    taken = {layer.name for layer in net.layer} | {top for layer in net.layer for top in layer.top}
-    while name in taken:
-        name += "_"
-    return name
+def _producer(layers: Sequence[Any], name: str) -> int:
+    """The index of the last layer with a top of this name, -1 if there is none."""
+    return max((n for n, layer in enumerate(layers) if name in layer.top), default=-1)

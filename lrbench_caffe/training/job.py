@@ -17,16 +17,14 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.training import canonical, prototxt, sources
 from lrbench_caffe.training.files import find_file
-from lrbench_caffe.training.head import count_classes
-from lrbench_caffe.training.lr_policy import policy_from_solver
+from lrbench_caffe.training.lr_policy import CaffePolicy, policy_from_solver
 from lrbench_caffe.training.solverstate import snapshot_iteration
 from lrbench_caffe.trial import Framework, Network, Setup, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lrbench_caffe.training.head import Head
-    from lrbench_caffe.training.lr_policy import CaffePolicy
+    from lrbench_caffe.training.measurement import Measurement
     from lrbench_caffe.trial import Job
 
 MAX_NAME = 200  # characters of a network's name; the database accepts up to 500
@@ -146,10 +144,49 @@ def _check_snapshot_folder(param: caffe_pb2.SolverParameter) -> None:
         )
 
 
+def check_measurement(
+    job: Job, policy: Policy | CaffePolicy, measurement: Measurement | None
+) -> None:
+    """Check that the test net measures what the job needs during the training.
+
+    Args:
+        job: What to train.
+        policy: Its policy.
+        measurement: What an evaluation measures, None without a test net.
+
+    Raises:
+        InputError: The job ends at a Top-1, or a PLATEAU follows a metric, that is not measured.
+    """
+    if measurement is None and job.until_top1 is not None:
+        raise InputError(
+            "%s has no test net, so no Top-1 is measured: leave out --until-top1, or add a test net"
+            % job.solver
+        )
+    if isinstance(policy, CaffePolicy) or not policy.has_memory:
+        return
+    for part in policy.parts if isinstance(policy, Composition) else [policy]:
+        metric = part.parameters.get("of", "test_loss") if part.function == "PLATEAU" else None
+        has_metric = metric in (None, "train_loss") or (
+            measurement is not None and (metric != "test_loss" or measurement.has_loss)
+        )
+        if not has_metric:
+            raise InputError(
+                "%s follows the metric %s, which is not measured because %s: use PLATEAU with "
+                "of=train_loss"
+                % (
+                    part,
+                    metric,
+                    "the solver has no test net"
+                    if measurement is None
+                    else "the test net has no loss and no probabilities",
+                )
+            )
+
+
 def describe(
     param: caffe_pb2.SolverParameter,
     policy: Policy | CaffePolicy,
-    head: Head,
+    measurement: Measurement | None,
     emit: Callable[[str, Any], object],
 ) -> Trial:
     """Describe the trial that is about to run.
@@ -157,8 +194,8 @@ def describe(
     Args:
         param: The resolved SolverParameter.
         policy: The policy to train under.
-        head: Where the first test net classifies.
-        emit: Receives a "note" if the test set is not covered or a test net is not measured.
+        measurement: What an evaluation measures, None without a test net.
+        emit: Receives each "note" about what is measured, and what of it is not complete.
 
     Returns:
         The Trial, without rows.
@@ -166,23 +203,22 @@ def describe(
     Raises:
         InputError: The data cannot be read, or its labels do not fit the net.
     """
-    state = param.test_state[0] if param.test_state else None
-    net = param.test_net_param[0]
-    train = sources.find_source(param.train_net_param, caffe_pb2.TRAIN, param.train_state)
-    test = sources.find_source(net, caffe_pb2.TEST, state)
-    classes = count_classes(net, head)
-    for source in (train, test):
-        sources.check_labels(source, classes, net.name, head.ignore_label)
-    text = canonical.canonical_network(param.train_net_param)
+    net = param.train_net_param
+    train = sources.find_source(net, caffe_pb2.TRAIN, param.train_state)
+    text = canonical.canonical_network(net)
     settings = canonical.solver_settings(param)
     settings["batch_size"] = train and train.batch_size
-    settings["test_batch_size"] = test and test.batch_size
-    coverage = sources.coverage_note(test, param.test_iter[0])
-    if coverage is not None:
-        emit("note", coverage)
-    if len(param.test_net_param) > 1:
-        tests = len(param.test_net_param)
-        emit("note", "the solver has %d test nets: the first one is measured" % tests)
+    test, classes = None, None
+    if measurement is None:
+        emit("note", "the solver has no test net: nothing is measured but the train loss")
+    else:
+        test = _describe_test(param, measurement, train, emit)
+        settings["test_batch_size"] = test and test.batch_size
+        if measurement.others:
+            settings["head"] = measurement.head.name
+        if measurement.test_net:
+            settings["test_net"] = measurement.test_net
+        classes = measurement.head.classes
     setup = Setup(
         framework=Framework("Caffe", caffe.__version__),
         network=Network((net.name or "unnamed")[:MAX_NAME], canonical.network_hash(text), text),
@@ -204,6 +240,29 @@ def describe(
         blas=blas,
         threads=threads,
     )
+
+
+def _describe_test(
+    param: caffe_pb2.SolverParameter,
+    measurement: Measurement,
+    train: sources.Source | None,
+    emit: Callable[[str, Any], object],
+) -> sources.Source | None:
+    """Check the data of the measured test net, emit the notes about it, and return its source."""
+    index = measurement.test_net
+    net = param.test_net_param[index]
+    state = param.test_state[index] if param.test_state else None
+    test = sources.find_source(net, caffe_pb2.TEST, state)
+    for head in (measurement.head, *measurement.others):
+        for source, layer in ((train, head.trained_labels_from), (test, head.labels_from)):
+            if source is not None and source.layer == layer:
+                sources.check_labels(source, head.classes, net.name, head.ignore_label)
+    for note in measurement.notes:
+        emit("note", note)
+    coverage = sources.coverage_note(test, param.test_iter[index])
+    if coverage is not None:
+        emit("note", coverage)
+    return test
 
 
 def _blas() -> tuple[str | None, int | None]:

@@ -111,6 +111,14 @@ class Monitor:
         return lambda: None
 
 
+def weighted_losses(net: caffe.Net) -> list[tuple[caffe._caffe.Blob, float]]:
+    """Return the blobs that the loss of a net is made of, each with its loss_weight.
+
+    They are read by number, not by name: Caffe gives several losses without a top the same name.
+    """
+    return [(blob, weight) for blob, weight in zip(net._blobs, net._blob_loss_weights) if weight]
+
+
 def loss_reader(net: caffe.Net, gpu: bool = False) -> Callable[[], float]:
     """Return a function that reads the loss of the last forward pass of a net.
 
@@ -121,9 +129,7 @@ def loss_reader(net: caffe.Net, gpu: bool = False) -> Callable[[], float]:
     Returns:
         A function without arguments; its value is the sum of the losses, weighted by loss_weight.
     """
-    weighted = [
-        (net.blobs[name], weight) for name, weight in net.blob_loss_weights.items() if weight
-    ]
+    weighted = weighted_losses(net)
     if gpu:
         return lambda: sum(weight * float(blob.data.sum()) for blob, weight in weighted)
     # On the CPU the memory of a blob stays where it is, so that one view serves all iterations.

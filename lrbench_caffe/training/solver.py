@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Any
 import caffe
 from caffe.proto import caffe_pb2
 
-from lrbench_caffe import metrics
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.layers import MetricsLayer
 from lrbench_caffe.training import prototxt
-from lrbench_caffe.trial import DIVERGED, FINISHED, INTERRUPTED, Evaluation, to_dict
+from lrbench_caffe.training.evaluation import evaluate
+from lrbench_caffe.trial import DIVERGED, FINISHED, INTERRUPTED, to_dict
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from lrbench_caffe.training.measurement import Measurement
     from lrbench_caffe.training.monitor import Monitor
-
-__all__ = ["Plan", "create_solver", "evaluate", "train"]
 
 # Seconds of training between two looks at the clock, the losses and the request to stop.
 CHUNK_SECONDS = 0.25
@@ -35,21 +33,35 @@ NEVER = 2**31 - 1  # the largest test_interval that Caffe can hold
 
 
 class Plan:
-    """When to evaluate and when to end.
+    """What to evaluate, when, and when to end.
 
     Attributes:
+        measurement: What an evaluation measures, None without a test net.
         max_iter: The iteration at which training ends.
-        test_iter: Batches of the test set in an evaluation.
+        test_iter: Batches of the test set in an evaluation, for each test net.
         iter_size: Mini-batches in an iteration.
         until_top1: The Top-1 accuracy, a share of 1, at which training ends early.
     """
 
-    def __init__(self, param: caffe_pb2.SolverParameter, until_top1: float | None = None) -> None:
-        """Read the plan from a resolved SolverParameter; until_top1=None is never reached."""
+    def __init__(
+        self,
+        param: caffe_pb2.SolverParameter,
+        measurement: Measurement | None,
+        until_top1: float | None = None,
+    ) -> None:
+        """Read the plan from a resolved SolverParameter; until_top1=None is never reached.
+
+        Without a test net there is a row of the train loss at every test_interval, else as often as
+        Caffe displays it, else at the end.
+        """
+        self.measurement = measurement
         self.max_iter, self.iter_size = param.max_iter, param.iter_size
-        self.test_iter = param.test_iter[0]
+        self.test_iter = tuple(param.test_iter)
         self.until_top1 = math.inf if until_top1 is None else until_top1
-        self._test_interval, self._at_start = param.test_interval, param.test_initialization
+        self._at_start = param.test_initialization and measurement is not None
+        self._test_interval = param.test_interval
+        if measurement is None:
+            self._test_interval = param.test_interval or param.display or param.max_iter
         self._snapshot = param.snapshot
 
     def evaluates(self, iteration: int) -> bool:
@@ -131,10 +143,11 @@ def _evaluate_and_emit(
     stop: threading.Event,
 ) -> tuple[str, str | None] | None:
     """Evaluate and emit the row; return how the training ends if it ends here, else None."""
-    row = evaluate(solver, monitor, plan.test_iter, stop)
-    if math.isfinite(row.test_loss):
+    row = evaluate(solver, monitor, plan.measurement, plan.test_iter, stop)
+    if row.test_loss is None or math.isfinite(row.test_loss):
         emit("row", to_dict(monitor.observe(row)))
-        return (FINISHED, None) if row.top1 >= plan.until_top1 else None
+        is_reached = row.top1 is not None and row.top1 >= plan.until_top1
+        return (FINISHED, None) if is_reached else None
     if row.iteration > 0:
         return DIVERGED, "the test loss became %g at iteration %d" % (row.test_loss, row.iteration)
     # Batch normalization, for example: its running averages are 0 before training.
@@ -160,68 +173,13 @@ def _progress(iteration: int, monitor: Monitor, plan: Plan) -> dict[str, object]
     }
 
 
-def evaluate(
-    solver: caffe._caffe.Solver, monitor: Monitor, test_iter: int, stop: threading.Event
-) -> Evaluation:
-    """Evaluate the whole test set once, with the current weights.
-
-    The train loss is the mean of the monitor's losses, which are cleared.
-
-    Args:
-        solver: The Caffe solver, whose first test net has a metrics layer.
-        monitor: The monitor of this solver.
-        test_iter: Batches of the test set.
-        stop: Set to interrupt the evaluation.
-
-    Returns:
-        The row. Its lr is the rate of the next iteration.
-
-    Raises:
-        InputError: The metrics layer rejects its bottoms, for example scores without a Softmax.
-        KeyboardInterrupt: Stop was set.
-    """
-    net = solver.test_nets[0]
-    net.share_with(solver.net)
-    layer = next(layer for layer in net.layers if isinstance(layer, MetricsLayer))
-    last, loss = len(net.layers) - 1, 0.0
-    for _ in range(test_iter):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        loss += _forward(net, last)
-    result = layer.take()
-    test_loss = loss / test_iter if any(net.blob_loss_weights.values()) else result.log_loss
-    train_loss = math.fsum(monitor.losses) / len(monitor.losses) if monitor.losses else None
-    monitor.losses.clear()
-    return Evaluation(
-        iteration=solver.iter,
-        lr=monitor.lr,
-        train_loss=train_loss,
-        test_loss=test_loss,
-        top1=result.top1,
-        top5=result.top5,
-        ac=result.ac,
-        cd=result.cd,
-        cdac=result.cdac,
-        ld=metrics.loss_difference(test_loss, train_loss),
-        # The database holds these in single precision.
-        class_confidence=tuple(c and round(c, 6) for c in result.class_confidence),
-    )
-
-
-def _forward(net: caffe.Net, last: int) -> float:
-    """Run one forward pass up to the last layer; return the sum of losses times loss_weight."""
-    try:
-        # Net.forward() returns blobs; only the method underneath returns the loss.
-        loss: float = net._forward(0, last)
-    except ValueError as error:  # from the metrics layer
-        raise InputError(str(error)) from None
-    return loss
-
-
 def create_solver(param: caffe_pb2.SolverParameter) -> caffe._caffe.Solver:
     """Return a Caffe solver for a resolved SolverParameter.
 
     Caffe's own tests are switched off: :func:`train` evaluates instead.
+
+    Raises:
+        InputError: A metrics layer rejects the shapes of its bottoms.
     """
     untested = caffe_pb2.SolverParameter()
     untested.CopyFrom(param)
@@ -229,4 +187,7 @@ def create_solver(param: caffe_pb2.SolverParameter) -> caffe._caffe.Solver:
     with tempfile.TemporaryDirectory(prefix="lrbench-") as folder:
         path = os.path.join(folder, "solver.prototxt")
         prototxt.write_solver(untested, path)
-        return caffe.get_solver(path)
+        try:
+            return caffe.get_solver(path)
+        except ValueError as error:  # from the metrics layer
+            raise InputError(str(error)) from None

@@ -150,12 +150,12 @@ def _check_lock(layer: Any, path: str) -> None:
 
 
 def check_labels(
-    source: Source | None, classes: int | None, network: str, ignore_label: int | None = None
+    source: Source, classes: int | None, network: str, ignore_label: int | None = None
 ) -> None:
     """Check the labels of the first 10,000 samples against the number of classes.
 
     Args:
-        source: The source to check; skipped if it is None, has no labels or is not an LMDB.
+        source: The source to check; skipped if it has no labels or is not an LMDB.
         classes: The number of classes (None: unknown, and nothing is checked).
         network: The name of the net, for the error message.
         ignore_label: A label that need not be a class.
@@ -163,7 +163,7 @@ def check_labels(
     Raises:
         InputError: The lowest or the highest label is not a class of the net.
     """
-    if source is None or classes is None or not source.has_labels or source.shape is None:
+    if classes is None or not source.has_labels or source.shape is None:
         return
     low, high = records.label_range(source.path)
     if any(label < 0 or label >= classes for label in {low, high} - {ignore_label}):

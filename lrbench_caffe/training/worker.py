@@ -22,9 +22,9 @@ from caffe.proto import caffe_pb2
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.training import solverstate
 from lrbench_caffe.training.device import choose_device
-from lrbench_caffe.training.head import add_metrics_layer
-from lrbench_caffe.training.job import describe, prepare
+from lrbench_caffe.training.job import check_measurement, describe, prepare
 from lrbench_caffe.training.lr_policy import install
+from lrbench_caffe.training.measurement import add_metrics_layers
 from lrbench_caffe.training.monitor import Monitor
 from lrbench_caffe.training.snapshots import Snapshots
 from lrbench_caffe.training.solver import Plan, create_solver, train
@@ -85,7 +85,8 @@ def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> 
     param, policy = prepare(job)
     gpu = choose_device(param, job.gpu, emit)
     native = install(policy, param)
-    head = add_metrics_layer(param)
+    measurement = add_metrics_layers(param, job.head, job.test_net)
+    check_measurement(job, policy, measurement)
     policy_state = solverstate.NO_STATE
     if job.resume and policy.has_memory:
         policy_state = solverstate.read_policy_state(job.resume, policy)
@@ -93,7 +94,7 @@ def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> 
     latest = snapshots.latest() if snapshots else None
     resume = latest.solverstate if latest else job.resume
     resumed_at = solverstate.snapshot_iteration(resume) if resume else None
-    trial = describe(param, policy, head, emit)
+    trial = describe(param, policy, measurement, emit)
     emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
 
     if snapshots:
@@ -110,7 +111,7 @@ def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> 
     state, error = train(
         solver,
         monitor,
-        Plan(param, job.until_top1),
+        Plan(param, measurement, job.until_top1),
         session.emit,
         stop,
         session.before_evaluation,
