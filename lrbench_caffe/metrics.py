@@ -8,10 +8,10 @@ confidence of the network in the correct class. C is the set of the correctly cl
 those whose most probable class is y_i. C_c is the set of the samples in C that have class c. std is
 the population standard deviation.
 
-The rank of a label is the number of other classes whose score is at least as high. A sample is in C
-if the rank is 0, and counts for Top-5 if it is below 5. A tie is therefore a wrong prediction, as in
-Caffe's Accuracy layer: a net whose scores are all equal has learned nothing. Scores are the inputs
-of the softmax. They rank more finely than its outputs, which single precision rounds to 0.
+The rank of a label is the number of other classes whose score is at least as high. A sample is in
+C if the rank is 0, and counts for Top-5 if it is below 5. A tie is therefore a wrong prediction, as
+in Caffe's Accuracy layer: a net whose scores are all equal has learned nothing. Scores are the
+inputs of the softmax. They rank more finely than its outputs, which single precision rounds to 0.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ INTERRUPTED = "interrupted"  # stopped by the user
 FAILED = "failed"  # stopped by an error
 STATES = (RUNNING, FINISHED, DIVERGED, PRUNED, INTERRUPTED, FAILED)
 
+HEAD_METRICS = ("top1", "top5", "ac", "cd", "cdac")  # the metrics of each head of a net
+
 
 @dataclass(frozen=True)
 class Framework:
@@ -100,26 +102,10 @@ class Setup:
     solver: Dict[str, object] = field(hash=False)
     seed: int
 
-
-@dataclass(frozen=True)
-class HeadMetrics:
-    """The metrics of another head of a net, which the trial is not ranked by.
-
-    Attributes:
-        name: The name of the head.
-        top1: Top-1 accuracy, from 0 to 1.
-        top5: Top-5 accuracy, from 0 to 1.
-        ac: Average confidence. ac, cd and cdac are None as in an Evaluation.
-        cd: Confidence deviation.
-        cdac: Confidence deviation across classes.
-    """
-
-    name: str
-    top1: float
-    top5: float
-    ac: Optional[float]
-    cd: Optional[float]
-    cdac: Optional[float]
+    @property
+    def has_test_net(self) -> bool:
+        """Whether the solver has a test net, without which only the train loss is recorded."""
+        return "test_iter" in self.solver
 
 
 @dataclass(frozen=True)
@@ -149,17 +135,17 @@ class Evaluation:
 
     iteration: int
     lr: float
-    train_loss: Optional[float]
-    test_loss: float
-    top1: float
-    top5: float
-    ac: Optional[float]
-    cd: Optional[float]
-    cdac: Optional[float]
-    ld: Optional[float]
+    train_loss: Optional[float] = None
+    test_loss: Optional[float] = None
+    top1: Optional[float] = None
+    top5: Optional[float] = None
+    ac: Optional[float] = None
+    cd: Optional[float] = None
+    cdac: Optional[float] = None
+    ld: Optional[float] = None
     resumed_at: Optional[int] = None
     class_confidence: Optional[Tuple[Optional[float], ...]] = None
-    heads: Optional[Tuple[HeadMetrics, ...]] = None
+    heads: Optional[Dict[str, Dict[str, Optional[float]]]] = field(default=None, hash=False)
 
 
 class Summary(NamedTuple):
@@ -234,6 +220,11 @@ class Trial:
         """The row with the highest Top-1, the earliest if several have it, None without Top-1."""
         measured = [(row.top1, -row.iteration, row) for row in self.rows if row.top1 is not None]
         return max(measured, key=lambda item: item[:2])[-1] if measured else None
+
+    @property
+    def top1_curve(self) -> Tuple[Tuple[int, float], ...]:
+        """(iteration, Top-1) of each row that has a Top-1, in order."""
+        return tuple((row.iteration, row.top1) for row in self.rows if row.top1 is not None)
 
     @property
     def summary(self) -> Optional[Summary]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, TypeVar, cast
 
 import click
 
@@ -34,6 +34,27 @@ data_option = click.option(
     metavar="DIR",
     help="Folder in which relative paths in the prototxts are looked up first",
 )
+
+_HEAD = click.option(
+    "--head",
+    metavar="NAME",
+    help="Head of the test net to rank by, where it has several: the name of its scores, loss or "
+    "Accuracy [default: the one with an Accuracy, or with the largest loss_weight]",
+)
+_TEST_NET = click.option(
+    "--test-net",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Test net to measure, where the solver has several, counted from 0",
+)
+
+
+def measurement_options(command: Command) -> Command:
+    """Add the options that choose what is measured: ``head`` and ``test_net``."""
+    return cast("Command", _with_options(command, _HEAD, _TEST_NET))
+
 
 format_option = click.option(
     "--format",
@@ -179,6 +200,7 @@ def evaluation_options(kind: str) -> Callable[[Command], Command]:
             command,
             click.argument("solver", metavar="SOLVER.prototxt"),
             data_option,
+            measurement_options,
             click.option(
                 "--study",
                 "name",

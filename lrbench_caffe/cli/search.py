@@ -12,6 +12,7 @@ from lrbench_caffe.cli.options import (
     database_option,
     evaluation_options,
     format_option,
+    measurement_options,
 )
 from lrbench_caffe.cli.output import print_remarks
 from lrbench_caffe.errors import InputError
@@ -49,6 +50,8 @@ def range_command(
     out: str,
     name: str | None,
     data: str | None,
+    head: str | None,
+    test_net: int,
     pool: PoolOptions,
     dsn: str | None,
     format: str,
@@ -64,7 +67,7 @@ def range_command(
     from lrbench_caffe.report import plots
 
     plots.check_path(out)
-    trainer = Trainer(solver, pool.create(), "range", name, data, dsn)
+    trainer = Trainer(solver, pool.create(), "range", name, data, dsn, head=head, test_net=test_net)
     run = range_test.sweep if sweep else range_test.run
     test = run(trainer, max_iter, seed)
     console.print_tables(tables.range_test(test), format=format)
@@ -104,6 +107,8 @@ def tune(
     budget: int | None,
     name: str | None,
     data: str | None,
+    head: str | None,
+    test_net: int,
     pool: PoolOptions,
     dsn: str | None,
     format: str,
@@ -120,7 +125,7 @@ def tune(
     def print_decision(sentence: str) -> None:
         console.print_line(sentence, aside=True)
 
-    trainer = Trainer(solver, pool.create(), "tune", name, data, dsn)
+    trainer = Trainer(solver, pool.create(), "tune", name, data, dsn, head=head, test_net=test_net)
     if budget:
         trainer.budget = budget
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
@@ -144,6 +149,7 @@ def tune(
     help="Solver to train; its settings make the comparison with other tasks more exact",
 )
 @data_option
+@measurement_options
 @format_option
 @database_option
 def recommend(
@@ -151,6 +157,8 @@ def recommend(
     network: str | None,
     solver: str | None,
     data: str | None,
+    head: str | None,
+    test_net: int,
     dsn: str | None,
     format: str,
 ) -> None:
@@ -173,7 +181,8 @@ def recommend(
         )
     with database.Store(dsn) as store:
         if solver:
-            setup = process.describe(Job(solver, data=data)).setup
+            job = Job(solver, data=data, head=head, test_net=test_net)
+            setup = process.describe(job).setup
             query = recommendation.query_from_setup(setup, dataset, network)
         else:
             assert dataset and network

@@ -11,6 +11,7 @@ from lrbench_caffe.cli.options import (
     data_option,
     database_option,
     format_option,
+    measurement_options,
     pool_options,
 )
 from lrbench_caffe.cli.output import print_remarks
@@ -48,6 +49,7 @@ def study() -> None:
     help="Number of iterations of each training [default: the solver's max_iter]",
 )
 @data_option
+@measurement_options
 @pool_options
 @click.option(
     "--prune",
@@ -66,6 +68,8 @@ def study_run(
     seeds: int | None,
     max_iter: int | None,
     data: str | None,
+    head: str | None,
+    test_net: int,
     pool: PoolOptions,
     prune: float | None,
     retry_failed: bool,
@@ -83,14 +87,29 @@ def study_run(
 
     if solver:
         jobs = [
-            Job(solver, policy=policy, seed=seed, max_iter=max_iter, data=data)
+            Job(
+                solver,
+                policy=policy,
+                seed=seed,
+                max_iter=max_iter,
+                data=data,
+                head=head,
+                test_net=test_net,
+            )
             for seed in range(1, (seeds or 1) + 1)
             for policy in policies or [None]
         ]
     else:
         _check_without_solver(
             name,
-            {"--policy": policies, "--seeds": seeds, "--max-iter": max_iter, "--data": data},
+            {
+                "--policy": policies,
+                "--seeds": seeds,
+                "--max-iter": max_iter,
+                "--data": data,
+                "--head": head,
+                "--test-net": test_net,
+            },
         )
         jobs = []
     trainers = pool.create()

@@ -12,6 +12,7 @@ from lrbench_caffe.cli.options import (
     data_option,
     database_option,
     format_option,
+    measurement_options,
 )
 from lrbench_caffe.errors import TrialError
 
@@ -31,6 +32,7 @@ from lrbench_caffe.errors import TrialError
     help="Caffe's random_seed [default: the prototxt's, else a new one]",
 )
 @data_option
+@measurement_options
 @click.option(
     "--gpu",
     type=click.IntRange(0, 1023),

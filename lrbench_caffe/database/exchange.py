@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Callable, Iterator, NamedTuple, Optio
 from psycopg2.extras import NamedTupleCursor
 
 from lrbench_caffe.database import incoming, merging
-from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS
+from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, exported_row
 from lrbench_caffe.database.export_format import SHARED_FIELDS, VERSION
 from lrbench_caffe.database.store import Store, trial_ids_query
 from lrbench_caffe.errors import InputError
@@ -236,4 +236,4 @@ def _write_rows(writer: _Writer, rows: list[tuple[Any, ...]], classes: int) -> N
     """Write a trial's rows in lines of at most NUMBERS_PER_LINE numbers."""
     size = max(1, NUMBERS_PER_LINE // (len(EVALUATION_COLUMNS) + classes))
     for start in range(0, len(rows), size):
-        writer.write("rows", rows[start : start + size])
+        writer.write("rows", [exported_row(row) for row in rows[start : start + size]])

@@ -16,8 +16,9 @@ A trial refers to its origin, framework, network, dataset and policy by number: 
 of that kind in the file. These lines come before the first trial that refers to them.
 
 A "rows" line belongs to the trial above it. Its rows are in the order of their iterations. The
-values of a row are in the order of :data:`~lrbench_caffe.database.columns.EVALUATION_COLUMNS`. A
-trial with many rows has several such lines.
+values of a row are in the order of :data:`~lrbench_caffe.database.columns.EVALUATION_COLUMNS`. The
+last one, the other heads of a net, is left out if there are none. A trial with many rows has
+several such lines.
 
 Unknown values are null. Times are seconds since the epoch.
 """

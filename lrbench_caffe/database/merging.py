@@ -10,7 +10,12 @@ import io
 import json
 from typing import Any, Iterable
 
-from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_type
+from lrbench_caffe.database.columns import (
+    COLUMN_LIST,
+    EVALUATION_COLUMNS,
+    imported_row,
+    sql_type,
+)
 from lrbench_caffe.database.export_format import SHARED_KINDS, TRIAL_FIELDS
 from lrbench_caffe.database.incoming import line_error
 from lrbench_caffe.trial import RUNNING
@@ -164,8 +169,9 @@ class Staging:
         assert self._trial is not None, "rows follow their trial"
         trial_id, waiting = self._trial["id"], self._waiting["row"]
         for row in rows:
-            waiting.write(trial_id + "\t" + _copy_line(row))
-            if self._best is None or row[_TOP1] > self._best[_TOP1]:
+            waiting.write(trial_id + "\t" + _copy_line(imported_row(row)))
+            top1 = row[_TOP1]
+            if top1 is not None and (self._best is None or top1 > self._best[_TOP1]):
                 self._best = row
 
     def _write_trial(self) -> None:

@@ -126,7 +126,8 @@ CREATE INDEX trial_by_policy ON trial (policy_id);
 CREATE INDEX trial_by_start ON trial (started_at);
 COMMENT ON TABLE trial IS 'one training of a network on a dataset under a policy with a seed';
 COMMENT ON COLUMN trial.solver IS
-    'the SolverParameter by Caffe''s field names, with batch_size and test_batch_size';
+    'the SolverParameter by Caffe''s field names, with batch_size and test_batch_size; head and test_net name what is
+     measured, if there are several';
 COMMENT ON COLUMN trial.attempt IS 'the number of times that the trial was started';
 COMMENT ON COLUMN trial.resumed_at IS
     'the iteration that this attempt resumed from; NULL if it started from the beginning';
@@ -146,8 +147,8 @@ CREATE TABLE evaluation (
     lr finite,
     train_loss finite,
     test_loss finite,
-    top1 share NOT NULL,
-    top5 share NOT NULL,
+    top1 share,
+    top5 share,
     ac confidence,
     cd confidence,
     cdac confidence,
@@ -155,6 +156,7 @@ CREATE TABLE evaluation (
     resumed_at integer CONSTRAINT evaluation_resumed_at_not_negative CHECK (resumed_at >= 0),
     class_confidence real[] CONSTRAINT evaluation_class_confidence_range
         CHECK (0 <= ALL (class_confidence) AND 1.00001 >= ALL (class_confidence)),
+    heads jsonb CONSTRAINT evaluation_heads_are_named CHECK (jsonb_typeof(heads) = 'object'),
     CONSTRAINT evaluation_pkey PRIMARY KEY (trial_id, iteration)
 );
 COMMENT ON TABLE evaluation IS
@@ -163,6 +165,10 @@ COMMENT ON COLUMN evaluation.iteration IS 'the number of finished iterations';
 COMMENT ON COLUMN evaluation.lr IS 'the learning rate of the next iteration';
 COMMENT ON COLUMN evaluation.train_loss IS
     'the mean of the mini-batch losses since the last evaluation';
+COMMENT ON COLUMN evaluation.top1 IS
+    'Top-1 accuracy; NULL, with top5, for a training without a test net, which has its train loss only';
+COMMENT ON COLUMN evaluation.heads IS
+    'top1, top5, ac, cd and cdac of the other heads of the test net, by their names; NULL if it has only one';
 COMMENT ON COLUMN evaluation.ac IS 'average confidence';
 COMMENT ON COLUMN evaluation.cd IS 'confidence deviation';
 COMMENT ON COLUMN evaluation.cdac IS 'confidence deviation across classes';
@@ -213,7 +219,7 @@ LEFT JOIN task ON task.id = trial.task_id
 LEFT JOIN origin ON origin.id = trial.origin_id
 LEFT JOIN evaluation best ON best.trial_id = trial.id AND best.iteration = COALESCE(
     trial.best_iteration,  -- set at the end; a running trial is shown with its best row so far
-    (SELECT iteration FROM evaluation WHERE trial_id = trial.id ORDER BY top1 DESC, iteration LIMIT 1));
+    (SELECT iteration FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL ORDER BY top1 DESC, iteration LIMIT 1));
 COMMENT ON VIEW result IS
     'one row for each trial, with the eight metrics of the paper at its best evaluation: ld, iterations (#Iterations), top1,
      top5, ac, cd, cdac, n_params (#Param)';

@@ -22,6 +22,7 @@ Use a Store in one thread at a time. Any number of Stores may write at the same 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 from itertools import groupby
@@ -92,7 +93,7 @@ _DELETE_ROWS_AFTER_SNAPSHOT = (
 
 def _array_type(column: str) -> str:
     """The type of a column's array of values; unnest() would flatten an array of arrays."""
-    return "text" if sql_type(column).endswith("[]") else sql_type(column)
+    return "text" if sql_type(column) in ("real[]", "jsonb") else sql_type(column)
 
 
 _ADD = """
@@ -111,7 +112,7 @@ _ADD = """
 _END = """
     UPDATE trial SET state = %(state)s, ended_at = to_timestamp(%(ended)s), error = %(error)s,
         (best_iteration, best_top1) = (
-            SELECT iteration, top1 FROM evaluation WHERE trial_id = %(id)s
+            SELECT iteration, top1 FROM evaluation WHERE trial_id = %(id)s AND top1 IS NOT NULL
             ORDER BY top1 DESC, iteration LIMIT 1)
     WHERE id = %(id)s AND attempt <= %(attempt)s"""
 
@@ -165,7 +166,7 @@ _ROWS = (
 _BEST_ROWS = (
     """
     SELECT DISTINCT ON (trial_id) trial_id::text, %s FROM evaluation
-    WHERE trial_id = ANY (%%s::uuid[]) ORDER BY trial_id, top1 DESC, iteration"""
+    WHERE trial_id = ANY (%%s::uuid[]) ORDER BY trial_id, top1 DESC NULLS LAST, iteration"""
     % COLUMN_LIST
 )
 
@@ -493,8 +494,12 @@ def _shared_row_id(cursor: Any, table: str, content: dict[str, Any]) -> int:
     return row_id
 
 
-def _adapted(value: float | tuple[float | None, ...] | None) -> float | str | None:
-    """A value of a row as it is sent to PostgreSQL: an array as its text."""
+def _adapted(
+    value: float | tuple[float | None, ...] | dict[str, Any] | None,
+) -> float | str | None:
+    """A value of a row as it is sent to PostgreSQL: an array and an object as their text."""
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, tuple):
         items = (_finite(item) for item in value)
         return "{%s}" % ",".join("NULL" if item is None else repr(item) for item in items)

@@ -24,7 +24,7 @@ from lrbench_caffe.database.export_format import (
 )
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
-from lrbench_caffe.trial import RUNNING, STATES
+from lrbench_caffe.trial import HEAD_METRICS, RUNNING, STATES
 
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
@@ -150,9 +150,11 @@ def check_rows(rows: Any, previous: int) -> int:
 
 def _check_row(row: Any, previous: int) -> int:
     """Check a row and return its iteration; previous is the iteration of the row before."""
-    if type(row) is not list or len(row) != len(EVALUATION_COLUMNS):
-        raise InvalidLine("a row is not a list of %d values" % len(EVALUATION_COLUMNS))
-    iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at, classes = row
+    width = len(EVALUATION_COLUMNS)
+    if type(row) is not list or len(row) not in (width - 1, width):
+        raise InvalidLine("a row is not a list of %d or %d values" % (width - 1, width))
+    iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at = row[:11]
+    classes, *heads = row[11:]
     if not (type(iteration) is int and previous < iteration <= _INT32_MAX):
         raise _invalid(
             "iteration", iteration, "a whole number above the previous iteration, %d" % previous
@@ -166,6 +168,8 @@ def _check_row(row: Any, previous: int) -> int:
         raise _invalid("resumed_at", resumed_at, "an iteration before this one", iteration)
     if classes is not None and not _are_confidences(classes):
         raise _invalid("class_confidence", classes, "a list of numbers from 0 to 1", iteration)
+    if heads not in ([], [None]) and not _are_heads(heads[0]):
+        raise _invalid("heads", heads[0], "the metrics of other heads by their names", iteration)
     return iteration
 
 
@@ -182,9 +186,9 @@ def _check_ranges(
     ld: float | None,
 ) -> None:
     """Check that the metrics of a row are in the ranges of the table's columns."""
-    if top1 is None or not 0 <= top1 <= 1 or top5 is None or not 0 <= top5 <= 1:
+    if (top1, top5) != (None, None) and not (_is_share(top1) and _is_share(top5)):
         raise InvalidLine(
-            "iteration %d: invalid top1=%s, top5=%s, expected numbers from 0 to 1"
+            "iteration %d: invalid top1=%s, top5=%s, expected numbers from 0 to 1, or null for both"
             % (iteration, top1, top5)
         )
     if not (
@@ -206,6 +210,25 @@ def _check_ranges(
             "iteration %d: lr=%s, train_loss=%s, test_loss=%s or ld=%s is out of range"
             % (iteration, lr, train_loss, test_loss, ld)
         )
+
+
+def _is_share(value: float | None) -> bool:
+    return value is not None and 0 <= value <= 1
+
+
+def _are_heads(heads: Any) -> bool:
+    """Whether these are the metrics of heads by the heads' names."""
+    return type(heads) is dict and all(
+        0 < len(name) <= _MAX_NAME
+        and not _NOT_STORABLE.search(name)
+        and type(metrics) is dict
+        and tuple(metrics) == HEAD_METRICS
+        and all(
+            value is None or (type(value) in (int, float) and 0 <= value <= _MAX_CONFIDENCE)
+            for value in metrics.values()
+        )
+        for name, metrics in heads.items()
+    )
 
 
 def _are_confidences(values: Any) -> bool:

@@ -113,7 +113,7 @@ class StudyDisplay:
 
     def _add_row(self, training: _Training, row: Evaluation) -> None:
         training.top1 = row.top1
-        if self._best is None or row.top1 > self._best[0]:
+        if row.top1 is not None and (self._best is None or row.top1 > self._best[0]):
             self._best = row.top1, training.trial
 
     def _add_end(self, job: Job, trial: Trial) -> str:
@@ -126,7 +126,7 @@ class StudyDisplay:
             trial.policy,
             trial.setup.seed,
             trial.state,
-            "  Top-1 %s %%" % percent(trial.best.top1) if trial.best else "",
+            "  Top-1 %s %%" % percent(trial.summary.top1) if trial.summary else "",
             ": " + trial.error if trial.error else "",
         )
 

@@ -33,8 +33,8 @@ class TrainingDisplay(ProgressDisplay):
         super().__init__()
         self._format = format
         self._speed_meter = SpeedMeter()
-        self._last: Evaluation | None = None
-        self._best: Evaluation | None = None
+        self._top1: float | None = None
+        self._best_top1: float | None = None
         self._trial: Trial | None = None
 
     def __exit__(
@@ -79,22 +79,22 @@ class TrainingDisplay(ProgressDisplay):
         self("training", iteration, max_iter, status)
 
     def _top1_text(self) -> str:
-        if self._last is None or self._best is None:
+        if self._top1 is None or self._best_top1 is None:
             return ""
-        return "  Top-1 %s %%, best %s %%" % (percent(self._last.top1), percent(self._best.top1))
+        return "  Top-1 %s %%, best %s %%" % (percent(self._top1), percent(self._best_top1))
 
     def _show_row(self, row: Evaluation) -> None:
-        self._last = row
-        if self._best is None or row.top1 > self._best.top1:
-            self._best = row
+        if row.top1 is not None:
+            self._top1 = row.top1
+            self._best_top1 = max(row.top1, self._best_top1 or 0.0)
+        test_loss = "" if row.test_loss is None else ", %s test" % number(row.test_loss)
         self.print_line(
-            "%6d: lr %-8.4g loss %s train, %.4f test  Top-1 %s %%, best %s %%"
+            "%6d: lr %-8.4g loss %s train%s%s"
             % (
                 row.iteration,
                 row.lr,
                 number(row.train_loss).rjust(6),
-                row.test_loss,
-                percent(row.top1),
-                percent(self._best.top1),
+                test_loss,
+                self._top1_text(),
             )
         )

@@ -27,9 +27,9 @@ def plateau_start(trial: Trial) -> float | None:
         end or never.
     """
     lowest, iteration = None, 0
-    for row in trial.rows:
-        if lowest is None or row.test_loss < lowest * (1 - MIN_IMPROVEMENT):
-            lowest, iteration = row.test_loss, row.iteration
+    for evaluated, test_loss in _curve(trial):
+        if lowest is None or test_loss < lowest * (1 - MIN_IMPROVEMENT):
+            lowest, iteration = test_loss, evaluated
     start = iteration / trial.rows[-1].iteration
     return start if 0 < start <= MAX_PLATEAU_START else None
 
@@ -46,10 +46,10 @@ def longest_wait(trial: Trial, end: float) -> float:
     """
     last_iteration = trial.rows[-1].iteration
     lowest, improved_at, longest = math.inf, 0, 0
-    for row in trial.rows:
-        if row.test_loss < lowest and row.iteration <= end * last_iteration:
-            longest = max(longest, row.iteration - improved_at)
-            lowest, improved_at = row.test_loss, row.iteration
+    for iteration, test_loss in _curve(trial):
+        if test_loss < lowest and iteration <= end * last_iteration:
+            longest = max(longest, iteration - improved_at)
+            lowest, improved_at = test_loss, iteration
     return longest / last_iteration
 
 
@@ -60,11 +60,19 @@ def warmup_length(trial: Trial) -> int:
         trial: A trial with rows.
 
     Returns:
-        The iteration at which :data:`FALL_SHARE` of the fall of the test loss is over.
+        The iteration at which :data:`FALL_SHARE` of the fall of the test loss is over; the last one
+        without test losses.
     """
-    losses = [row.test_loss for row in trial.rows]
-    limit = losses[0] - FALL_SHARE * (losses[0] - min(losses))
-    for row in trial.rows:
-        if row.iteration and row.test_loss <= limit:
-            return row.iteration
+    curve = _curve(trial)
+    if curve:
+        first, lowest = curve[0][1], min(test_loss for _, test_loss in curve)
+        limit = first - FALL_SHARE * (first - lowest)
+        for iteration, test_loss in curve:
+            if iteration and test_loss <= limit:
+                return iteration
     return trial.rows[-1].iteration
+
+
+def _curve(trial: Trial) -> list[tuple[int, float]]:
+    """(iteration, test loss) of each row that has a test loss."""
+    return [(row.iteration, row.test_loss) for row in trial.rows if row.test_loss is not None]

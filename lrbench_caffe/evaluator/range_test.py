@@ -194,7 +194,9 @@ def sweep(trainer: Trainer, max_iter: int | None = None, seed: int = 1) -> Range
         )
     request = str(sweep_policy(length)), length, seed
     (trial,) = trainer.train([request], [StuckDetector().on_event])
-    points = tuple(ranges.Point(row.lr, row.top1, False) for row in trial.rows)
+    points = tuple(
+        ranges.Point(row.lr, row.top1, False) for row in trial.rows if row.top1 is not None
+    )
     curves = [ranges.Curve(length, points)] if points else []
     good = _good_range_of_sweep(points, trainer)
     return _result(trainer, "sweep of %s on %s", (trial,), curves, good)._replace(swept=True)
@@ -266,9 +268,9 @@ def _final_points(trials: Iterable[Trial]) -> tuple[ranges.Point, ...]:
     if curves:
         return curves[-1].points
     points = [
-        ranges.Point(cast("float", trial.parameters["k0"]), trial.best.top1, True)
+        ranges.Point(cast("float", trial.parameters["k0"]), trial.summary.top1, True)
         for trial in trials
-        if trial.best
+        if trial.summary
     ]
     return tuple(sorted(points))
 

@@ -6,6 +6,7 @@ an evaluation that was interrupted continues when it is started once more.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -42,6 +43,8 @@ class Trainer:
         dsn: DSN of the database (None: ``$LRBENCH_DSN``, else the private server).
         display: Makes the context manager that shows a round of trainings.
         describe: Reads the solver, as :func:`lrbench_caffe.study.process.describe` does.
+        head: The head of the test net to rank by (None: it is read from the net).
+        test_net: The index of the test net to measure.
 
     Attributes:
         setup: The solver's :class:`lrbench_caffe.trial.Setup`.
@@ -66,14 +69,26 @@ class Trainer:
         dsn: str | None = None,
         display: Callable[[], Any] = StudyDisplay,
         describe: Callable[[Job], Trial] = process.describe,
+        head: str | None = None,
+        test_net: int = 0,
     ) -> None:
-        self._job = Job(os.path.abspath(solver), data=data and os.path.abspath(data))
+        self._job = Job(
+            os.path.abspath(solver),
+            data=data and os.path.abspath(data),
+            head=head,
+            test_net=test_net,
+        )
         self._pool, self._display = pool, display
         self._costs: dict[str, int] = {}  # iterations, by the id of each trial that was requested
         self.dsn = dsn
         self.budget = math.inf
         self.reserved = 0
         self.setup = describe(self._job).setup
+        if not self.setup.has_test_net:
+            raise InputError(
+                "%s has no test net, so policies cannot be compared by their accuracy: give it "
+                "test_iter, test_interval and a net with a TEST phase" % solver
+            )
         self.max_iter = cast("int", self.setup.solver["max_iter"])
         self.test_interval = cast("int", self.setup.solver["test_interval"])
         self.name = (
@@ -123,7 +138,7 @@ class Trainer:
         if not requests:
             return []
         jobs = [
-            Job(self._job.solver, policy=policy, max_iter=max_iter, seed=seed, data=self._job.data)
+            dataclasses.replace(self._job, policy=policy, max_iter=max_iter, seed=seed)
             for policy, max_iter, seed in requests
         ]
         with self._display() as display:

@@ -435,9 +435,10 @@ class _Search:
     def _final_losses(self, candidate: Candidate, length: int) -> dict[int, float]:
         """Look up the last test loss of each finished trial of a candidate, by seed."""
         return {
-            seed: trial.rows[-1].test_loss
+            seed: test_loss
             for seed, trial in self._trials_by_seed(candidate, length).items()
-            if trial.state == FINISHED
+            for test_loss in [trial.rows[-1].test_loss]
+            if trial.state == FINISHED and test_loss is not None
         }
 
     @property
@@ -840,8 +841,9 @@ def _mean_highest_top1(trials: list[Trial]) -> list[tuple[int, float]]:
     """
     if any(trial.state != FINISHED for trial in trials):
         return []
-    curves = [itertools.accumulate((row.top1 for row in trial.rows), max) for trial in trials]
-    return [(row.iteration, sum(tops) / len(tops)) for row, *tops in zip(trials[0].rows, *curves)]
+    curves = [itertools.accumulate((top1 for _, top1 in t.top1_curve), max) for t in trials]
+    iterations = (iteration for iteration, _ in trials[0].top1_curve)
+    return [(iteration, sum(tops) / len(tops)) for iteration, *tops in zip(iterations, *curves)]
 
 
 def _value_text(value: Any) -> str:

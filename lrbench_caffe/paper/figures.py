@@ -89,7 +89,7 @@ def _draw_published(panel: Axes, published: Published, place: int) -> None:
 
 
 def _draw_ours(panel: Axes, trials: Sequence[Trial], place: int) -> None:
-    shares = [trial.best.top1 for trial in trials if trial.best]
+    shares = [trial.summary.top1 for trial in trials if trial.summary]
     heights = [place + 0.13] * len(shares)
     panel.plot([100 * top1 for top1 in shares], heights, "|", color="tab:blue", alpha=0.5)
     top1 = spread(shares)
@@ -115,7 +115,7 @@ def _draw_rates(
         if target.name == "figure-3":
             for rate, color in MARKED_RATES:
                 panel.axvline(rate, color=color, linestyle="--", linewidth=0.7)
-    best = 100 * max((trial.best.top1 for trial in trials if trial.best), default=0)
+    best = 100 * max((trial.summary.top1 for trial in trials if trial.summary), default=0)
     top.set_ylim(best - 2 * (100 - best), best + 0.2 * (100 - best))
     error.set_yscale("log")
     error.yaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -186,12 +186,15 @@ def _draw_training(
     for n, trial in enumerate(counted_trials_under(policy, trials)):
         iterations = [row.iteration for row in trial.rows]
         accuracy.plot(
-            iterations, [100 * row.top1 for row in trial.rows], color="tab:blue", alpha=0.7
+            [iteration for iteration, _ in trial.top1_curve],
+            [100 * top1 for _, top1 in trial.top1_curve],
+            color="tab:blue",
+            alpha=0.7,
         )
-        test_losses = [row.test_loss for row in trial.rows]
-        train_losses = [
-            math.nan if row.train_loss is None else row.train_loss for row in trial.rows
-        ]
+        test_losses, train_losses = (
+            [math.nan if loss is None else loss for loss in losses]
+            for losses in zip(*((row.test_loss, row.train_loss) for row in trial.rows))
+        )
         for values, color, label in (
             (test_losses, "tab:orange", "test loss"),
             (train_losses, "tab:green", "train loss"),

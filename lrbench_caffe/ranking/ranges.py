@@ -114,10 +114,10 @@ def top1_after(
     results: dict[Any, list[tuple[float, bool]]] = {}
     for trial in trials:
         diverged = trial.state == DIVERGED
-        rows = [row for row in trial.rows if row.iteration <= iteration]
-        if rows and (trial.rows[-1].iteration >= iteration or diverged):
+        curve = [top1 for evaluated, top1 in trial.top1_curve if evaluated <= iteration]
+        if curve and (trial.rows[-1].iteration >= iteration or diverged):
             value = trial.parameters[parameter]
-            results.setdefault(value, []).append((rows[-1].top1, diverged))
+            results.setdefault(value, []).append((curve[-1], diverged))
     return [
         (value, sum(top1 for top1, _ in pairs) / len(pairs), any(diverged for _, diverged in pairs))
         for value, pairs in sorted(results.items())

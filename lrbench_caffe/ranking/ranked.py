@@ -81,8 +81,8 @@ def sort_by_top1(trials: Iterable[Trial]) -> list[Trial]:
     """
 
     def key(trial: Trial) -> tuple[float, int]:
-        best = trial.best
-        return (-best.top1, best.iteration) if best else (1, 0)
+        summary = trial.summary
+        return (-summary.top1, summary.iterations) if summary else (1, 0)
 
     return sorted(trials, key=key)
 

@@ -58,21 +58,21 @@ def curves(trials: Sequence[Trial], path: str, title: str) -> None:
     Each family of functions has a row of two panels: learning rates left, Top-1 right.
 
     Args:
-        trials: The trials with their rows. Trials without rows are left out.
+        trials: The trials with their rows. Trials without a Top-1 are left out.
         path: The picture to write; its extension chooses the format.
         title: The first line of the picture's title.
 
     Raises:
-        InputError: No trial has rows, or the picture cannot be written.
+        InputError: No trial has a Top-1, or the picture cannot be written.
     """
-    trials = [trial for trial in trials if trial.rows]
+    trials = [trial for trial in trials if trial.top1_curve]
     if not trials:
         raise InputError("there is nothing to draw: no trial has been evaluated yet")
     families = _by_family(trials)
     figure, panels = pyplot.subplots(
         len(families), 2, figsize=(13, 3.4 * len(families)), sharex=True, squeeze=False
     )
-    best = 100 * max(row.top1 for trial in trials for row in trial.rows)
+    best = 100 * max(top1 for trial in trials for _, top1 in trial.top1_curve)
     for (name, members), (rates, accuracy) in zip(families, panels):
         colors = pyplot.get_cmap("tab10")
         for n, trial in enumerate(members):
@@ -111,12 +111,12 @@ def _draw_trial(trial: Trial, rates: Axes, accuracy: Axes, color: Any, linestyle
     t, lr = sample_schedule(schedule, trial.rows[-1].iteration, POINTS)
     line = {"color": color, "linestyle": linestyle, "linewidth": 1.3}
     rates.plot(t, lr, **line)
-    best = trial.best
-    assert best is not None, "curves() leaves out trials without rows"
+    best = trial.summary
+    assert best is not None, "curves() leaves out trials without a Top-1"
     label = "%s  (%.2f)" % (trial.policy, 100 * best.top1)
-    iterations = [row.iteration for row in trial.rows]
-    accuracy.plot(iterations, [100 * row.top1 for row in trial.rows], label=label, **line)
-    accuracy.plot([best.iteration], [100 * best.top1], "o", color=color, markersize=4)
+    iterations, top1 = zip(*trial.top1_curve)
+    accuracy.plot(iterations, [100 * share for share in top1], label=label, **line)
+    accuracy.plot([best.iterations], [100 * best.top1], "o", color=color, markersize=4)
 
 
 def rates(

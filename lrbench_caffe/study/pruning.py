@@ -67,6 +67,8 @@ class Pruner:
         return None
 
     def _judge(self, trial: _RunningTrial, row: Evaluation) -> Verdict | None:
+        if row.top1 is None:
+            return None
         trial.top1 = max(trial.top1, row.top1)
         others = self._reached[trial.network, trial.dataset, row.iteration]
         count, median = len(others), others[len(others) // 2] if others else 0.0
@@ -109,24 +111,27 @@ class StuckDetector:
             elif kind == "end":
                 self._guessing.pop(job.id, None)
             elif kind == "row" and job.id in self._guessing:
-                if not content.iteration:
-                    self._guessing[job.id].untrained_loss = content.test_loss
-                else:
-                    return self._judge(job.id, content)
+                return self._judge(job.id, content)
         return None
 
     def _judge(self, trial_id: str | None, row: Evaluation) -> Verdict | None:
-        trial = self._guessing[trial_id]
-        if trial.classes is None or _beats_guessing(row, trial.classes):
+        trial, top1, test_loss = self._guessing[trial_id], row.top1, row.test_loss
+        if trial.classes is None or top1 is None or test_loss is None:
+            del self._guessing[trial_id]
+            return None
+        if not row.iteration:
+            trial.untrained_loss = test_loss
+            return None
+        if _beats_guessing(top1, test_loss, trial.classes):
             del self._guessing[trial_id]
             return None
         lowest_loss = min([trial.untrained_loss, *trial.losses])
-        trial.losses.append(row.test_loss)
-        if len(trial.losses) < MIN_EVALUATIONS or row.test_loss < lowest_loss:
+        trial.losses.append(test_loss)
+        if len(trial.losses) < MIN_EVALUATIONS or test_loss < lowest_loss:
             return None
         return DIVERGED, (
             "at iteration %d it is still no better than guessing: Top-1 %.2f %%, test loss %.4g"
-            % (row.iteration, 100 * row.top1, row.test_loss)
+            % (row.iteration, 100 * top1, test_loss)
         )
 
 
@@ -145,6 +150,5 @@ class _GuessingTrial:
     losses: list[float] = dataclasses.field(default_factory=list)
 
 
-def _beats_guessing(row: Evaluation, classes: int) -> bool:
-    better_top1 = row.top1 > _GUESSING_TOP1 / classes
-    return better_top1 or row.test_loss < _GUESSING_LOSS * math.log(classes)
+def _beats_guessing(top1: float, test_loss: float, classes: int) -> bool:
+    return top1 > _GUESSING_TOP1 / classes or test_loss < _GUESSING_LOSS * math.log(classes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lrbench_caffe import metrics
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.training.monitor import weighted_losses
-from lrbench_caffe.trial import Evaluation, HeadMetrics
+from lrbench_caffe.trial import HEAD_METRICS, Evaluation
 
 if TYPE_CHECKING:
     import threading
@@ -51,14 +51,14 @@ def evaluate(
     train_loss = math.fsum(monitor.losses) / len(monitor.losses) if monitor.losses else None
     monitor.losses.clear()
     if measurement is None:
-        return Evaluation(solver.iter, monitor.lr, train_loss, *[None] * 7)
+        return Evaluation(solver.iter, monitor.lr, train_loss)
     net = solver.test_nets[measurement.test_net]
     layers = dict(zip(net._layer_names, net.layers))
     result = layers[measurement.head.layer].take()
     test_loss = result.log_loss
     if weighted_losses(net):
         test_loss = losses[measurement.test_net] / test_iter[measurement.test_net]
-    heads = [_head_metrics(head.name, layers[head.layer].take()) for head in measurement.others]
+    heads = {head.name: _of_head(layers[head.layer].take()) for head in measurement.others}
     return Evaluation(
         iteration=solver.iter,
         lr=monitor.lr,
@@ -72,17 +72,16 @@ def evaluate(
         ld=metrics.loss_difference(test_loss, train_loss),
         # The database holds these in single precision.
         class_confidence=tuple(c and round(c, 6) for c in result.class_confidence) or None,
-        heads=tuple(heads) or None,
+        heads=heads or None,
     )
 
 
-def _head_metrics(name: str, result: metrics.Metrics) -> HeadMetrics:
-    return HeadMetrics(name, result.top1, result.top5, result.ac, result.cd, result.cdac)
+def _of_head(result: metrics.Metrics) -> dict[str, float | None]:
+    """The metrics of a head beside the one that is ranked by."""
+    return {name: getattr(result, name) for name in HEAD_METRICS}
 
 
-def _run(
-    solver: caffe._caffe.Solver, net: caffe.Net, batches: int, stop: threading.Event
-) -> float:
+def _run(solver: caffe._caffe.Solver, net: caffe.Net, batches: int, stop: threading.Event) -> float:
     """Run a test net over its batches; return the sum of losses times loss_weight."""
     net.share_with(solver.net)
     last, loss = len(net.layers) - 1, 0.0

@@ -63,7 +63,6 @@ class Use(NamedTuple):
 
     Attributes:
         layer: The LayerParameter.
-        index: Its index among the layers of the net in this phase.
         compared: Its first bottom.
         labels: Its second bottom.
         scores: The inputs of the softmax if compared is the top of a Softmax, else compared itself.
@@ -73,7 +72,6 @@ class Use(NamedTuple):
     """
 
     layer: Any
-    index: int
     compared: Blob
     labels: Blob
     scores: Blob
@@ -146,16 +144,14 @@ def find_uses(layers: Sequence[Any]) -> list[Use]:
     for index, layer in enumerate(layers):
         bottoms = [Blob(name, producers.get(name, -1)) for name in layer.bottom]
         if (layer.type in LOSSES or layer.type == "Accuracy") and len(bottoms) >= 2:
-            uses.append(_use(layer, index, bottoms, activations))
+            uses.append(_use(layer, bottoms, activations))
         producers.update(dict.fromkeys(layer.top, index))
         if layer.type in ("Softmax", "Sigmoid") and bottoms:
             activations[Blob(layer.top[0], index)] = bottoms[0], layer
     return uses
 
 
-def _use(
-    layer: Any, index: int, bottoms: list[Blob], activations: dict[Blob, tuple[Blob, Any]]
-) -> Use:
+def _use(layer: Any, bottoms: list[Blob], activations: dict[Blob, tuple[Blob, Any]]) -> Use:
     compared, labels = bottoms[:2]
     scores, activation = activations.get(compared, (compared, None))
     is_softmax = activation is not None and activation.type == "Softmax"
@@ -168,7 +164,7 @@ def _use(
         elif layer.type != "SoftmaxWithLoss":
             axis = activation.softmax_param.axis if is_softmax else 1
     ignore_label = param.ignore_label if param.HasField("ignore_label") else None
-    return Use(layer, index, compared, labels, scores, is_softmax, axis, ignore_label)
+    return Use(layer, compared, labels, scores, is_softmax, axis, ignore_label)
 
 
 def find_heads(layers: Sequence[Any], trained_layers: Sequence[Any]) -> list[Head]:
@@ -187,7 +183,9 @@ def find_heads(layers: Sequence[Any], trained_layers: Sequence[Any]) -> list[Hea
     shared = [scores.name for scores, _ in groups]
     heads = []
     for (scores, labels), group in groups.items():
-        losses = [u for u in trained if (u.scores.name, u.labels.name) == (scores.name, labels.name)]
+        losses = [
+            u for u in trained if (u.scores.name, u.labels.name) == (scores.name, labels.name)
+        ]
         if not losses and len(groups) == len(trained) == 1:
             losses = trained  # the training calls its scores by another name
         name = scores.name if shared.count(scores.name) == 1 else scores.name + ":" + labels.name

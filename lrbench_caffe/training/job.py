@@ -164,7 +164,10 @@ def check_measurement(
         )
     if isinstance(policy, CaffePolicy) or not policy.has_memory:
         return
-    for part in policy.parts if isinstance(policy, Composition) else [policy]:
+    parts = policy.parts if isinstance(policy, Composition) else (policy,)
+    for part in parts:
+        if not isinstance(part, Policy):
+            continue
         metric = part.parameters.get("of", "test_loss") if part.function == "PLATEAU" else None
         has_metric = metric in (None, "train_loss") or (
             measurement is not None and (metric != "test_loss" or measurement.has_loss)

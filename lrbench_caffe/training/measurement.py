@@ -313,9 +313,9 @@ def _written_head(above: Sequence[Any], layer: Any, settings: dict[str, Any]) ->
             "outputs: put a Softmax layer before it"
             % (layer.name, use.compared.name, producer.type, producer.name)
         )
-    if has_probabilities and len(layer.bottom) == 2 and use.is_softmax:
-        if use.scores.name != use.compared.name:
-            layer.bottom.append(use.scores.name)
+    has_scores = use.is_softmax and use.scores.name != use.compared.name
+    if has_probabilities and has_scores and len(layer.bottom) == 2:
+        layer.bottom.append(use.scores.name)
     classes = count_classes(above, use.scores, use.axis)
     return MeasuredHead(
         str(layer.name),
