@@ -63,7 +63,7 @@ FORESEEN = {
         ["0 to 9", "5 classes", "num_output"], net=nets.net(classes=5)
     ),
     "no labels": Case(
-        ["no labels", "small"],
+        ["not a classifier", "small", "Accuracy"],
         net=data_without_labels(
             nets.net(
                 head=nets.LOSS.replace('top: "loss"', 'top: "loss" include { phase: TRAIN }')
@@ -71,11 +71,27 @@ FORESEEN = {
             )
         ),
     ),
-    "no softmax": Case(
-        ["Softmax", "small"],
+    "a regression": Case(
+        ["not a classifier", "small", "SoftmaxWithLoss"],
         net=nets.net(
-            head='layer { name: "loss" type: "HingeLoss" bottom: "ip" bottom: "label" top: "loss" }'
+            head='layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "ip" top: "l" }'
         ),
+    ),
+    "a loss for several labels in a sample": Case(
+        ["several labels", "'loss'", "one label"],
+        net=nets.net(head=nets.LOSS.replace("SoftmaxWithLoss", "SigmoidCrossEntropyLoss")),
+    ),
+    "labels that do not fit the scores": Case(
+        ["axis 1", "100 labels are expected instead of 6400"],
+        net=nets.net(
+            head=nets.LOSS + 'layer { name: "m" type: "Python" bottom: "ip" bottom: "data" '
+            "include { phase: TEST } "
+            'python_param { module: "lrbench_caffe.layers" layer: "MetricsLayer" '
+            """param_str: '{"probabilities": false}' } }"""
+        ),
+    ),
+    "a head that the net does not have": Case(
+        ["'fc'", "its heads are ip"], arguments=["--head", "fc"]
     ),
     "no test net": Case(["test_iter"], solver=nets.solver().replace("test_iter: 4", "")),
     "an unknown lr_policy": Case(
@@ -120,7 +136,7 @@ FORESEEN = {
     ),
     "a number out of range": Case(["max_iter"], solver=nets.solver(max_iter=3 * 10**9)),
     "scores instead of probabilities": Case(
-        ["softmax", "Softmax layer"],
+        ["InnerProduct", "'ip'", "Softmax layer"],
         net=nets.net(
             head=nets.LOSS + 'layer { name: "m" type: "Python" bottom: "ip" bottom: "label" '
             "include { phase: TEST } "
