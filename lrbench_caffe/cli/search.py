@@ -173,7 +173,8 @@ def recommend(
         )
     with database.Store(dsn) as store:
         if solver:
-            setup = process.describe(Job(solver, data=data)).setup
+            # The setup does not depend on the policy. The solver's schedule may be incomplete.
+            setup = process.describe(Job(solver, policy="FIX(k0=0.01)", data=data)).setup
             query = recommendation.query_from_setup(setup, dataset, network)
         else:
             assert dataset and network

@@ -6,6 +6,7 @@ an evaluation that was interrupted continues when it is started once more.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -73,7 +74,8 @@ class Trainer:
         self.dsn = dsn
         self.budget = math.inf
         self.reserved = 0
-        self.setup = describe(self._job).setup
+        # The setup does not depend on the policy. The solver's own schedule may be incomplete.
+        self.setup = describe(dataclasses.replace(self._job, policy="FIX(k0=0.01)")).setup
         self.max_iter = cast("int", self.setup.solver["max_iter"])
         self.test_interval = cast("int", self.setup.solver["test_interval"])
         self.name = (
