@@ -181,7 +181,8 @@ def recommend(
         )
     with database.Store(dsn) as store:
         if solver:
-            job = Job(solver, data=data, head=head, test_net=test_net)
+            # The setup does not depend on the policy. The solver's schedule may be incomplete.
+            job = Job(solver, policy="FIX(k0=0.01)", data=data, head=head, test_net=test_net)
             setup = process.describe(job).setup
             query = recommendation.query_from_setup(setup, dataset, network)
         else:

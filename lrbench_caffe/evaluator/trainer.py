@@ -83,7 +83,8 @@ class Trainer:
         self.dsn = dsn
         self.budget = math.inf
         self.reserved = 0
-        self.setup = describe(self._job).setup
+        # The setup does not depend on the policy. The solver's own schedule may be incomplete.
+        self.setup = describe(dataclasses.replace(self._job, policy="FIX(k0=0.01)")).setup
         if not self.setup.has_test_net:
             raise InputError(
                 "%s has no test net, so policies cannot be compared by their accuracy: give it "

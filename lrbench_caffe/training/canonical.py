@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 from caffe.proto import caffe_pb2
-from google.protobuf import text_format
-from google.protobuf.descriptor import FieldDescriptor
 
-from lrbench_caffe.training import float32
+from lrbench_caffe.training import encoding, float32
 from lrbench_caffe.training.measurement import METRICS_MODULE
 from lrbench_caffe.training.net import DATA_LAYERS
 
@@ -44,7 +42,7 @@ def canonical_network(net: caffe_pb2.NetParameter) -> str:
         and layer.python_param.module != METRICS_MODULE
         and not layer.name.startswith("lrbench_")
     )
-    return text_format.MessageToString(bare)
+    return encoding.printed(bare)
 
 
 def network_hash(text: str) -> str:
@@ -63,10 +61,10 @@ def solver_settings(solver: caffe_pb2.SolverParameter) -> dict[str, object]:
 
 def _json_value(field: Any, value: Any) -> object:
     """The value of a field for JSON: enums by name, floats as the shortest equal decimal."""
-    if field.label == FieldDescriptor.LABEL_REPEATED:
+    if not isinstance(value, (bool, int, float, str)):  # all other recorded fields are repeated
         return list(value)
     if field.enum_type:
         return field.enum_type.values_by_number[value].name
     if isinstance(value, float):
         return float32.shortest(value) if np.isfinite(value) else str(value)
-    return value
+    return encoding.readable(value) if isinstance(value, str) else value

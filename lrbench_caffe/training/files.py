@@ -1,13 +1,15 @@
-"""Files named by a user or a prototxt: finding them, and reading prototxts as messages."""
+"""Files named by a user or a prototxt: finding them, and naming them in UTF-8."""
 
 from __future__ import annotations
 
+import atexit
 import os
-from typing import TYPE_CHECKING, Any
-
-from google.protobuf import text_format
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
 
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.training import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,32 +42,38 @@ def find_file(
     for path in paths:
         if os.path.exists(path):
             return os.path.abspath(path)
-    tried = dict.fromkeys(os.path.abspath(path) for path in paths)
+    tried = ", ".join(dict.fromkeys(shown(os.path.abspath(path)) for path in paths))
     raise InputError(
-        "%s, %s, was not found; tried %s: %s" % (description, name, ", ".join(tried), hint)
+        "%s, %s, was not found; tried %s: %s" % (description, shown(name), tried, hint)
     )
 
 
-def read_message(path: str, message: Any, description: str) -> Any:
-    """Parse a prototxt into a protobuf message.
+def plain_path(path: str) -> str:
+    """Return a path of a file or folder in UTF-8: its own, or that of a temporary link to it.
 
-    Args:
-        path: The prototxt; its comments may be in any encoding.
-        message: An empty message of the right type, which is filled.
-        description: What the file is, for the error message.
-
-    Returns:
-        The message.
-
-    Raises:
-        InputError: The file cannot be read or parsed.
+    Caffe's Python interface, protobuf messages and the database hold paths in UTF-8 only.
     """
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return text_format.Parse(file.read(), message)
-    except OSError as error:
-        raise InputError(
-            "cannot read the %s %s: %s" % (description, path, error.strerror)
-        ) from None
-    except (text_format.ParseError, ValueError) as error:
-        raise InputError("%s is not a valid %s: %s" % (path, description, error)) from None
+        path.encode()
+    except UnicodeEncodeError:
+        link = mirrored_path(path)
+        os.symlink(os.path.abspath(path), link)
+        return link
+    return path
+
+
+def mirrored_path(path: str) -> str:
+    """Return the path of a new temporary file, which is removed with the process.
+
+    It ends with the components of the given path, from which datasets get their names.
+    """
+    folder = tempfile.mkdtemp(prefix="lrbench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    mirrored = os.path.join(folder, shown(os.path.abspath(path)).lstrip(os.sep))
+    os.makedirs(os.path.dirname(mirrored), exist_ok=True)
+    return mirrored
+
+
+def shown(path: str) -> str:
+    """Return a path for a message; bytes that are not UTF-8 are written as escapes."""
+    return encoding.readable(encoding.from_path(path))

@@ -15,8 +15,8 @@ from caffe.proto import caffe_pb2
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
-from lrbench_caffe.training import canonical, prototxt, sources
-from lrbench_caffe.training.files import find_file
+from lrbench_caffe.training import canonical, encoding, prototxt, sources
+from lrbench_caffe.training.files import find_file, plain_path, shown
 from lrbench_caffe.training.lr_policy import CaffePolicy, policy_from_solver
 from lrbench_caffe.training.solverstate import snapshot_iteration
 from lrbench_caffe.trial import Framework, Network, Setup, Trial
@@ -96,15 +96,17 @@ def apply(job: Job, solver: caffe_pb2.SolverParameter) -> None:
     if job.seed is not None:
         solver.random_seed = job.seed
     if job.snapshot_prefix is not None:
-        solver.snapshot_prefix, solver.snapshot_after_train = job.snapshot_prefix, True
-    solver.train_state.level = job.level or solver.train_state.level
-    for stages in job.stages:
-        solver.train_state.stage.extend(stages.split(","))
+        solver.snapshot_prefix = encoding.from_path(job.snapshot_prefix)
+        solver.snapshot_after_train = True
+    # As in `caffe train`, whose --level has the default 0 and whose --stage has the default "".
+    solver.train_state.level = job.level
+    for stages in job.stages or ("",):
+        solver.train_state.stage.extend(encoding.from_path(stages).split(","))
 
 
 def _weights(name: str) -> str:
     hint = "give the path of a .caffemodel"
-    return find_file(name.strip(), ["."], "the weights to start from", hint)
+    return plain_path(find_file(name.strip(), ["."], "the weights to start from", hint))
 
 
 def _policy(job: Job, param: caffe_pb2.SolverParameter) -> Policy | CaffePolicy:
@@ -135,12 +137,13 @@ def _check_length(job: Job, param: caffe_pb2.SolverParameter, policy: Policy | C
 
 def _check_snapshot_folder(param: caffe_pb2.SolverParameter) -> None:
     """Raise InputError if there will be snapshots and their folder cannot be written."""
-    folder = os.path.dirname(param.snapshot_prefix) or "."
+    folder = os.path.dirname(encoding.to_path(param.snapshot_prefix)) or "."
     wanted = param.snapshot or param.snapshot_after_train
     if wanted and not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(
             "snapshots cannot be written to %s_iter_*: make the folder %s, or name another place "
-            "with --snapshot-prefix" % (param.snapshot_prefix, os.path.abspath(folder))
+            "with --snapshot-prefix"
+            % (encoding.readable(param.snapshot_prefix), shown(os.path.abspath(folder)))
         )
 
 
@@ -206,9 +209,10 @@ def describe(
     Raises:
         InputError: The data cannot be read, or its labels do not fit the net.
     """
-    net = param.train_net_param
-    train = sources.find_source(net, caffe_pb2.TRAIN, param.train_state)
-    text = canonical.canonical_network(net)
+    train = sources.find_source(param.train_net_param, caffe_pb2.TRAIN, param.train_state)
+    text = canonical.canonical_network(param.train_net_param)
+    named = param.test_net_param[0] if param.test_net_param else param.train_net_param
+    name = encoding.readable(named.name) or "unnamed"
     settings = canonical.solver_settings(param)
     settings["batch_size"] = train and train.batch_size
     test, classes = None, None
@@ -224,7 +228,7 @@ def describe(
         classes = measurement.head.classes
     setup = Setup(
         framework=Framework("Caffe", caffe.__version__),
-        network=Network((net.name or "unnamed")[:MAX_NAME], canonical.network_hash(text), text),
+        network=Network(name[:MAX_NAME], canonical.network_hash(text), text),
         dataset=sources.describe_dataset(train, test),
         classes=classes,
         solver=settings,

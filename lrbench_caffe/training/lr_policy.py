@@ -8,6 +8,7 @@ bit. Every other training runs under Caffe's "fixed" policy, and
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrbench_caffe.errors import InputError, suggestion
@@ -15,6 +16,8 @@ from lrbench_caffe.policies import Policy
 from lrbench_caffe.training import float32
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from caffe.proto import caffe_pb2
 
 # Caffe's lr_policy for each function that Caffe also has, and the solver field of each parameter.
@@ -88,7 +91,7 @@ def policy_from_solver(
         raise InputError("unknown lr_policy %r%s" % (name, suggestion(name, _BY_LR_POLICY)))
     function, fields = _BY_LR_POLICY[name]
     values = {parameter: _value(getattr(solver, field)) for parameter, field in fields.items()}
-    _check_parameters(solver)
+    _check_parameters(solver, fields.values())
     if function is not None:
         try:
             return Policy(function, **values)
@@ -109,7 +112,7 @@ def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> 
     """
     if isinstance(policy, CaffePolicy):
         return True
-    if solver.lr_policy in _BY_LR_POLICY and policy == policy_from_solver(solver):
+    if _is_schedule_of(solver, policy):
         return True
     if not _caffe_computes(policy, solver.max_iter):
         solver.lr_policy = "fixed"
@@ -119,6 +122,16 @@ def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> 
     for parameter, field in fields.items():
         setattr(solver, field, policy.parameters[parameter])
     return True
+
+
+def _is_schedule_of(solver: caffe_pb2.SolverParameter, policy: Policy) -> bool:
+    """Whether a policy is one of Caffe's, and the solver has it already."""
+    if solver.lr_policy not in _BY_LR_POLICY:
+        return False
+    try:
+        return policy == policy_from_solver(solver)
+    except InputError:  # a policy replaces this incomplete schedule
+        return False
 
 
 def _caffe_computes(policy: Policy, max_iter: int) -> bool:
@@ -140,9 +153,18 @@ def _value(field: Any) -> Any:
     return field if isinstance(field, int) else tuple(field)
 
 
-def _check_parameters(solver: caffe_pb2.SolverParameter) -> None:
-    """Raise InputError for parameters on which Caffe would abort at its first iteration."""
+def _check_parameters(solver: caffe_pb2.SolverParameter, fields: Iterable[str]) -> None:
+    """Raise InputError for parameters on which Caffe would abort, or train nothing."""
     name = solver.lr_policy
+    if not solver.HasField("base_lr"):
+        raise InputError("the solver has no base_lr: give it one, or use --policy")
+    for field in fields:
+        value = getattr(solver, field)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(
+                "lr_policy %r: invalid %s=%g in the solver prototxt, expected a finite number"
+                % (name, field, value)
+            )
     if name in ("step", "sigmoid") and solver.stepsize <= 0:
         raise InputError(
             "lr_policy %r: invalid stepsize=%d in the solver prototxt, expected a number of "

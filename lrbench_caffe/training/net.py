@@ -32,14 +32,29 @@ def layers_in_phase(
     Returns:
         The LayerParameters, in the order of the net.
     """
+    merged = state_in_phase(net, phase, state)
+    return [layer for layer in net.layer if is_included(layer, merged)]
+
+
+def state_in_phase(
+    net: caffe_pb2.NetParameter, phase: int, state: caffe_pb2.NetState | None = None
+) -> caffe_pb2.NetState:
+    """Return the state in which Caffe builds a net: the phase, then the net's, then the solver's.
+
+    Args:
+        net: The net, whose own state may replace the phase, as in Caffe.
+        phase: The phase, caffe_pb2.TRAIN or caffe_pb2.TEST.
+        state: The level and stages that the solver adds to those of the net.
+    """
     merged = caffe_pb2.NetState(phase=phase)
     merged.MergeFrom(net.state)
     if state is not None:
         merged.MergeFrom(state)
-    return [layer for layer in net.layer if _is_included(layer, merged)]
+    return merged
 
 
-def _is_included(layer: caffe_pb2.LayerParameter, state: caffe_pb2.NetState) -> bool:
+def is_included(layer: caffe_pb2.LayerParameter, state: caffe_pb2.NetState) -> bool:
+    """Return whether a net in a state has a layer."""
     if layer.include:
         return any(_meets(state, rule) for rule in layer.include)
     return not any(_meets(state, rule) for rule in layer.exclude)

@@ -1,4 +1,4 @@
-"""Solver and net prototxts as protobuf messages: read, resolved to one message, and written.
+"""A solver and its nets as protobuf messages: resolved to one message, and written for Caffe.
 
 The user's files are only read. They are changed as messages in memory, never as text. A setting
 that is known to make Caffe abort is rejected here with an error message.
@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import caffe
 from caffe.proto import caffe_pb2
-from google.protobuf import text_format
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from lrbench_caffe.errors import InputError, suggestion
-from lrbench_caffe.training.files import find_file, read_message
+from lrbench_caffe.training import encoding
+from lrbench_caffe.training.files import find_file, plain_path
+from lrbench_caffe.training.lists import locate_listed_files
+from lrbench_caffe.training.net import is_included, state_in_phase
+from lrbench_caffe.training.reader import read_net, read_solver, upgraded
+from lrbench_caffe.training.settings import check_settings, check_tests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+__all__ = ["read_solver", "resolve", "write_solver"]
+
 # The fields of a solver that name the net it trains, and those that name the nets it tests.
 TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
 TEST_NETS = ("test_net", "test_net_param")
@@ -31,13 +34,11 @@ TEST_NETS = ("test_net", "test_net_param")
 PATHS = ("source", "mean_file", "root_folder")
 
 
-def read_solver(path: str) -> caffe_pb2.SolverParameter:
-    """Return the SolverParameter in a prototxt.
+class _Net(NamedTuple):
+    """A net as it was read, and the folders in which its relative paths are looked up."""
 
-    Raises:
-        InputError: The file cannot be read or parsed.
-    """
-    return read_message(path, caffe_pb2.SolverParameter(), "solver prototxt")
+    param: caffe_pb2.NetParameter
+    folders: Sequence[str | None]
 
 
 def resolve(
@@ -48,7 +49,8 @@ def resolve(
     The result has a train_net_param, one test_net_param for each test net, and absolute paths.
     Relative paths are tried below `data`, then beside the prototxt that names them, then in the
     current directory. A snapshot_prefix stays relative to the current directory, and its default
-    is the path of the solver without the extension; both are as in Caffe.
+    is the path of the solver without the extension; both are as in Caffe. A solver without test
+    nets has no test_net_param. Layers that a net does not have in its state are not checked.
 
     Args:
         solver: The SolverParameter.
@@ -58,24 +60,21 @@ def resolve(
     Raises:
         InputError: A file is missing, or the solver or a net cannot be trained.
     """
+    check_settings(solver, path)
     folders = [data, os.path.dirname(path) or ".", "."]
     train, tests = _read_nets(solver, path, folders)
-    _check_tests(solver, path, tests)
     resolved = caffe_pb2.SolverParameter()
     resolved.CopyFrom(solver)
     for field in TRAIN_NETS + TEST_NETS:
         resolved.ClearField(field)
-    resolved.train_net_param.CopyFrom(train)
-    resolved.test_net_param.extend(tests)
+    resolved.train_net_param.CopyFrom(_located(train, caffe_pb2.TRAIN, solver.train_state))
+    states = solver.test_state or [None] * len(tests)
+    resolved.test_net_param.extend(
+        _located(net, caffe_pb2.TEST, state) for net, state in zip(tests, states)
+    )
     resolved.weights[:] = _find_weights(solver.weights, path, folders)
     resolved.snapshot_prefix = _snapshot_prefix(solver.snapshot_prefix, path)
-    if solver.type not in SOLVER_TYPES:
-        raise InputError(
-            "%s has the unknown solver type %r%s"
-            % (path, solver.type, suggestion(solver.type, SOLVER_TYPES))
-        )
-    for net in [train, *tests]:
-        _check_layers(net)
+    resolved.snapshot = abs(solver.snapshot)  # Caffe takes both alike
     return resolved
 
 
@@ -102,14 +101,14 @@ def write_solver(solver: caffe_pb2.SolverParameter, path: str) -> None:
 
 
 def _write(path: str, message: Any) -> None:
-    with open(path, "w") as file:
-        file.write(text_format.MessageToString(message))
+    with open(path, "w", encoding="ascii") as file:
+        file.write(encoding.printed(message))
 
 
 def _read_nets(
     solver: caffe_pb2.SolverParameter, path: str, folders: Sequence[str | None]
-) -> tuple[Any, list[Any]]:
-    """The net that a solver trains and the nets that it tests, as NetParameters."""
+) -> tuple[_Net, list[_Net]]:
+    """The net that a solver trains and the nets that it tests."""
     fields = [field for field in TRAIN_NETS if solver.HasField(field)]
     if len(fields) != 1:
         raise InputError(
@@ -117,108 +116,103 @@ def _read_nets(
             % (path, " and ".join(fields) or "no net", ", ".join(TRAIN_NETS))
         )
     (field,) = fields
+    general = field in ("net", "net_param")
+    named = [*solver.test_net_param, *solver.test_net]
+    check_tests(solver, path, len(named), general)
     train = _read_net(getattr(solver, field), path, folders)
-    tests = [_read_net(net, path, folders) for net in solver.test_net_param]
-    tests += [_read_net(net, path, folders) for net in solver.test_net]
-    if field in ("net", "net_param"):
-        # Caffe tests this net for every test_iter that has no test net.
-        tests += [train] * (len(solver.test_iter) - len(tests))
+    tests = [_read_net(net, path, folders) for net in named]
+    # Caffe tests this net for every test_iter that has no test net.
+    tests += [train] * (len(solver.test_iter) - len(tests))
     return train, tests
 
 
 def _read_net(
     net: str | caffe_pb2.NetParameter, solver_path: str, folders: Sequence[str | None]
-) -> caffe_pb2.NetParameter:
-    """A net with absolute paths, from the name of its file or from the message in the solver."""
-    message = caffe_pb2.NetParameter()
+) -> _Net:
+    """A net from the name of its file or from the message in the solver."""
     if isinstance(net, str):
-        path = find_file(net, folders, "the net named in %s" % solver_path)
-        folders = [folders[0], os.path.dirname(path), "."]
-        read_message(path, message, "net prototxt")
-        if message.layers:
-            message = _upgraded(path)
-    else:
-        message.CopyFrom(net)
-    for layer in message.layer:
-        _resolve_paths(layer, folders, layer.name)
-    return message
+        path = find_file(encoding.to_path(net), folders, "the net named in %s" % solver_path)
+        return _Net(read_net(path), [folders[0], os.path.dirname(path), "."])
+    return _Net(upgraded(net, "a net in %s" % solver_path) if net.layers else net, folders)
 
 
-def _upgraded(path: str) -> caffe_pb2.NetParameter:
-    """A net in Caffe's format of 2014, `layers { type: CONVOLUTION }`, upgraded by Caffe's tool."""
-    with tempfile.TemporaryDirectory() as folder:
-        upgraded = os.path.join(folder, "net.prototxt")
-        command = ["upgrade_net_proto_text", path, upgraded]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
+def _located(
+    net: _Net, phase: int, solver_state: caffe_pb2.NetState | None
+) -> caffe_pb2.NetParameter:
+    """A copy of a net with absolute paths. The layers that it has in a phase are checked."""
+    located = caffe_pb2.NetParameter()
+    located.CopyFrom(net.param)
+    state = state_in_phase(located, phase, solver_state)
+    for layer in located.layer:
+        if layer.include and layer.exclude:
             raise InputError(
-                "%s is in Caffe's old format and could not be upgraded with "
-                "upgrade_net_proto_text, which comes with Caffe: run it yourself and use its output"
-                % path
-            ) from None
-        return read_message(upgraded, caffe_pb2.NetParameter(), "net prototxt")
+                "layer %r of the net %r has include and exclude rules: Caffe allows one kind only"
+                % (encoding.readable(layer.name), encoding.readable(located.name))
+            )
+        included = is_included(layer, state)
+        if included:
+            _check_type(layer, located.name)
+        _resolve_paths(layer, net.folders, layer.name, included)
+        if included:
+            locate_listed_files(layer, net.folders)
+    return located
 
 
-def _resolve_paths(message: Any, folders: Sequence[str | None], layer: str) -> None:
-    """Make all paths in the parameters of a layer absolute."""
+def _resolve_paths(message: Any, folders: Sequence[str | None], layer: str, required: bool) -> None:
+    """Make the paths in the parameters of a layer absolute; a required file must exist.
+
+    In a layer that the net does not have, the paths of existing files are still made absolute.
+    They are part of the text by which the database identifies the net.
+    """
     for field, value in message.ListFields():
-        is_message = field.type == FieldDescriptor.TYPE_MESSAGE
-        if is_message and field.label != FieldDescriptor.LABEL_REPEATED:
-            _resolve_paths(value, folders, layer)
+        if isinstance(value, Message):
+            _resolve_paths(value, folders, layer, required)
         elif field.name in PATHS and value:
-            path = find_file(value, folders, "the %s of layer %r" % (field.name, layer))
+            if field.full_name == "caffe.ImageDataParameter.root_folder":
+                continue  # the start of a path, see locate_listed_files
+            description = "the %s of layer %r" % (field.name, encoding.readable(layer))
+            try:
+                path = plain_path(find_file(encoding.to_path(value), folders, description))
+            except InputError:
+                if required:
+                    raise
+                continue
             if field.name == "root_folder":  # Caffe puts the names of images directly behind it
                 path = os.path.join(path, "")
             setattr(message, field.name, path)
 
 
-def _check_tests(solver: caffe_pb2.SolverParameter, path: str, tests: Sequence[Any]) -> None:
-    """Raise InputError unless there is a test net, and the fields of all test nets are there."""
-    if not solver.test_iter or not tests:
-        raise InputError(
-            "%s has no test net: LRBench measures on the test set, so give test_iter, "
-            "test_interval and a net with a TEST phase" % path
-        )
-    if len(tests) != len(solver.test_iter):
-        raise InputError(
-            "%s has %d test nets and %d test_iter: give one test_iter for each"
-            % (path, len(tests), len(solver.test_iter))
-        )
-    if solver.test_state and len(solver.test_state) != len(tests):
-        raise InputError(
-            "%s has %d test nets and %d test_state: give one for each or none"
-            % (path, len(tests), len(solver.test_state))
-        )
-    if solver.test_interval <= 0 or min(solver.test_iter) <= 0:
-        raise InputError("%s needs test_interval and test_iter above 0" % path)
-
-
 def _find_weights(weights: Iterable[str], path: str, folders: Sequence[str | None]) -> list[str]:
     """The absolute paths of the weights to start from; each field may name several."""
     names = [name.strip() for field in weights for name in field.split(",")]
-    return [find_file(name, folders, "the weights named in %s" % path) for name in names]
+    description = "the weights named in %s" % path
+    return [plain_path(find_file(encoding.to_path(name), folders, description)) for name in names]
 
 
 def _snapshot_prefix(prefix: str, path: str) -> str:
     """Caffe's snapshot_prefix: by default, and for a folder, named after the solver."""
-    stem = os.path.splitext(path)[0]
+    stem = encoding.from_path(os.path.splitext(path)[0])
     if not prefix:
         return stem
-    return os.path.join(prefix, os.path.basename(stem)) if os.path.isdir(prefix) else prefix
+    is_folder = os.path.isdir(encoding.to_path(prefix))
+    return os.path.join(prefix, os.path.basename(stem)) if is_folder else prefix
 
 
-def _check_layers(net: caffe_pb2.NetParameter) -> None:
+def _check_type(layer: Any, net: str) -> None:
     """Raise InputError for a layer whose type this Caffe does not have."""
     types = list(caffe.layer_type_list())
-    for layer in net.layer:
-        if layer.type not in types:
-            raise InputError(
-                "layer %r of the net %r has the unknown type %r%s"
-                % (layer.name, net.name, layer.type, suggestion(layer.type, types))
+    if layer.type not in types:
+        raise InputError(
+            "layer %r of the net %r has the unknown type %r%s"
+            % (
+                encoding.readable(layer.name),
+                encoding.readable(net),
+                layer.type,
+                suggestion(layer.type, types),
             )
-        if layer.type == "Python":
-            _check_python_layer(layer)
+        )
+    if layer.type == "Python":
+        _check_python_layer(layer)
 
 
 def _check_python_layer(layer: Any) -> None:

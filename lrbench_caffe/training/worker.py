@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from caffe.proto import caffe_pb2
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.training import solverstate
+from lrbench_caffe.training import encoding, leveldb, solverstate
 from lrbench_caffe.training.device import choose_device
+from lrbench_caffe.training.files import plain_path
 from lrbench_caffe.training.job import check_measurement, describe, prepare
 from lrbench_caffe.training.lr_policy import install
 from lrbench_caffe.training.measurement import add_metrics_layers
@@ -87,6 +88,8 @@ def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> 
     native = install(policy, param)
     measurement = add_metrics_layers(param, job.head, job.test_net)
     check_measurement(job, policy, measurement)
+    databases = leveldb.Databases(param)
+    databases.try_lock()
     policy_state = solverstate.NO_STATE
     if job.resume and policy.has_memory:
         policy_state = solverstate.read_policy_state(job.resume, policy)
@@ -96,12 +99,15 @@ def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> 
     resumed_at = solverstate.snapshot_iteration(resume) if resume else None
     trial = describe(param, policy, measurement, emit)
     emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
+    if not databases.lock(stop, emit):
+        emit("end", {"state": INTERRUPTED, "error": None})
+        return
 
     if snapshots:
         _replace_snapshots(param, snapshots.prefix)
     solver = create_solver(param)
     if resume:
-        solver.restore(resume)
+        solver.restore(plain_path(resume))
     monitor = Monitor(solver, policy, native, param.iter_size, gpu, policy_state.memory)
     session = _Session(solver, monitor, policy, param, snapshots, resumed_at, emit)
     if latest:
@@ -123,7 +129,8 @@ def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> 
 
 def _replace_snapshots(param: caffe_pb2.SolverParameter, prefix: str) -> None:
     """Switch off the solver's own snapshots, and send those of the trial to its folder."""
-    param.snapshot, param.snapshot_after_train, param.snapshot_prefix = 0, False, prefix
+    param.snapshot, param.snapshot_after_train = 0, False
+    param.snapshot_prefix = encoding.from_path(prefix)
     param.snapshot_format = caffe_pb2.SolverParameter.BINARYPROTO
 
 
@@ -172,7 +179,7 @@ class _Session:
         """Write the state of a policy with memory beside the snapshot that Caffe has taken."""
         if self._policy.has_memory:
             solverstate.write_policy_state(
-                self._param.snapshot_prefix,
+                encoding.to_path(self._param.snapshot_prefix),
                 self._solver.iter,
                 self._policy,
                 self._monitor.memory,
