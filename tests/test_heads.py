@@ -12,10 +12,10 @@ import pytest
 caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
 from caffe.proto import caffe_pb2  # noqa: E402
 from google.protobuf import text_format  # noqa: E402
+from test_solver import assert_same_weights, net_on  # noqa: E402
 
 from lrbench_caffe import InputError, train  # noqa: E402
 from lrbench_caffe.training.measurement import add_metrics_layers  # noqa: E402
-from test_solver import assert_same_weights, net_on  # noqa: E402
 
 
 class CaffeLog:
@@ -32,7 +32,7 @@ class CaffeLog:
             cwd=str(folder),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            universal_newlines=True,
+            text=True,
             env=dict(os.environ, GLOG_log_dir=str(folder)),
         )
         assert done.returncode == 0, done.stdout[-2000:]
@@ -328,7 +328,7 @@ def measured(net, train_net="", head=None):
     text_format.Parse(data + net, test)
     before = len([1 for layer in test.layer if not layer.include])
     measurement = add_metrics_layers(solver, head)
-    return measurement, [layer for layer in test.layer][before:]
+    return measurement, list(test.layer)[before:]
 
 
 def test_an_accuracy_names_the_head_better_than_a_loss_weight():
@@ -385,3 +385,27 @@ def test_the_loss_of_the_training_is_only_added_to_a_test_net_without_a_loss():
     assert [layer.type for layer in added][-2:] == ["SoftmaxWithLoss", "HingeLoss"]
     _, added = measured(test_net + loss("HingeLoss", "a"), train_net)
     assert "SoftmaxWithLoss" not in [layer.type for layer in added]
+
+
+@pytest.mark.parametrize("without", ["test_iter: 4", "all"])
+def test_a_solver_without_a_test_net_is_trained_and_has_its_train_loss(
+    without, tmp_path, digits, dsn
+):
+    from lrbench_caffe.database import Store
+
+    solver = nets.solver(max_iter=6, test_interval=3).replace("test_iter: 4", "")
+    if without == "all":
+        solver = solver.replace("test_interval: 3", "")
+    log, trial, notes = run_both(tmp_path, net_on(digits), solver)
+    if without == "all":  # as often as the loss is displayed
+        assert [row.train_loss for row in trial.rows] == pytest.approx(
+            [log.losses[n] for n in range(6)], rel=1e-5
+        )
+    else:
+        assert [row.iteration for row in trial.rows] == [3, 6]
+        assert trial.rows[1].train_loss == pytest.approx(log.mean_loss(3, 6), rel=1e-5)
+    assert all((row.test_loss, row.top1, row.ld) == (None, None, None) for row in trial.rows)
+    assert (trial.best, trial.summary, trial.setup.classes) == (None, None, None)
+    assert any("no test net" in note for note in notes)
+    with Store(dsn) as store:
+        assert store.trial(trial.id).rows == trial.rows

@@ -222,7 +222,7 @@ def _are_heads(heads: Any) -> bool:
         0 < len(name) <= _MAX_NAME
         and not _NOT_STORABLE.search(name)
         and type(metrics) is dict
-        and tuple(metrics) == HEAD_METRICS
+        and set(metrics) == set(HEAD_METRICS)
         and all(
             value is None or (type(value) in (int, float) and 0 <= value <= _MAX_CONFIDENCE)
             for value in metrics.values()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lrbench_caffe import metrics
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.layers import MetricsLayer
 from lrbench_caffe.training.monitor import weighted_losses
 from lrbench_caffe.trial import HEAD_METRICS, Evaluation
 
@@ -53,7 +54,8 @@ def evaluate(
     if measurement is None:
         return Evaluation(solver.iter, monitor.lr, train_loss)
     net = solver.test_nets[measurement.test_net]
-    layers = dict(zip(net._layer_names, net.layers))
+    found = (layer for layer in net.layers if isinstance(layer, MetricsLayer))
+    layers = dict(zip(measurement.layers, found))
     result = layers[measurement.head.layer].take()
     test_loss = result.log_loss
     if weighted_losses(net):

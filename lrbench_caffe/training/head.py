@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrbench_caffe.errors import InputError, suggestion
+from lrbench_caffe.training import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +130,8 @@ class Head(NamedTuple):
         layers = [use.layer for use in self.uses + self.trained]
         blobs = {blob.name for use in self.uses for blob in (use.scores, use.compared)}
         tops = {top for layer in layers for top in layer.top}
-        return {self.name} | blobs | tops | {layer.name for layer in layers}
+        names = blobs | tops | {layer.name for layer in layers}
+        return {self.name} | {encoding.readable(name) for name in names}
 
 
 def find_uses(layers: Sequence[Any]) -> list[Use]:
@@ -181,7 +183,7 @@ def find_heads(layers: Sequence[Any], trained_layers: Sequence[Any]) -> list[Hea
     for use in uses:
         groups.setdefault((use.scores, use.labels), []).append(use)
     shared = [scores.name for scores, _ in groups]
-    heads = []
+    heads: list[Head] = []
     for (scores, labels), group in groups.items():
         losses = [
             u for u in trained if (u.scores.name, u.labels.name) == (scores.name, labels.name)
@@ -189,6 +191,9 @@ def find_heads(layers: Sequence[Any], trained_layers: Sequence[Any]) -> list[Hea
         if not losses and len(groups) == len(trained) == 1:
             losses = trained  # the training calls its scores by another name
         name = scores.name if shared.count(scores.name) == 1 else scores.name + ":" + labels.name
+        name = encoding.readable(name)
+        if name in [head.name for head in heads]:  # the scores are changed in place between them
+            name += ":%d" % (len(heads) + 1)
         head = _head(name, group, losses, layers)
         if head is not None:
             heads.append(head)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from caffe.proto import caffe_pb2
 
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.training import encoding
 from lrbench_caffe.training.head import (
     BINARY,
     LOSSES,
@@ -62,15 +63,17 @@ class Measurement(NamedTuple):
         test_net: The index of the test net.
         head: The head whose metrics are those of the trial.
         others: The other heads of the test net.
+        layers: The names of all metrics layers of the test net, in the order of the net.
         has_loss: Whether there is a test loss.
         notes: Sentences for the user about what is measured and what is not.
     """
 
     test_net: int
     head: MeasuredHead
-    others: tuple[MeasuredHead, ...] = ()
-    has_loss: bool = True
-    notes: tuple[str, ...] = ()
+    others: tuple[MeasuredHead, ...]
+    layers: tuple[str, ...]
+    has_loss: bool
+    notes: tuple[str, ...]
 
 
 def add_metrics_layers(
@@ -98,6 +101,7 @@ def add_metrics_layers(
     if not tests:
         return None
     net = solver.test_net_param[test_net]
+    network = encoding.readable(net.name)
     state = solver.test_state[test_net] if solver.test_state else None
     layers = layers_in_phase(net, caffe_pb2.TEST, state)
     trained = layers_in_phase(solver.train_net_param, caffe_pb2.TRAIN, solver.train_state)
@@ -110,12 +114,12 @@ def add_metrics_layers(
         notes.append("the test net has no loss: that of the training net is computed on it")
     if written:
         measured = written
-        chosen = _chosen_layer(written, net.name, head)
+        chosen = _chosen_layer(written, network, head)
     else:
         heads = find_heads(instrumented.layers, trained)
         if not heads:
-            raise InputError(_not_a_classifier(net.name, layers, trained))
-        main = choose_head(heads, net.name, head)
+            raise InputError(_not_a_classifier(network, layers, trained))
+        main = choose_head(heads, network, head)
         measured = [instrumented.add_metrics(found, trained) for found in heads]
         chosen = heads.index(main)
         if main.kind != SOFTMAX:
@@ -129,7 +133,10 @@ def add_metrics_layers(
         notes.append(_note_on_heads(measured[chosen], others))
     del net.layer[:]
     net.layer.extend(instrumented.layers)
-    return Measurement(test_net, measured[chosen], others, has_loss or bool(written), tuple(notes))
+    names = tuple(str(layer.name) for layer in instrumented.layers if _is_metrics_layer(layer))
+    return Measurement(
+        test_net, measured[chosen], others, names, has_loss or bool(written), tuple(notes)
+    )
 
 
 def _check_choice(tests: int, head: str | None, test_net: int) -> None:
@@ -261,6 +268,11 @@ def _is_loss(layer: Any) -> bool:
     return bool(layer.type.endswith("Loss"))
 
 
+def _is_metrics_layer(layer: Any) -> bool:
+    param = layer.python_param
+    return (param.module, param.layer) == (METRICS_MODULE, METRICS_LAYER)
+
+
 def _data_layer_of(labels: str, layers: Sequence[Any]) -> str | None:
     """The layer whose second top is the blob of labels, if no other layer has such a top."""
     producers = [layer for layer in layers if labels in layer.top]
@@ -273,13 +285,12 @@ def _written_heads(layers: Sequence[Any]) -> list[MeasuredHead]:
     """The heads of the metrics layers that are written in the prototxt."""
     heads = []
     for index, layer in enumerate(layers):
-        param = layer.python_param
-        if (param.module, param.layer) != (METRICS_MODULE, METRICS_LAYER):
+        if not _is_metrics_layer(layer):
             continue
         if len(layer.bottom) not in (2, 3):
             raise InputError(
                 "the layer %r has %d bottoms: give it two, the softmax outputs and the labels"
-                % (layer.name, len(layer.bottom))
+                % (encoding.readable(layer.name), len(layer.bottom))
             )
         settings = _settings(layer)
         heads.append(_written_head(layers[:index], layer, settings))
@@ -295,7 +306,7 @@ def _settings(layer: Any) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InputError(
             "the layer %r has the invalid param_str %r, expected a JSON object, for example "
-            '{"ignore_label": 255}' % (layer.name, layer.python_param.param_str)
+            '{"ignore_label": 255}' % (encoding.readable(layer.name), layer.python_param.param_str)
         )
     return settings
 
@@ -311,14 +322,19 @@ def _written_head(above: Sequence[Any], layer: Any, settings: dict[str, Any]) ->
         raise InputError(
             "the metrics layer %r reads %s, the output of the %s layer %r, but needs softmax "
             "outputs: put a Softmax layer before it"
-            % (layer.name, use.compared.name, producer.type, producer.name)
+            % (
+                encoding.readable(layer.name),
+                encoding.readable(use.compared.name),
+                producer.type,
+                encoding.readable(producer.name),
+            )
         )
     has_scores = use.is_softmax and use.scores.name != use.compared.name
     if has_probabilities and has_scores and len(layer.bottom) == 2:
         layer.bottom.append(use.scores.name)
     classes = count_classes(above, use.scores, use.axis)
     return MeasuredHead(
-        str(layer.name),
+        encoding.readable(layer.name),
         str(layer.name),
         2 if classes == 1 and not has_probabilities else classes,
         settings.get("ignore_label"),
@@ -368,7 +384,7 @@ def _not_a_classifier(network: str, layers: Sequence[Any], trained: Sequence[Any
             return (
                 "the test net %r may give a sample several labels, because its %s layer %r has "
                 "several outputs: LRBench measures classifiers with one label for each sample"
-                % (network, layer.type, layer.name)
+                % (network, layer.type, encoding.readable(layer.name))
             )
     losses = [name for name, kind in LOSSES.items() if kind in (SOFTMAX, SCORES)]
     return (
