@@ -53,6 +53,8 @@ VALUES = {
     b"train_state: < level: 1 >": caffe_pb2.NetState(level=1),
     b"random_seed: 9223372036854775807": 2**63 - 1,
 }
+V0_LAYER = b'layers { layer { name: "ip" type: "innerproduct" num_output: 3 det_fg_threshold: 1 } }'
+V1_LAYER = b'layers { name: "ip" type: INNER_PRODUCT inner_product_param { num_output: 3 } }'
 # Texts that Caffe rejects, most of which Python's parser accepts; the line and Caffe's reason.
 REJECTED = {
     b"base_lr: 010": (1, "Expect a decimal number"),
@@ -124,6 +126,8 @@ def test_without_the_tools_of_caffe_the_error_is_that_of_pythons_parser(tmp_path
     assert read(tmp_path, b"base_lr: 1f").base_lr == 1
     with pytest.raises(InputError, match="line 2, column 1: .*learning_rate"):
         read(tmp_path, b"\nlearning_rate: 1")
+    with pytest.raises(InputError, match="old format.*PATH"):
+        read(tmp_path, V1_LAYER, reader.read_net)
 
 
 def test_solver_type_is_read_as_type(tmp_path):
@@ -131,10 +135,6 @@ def test_solver_type_is_read_as_type(tmp_path):
     assert solver.type == "Adam" and not solver.HasField("solver_type")
     with pytest.raises(InputError, match="remove solver_type"):
         read(tmp_path, b'solver_type: SGD type: "Adam"')
-
-
-V0_LAYER = b'layers { layer { name: "ip" type: "innerproduct" num_output: 3 det_fg_threshold: 1 } }'
-V1_LAYER = b'layers { name: "ip" type: INNER_PRODUCT inner_product_param { num_output: 3 } }'
 
 
 @pytest.mark.parametrize("text", [V0_LAYER, V1_LAYER])
@@ -349,7 +349,7 @@ def accepts(path):
         assert message.count("\n") == 0 and ": " in message
         return False
     tests = len(solver.test_net_param)
-    assert tests == len(solver.test_iter) and solver.snapshot >= 0
+    assert tests == len(solver.test_iter) and min(solver.snapshot, solver.test_interval) >= 0
     return True
 
 
