@@ -17,7 +17,6 @@ _FIRST = 0x10F700  # the character of byte 0; only bytes from 128 on can be inva
 # Undecodable bytes after "surrogateescape", and characters of the private range in a user's text.
 _UNDECODED = re.compile("[\udc80-\udcff\U0010f780-\U0010f7ff]")
 _PRIVATE = re.compile("[\U0010f780-\U0010f7ff]")
-_UNREADABLE = re.compile("[\0\U0010f780-\U0010f7ff]")
 # The private characters as octal escapes of their UTF-8, which text_format prints.
 _PRINTED = re.compile(r"\\364\\217\\(23[67])\\(2[0-7]{2})")
 _LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -57,12 +56,14 @@ def to_path(text: str) -> str:
 def readable(text: str) -> str:
     r"""Return the text of a message for people and for the database.
 
-    Bytes that are not UTF-8, and NUL, are written as escapes.
+    If it is not UTF-8, its bytes beyond ASCII are written as escapes. So is NUL in any text.
 
     >>> print(readable(decode(b"caf\xe9")))
     caf\xe9
     """
-    return _UNREADABLE.sub(lambda match: "\\x%02x" % (ord(match.group()) & 0xFF), text)
+    if _PRIVATE.search(text):
+        text = encode(text).decode("ascii", "backslashreplace")
+    return text.replace("\0", r"\x00")
 
 
 def printed(message: Any) -> str:

@@ -5,6 +5,7 @@ Caffe looks for a relative name in a list in the current directory only.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -58,30 +59,27 @@ def _locate_hdf5(param: Any, folders: Sequence[str | None], layer: str) -> None:
 
 def _locate_images(param: Any, folders: Sequence[str | None], layer: str) -> None:
     """Make the root_folder of an ImageData layer absolute: its first image is found there."""
-    lines = _content(param.source, layer).splitlines()
-    if not lines:
+    content = io.BytesIO(_content(param.source, layer))
+    line = content.readline().rstrip(b"\r\n")
+    if not line:
         raise InputError("layer %r reads %s, which lists no images" % (layer, param.source))
-    names = [os.fsdecode(line.rpartition(b" ")[0] or line) for line in lines]
+    name = os.fsdecode(line.rpartition(b" ")[0] or line)
     root = encoding.to_path(param.root_folder)
-    if os.path.isabs(root) or (not root and any(map(os.path.isabs, names))):
+    is_absolute = name.startswith("/") or any(line.startswith(b"/") for line in content)
+    if os.path.isabs(root) or (not root and is_absolute):
         prefixes = [root]
     else:
         prefixes = [os.path.join(folder, root) for folder in folders if folder is not None]
     # Caffe puts the names directly behind the root_folder. Most users expect a slash between.
     tried = [prefix + slash for prefix in prefixes for slash in ("", "/")[: 1 + bool(root)]]
     for prefix in tried:
-        if os.path.exists(prefix + names[0]):
+        if os.path.exists(prefix + name):
             param.root_folder = _absolute(prefix)
             return
+    paths = dict.fromkeys(shown(os.path.abspath(prefix + name)) for prefix in tried)
     raise InputError(
         "%s, the first image in %s, the list of layer %r, was not found; tried %s: name the folder "
-        "it is in with root_folder or --data"
-        % (
-            shown(names[0]),
-            param.source,
-            layer,
-            ", ".join(dict.fromkeys(shown(os.path.abspath(prefix + names[0])) for prefix in tried)),
-        )
+        "it is in with root_folder or --data" % (shown(name), param.source, layer, ", ".join(paths))
     )
 
 

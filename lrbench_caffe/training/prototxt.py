@@ -74,7 +74,9 @@ def resolve(
     )
     resolved.weights[:] = _find_weights(solver.weights, path, folders)
     resolved.snapshot_prefix = _snapshot_prefix(solver.snapshot_prefix, path)
-    resolved.snapshot = abs(solver.snapshot)  # Caffe takes both alike
+    for field in ("test_interval", "snapshot", "display"):
+        if getattr(solver, field) < 0:  # to Caffe the same interval
+            setattr(resolved, field, min(-getattr(solver, field), 2**31 - 1))
     return resolved
 
 

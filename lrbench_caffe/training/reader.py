@@ -99,33 +99,36 @@ def upgraded(net: caffe_pb2.NetParameter, description: str) -> caffe_pb2.NetPara
     Raises:
         InputError: Caffe's tool is missing, or it cannot upgrade the net.
     """
-    with tempfile.TemporaryDirectory(prefix="lrbench-") as folder:
-        path = os.path.join(folder, "net.prototxt")
-        with open(path, "w", encoding="ascii") as file:
-            file.write(encoding.printed(net))
-        result = caffe_pb2.NetParameter()
-        problem = _parse_with_caffe(path, result)
-    if problem is None:
-        return result
-    raise InputError(
-        "%s is in Caffe's old format and could not be upgraded with upgrade_net_proto_text, which "
-        "comes with Caffe (%s): write it in the present format" % (description, problem.reason)
-    )
+    result = caffe_pb2.NetParameter()
+    try:
+        problem = _parse_with_caffe(encoding.printed(net).encode(), result)
+    except FileNotFoundError:
+        raise InputError(
+            "%s is in Caffe's old format, and upgrade_net_proto_text, which comes with Caffe, was "
+            "not found: put it on PATH, or write the net in the present format" % description
+        ) from None
+    if problem is not None:
+        raise InputError(
+            "%s is in Caffe's old format and could not be upgraded (%s): write it in the present "
+            "format" % (description, problem.reason)
+        )
+    return result
 
 
 def _read(path: str, message: Any, description: str) -> Any:
     try:
         with open(path, "rb") as file:
-            text = file.read().decode("utf-8", "surrogateescape")
+            content = file.read()
     except OSError as error:
         raise InputError(
             "cannot read the %s %s: %s" % (description, path, error.strerror)
         ) from None
+    text = content.decode("utf-8", "surrogateescape")
     problem = _parse_with_python(text, message)
     if problem is not None or not _is_plain(text):
         read_by_caffe = type(message)()
         try:
-            problem = _parse_with_caffe(path, read_by_caffe)
+            problem = _parse_with_caffe(content, read_by_caffe)
             message = read_by_caffe
         except FileNotFoundError:
             pass  # this Caffe has come without its tools
@@ -157,7 +160,7 @@ def _parse_with_python(text: str, message: Any) -> _Problem | None:
     return None
 
 
-def _parse_with_caffe(path: str, message: Any) -> _Problem | None:
+def _parse_with_caffe(content: bytes, message: Any) -> _Problem | None:
     """Fill a message from a prototxt with Caffe's tool, whose exit status counts warnings, too.
 
     Raises:
@@ -165,7 +168,9 @@ def _parse_with_caffe(path: str, message: Any) -> _Problem | None:
     """
     tool = _TOOLS[message.DESCRIPTOR.full_name]
     with tempfile.TemporaryDirectory(prefix="lrbench-") as folder:
-        output = os.path.join(folder, "output.prototxt")
+        path, output = (os.path.join(folder, name) for name in ("read.prototxt", "out.prototxt"))
+        with open(path, "wb") as file:
+            file.write(content)
         run = subprocess.run(
             [tool, path, output],
             stdout=subprocess.DEVNULL,
@@ -173,8 +178,8 @@ def _parse_with_caffe(path: str, message: Any) -> _Problem | None:
             env=dict(os.environ, GLOG_log_dir=folder),
         )
         if os.path.exists(output) and run.returncode in (0, 1):
-            with open(output, encoding="ascii") as file:
-                encoding.parse_printed(file.read(), message)
+            with open(output, encoding="ascii") as printed:
+                encoding.parse_printed(printed.read(), message)
             return None
     log = run.stderr.decode(errors="replace")
     problems = _CAFFE_PROBLEM.findall(log)
