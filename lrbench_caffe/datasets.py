@@ -7,7 +7,6 @@ in one step, after the last part of an older set has been moved away.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -16,12 +15,11 @@ import shutil
 import tarfile
 import zlib
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.files import open_output
 from lrbench_caffe.training import records
 
 if TYPE_CHECKING:
@@ -70,8 +68,6 @@ CIFAR10_FOLDER = "cifar-10-batches-bin"
 CIFAR10_TRAIN = tuple("data_batch_%d.bin" % (i + 1) for i in range(5))
 CIFAR10_TEST = ("test_batch.bin",)
 CIFAR10_FILE_SAMPLES, CIFAR10_SHAPE = 10000, (3, 32, 32)
-
-FULL_DISK_BYTES = 1 << 20  # a disk with less room is full: LMDB writes its pages in larger parts
 
 
 class Part(NamedTuple):
@@ -445,30 +441,28 @@ def _download(
     import urllib.error
 
     folder, name = os.path.split(path)
+    partial = os.path.join(folder, ".%s.%d" % (name, os.getpid()))
     try:
         os.makedirs(folder, exist_ok=True)
-        with open_output(path) as file:
-            arrived = _fetch(url, file, lambda *counts: progress and progress(name, *counts))
-            if arrived != md5:
-                raise _Damaged(
-                    "it arrived with the MD5 checksum %s, and should have %s" % (arrived, md5)
-                )
-    except (OSError, http.client.HTTPException, _Damaged) as error:
+        arrived = _fetch(url, partial, lambda *counts: progress and progress(name, *counts))
+        if arrived != md5:
+            return "it arrived with the MD5 checksum %s, and should have %s" % (arrived, md5)
+        os.rename(partial, path)
+    except (OSError, http.client.HTTPException) as error:
         # A URLError, which is an OSError too, wraps the reason; an HTTPError describes itself.
         return error.reason if type(error) is urllib.error.URLError else error
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
     return None
 
 
-class _Damaged(Exception):
-    """A downloaded file has another checksum than it should have."""
-
-
-def _fetch(url: str, file: IO[bytes], progress: Callable[[int, int | None], object]) -> str:
-    """Copy the content of a URL to an open file and report the bytes; return its MD5."""
+def _fetch(url: str, path: str, progress: Callable[[int, int | None], object]) -> str:
+    """Copy the content of a URL to a file and report the bytes; return its MD5."""
     import urllib.request
 
     digest, done = hashlib.md5(), 0
-    with urllib.request.urlopen(url, timeout=60) as response:
+    with urllib.request.urlopen(url, timeout=60) as response, open(path, "wb") as file:
         length = response.headers["Content-Length"]
         total = int(length) if length else None
         for block in iter(lambda: response.read(1 << 16), b""):
@@ -527,18 +521,8 @@ def _publish(
     except (lmdb.Error, OSError) as error:
         raise InputError(
             "cannot write %s below %s (%s): make room, or name another folder"
-            % (stem, folder, _write_error(error, folder))
+            % (stem, folder, error)
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return files
-
-
-def _write_error(error: Exception, folder: str) -> object:
-    """The reason why a dataset cannot be written to a folder.
-
-    On a full disk, LMDB writes a part of a page and reports that as an input/output error.
-    """
-    if os.strerror(errno.EIO) in str(error) and shutil.disk_usage(folder).free < FULL_DISK_BYTES:
-        return os.strerror(errno.ENOSPC)
-    return getattr(error, "strerror", None) or error

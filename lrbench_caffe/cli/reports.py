@@ -80,6 +80,7 @@ def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
     from lrbench_caffe.report import content, page
 
     criterion = ranking.parse_criterion(by)
+    page.check_path(out)
     with database.Store(dsn) as store, progress.ProgressDisplay() as display:
         database.selection.check(store, filters)
         size = page.write(out, content.load(store, filters, criterion, progress=display))
@@ -108,9 +109,13 @@ def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
 def serve(filters: Filters, by: str, host: str, port: int, dsn: str | None) -> None:
     """Serve the report as a live web page while trainings run.
 
-    The server only reads the database.
+    The server only reads the database. The filters may select trials that have yet to begin.
     """
-    from lrbench_caffe import ranking
+    from lrbench_caffe import database, ranking
+    from lrbench_caffe.display import console
     from lrbench_caffe.report import live
 
+    with database.Store(dsn, read_only=True) as store:
+        for sentence in database.selection.remarks(store, filters):
+            console.print_line(sentence, aside=True)
     live.serve(filters, ranking.parse_criterion(by), host, port, dsn)

@@ -1,4 +1,4 @@
-"""Filters that select nothing: every command refuses them, and names the nearest existing name."""
+"""Filters that select nothing: commands refuse them, and name the nearest existing name."""
 
 from __future__ import annotations
 
@@ -80,12 +80,16 @@ def check(store: Store, filters: Mapping[str, str | None]) -> None:
 
 
 def remarks(store: Store, filters: Mapping[str, str | None]) -> list[str]:
-    """Return a sentence for each filter that no trial matches, for a command that can do without.
+    """Return a sentence for each filter that no trial matches; none if the database is empty.
+
+    They are for a command that does not need matching trials.
 
     Args:
         store: The database.
         filters: The filters of :meth:`lrbench_caffe.database.Store.trials` by their names.
     """
+    if not _selects(store, {}):
+        return []
     return [
         _unmatched(store, name, value)
         for name, value in _set_filters(filters).items()
@@ -112,7 +116,7 @@ def _selects(store: Store, filters: Mapping[str, str]) -> bool:
 def _unmatched(store: Store, name: str, value: str) -> str:
     """The sentence about a filter that no trial matches."""
     if name == "study":
-        if value not in _names(store, "study"):
+        if not store.select("SELECT FROM study WHERE name = %s", [value]):
             return str(unknown_study(store, value))
         return "no trial of the study %s has begun: `lrbench study run %s` starts them" % (
             value,
@@ -129,18 +133,13 @@ def _instead(store: Store, filter: str, value: str) -> str:
     names = _names(store, filter)
     closest = None if filter == "state" else nearest(value, names)
     if closest is not None:
-        return "did you mean %s?" % _printable(closest)
+        return "did you mean %s?" % closest
     if filter in _LISTS:
         return _LISTS[filter]
     more = len(names) - _MAX_LISTED
-    listed = ", ".join(map(_printable, names[:_MAX_LISTED]))
+    listed = ", ".join(names[:_MAX_LISTED])
     return "it has %s%s" % (listed, " and %d more" % more if more > 0 else "")
 
 
 def _names(store: Store, kind: str) -> list[str]:
     return [line[0] for line in store.select(_NAMES[kind], [MAX_NAMES])]
-
-
-def _printable(name: str) -> str:
-    """A name of the database as it can be printed: it may have been meant for a terminal."""
-    return name if name.isprintable() else repr(name)

@@ -46,6 +46,16 @@ def write(path: str, content: dict[str, Any]) -> int:
     return len(data)
 
 
+def check_path(path: str) -> None:
+    """Check, before the content is read, that :func:`write` can write the page to a path.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    with files.reported_errors(path, "report"):
+        files.check_writable(path)
+
+
 def render(content: dict[str, Any], live: bool = False) -> str:
     """Return the HTML of the page.
 
