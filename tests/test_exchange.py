@@ -478,8 +478,12 @@ def test_an_export_of_nothing_is_refused_and_does_not_touch_the_file(databases, 
     out.write_text("a good export")
     with pytest.raises(InputError, match="no study frist"):
         exchange.export_trials(str(out), named._dsn, {"study": "frist"})
-    with pytest.raises(InputError, match="does not have any trials: train with"):
-        exchange.export_trials(str(out), databases(), {})
+    empty = databases()
+    for filters in ({}, {"network": "net"}):
+        with pytest.raises(InputError, match="does not have any trials: train with"):
+            exchange.export_trials(str(out), empty, filters)
+    with pytest.raises(InputError, match="no study first: `lrbench study list`"):
+        exchange.export_trials(str(out), empty, {"study": "first"})
     assert out.read_text() == "a good export" and os.listdir(str(tmp_path)) == ["out.jsonl"]
 
 

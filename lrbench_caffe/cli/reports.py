@@ -116,6 +116,7 @@ def serve(filters: Filters, by: str, host: str, port: int, dsn: str | None) -> N
     from lrbench_caffe.report import live
 
     with database.Store(dsn, read_only=True) as store:
-        for sentence in database.selection.remarks(store, filters):
+        # An unknown study is an error, which serve() reports.
+        for sentence in database.selection.remarks(store, dict(filters, study=None)):
             console.print_line(sentence, aside=True)
     live.serve(filters, ranking.parse_criterion(by), host, port, dsn)
