@@ -140,10 +140,11 @@ def command_line() -> str:
         "## Exit status",
         "| status | meaning |\n| ---: | --- |\n"
         "| 0 | the command did what it was asked for |\n"
-        "| 1 | a training failed, or the database was lost while the command ran |\n"
+        "| 1 | a training failed, the database was lost while the command ran, or the output could "
+        "not be written |\n"
         "| 2 | the input is invalid, or the database cannot be reached at the start; the message "
         "names what, where and what to do instead |\n"
-        "| 130 | interrupted by Ctrl-C; what was measured is recorded |",
+        "| 130 | interrupted by Ctrl-C or a signal to terminate; what was measured is recorded |",
         "## Environment variables",
         "| variable | meaning |\n| --- | --- |\n"
         "| `LRBENCH_DSN` | the PostgreSQL database to use, as with `--dsn` |\n"

@@ -61,12 +61,27 @@ def suggestion(name: object, valid: Collection[str]) -> str:
         >>> suggestion("HILL", ["STEP", "SIN2"])
         ': expected one of STEP, SIN2'
     """
+    closest = nearest(str(name)[:40], valid, cutoff=0.5)
+    if closest is not None:
+        return ": did you mean %s?" % closest
+    return ": expected %s%s" % ("one of " if len(valid) > 1 else "", ", ".join(valid))
+
+
+def nearest(name: str, valid: Collection[str], cutoff: float = 0.7) -> str | None:
+    """Return the valid name that resembles a name most, or None. Case does not matter.
+
+    Args:
+        name: The unknown name.
+        valid: The valid names.
+        cutoff: The least similarity, from 0 to 1.
+
+    Example:
+        >>> nearest("frist", ["second", "First"])
+        'First'
+    """
     upper = [candidate.upper() for candidate in valid]
-    closest = difflib.get_close_matches(str(name)[:40].upper(), upper, n=1, cutoff=0.5)
-    for candidate in valid:
-        if candidate.upper() in closest:
-            return ": did you mean %s?" % candidate
-    return ": expected %s%s" % ("one of " if len(upper) > 1 else "", ", ".join(valid))
+    closest = difflib.get_close_matches(name.upper(), upper, n=1, cutoff=cutoff)
+    return next((candidate for candidate in valid if candidate.upper() in closest), None)
 
 
 def fatal_message(log: str) -> str | None:

@@ -6,17 +6,24 @@ import gzip
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, new_database_on
-from trials import record, trial
+from studies import start, wait_until
+from trials import NETWORK, record, trial
 
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.trial import Job
 
 pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
-from lrbench_caffe.database import Store, exchange, incoming
+import psycopg2
+
+from lrbench_caffe.database import Store, exchange, incoming, selection, studies
 from lrbench_caffe.database.columns import COLUMN_LIST
 from lrbench_caffe.database.export_format import VERSION
 
@@ -383,9 +390,177 @@ def test_a_row_has_the_columns_of_version_1_of_the_format():
 
 
 def test_the_commands_report_what_they_did(file, lrbench, tmp_path):
-    done = lrbench("db", "export", tmp_path / "none.jsonl", "--dataset", "no such")
-    assert done.returncode == 0 and "0 trials" in done.stdout
+    done = lrbench("db", "export", tmp_path / "out.jsonl", "--dsn", file[1])
+    assert done.returncode == 0 and "out.jsonl: %d trials" % len(TRIALS) in done.stdout
     done = lrbench("db", "import", file[0], "--dsn", file[1])
     assert done.returncode == 0 and "%d already there" % len(TRIALS) in done.stdout
     done = lrbench("db", "import", tmp_path / "no.jsonl")
     assert done.returncode == 2 and "no.jsonl" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def named(databases):
+    """A store with trials whose names tests misspell, and a study of which none has begun."""
+    with Store(databases()) as store:
+        (first,) = record(store, trial(dataset="photos"))
+        record(store, trial("SIN2(k0=0.01, k1=0.06, l=2000)", dataset="digits"))
+        studies.add(store, "waiting", [Job("solver.prototxt")])
+        studies.add(store, "first", [Job("solver.prototxt")])
+        store.transaction(
+            lambda cursor: cursor.execute(
+                "UPDATE study_trial SET trial_id = %s"
+                " WHERE study_id = (SELECT id FROM study WHERE name = 'first')",
+                [first.id],
+            )
+        )
+        yield store
+
+
+@pytest.mark.parametrize(
+    "filters, message",
+    [
+        ({"study": "frist"}, "the database has no study frist: did you mean first?"),
+        (
+            {"study": "xyz"},
+            "the database has no study xyz: `lrbench study list` shows the existing studies",
+        ),
+        (
+            {"study": "waiting"},
+            "no trial of the study waiting has begun: `lrbench study run waiting` starts them",
+        ),
+        (
+            {"dataset": "Photo", "study": "first"},
+            "the database does not have trials on the dataset 'Photo': did you mean photos?",
+        ),
+        (
+            {"dataset": "xyz"},
+            "the database does not have trials on the dataset 'xyz': it has digits, photos",
+        ),
+        (
+            {"network": "Nett"},
+            "the database does not have trials of the network 'Nett': did you mean net?",
+        ),
+        (
+            {"function": "sin2"},
+            "the database does not have trials under the function 'sin2': did you mean SIN2?",
+        ),
+        (
+            {"policy": "FIX(k0=0.02)"},
+            "the database does not have trials under the policy 'FIX(k0=0.02)': did you mean "
+            "FIX(k0=0.01)?",
+        ),
+        (
+            {"state": "failed"},
+            "the database does not have trials in the state 'failed': it has finished",
+        ),
+        (
+            {"study": "first", "dataset": "digits", "state": None},
+            "the database does not have trials of the study 'first' and on the dataset 'digits': "
+            "leave out one of these filters",
+        ),
+    ],
+)
+def test_filters_that_select_nothing_are_refused_with_the_nearest_name(filters, message, named):
+    with pytest.raises(InputError) as error:
+        selection.check(named, filters)
+    assert str(error.value) == message
+
+
+def test_filters_that_select_something_are_accepted(named):
+    for filters in ({}, {"study": "first"}, {"network": NETWORK.hash, "dataset": "photos"}):
+        selection.check(named, filters)
+    assert selection.remarks(named, {"dataset": "photos", "network": "net"}) == []
+    assert len(selection.remarks(named, {"dataset": "photo", "network": "nets"})) == 2
+
+
+def test_an_export_of_nothing_is_refused_and_does_not_touch_the_file(databases, named, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("a good export")
+    with pytest.raises(InputError, match="no study frist"):
+        exchange.export_trials(str(out), named._dsn, {"study": "frist"})
+    empty = databases()
+    for filters in ({}, {"network": "net"}):
+        with pytest.raises(InputError, match="does not have any trials: train with"):
+            exchange.export_trials(str(out), empty, filters)
+    with pytest.raises(InputError, match="no study first: `lrbench study list`"):
+        exchange.export_trials(str(out), empty, {"study": "first"})
+    assert out.read_text() == "a good export" and os.listdir(str(tmp_path)) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "command", [("db", "export", "out"), ("report", "out"), ("rank",)], ids=lambda words: words[0]
+)
+def test_every_command_with_filters_refuses_those_that_select_nothing(
+    command, named, lrbench, tmp_path
+):
+    (tmp_path / "out").write_text("good")
+    done = lrbench(*command, "--network", "Nett", "--dsn", named._dsn, cwd=str(tmp_path))
+    assert done.returncode == 2 and done.stderr.endswith("'Nett': did you mean net?\n")
+    assert len(done.stderr.splitlines()) == 1 and (tmp_path / "out").read_text() == "good"
+
+
+def test_an_export_to_standard_output_is_nothing_but_the_export(file, tmp_path):
+    path = tmp_path / "out.jsonl"
+    with open(str(path), "wb") as out:
+        done = subprocess.run(
+            command("db", "export", "/dev/stdout", "--dsn", file[1]),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env=dict(os.environ, PYTHONPATH=ROOT),
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (0, "/dev/stdout: %d trials\n" % len(TRIALS))
+    assert len(incoming.trials(str(path))) == len(TRIALS)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "lrbench_caffe", *arguments]
+
+
+def run_into(output, arguments, buffered):
+    """Run a command with a file as its standard output; return its status and its messages."""
+    done = subprocess.run(
+        command(*arguments),
+        stdout=output,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=ROOT, PYTHONUNBUFFERED="" if buffered else "1"),
+        text=True,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "buffered, arguments",
+    [(True, ["rank", "--format", "csv"]), (False, ["db", "export", "/dev/stdout"])],
+)
+def test_a_reader_that_has_closed_the_pipe_ends_a_command_quietly(buffered, arguments, file):
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert run_into(writer, [*arguments, "--dsn", file[1]], buffered) == (1, "")
+    os.close(writer)
+
+
+@pytest.mark.parametrize(
+    "buffered, arguments", [(True, ["rank"]), (False, ["rank"]), (True, ["rank", "--help"])]
+)
+def test_a_full_disk_behind_standard_output_is_reported(buffered, arguments, file):
+    dsn = [] if "--help" in arguments else ["--dsn", file[1]]
+    with open("/dev/full", "wb") as full:
+        status, messages = run_into(full, arguments + dsn, buffered)
+    assert status == 1
+    assert messages == "lrbench: cannot write the output (No space left on device)\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_export_that_is_interrupted_leaves_nothing(number, file, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("a good export")
+    with contextlib.closing(psycopg2.connect(file[1])) as connection:
+        connection.cursor().execute("LOCK evaluation")  # the export waits for it with a file open
+        export = start("db", "export", str(out), "--dsn", file[1])
+        wait_until(lambda: len(os.listdir(str(tmp_path))) == 2 or export.poll() is not None)
+        export.send_signal(number)
+        connection.rollback()
+    _, stderr = export.communicate()
+    assert (export.returncode, stderr) == (130, "lrbench: interrupted\n")
+    assert out.read_text() == "a good export" and os.listdir(str(tmp_path)) == ["out.jsonl"]

@@ -16,8 +16,9 @@ pytest.importorskip(
 
 import lrbench_caffe
 from lrbench_caffe.study.events import EventReader
+from lrbench_caffe.study.process import describe
 from lrbench_caffe.study.stop import interruptible
-from lrbench_caffe.trial import to_dict
+from lrbench_caffe.trial import Job, to_dict
 
 # Imports the program as a script in a clone does: neither PYTHONPATH nor the current folder help.
 DESCRIBE = """
@@ -70,6 +71,25 @@ def test_a_training_finds_the_program_where_its_parent_found_it(tmp_path, digits
         timeout=100,
     )
     assert done.stdout == "FIX(k0=0.01)\n", done.stderr
+
+
+@needs_caffe
+def test_a_job_that_is_only_described_leaves_no_files(tmp_path, digits, monkeypatch):
+    """A training that is interrupted takes its last snapshot; this one must not begin."""
+    solver = nets.solver().replace("snapshot_after_train: false", "snapshot: 1")
+    path = nets.write(tmp_path, solver + 'snapshot_prefix: "%s/described"' % tmp_path)
+    before = sorted(os.listdir(str(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    trial = describe(Job(path, data=digits))
+    assert (trial.policy, trial.rows) == ("FIX(k0=0.01)", ())
+    assert sorted(os.listdir(str(tmp_path))) == before
+
+
+@needs_caffe
+def test_a_job_that_cannot_be_trained_cannot_be_described(tmp_path, digits):
+    path = nets.write(tmp_path, nets.solver('lr_policy: "stepp"'))
+    with pytest.raises(lrbench_caffe.InputError, match="did you mean step"):
+        describe(Job(path, data=digits))
 
 
 @needs_caffe

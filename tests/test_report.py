@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.client
 import json
+import os
 import socket
 import struct
 import threading
@@ -14,6 +15,7 @@ import pytest
 from trials import NETWORK, record, trial
 
 from lrbench_caffe import ranking
+from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
 
 psycopg2 = pytest.importorskip(
@@ -21,7 +23,7 @@ psycopg2 = pytest.importorskip(
 )
 pytest.importorskip("plotly", reason="needs plotly: run the tests with `make test`")
 from lrbench_caffe.database import Store  # noqa: E402
-from lrbench_caffe.report import content, curves, live, page  # noqa: E402
+from lrbench_caffe.report import content, curves, live, page, plots  # noqa: E402
 
 BEST, SECOND = "SIN2(k0=0.01, k1=0.06, l=100)", "FIX(k0=0.02)"
 EVIL = "<img src=x onerror=\"document.title='stolen'\"> '\"&</script>"
@@ -467,6 +469,21 @@ def test_plot_writes_pictures(file, tmp_path, lrbench):
     assert (tmp_path / file).read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
 
 
+@pytest.mark.parametrize("file", ["out.html", "curve.png"])
+def test_a_file_that_does_not_fit_on_the_disk_leaves_nothing(file, small_disk, store):
+    path = small_disk / file
+    path.write_text("old")
+    (small_disk / "filler").write_bytes(bytes(290000))
+    with pytest.raises(InputError, match=r"%s \(No space left on device\): name another" % path):
+        if file == "curve.png":
+            plots.rates([Policy.parse(BEST)], out=str(path))
+        else:
+            record(store, trial())
+            page.write(str(path), content.load(store, {}, ranking.parse_criterion("top1")))
+    assert path.read_text() == "old"
+    assert sorted(os.listdir(str(small_disk))) == sorted([file, "filler"])
+
+
 @pytest.mark.parametrize(
     "policy, end",
     [
@@ -524,9 +541,9 @@ def test_plot_without_a_display_suggests_other_outputs(display, reason, lrbench,
     "arguments, message",
     [
         (("report", "/no/such/x.html"), "cannot write the report to /no/such/x.html"),
-        (("rank", "--study", "none"), "no trials in the database match"),
-        (("report", "--study", "none", "x.html"), "no study none"),
         (("report", "--state", "done", "x.html"), "--state: invalid state 'done'"),
+        (("plot", BEST, "--out", "curve"), "cannot write the picture to curve: unknown file type"),
+        (("plot", BEST, "--out", "/no/x.png"), "/no/x.png (No such file or directory): name"),
     ],
 )
 def test_invalid_input_is_reported_in_one_line(arguments, message, lrbench):

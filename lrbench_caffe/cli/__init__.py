@@ -7,10 +7,12 @@ docstrings are the texts that it prints.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -22,9 +24,10 @@ FAILED, INVALID_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 
 
 class _InterruptHandler:
-    """Handles SIGINT as Python does, and records that it did.
+    """Handles a signal as Python handles SIGINT, and records that it did.
 
-    An import may swallow the KeyboardInterrupt; later code finds the record in ``called``.
+    So a command that is terminated cleans up as after Ctrl-C: it leaves no unfinished files. An
+    import may swallow the KeyboardInterrupt; later code finds the record in ``called``.
     """
 
     called = False
@@ -38,9 +41,10 @@ class _Commands(click.Group):
     """Prints the errors that a user can cause as one line, and exits with their status."""
 
     def invoke(self, context: click.Context) -> object:
-        # The signal kills the process until now, see lrbench_caffe.__main__.
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-            signal.signal(signal.SIGINT, _InterruptHandler())
+        # These signals kill the process until now, see lrbench_caffe.__main__.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _InterruptHandler())
         try:
             return super().invoke(context)
         except InputError as error:
@@ -49,15 +53,37 @@ class _Commands(click.Group):
             _exit(error, FAILED)
         except KeyboardInterrupt:
             _exit("interrupted", INTERRUPTED)
+
+    def main(self, *arguments: Any, **options: Any) -> NoReturn:
+        """Run a command; also report that its output cannot be written."""
+        status: str | int | None = FAILED
+        message: object = None
+        try:
+            super().main(*arguments, **options)
+        except SystemExit as end:
+            status = end.code
         except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
-            sys.stderr.close()
-            sys.exit(FAILED)
+            pass
         except OSError as error:
-            _exit(error, FAILED)
+            message = _output_error(error) if error.filename is None else error
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries again when it ends
+            status = FAILED
+            message = None if isinstance(error, BrokenPipeError) else _output_error(error)
+        if message is not None:
+            _exit(message, FAILED)
+        sys.exit(status)
+
+
+def _output_error(error: OSError) -> str:
+    return "cannot write the output (%s)" % (error.strerror or error)
 
 
 def _exit(message: object, status: int) -> NoReturn:
-    click.echo("lrbench: %s" % message, err=True)
+    with contextlib.suppress(OSError):  # the status remains if nobody can read the message
+        click.echo("lrbench: %s" % message, err=True)
     sys.exit(status)
 
 

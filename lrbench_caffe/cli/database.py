@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lrbench_caffe.cli.options import Filters, database_option, trial_filters
+from lrbench_caffe.cli.output import print_written
 
 
 @click.group()
@@ -73,11 +74,11 @@ def shell(dsn: str | None) -> None:
 def db_export(filters: Filters, file: str, name: str | None, dsn: str | None) -> None:
     """Write trials to a JSON Lines file, to share them."""
     from lrbench_caffe.database import exchange
-    from lrbench_caffe.display import console, progress
+    from lrbench_caffe.display import progress
 
     with progress.ProgressDisplay() as display:
         trials = exchange.export_trials(file, dsn, filters, name, progress=display)
-    console.print_line("%s: %d trials" % (file, trials))
+    print_written(file, "%d trials" % trials)
 
 
 @db.command("import")

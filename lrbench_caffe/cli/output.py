@@ -1,4 +1,4 @@
-"""How commands print sentences beside their tables."""
+"""How commands print sentences beside their tables and files."""
 
 from __future__ import annotations
 
@@ -15,3 +15,15 @@ def print_remarks(sentences: Iterable[str], format: str) -> None:
 
     for sentence in sentences:
         console.print_line(sentence, aside=format != "table")
+
+
+def print_written(path: str, size: str) -> None:
+    """Print that a file was written.
+
+    A file such as /dev/stdout has standard output for itself; the sentence then goes to standard
+    error.
+    """
+    from lrbench_caffe import files
+    from lrbench_caffe.display import console
+
+    console.print_line("%s: %s" % (path, size), aside=files.is_standard_output(path))

@@ -12,7 +12,7 @@ from lrbench_caffe.cli.options import (
     ranking_option,
     trial_filters,
 )
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.cli.output import print_written
 
 
 @click.command()
@@ -31,11 +31,8 @@ def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
 
     criterion = ranking.parse_criterion(by)
     with database.Store(dsn) as store:
+        database.selection.check(store, filters)
         trials = store.trials(best_only=True, **filters)
-    if not trials:
-        raise InputError(
-            "no trials in the database match: `lrbench study list` lists the studies that it has"
-        )
     rankings = [
         tables.ranking(task, ranking.rank(members, criterion))
         for task, members in ranking.group_by_task(trials).items()
@@ -79,13 +76,15 @@ def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
     confidence per class, the range test, and the lines for the solver prototxt.
     """
     from lrbench_caffe import database, ranking
-    from lrbench_caffe.display import console, progress
+    from lrbench_caffe.display import progress
     from lrbench_caffe.report import content, page
 
     criterion = ranking.parse_criterion(by)
+    page.check_path(out)
     with database.Store(dsn) as store, progress.ProgressDisplay() as display:
+        database.selection.check(store, filters)
         size = page.write(out, content.load(store, filters, criterion, progress=display))
-    console.print_line("%s: %.1f MB" % (out, size / 1e6))
+    print_written(out, "%.1f MB" % (size / 1e6))
 
 
 @click.command()
@@ -110,9 +109,14 @@ def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
 def serve(filters: Filters, by: str, host: str, port: int, dsn: str | None) -> None:
     """Serve the report as a live web page while trainings run.
 
-    The server only reads the database.
+    The server only reads the database. The filters may select trials that have yet to begin.
     """
-    from lrbench_caffe import ranking
+    from lrbench_caffe import database, ranking
+    from lrbench_caffe.display import console
     from lrbench_caffe.report import live
 
+    with database.Store(dsn, read_only=True) as store:
+        # An unknown study is an error, which serve() reports.
+        for sentence in database.selection.remarks(store, dict(filters, study=None)):
+            console.print_line(sentence, aside=True)
     live.serve(filters, ranking.parse_criterion(by), host, port, dsn)

@@ -188,6 +188,8 @@ def recommend(
         else:
             assert dataset and network
             query = recommendation.query_by_names(store, dataset, network)
+            unknown = database.selection.remarks(store, {"dataset": dataset, "network": network})
+            print_remarks(unknown, format)
         recommended = recommendation.recommend(store, query)
     results = [tables.standings(task.task, task.policies) for task in recommended.tasks]
     if format != "table":

@@ -25,11 +25,11 @@ except ImportError as error:
         "install python3-psycopg2 or psycopg2-binary" % error
     ) from error
 
-from lrbench_caffe.database import server, studies
+from lrbench_caffe.database import selection, server, studies
 from lrbench_caffe.database.journal import Recorder
 from lrbench_caffe.database.store import Store
 
-__all__ = ["Recorder", "Store", "server", "shell_command", "studies"]
+__all__ = ["Recorder", "Store", "selection", "server", "shell_command", "studies"]
 
 
 def shell_command(dsn: str | None = None) -> list[str]:

@@ -9,13 +9,13 @@ import datetime
 import hashlib
 import json
 import os
-import tempfile
 from itertools import groupby
 from typing import IO, TYPE_CHECKING, Any, Callable, Iterator, NamedTuple, Optional
 
 from psycopg2.extras import NamedTupleCursor
 
-from lrbench_caffe.database import incoming, merging
+from lrbench_caffe import files
+from lrbench_caffe.database import incoming, merging, selection
 from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, exported_row
 from lrbench_caffe.database.export_format import SHARED_FIELDS, VERSION
 from lrbench_caffe.database.store import Store, trial_ids_query
@@ -77,7 +77,8 @@ def export_trials(
     """Export trials to a file, all as of the same moment.
 
     Args:
-        path: The file. It is replaced only when the export is complete.
+        path: The file. It is replaced only when the export is complete; see
+            :func:`lrbench_caffe.files.open_output`.
         dsn: The database, as for :class:`~lrbench_caffe.database.store.Store`.
         filters: The filters of :meth:`~lrbench_caffe.database.store.Store.trials` by their names.
         name: The origin that others read for the trials that were trained here; the database's
@@ -88,26 +89,16 @@ def export_trials(
         How many trials were exported.
 
     Raises:
-        InputError: The file cannot be written, or the database cannot be used.
+        InputError: No trial matches the filters, the file cannot be written, or the database
+            cannot be used.
+        BrokenPipeError: The path is a pipe whose reader has closed it.
     """
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".lrbench-", delete=False) as file:
-            try:
-                with Store(dsn, read_only=True) as store, store.snapshot() as connection:
-                    exported = _export(file, connection, filters, name, progress or _ignore)
-            except BaseException:
-                os.remove(file.name)
-                raise
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(file.name, 0o666 & ~umask)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise InputError(
-            "the export cannot be written to %s (%s): name another file" % (path, error.strerror)
-        ) from None
-    return exported
+    with Store(dsn, read_only=True) as store:
+        selection.check(store, filters)
+        with store.snapshot() as connection, files.reported_errors(
+            path, "export"
+        ), files.open_output(path) as file:
+            return _export(file, connection, filters, name, progress or _ignore)
 
 
 def import_trials(path: str, dsn: str | None, progress: Progress | None = None) -> Imported:

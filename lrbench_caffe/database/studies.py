@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Seq
 
 from psycopg2.extras import Json, execute_values
 
+from lrbench_caffe.database import selection
 from lrbench_caffe.database.store import Store
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.trial import Job, from_dict, to_dict
@@ -176,7 +177,7 @@ def jobs(store: Store, name: str) -> list[StudyJob]:
     """
     lines = store.select(_JOBS, [name])
     if not lines:
-        raise _missing(name)
+        raise selection.unknown_study(store, name)
     return [
         StudyJob(
             job=dataclasses.replace(from_dict(Job, line.job), id=line.trial_id),
@@ -341,7 +342,7 @@ def _id(store: Store, name: str) -> int:
     for line in store.select("SELECT id FROM study WHERE name = %s", [name]):
         study_id: int = line.id
         return study_id
-    raise _missing(name)
+    raise selection.unknown_study(store, name)
 
 
 def _runner(store: Store, study_id: int) -> str | None:
@@ -350,9 +351,3 @@ def _runner(store: Store, study_id: int) -> str | None:
         name: str = line.application_name
         return name
     return None
-
-
-def _missing(name: str) -> InputError:
-    return InputError(
-        "the database has no study %s: `lrbench study list` shows the existing studies" % name
-    )

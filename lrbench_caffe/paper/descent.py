@@ -18,11 +18,12 @@ Therefore gamma=0.1 is the decay over l iterations here, which is 0.1^(1/100) fo
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrbench_caffe.errors import InputError
+from lrbench_caffe import files
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.report.plots import pyplot, save
 
@@ -215,13 +216,9 @@ def _save_gif(pictures: Sequence[Any], path: str) -> None:
     palette = pictures[-1].quantize(128)  # shared by all frames, for a small file
     first, *others = [picture.quantize(palette=palette, dither=0) for picture in pictures]
     durations = [125] * len(others) + [2000]  # milliseconds
-    try:
-        first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
-    except OSError as error:
-        raise InputError(
-            "the animation cannot be written to %s (%s): choose another folder with --out"
-            % (path, error.strerror or error)
-        ) from None
+    animation = io.BytesIO()
+    first.save(animation, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+    files.write(path, animation.getvalue(), "animation", "choose another folder with --out")
 
 
 def outcome() -> str:

@@ -6,7 +6,7 @@ import collections
 import os
 from typing import TYPE_CHECKING
 
-from lrbench_caffe import __version__
+from lrbench_caffe import __version__, files
 from lrbench_caffe.database import incoming
 from lrbench_caffe.display import formats
 from lrbench_caffe.errors import InputError
@@ -88,8 +88,8 @@ def create_folder(folder: str) -> str:
 
 
 def _write_markdown(path: str, parts: Iterator[str]) -> str:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("\n\n".join(parts) + "\n")
+    text = "\n\n".join(parts) + "\n"
+    files.write(path, text.encode(), "page", "choose another folder with --out")
     return path
 
 

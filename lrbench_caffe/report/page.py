@@ -15,9 +15,9 @@ import importlib.util
 import json
 import os
 import re
-import tempfile
 from typing import Any
 
+from lrbench_caffe import files
 from lrbench_caffe.errors import InputError
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -28,10 +28,10 @@ _CAFFE_PARAMETER = re.compile(r"(\w+)=(\[[^\]]*\]|[^,]+)")
 
 
 def write(path: str, content: dict[str, Any]) -> int:
-    """Write the page of a report to a file, which is replaced as a whole.
+    """Write the page of a report to a file.
 
     Args:
-        path: The HTML file.
+        path: The HTML file, see :func:`lrbench_caffe.files.open_output`.
         content: What :func:`lrbench_caffe.report.content.load` returns.
 
     Returns:
@@ -39,21 +39,21 @@ def write(path: str, content: dict[str, Any]) -> int:
 
     Raises:
         InputError: The file cannot be written.
+        BrokenPipeError: The path is a pipe whose reader has closed it.
     """
     data = render(content).encode()
-    folder = os.path.dirname(os.path.abspath(path))
-    try:  # through a temporary file, so that nobody reads half a page
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".lrbench-", delete=False) as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(file.name, 0o666 & ~umask)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise InputError(
-            "cannot write the report to %s (%s): name another file" % (path, error.strerror)
-        ) from None
+    files.write(path, data, "report")
     return len(data)
+
+
+def check_path(path: str) -> None:
+    """Check, before the content is read, that :func:`write` can write the page to a path.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    with files.reported_errors(path, "report"):
+        files.check_writable(path)
 
 
 def render(content: dict[str, Any], live: bool = False) -> str:

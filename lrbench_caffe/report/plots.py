@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import sys
@@ -12,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from lrbench_caffe import files
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
 from lrbench_caffe.report.curves import sample_schedule, trial_schedule, typical_length
@@ -139,6 +141,8 @@ def rates(
         InputError: A rate is beyond Caffe's numbers, the picture cannot be written, or no window
             can be opened.
     """
+    if out:
+        check_path(out)
     last = max_iter or drawn_length(policies)
     lines = [_rate_curve(policy, last) for policy in policies]
     if terminal:
@@ -279,14 +283,13 @@ def check_path(path: str) -> None:
         InputError: The extension is not a picture's, or the folder cannot be written to.
     """
     extensions = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if os.path.splitext(path)[1][1:].lower() not in extensions:
+    if _extension(path) not in extensions:
         raise InputError(
             "cannot write the picture to %s: unknown file type, expected a name that ends in one "
             "of %s" % (path, ", ".join(extensions))
         )
-    target = path if os.path.exists(path) else os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path) or not os.access(target, os.W_OK):
-        raise InputError("cannot write the picture to %s: name another file with --out" % path)
+    with files.reported_errors(path, "picture", "name another file with --out"):
+        files.check_writable(path)
 
 
 def save(figure: Figure, path: str) -> None:
@@ -296,14 +299,19 @@ def save(figure: Figure, path: str) -> None:
         InputError: The picture cannot be written.
     """
     # The same figure gives the same file: an SVG would have random ids and the time.
-    metadata = {"Date": None} if path.lower().endswith(".svg") else None
+    metadata = {"Date": None} if _extension(path) == "svg" else None
+    picture = io.BytesIO()
     try:
         with pyplot.rc_context({"svg.hashsalt": "lrbench"}):
-            figure.savefig(path, dpi=110, metadata=metadata)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+            figure.savefig(picture, format=_extension(path), dpi=110, metadata=metadata)
+    except ValueError as error:
         raise InputError(
-            "cannot write the picture to %s (%s): name another file" % (path, reason)
+            "cannot write the picture to %s (%s): name another file" % (path, error)
         ) from None
     finally:
         pyplot.close(figure)
+    files.write(path, picture.getvalue(), "picture")
+
+
+def _extension(path: str) -> str:
+    return os.path.splitext(path)[1][1:].lower()

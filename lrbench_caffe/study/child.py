@@ -32,7 +32,9 @@ _EXIT_SECONDS = 5  # for a process that has closed its output
 
 
 @contextlib.contextmanager
-def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Child]:
+def child_process(
+    job: Job, threads: int | None, log: str | None, only_describe: bool = False
+) -> Iterator[Child]:
     """Train a job in a child process, which ends with the block at the latest.
 
     Temporary files that an abort of Caffe leaves behind are removed with the block, too.
@@ -41,6 +43,7 @@ def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Ch
         job: The job to train.
         threads: The number of BLAS threads (None: left to the environment).
         log: The file for Caffe's log (None: it is not kept).
+        only_describe: Whether the process ends after the event "begin", before it trains.
 
     Yields:
         The Child.
@@ -49,7 +52,7 @@ def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Ch
         InputError: The log cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="lrbench-") as folder, _open_log(log, folder) as file:
-        child = Child(job, _environment(folder, threads), file)
+        child = Child(job, _environment(folder, threads), file, only_describe)
         try:
             yield child
         finally:
@@ -59,14 +62,18 @@ def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Ch
 class Child:
     """The process of one training, and its log."""
 
-    def __init__(self, job: Job, environment: dict[str, str], log: BinaryIO) -> None:
+    def __init__(
+        self, job: Job, environment: dict[str, str], log: BinaryIO, only_describe: bool = False
+    ) -> None:
         """Start the process.
 
         Args:
             job: The job to train.
             environment: The process's environment variables.
             log: The open file that receives Caffe's log.
+            only_describe: Whether the process ends after the event "begin".
         """
+        options = ["--describe"] if only_describe else []
         self._log = log
         self._output_ended = False
         # A session of its own keeps Ctrl-C away from the process: only Stop interrupts it. SIGINT
@@ -74,7 +81,7 @@ class Child:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lrbench_caffe.training.worker"],
+                [sys.executable, "-m", "lrbench_caffe.training.worker", *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

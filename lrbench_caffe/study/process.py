@@ -100,17 +100,18 @@ def describe(job: Job) -> Trial:
         TrialError: Caffe failed before the training could begin.
         KeyboardInterrupt: After Ctrl-C.
     """
-    trials = []
-
-    def end_at_once(kind: str, content: Any) -> Verdict | None:
-        if kind != "begin":
-            return None
-        trials.append(content)
-        return INTERRUPTED, "the trial was only described"
-
-    with interruptible() as stop:
-        run(job, stop, end_at_once, threads=1)
-    return trials[0]
+    _check_caffe()
+    reader = EventReader()
+    with interruptible() as stop, child_process(
+        job, threads=1, log=None, only_describe=True
+    ) as child, stop.reaching(child):
+        _, problem, _ = _forward_events(child, reader, lambda kind, content: None)
+        if not (reader.trial or problem or stop.requests):
+            problem = child.death()
+    if reader.trial is None:
+        assert problem is not None  # only a stop prevents both, and interruptible() raises then
+        raise problem
+    return reader.trial
 
 
 def run(
@@ -137,11 +138,7 @@ def run(
         InputError: The job cannot be trained.
         TrialError: The training failed. If it had begun, its "end" was emitted first.
     """
-    if importlib.util.find_spec("caffe") is None:
-        raise InputError(
-            "this Python (%s) cannot import caffe: start lrbench with docker/run, or with the "
-            "Python that Caffe is installed for" % sys.executable
-        )
+    _check_caffe()
     reader = EventReader()
     with child_process(job, threads, log) as child, stop.reaching(child):
         end, problem, verdict = _forward_events(child, reader, on_event)
@@ -157,6 +154,15 @@ def run(
     if state == FAILED:
         raise problem or TrialError(error)
     return trial
+
+
+def _check_caffe() -> None:
+    """Raise InputError if this Python cannot import Caffe."""
+    if importlib.util.find_spec("caffe") is None:
+        raise InputError(
+            "this Python (%s) cannot import caffe: start lrbench with docker/run, or with the "
+            "Python that Caffe is installed for" % sys.executable
+        )
 
 
 def _forward_events(

@@ -10,6 +10,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lrbench_caffe import files
+
 if TYPE_CHECKING:
     import caffe
 
@@ -93,12 +95,10 @@ class Snapshots:
             "rows": rows,
             "losses": losses,
         }
-        partial = _STATE + ".new"
-        with open(self._path(partial), "w") as file:
-            json.dump(state, file)
-        for part in (name + ".caffemodel", name + ".solverstate", partial, "."):
+        for part in (name + ".caffemodel", name + ".solverstate", "."):
             _sync(self._path(part))
-        os.replace(self._path(partial), self._path(_STATE))
+        with files.open_output(self._path(_STATE)) as file:
+            file.write(json.dumps(state).encode())
         for other in os.listdir(self._folder):
             if other.startswith("snapshot_iter_") and not other.startswith(name + "."):
                 os.remove(self._path(other))

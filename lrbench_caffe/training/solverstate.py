@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from caffe.proto import caffe_pb2
 from google.protobuf.message import DecodeError
 
+from lrbench_caffe import files
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies.plateau import Memory
 from lrbench_caffe.training.files import find_file
@@ -86,11 +87,13 @@ def write_policy_state(
         policy: The policy, for which the state is valid.
         memory: Its memory.
         losses: The losses of the mini-batches since the last evaluation.
+
+    Raises:
+        OSError: The file cannot be written.
     """
-    path = "%s_iter_%d.policystate" % (prefix, iteration)
-    with open(path + ".new", "w") as file:
-        json.dump({"policy": str(policy), "memory": memory, "losses": losses}, file)
-    os.replace(path + ".new", path)
+    state = json.dumps({"policy": str(policy), "memory": memory, "losses": losses})
+    with files.open_output("%s_iter_%d.policystate" % (prefix, iteration)) as file:
+        file.write(state.encode())
 
 
 def read_policy_state(solverstate: str, policy: Policy | CaffePolicy) -> PolicyState:

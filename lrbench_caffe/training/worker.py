@@ -2,7 +2,7 @@
 
 The job is one JSON object on standard input. Each event is one line on standard output, a JSON
 array of its kind and its content. :mod:`lrbench_caffe.study.process` starts this process and reads
-the events.
+the events. With the option ``--describe``, the process ends after "begin", before it trains.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
         out.write(json.dumps([kind, content]) + "\n")
 
     try:
-        run(from_dict(Job, json.load(sys.stdin)), emit, stop)
+        run(from_dict(Job, json.load(sys.stdin)), emit, stop, "--describe" in sys.argv[1:])
     except InputError as error:
         emit("input error", str(error))
     except BrokenPipeError:  # nobody reads the events any more
@@ -71,7 +71,12 @@ def _exit_without(parent: int) -> None:
     os._exit(1)
 
 
-def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> None:
+def run(
+    job: Job,
+    emit: Callable[[str, Any], object],
+    stop: threading.Event,
+    only_describe: bool = False,
+) -> None:
     """Train a job.
 
     Args:
@@ -79,6 +84,7 @@ def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> 
         emit: Receives each event and its content: "note" (a sentence), "begin" (a Trial as a
             dict), "progress" (a dict), "row" (an Evaluation as a dict), "end" (state and error).
         stop: Set to interrupt the training.
+        only_describe: Whether to end after "begin".
 
     Raises:
         InputError: The job cannot be trained.
@@ -99,8 +105,11 @@ def run(job: Job, emit: Callable[[str, Any], object], stop: threading.Event) -> 
     resumed_at = solverstate.snapshot_iteration(resume) if resume else None
     trial = describe(param, policy, measurement, emit)
     emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
+    if only_describe:
+        return
     if not databases.lock(stop, emit):
         emit("end", {"state": INTERRUPTED, "error": None})
+        return
         return
 
     if snapshots:
