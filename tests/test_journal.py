@@ -116,7 +116,7 @@ def test_a_training_does_not_wait_for_a_stopped_server_which_gets_everything_lat
             database.server.start()
         assert (
             "trainings continue" in notes[0]
-            and "cannot be reached" in notes[1]
+            and "201 events wait in" in notes[1]
             and journals() == [trial.id + "-1.jsonl"]
         )
     with database.Recorder(dsn):

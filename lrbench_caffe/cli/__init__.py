@@ -7,6 +7,7 @@ docstrings are the texts that it prints.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -42,7 +43,9 @@ class _Commands(click.Group):
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, _InterruptHandler())
         try:
-            return super().invoke(context)
+            result = super().invoke(context)
+            _check_recorded()
+            return result
         except InputError as error:
             _exit(error, INVALID_INPUT)
         except (TrialError, DatabaseUnavailable) as error:
@@ -54,6 +57,17 @@ class _Commands(click.Group):
             sys.exit(FAILED)
         except OSError as error:
             _exit(error, FAILED)
+
+
+def _check_recorded() -> None:
+    """Check that the database has everything that this command measured."""
+    database = sys.modules.get("lrbench_caffe.database")
+    journals = database.undelivered() if database else []
+    if journals:
+        raise DatabaseUnavailable(
+            "%d trainings are not in the database yet: %s; `lrbench db deliver` delivers them, or "
+            "prints the reason" % (len(journals), os.path.dirname(journals[0]))
+        )
 
 
 def _exit(message: object, status: int) -> NoReturn:
