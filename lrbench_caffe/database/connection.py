@@ -49,13 +49,17 @@ def connect(dsn: str | None, read_only: bool = False) -> Connection:
     try:
         connection: Connection = psycopg2.connect(**dict(defaults, **options))
     except psycopg2.Error as error:
-        raise InputError("cannot use the database %s: %s" % (name, reason(error))) from error
+        full_disk = None if dsn else server.full_disk()
+        raise InputError(
+            full_disk or "cannot use the database %s: %s" % (name, reason(error))
+        ) from error
     try:
         _prepare(connection, name, read_only)
     except psycopg2.Error as error:
         connection.close()
+        full_disk = None if dsn else server.full_disk(output=str(error))
         raise InputError(
-            "cannot create the schema in the database %s: %s" % (name, reason(error))
+            full_disk or "cannot create the schema in the database %s: %s" % (name, reason(error))
         ) from error
     except InputError:
         connection.close()
