@@ -166,7 +166,7 @@ def waiting_journals(paths: Sequence[str] = ()) -> Iterator[WaitingJournal]:
                     % (path, error.strerror, folder())
                 ) from None
             continue
-        if journal:
+        if journal and (journal.name is not None or not paths):
             yield journal
         elif paths:
             raise InputError(

@@ -57,6 +57,7 @@ NEEDED_RIGHTS = {
     "trial": ("SELECT", "INSERT", "UPDATE"),
     "evaluation": ("SELECT", "INSERT", "DELETE"),
     "standing": ("SELECT", "INSERT", "DELETE"),
+    "standing_of_trials": ("SELECT",),
 }
 
 _MISSING_RIGHTS = """
