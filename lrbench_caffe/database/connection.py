@@ -49,22 +49,23 @@ def connect(dsn: str | None, read_only: bool = False) -> Connection:
     try:
         connection: Connection = psycopg2.connect(**dict(defaults, **options))
     except psycopg2.Error as error:
-        full_disk = None if dsn else server.full_disk()
-        raise InputError(
-            full_disk or "cannot use the database %s: %s" % (name, reason(error))
-        ) from error
+        raise _failure(dsn, "cannot use the database %s: %s" % (name, reason(error))) from error
     try:
         _prepare(connection, name, read_only)
     except psycopg2.Error as error:
         connection.close()
-        full_disk = None if dsn else server.full_disk(output=str(error))
-        raise InputError(
-            full_disk or "cannot create the schema in the database %s: %s" % (name, reason(error))
+        raise _failure(
+            dsn, "cannot create the schema in the database %s: %s" % (name, reason(error))
         ) from error
     except InputError:
         connection.close()
         raise
     return connection
+
+
+def _failure(dsn: str | None, problem: str) -> InputError:
+    """The error of a database that cannot be used; the private server's disk may be full."""
+    return InputError((None if dsn else server.full_disk(problem)) or problem)
 
 
 def _prepare(connection: Connection, name: str, read_only: bool) -> None:

@@ -118,20 +118,20 @@ def start() -> str:
     return _dsn(path)
 
 
-def full_disk(path: str | None = None, output: str = "") -> str | None:
-    """Return a sentence about the full disk of the private server, None if there is room.
+def full_disk(reason: str, path: str | None = None) -> str | None:
+    """Return a message about the full disk of the private server, None if there is room.
 
     Args:
+        reason: The message of PostgreSQL; it may say that a quota is used up.
         path: The server's folder; by default that of LRBench's home.
-        output: What PostgreSQL has reported; it may say that a quota is used up.
     """
     path = path or _folder_path()
     free = shutil.disk_usage(path).free
-    if free >= _MIN_FREE and not any(error in output for error in _FULL_DISK_ERRORS):
+    if free >= _MIN_FREE and not any(error in reason for error in _FULL_DISK_ERRORS):
         return None
     return (
         "not enough room on the disk for the private database in %s (%d MB are free): free 100 MB "
-        "or more, or set LRBENCH_HOME to a folder on another disk" % (path, free >> 20)
+        "or more, or set LRBENCH_HOME to a folder on another disk (%s)" % (path, free >> 20, reason)
     )
 
 
@@ -289,16 +289,14 @@ class _Folder:
                     with contextlib.suppress(OSError):
                         os.write(log.fileno(), output)
         except OSError as error:
-            raise InputError(
-                full_disk(self.path, error.strerror or "")
-                or "cannot run %s: %s" % (command[0], error.strerror)
-            ) from error
+            problem = "cannot run %s: %s" % (command[0], error.strerror)
+            raise InputError(full_disk(problem, self.path) or problem) from error
         if completed.returncode:
-            text = output.decode(errors="replace")
+            lines = output.decode(errors="replace").splitlines()
+            problem = "%s failed: %s" % (program, error_line(lines))
             raise InputError(
-                full_disk(self.path, text)
-                or "%s failed: %s; read %s/log, %s"
-                % (program, error_line(text.splitlines()), self.path, OTHER_SERVER)
+                full_disk(problem, self.path)
+                or "%s; read %s/log, %s" % (problem, self.path, OTHER_SERVER)
             )
 
 
@@ -412,10 +410,9 @@ def _create_missing_database(path: str) -> None:
                 cursor.execute("CREATE DATABASE %s" % DATABASE)
     except psycopg2.Error as error:
         if error.pgcode not in _CREATED_MEANWHILE:
+            problem = "cannot create the private database: " + " ".join(str(error).split())
             raise InputError(
-                full_disk(path, str(error))
-                or "cannot create the private database in %s: %s; read %s/log, %s"
-                % (path, " ".join(str(error).split()), path, OTHER_SERVER)
+                full_disk(problem, path) or "%s; read %s/log, %s" % (problem, path, OTHER_SERVER)
             ) from error
     finally:
         admin.close()
