@@ -140,8 +140,8 @@ def command_line() -> str:
         "## Exit status",
         "| status | meaning |\n| ---: | --- |\n"
         "| 0 | the command did what it was asked for |\n"
-        "| 1 | a training failed, or the database was lost while the command ran |\n"
-        "| 2 | the input is invalid, or the database cannot be reached at the start; the message "
+        "| 1 | a training failed, or the database does not have all measurements |\n"
+        "| 2 | the input is invalid, or the database cannot be used at the start; the message "
         "names what, where and what to do instead |\n"
         "| 130 | interrupted by Ctrl-C; what was measured is recorded |",
         "## Environment variables",

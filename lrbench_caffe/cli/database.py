@@ -77,7 +77,7 @@ def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
     from lrbench_caffe.display import console
 
     def print_note(note: str) -> None:
-        console.print_line(note, aside=True)
+        console.print_line("note: " + note, aside=True)
 
     with database.Store(dsn, on_note=None) as store:
         store.require_writing()

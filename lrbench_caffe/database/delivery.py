@@ -44,7 +44,7 @@ _LOOPBACK = re.compile(r" at (localhost|127\.[0-9.]+|::1), port [0-9,]+$")
 
 
 class WaitingJournal(NamedTuple):
-    """A journal whose program has ended.
+    """A journal that no program writes any more.
 
     Attributes:
         path: The file.
@@ -102,10 +102,12 @@ def deliver_waiting(
     Raises:
         DatabaseUnavailable: The connection was lost before anything was delivered.
     """
-    waiting = list(waiting_journals(paths))
-    own = [journal for journal in waiting if paths or _belongs_to(journal, store)]
-    others = [journal for journal in waiting if journal not in own]
-    own = [journal for journal in own if again or not _reason(journal.path)]
+    own, others = [], []
+    for journal in waiting_journals(paths):
+        if not (paths or _belongs_to(journal, store)):
+            others.append(journal)
+        elif again or not _is_refused_for_a_reason(journal.path):
+            own.append(journal)
     if not own:
         return Delivery(0, [], others, None)
     problem = store.writing_problem()
@@ -146,7 +148,7 @@ def _deliver_locked(
 
 
 def waiting_journals(paths: Sequence[str] = ()) -> Iterator[WaitingJournal]:
-    """Yield the journals whose programs have ended.
+    """Yield the journals that no program writes any more.
 
     Args:
         paths: The journals; by default those of the journal folder.
@@ -203,11 +205,10 @@ def _belongs_to(journal: WaitingJournal, store: Store) -> bool:
     return journal.trial is not None and bool(store.select(query, [journal.trial]))
 
 
-def _reason(path: str) -> str | None:
-    """The reason why the database has refused a journal, if it has."""
-    with contextlib.suppress(OSError), open(path + REASON, encoding="utf-8") as file:
-        return file.read().strip()
-    return None
+def _is_refused_for_a_reason(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return path.endswith(REFUSED) and os.path.getsize(path + REASON) > 0  # 0 on a full disk
+    return False
 
 
 @contextlib.contextmanager
@@ -249,7 +250,7 @@ def deliver(store: Store, file: JournalFile, on_note: Callable[[str], None]) -> 
         _deliver_end(store, file)
         with contextlib.suppress(FileNotFoundError):
             os.remove(file.path)
-        with contextlib.suppress(FileNotFoundError):
+        if _is_refused_for_a_reason(file.path):
             os.remove(file.path + REASON)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         # The database rejects a value (InputError is a ValueError), or this is not a journal.

@@ -235,7 +235,11 @@ class Store:
         connection = connect(self._dsn, read_only)
         self._connection: Connection | None = connection
         self.where = display_name(connection.get_dsn_parameters())
-        self.identity = identity(connection, self.where)
+        try:
+            self.identity = identity(connection, self.where)
+        except InputError:
+            connection.close()
+            raise
         if on_note is not None:
             with contextlib.suppress(DatabaseUnavailable):  # the next call raises it again
                 delivery.deliver_waiting(self, on_note)
