@@ -140,9 +140,9 @@ def command_line() -> str:
         "## Exit status",
         "| status | meaning |\n| ---: | --- |\n"
         "| 0 | the command did what it was asked for |\n"
-        "| 1 | a training failed, the database was lost while the command ran, or the output could "
+        "| 1 | a training failed, the database does not have all measurements, or the output could "
         "not be written |\n"
-        "| 2 | the input is invalid, or the database cannot be reached at the start; the message "
+        "| 2 | the input is invalid, or the database cannot be used at the start; the message "
         "names what, where and what to do instead |\n"
         "| 130 | interrupted by Ctrl-C or a signal to terminate; what was measured is recorded |",
         "## Environment variables",

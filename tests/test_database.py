@@ -40,8 +40,16 @@ psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2")
 from conftest import ROOT, new_database_on, private_home  # noqa: E402
 
 from lrbench_caffe import database  # noqa: E402
-from lrbench_caffe.database import Store, schema, server, standings, studies  # noqa: E402
+from lrbench_caffe.database import (  # noqa: E402
+    Store,
+    programs,
+    schema,
+    server,
+    standings,
+    studies,
+)
 from lrbench_caffe.database.columns import EVALUATION_COLUMNS, sql_type  # noqa: E402
+from lrbench_caffe.database.store import NEEDED_RIGHTS  # noqa: E402
 from lrbench_caffe.errors import DatabaseUnavailable  # noqa: E402
 from lrbench_caffe.study.stop import Stop  # noqa: E402
 
@@ -441,6 +449,119 @@ def test_an_unavailable_database_raises_its_own_error_and_may_return(
     assert store.trial(trial.id).rows == (FIRST,)
 
 
+def test_a_new_connection_to_another_database_is_refused(store, new_database, private_server):
+    """A tunnel or a name may lead to another database later."""
+    trial = record(store, new_trial())
+    name = new_database.split("dbname=")[-1]
+    with new_database_on(private_server) as another:
+        Store(another).close()
+        other = another.split("dbname=")[-1]
+        admin = psycopg2.connect(private_server)
+        admin.autocommit = True
+        cursor = admin.cursor()
+
+        def swap(*renames):
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test_%'"
+            )
+            for old, new in renames:
+                cursor.execute("ALTER DATABASE %s RENAME TO %s" % (old, new))
+
+        swap((name, "test_aside"), (other, name))
+        with pytest.raises(DatabaseUnavailable, match="is not the one that it was before"):
+            store.add(trial.id, FIRST)
+        swap((name, other), ("test_aside", name))
+        admin.close()
+        store.add(trial.id, FIRST)
+        assert store.trial(trial.id).rows == (FIRST,)
+
+
+@pytest.fixture
+def user(new_database):
+    """A user without rights: the address, and a function that runs statements about the user."""
+    Store(new_database).close()
+    name = "user_" + uuid.uuid4().hex
+    query(new_database, "CREATE ROLE %s LOGIN" % name)
+    yield new_database + " user=" + name, lambda text: query(new_database, text + " " + name)
+    query(new_database, "DROP OWNED BY %s" % name)
+    query(new_database, "DROP ROLE %s" % name)
+
+
+def test_each_right_that_recording_takes_is_checked(user):
+    """With these rights and no others, trials can be recorded."""
+    address, execute = user
+    execute("GRANT SELECT ON schema_version, origin TO")
+    for table, rights in NEEDED_RIGHTS.items():
+        execute("GRANT %s ON %s TO" % (", ".join(rights), table))
+    with Store(address) as store:
+        assert store.writing_problem() is None
+        trial = record(store, new_trial(rows=(FIRST,)).ended_as(FINISHED, STARTED + 9))
+        store.begin(dataclasses.replace(trial, attempt=2, resumed_at=0))
+        store.end(trial.id, FINISHED, STARTED + 20, attempt=2)
+        for table, rights in NEEDED_RIGHTS.items():
+            for right in rights:
+                execute("REVOKE %s ON %s FROM" % (right, table))
+                assert "lacks rights (%s on %s)" % (right, table) in store.writing_problem()
+                execute("GRANT %s ON %s TO" % (right, table))
+
+
+def test_a_user_who_may_not_write_reads_but_does_not_record(user):
+    address, execute = user
+    execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO")
+    with Store(address) as store:
+        assert store.trials() == []
+        with pytest.raises(DatabaseUnavailable, match="not allow this user .* permission denied"):
+            store.begin(new_trial())
+    with pytest.raises(InputError, match=r"cannot record trainings: .* lacks rights .* with --dsn"):
+        database.Recorder(address)
+
+
+def test_a_server_whose_transactions_only_read_is_reported(store, new_database):
+    name = new_database.split("dbname=")[-1]
+    query(new_database, "ALTER DATABASE %s SET default_transaction_read_only = on" % name)
+    with Store(new_database) as reader:
+        assert reader.trials() == []
+    with pytest.raises(InputError, match="only read .default_transaction_read_only is on"):
+        database.Recorder(new_database)
+
+
+@pytest.mark.long
+def test_a_standby_is_read_and_not_recorded_in(store, private_server):
+    trial = record(store, new_trial())
+    folder = Path(server.status().folder)
+    standby = folder / "standby"
+    backup = programs.find_program("pg_basebackup", str(folder))
+    subprocess.run(
+        [backup, "-h", str(folder), "-U", "lrbench", "-D", str(standby), "-R", "-c", "fast"],
+        check=True,
+    )
+    with server._open_folder(str(folder)) as opened:
+        owner = folder.stat()
+        for path in [standby, *standby.rglob("*")]:
+            os.chown(str(path), owner.st_uid, owner.st_gid)
+        postgres = [programs.find_program("postgres", str(folder)), "-D", opened.inside("standby")]
+        settings = dict(server._SETTINGS, port="5433", unix_socket_directories=opened.inside())
+        postgres += ["--%s=%s" % setting for setting in settings.items()]
+        running = subprocess.Popen(
+            [*opened.command_prefix, *postgres], cwd="/", pass_fds=[opened.descriptor]
+        )
+    try:
+        address = store._dsn.replace("port=5432", "port=5433")
+        while True:
+            try:
+                with Store(address) as reader:
+                    assert reader.trials() == [trial]
+                break
+            except (InputError, DatabaseUnavailable):  # it still starts
+                assert running.poll() is None
+        with pytest.raises(InputError, match="the server is a standby"):
+            database.Recorder(address)
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.wait()
+        shutil.rmtree(str(standby))
+
+
 def test_the_private_server_is_started_on_demand_and_after_a_crash(private_server, monkeypatch):
     monkeypatch.delenv("LRBENCH_DSN", raising=False)
     with Store() as store:
@@ -527,6 +648,28 @@ def test_tables_of_another_program_are_left_alone(new_database):
     with pytest.raises(InputError, match='cannot create the schema .*"trial" already exists'):
         Store(new_database)
     assert query(new_database, "SELECT to_regclass('policy')") == [(None,)]
+
+
+@pytest.mark.parametrize(
+    "statements, problem",
+    [
+        ("CREATE TABLE schema_version (version text)", "already exists"),
+        (
+            "CREATE TABLE schema_version (version text); INSERT INTO schema_version VALUES ('1.2')",
+            "invalid input syntax",
+        ),
+    ],
+)
+def test_a_table_of_versions_of_another_program_is_reported(new_database, statements, problem):
+    query(new_database, statements)
+    with pytest.raises(InputError, match="cannot create the schema .*" + problem):
+        Store(new_database)
+
+
+def test_a_database_without_its_own_id_is_reported(store, new_database):
+    query(new_database, "DELETE FROM origin")
+    with pytest.raises(InputError, match="its table origin has lost the row with here = true"):
+        Store(new_database)
 
 
 def test_a_database_newer_than_the_program_is_rejected(new_database):

@@ -5,7 +5,6 @@ They arrive in the database exactly once.
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -14,8 +13,9 @@ import threading
 import time
 import uuid
 
+import nets
 import pytest
-from conftest import ROOT
+from conftest import ROOT, needs_caffe
 
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.paths import home
@@ -24,7 +24,12 @@ from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, 
 pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
+import psycopg2
+
 from lrbench_caffe import database
+from lrbench_caffe.database import delivery
+from lrbench_caffe.database.journal import Journal
+from lrbench_caffe.database.journal_file import JournalFile, encode
 
 
 def new_trial():
@@ -116,7 +121,7 @@ def test_a_training_does_not_wait_for_a_stopped_server_which_gets_everything_lat
             database.server.start()
         assert (
             "trainings continue" in notes[0]
-            and "cannot be reached" in notes[1]
+            and "events wait in" in notes[1]
             and journals() == [trial.id + "-1.jsonl"]
         )
     with database.Recorder(dsn):
@@ -227,16 +232,161 @@ def test_a_trial_resumed_on_another_worker_replaces_the_rows_after_its_snapshot(
     )
 
 
-def test_a_journal_is_delivered_only_to_its_own_database(dsn):
-    path = os.path.join(home(), "journal", new_trial().id + "-1.jsonl")
-    with open(path, "w") as file:
-        file.write(json.dumps(["database", "another at somewhere, port 5432"]) + "\n")
-    with database.Recorder(dsn):
-        assert os.path.exists(path)
+def execute(dsn, statement):
+    connection = psycopg2.connect(dsn)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()
+
+
+def leave_journal(dsn, header=None, trial=None):
+    """Leave the journal of a finished trial behind, as a program without its database does."""
+    trial = trial or new_trial()
+    with database.Store(dsn, on_note=None) as store:
+        identity, name = store.identity, store.where
+    path = os.path.join(home(), "journal", trial.id + "-1.jsonl")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    journal = Journal(lambda _: JournalFile(path), 0, identity, name)
+    journal.on_event("begin", trial)
+    journal.on_event("row", new_row(0))
+    journal.on_event("end", trial.ended_as("finished", 1e9 + 5))
+    if header is not None:
+        with open(path) as file:
+            lines = file.read().split("\n", 1)
+        with open(path, "w") as file:
+            file.write(encode("database", header).decode() + lines[1])
+    return trial, path
+
+
+def waiting_notes(dsn, **options):
+    notes = []
+    database.Store(dsn, on_note=notes.append, **options).close()
+    return notes
+
+
+def test_a_journal_finds_its_database_under_any_address(dsn):
+    trial, _ = leave_journal(dsn)
+    other_address = dsn.replace("/postgresql'", "/postgresql/.'")
+    (note,) = waiting_notes(other_address)
+    assert "3 events that waited in" in note and journals() == []
+    assert stored(dsn, trial).rows == (new_row(0),) and stored(dsn, trial).state == "finished"
+
+
+def test_a_journal_does_not_go_to_another_database_under_the_same_address(dsn):
+    with database.Store(dsn) as store:
+        another = {"id": str(uuid.uuid4()), "name": store.where}
+    trial, path = leave_journal(dsn, another)
+    assert waiting_notes(dsn) == [] and os.path.exists(path)
+    with database.Store(dsn) as store:
+        result = delivery.deliver_waiting(store, print)
+        assert [journal.path for journal in result.others] == [path] and result.events == 0
+        named = delivery.deliver_waiting(store, print, [path])
+    assert named.events == 3 and stored(dsn, trial).state == "finished" and journals() == []
+
+
+def test_a_journal_of_an_earlier_version_is_delivered_where_its_database_is_certain(dsn):
+    with database.Store(dsn, on_note=None) as store:
+        same_address, _ = leave_journal(dsn, store.where)
+        begun, _ = leave_journal(dsn, "lrbench at localhost, port 5599")
+        store.begin(begun)
+        unknown, path = leave_journal(dsn, "lrbench at localhost, port 5599")
+    waiting_notes(dsn)
+    assert stored(dsn, same_address).state == stored(dsn, begun).state == "finished"
+    assert stored_or_none(dsn, unknown) is None and os.path.exists(path)
+    with database.Store(dsn) as store:
+        store.where = "lrbench at localhost, port 5599"  # perhaps a tunnel to another database
+        assert [j.path for j in delivery.deliver_waiting(store, print).others] == [path]
     os.remove(path)
 
 
-def test_a_rejected_journal_is_set_aside_and_does_not_delay_others(dsn):
+@pytest.mark.parametrize("command", [["rank"], ["study", "list"], ["db", "shell"]])
+def test_every_command_that_opens_the_database_delivers(lrbench, dsn, tmp_path, command):
+    trial, _ = leave_journal(dsn)
+    done = lrbench(*command, cwd=str(tmp_path), stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and "3 events that waited" in done.stderr
+    assert stored(dsn, trial).state == "finished" and journals() == []
+
+
+def test_a_command_that_only_reads_reports_what_waits(lrbench, dsn, tmp_path):
+    trial, path = leave_journal(dsn)
+    done = lrbench("db", "export", tmp_path / "export.jsonl")
+    assert done.returncode == 0 and "1 journals in" in done.stderr
+    assert "only reads; `lrbench db deliver` delivers them" in done.stderr and os.path.exists(path)
+    assert "waiting 1 journals" in lrbench("db", "status").stdout
+    delivered = lrbench("db", "deliver")
+    assert delivered.returncode == 0 and journals() == []
+    assert "3 events delivered, 0 journals refused" in delivered.stdout
+    assert stored(dsn, trial).state == "finished"
+    wrong = lrbench("db", "deliver", tmp_path / "export.jsonl")
+    assert wrong.returncode == 2 and "is not a journal" in wrong.stderr
+
+
+@pytest.fixture
+def limited_user(database):
+    """A user of a new database who may record: the address, the name, and the owner's address."""
+    from lrbench_caffe.database.store import NEEDED_RIGHTS, Store
+
+    Store(database).close()
+    name = "user_" + uuid.uuid4().hex
+    execute(
+        database,
+        "CREATE ROLE %s LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO %s" % (name, name),
+    )
+    for table, rights in NEEDED_RIGHTS.items():
+        execute(database, "GRANT %s ON %s TO %s" % (", ".join(rights), table, name))
+    yield database + " user=" + name, name, database
+    execute(database, "DROP OWNED BY %s; DROP ROLE %s" % (name, name))
+
+
+def test_a_right_that_is_lost_during_a_training_costs_no_rows(limited_user, quick_retry):
+    address, user, owner = limited_user
+    trial, notes = new_trial(), []
+    with database.Recorder(address, notes.append) as recorder:
+        journal = record(recorder, trial, [0], end=None)
+        wait_until(lambda: stored_or_none(owner, trial) and stored(owner, trial).rows)
+        execute(owner, "REVOKE INSERT ON evaluation FROM " + user)
+        journal.on_event("row", new_row(1))
+        wait_until(lambda: notes)
+        execute(owner, "GRANT INSERT ON evaluation TO " + user)
+        wait_until(lambda: len(stored(owner, trial).rows) == 2)
+        execute(owner, "REVOKE INSERT ON evaluation FROM " + user)
+        journal.on_event("row", new_row(2))
+        journal.on_event("end", trial.ended_as("finished", 1e9 + 5))
+    path = os.path.join(home(), "journal", trial.id + "-1.jsonl")
+    assert "permission denied for table evaluation; trainings continue" in notes[0]
+    assert "is back" in notes[1] and "2 events wait in" in notes[-1]
+    assert path in database.undelivered() and journals() == [os.path.basename(path)]
+    (reported,) = waiting_notes(address)
+    assert "1 journals" in reported and "lacks rights (INSERT on evaluation)" in reported
+    execute(owner, "GRANT INSERT ON evaluation TO " + user)
+    waiting_notes(address)
+    assert path not in database.undelivered() and journals() == []
+    assert stored(owner, trial).rows == tuple(map(new_row, range(3)))
+    assert stored(owner, trial).state == "finished"
+
+
+@needs_caffe
+def test_a_command_that_could_not_record_everything_ends_with_status_1(
+    lrbench, limited_user, digits, tmp_path
+):
+    """Row level security refuses the rows of a user who has all rights on the table."""
+    address, _, owner = limited_user
+    execute(owner, "ALTER TABLE evaluation ENABLE ROW LEVEL SECURITY")
+    solver = nets.write(tmp_path, nets.solver(max_iter=2, test_interval=2))
+    done = lrbench("train", solver, "--data", digits, "--dsn", address)
+    assert done.returncode == 1 and "row-level security" in done.stdout + done.stderr
+    assert "1 trainings are not in the database yet" in done.stderr
+    refused = lrbench("db", "deliver", "--dsn", address)
+    assert refused.returncode == 1 and "row-level security" in refused.stderr
+    execute(owner, "ALTER TABLE evaluation DISABLE ROW LEVEL SECURITY")
+    delivered = lrbench("db", "deliver", "--dsn", address)
+    assert delivered.returncode == 0 and journals() == []
+    with database.Store(owner) as store:
+        ((state, rows),) = [(trial.state, len(trial.rows)) for trial in store.trials()]
+    assert state == "finished" and rows == 2
+
+
+def test_a_rejected_journal_is_set_aside_with_the_reason_and_does_not_delay_others(dsn):
     trial, other, notes = (
         dataclasses.replace(new_trial(), policy="x", function="y" * 1000),
         new_trial(),
@@ -245,17 +395,55 @@ def test_a_rejected_journal_is_set_aside_and_does_not_delay_others(dsn):
     with database.Recorder(dsn, notes.append) as recorder:
         record(recorder, trial, [0])
         record(recorder, other, [0])
-    assert journals() == [trial.id + "-1.jsonl.refused"] and stored(dsn, other).state == "finished"
+    path = os.path.join(home(), "journal", trial.id + "-1.jsonl.refused")
+    assert sorted(journals()) == [os.path.basename(path), os.path.basename(path) + ".txt"]
+    assert stored(dsn, other).state == "finished" and database.undelivered()[-1] == path
     assert len(notes) == 1 and "rejects a value" in notes[0] and notes[0].endswith(".refused")
+    with open(path + ".txt") as reason:
+        assert reason.read().strip() in notes[0]
     with database.Recorder(dsn, notes.append):
         assert len(notes) == 1
-    os.remove(os.path.join(home(), "journal", trial.id + "-1.jsonl.refused"))
+    with database.Store(dsn) as store:
+        again = delivery.deliver_waiting(store, notes.append, again=True)
+    assert len(again.refused) == 1 and os.path.exists(path) and len(notes) == 2
+    for name in journals():
+        os.remove(os.path.join(home(), "journal", name))
+
+
+def test_a_refused_journal_is_delivered_when_the_cause_is_gone(dsn):
+    """Earlier versions refused journals of users without rights, and wrote no reason."""
+    first, path = leave_journal(dsn)
+    os.rename(path, path + ".refused")
+    second, path = leave_journal(dsn)
+    os.rename(path, path + ".refused")
+    with open(path + ".refused.txt", "w") as reason:
+        reason.write("a trigger")
+    waiting_notes(dsn)
+    assert stored(dsn, first).state == "finished" and stored_or_none(dsn, second) is None
+    with database.Store(dsn) as store:
+        assert delivery.deliver_waiting(store, print, again=True).events == 3
+    assert stored(dsn, second).state == "finished" and journals() == []
+
+
+def test_an_end_that_another_program_has_delivered_is_kept(dsn):
+    """The journal of a trial that has ended is not locked while it waits for the database."""
+    trial = new_trial()
+    path = os.path.join(home(), "journal", trial.id + "-1.jsonl")
+    with database.Store(dsn) as store:
+        file = JournalFile(path)
+        journal = Journal(lambda _: file, 0, store.identity, store.where)
+        journal.on_event("begin", trial)
+        assert not delivery.deliver(store, file, print)
+        journal.on_event("end", trial.ended_as("finished", 1e9 + 5))
+        waiting_notes(dsn)
+        assert delivery.deliver(store, file, print)
+        assert store.trial(trial.id).state == "finished" and journals() == []
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 5])
 def test_a_full_disk_fails_the_trial_and_keeps_its_measurements(room, dsn, small_disk, monkeypatch):
     """The journal is on a small filesystem, filled except for `room` blocks."""
-    monkeypatch.setattr("lrbench_caffe.database.journal.home", lambda: str(small_disk))
+    monkeypatch.setenv("LRBENCH_HOME", str(small_disk))
     trial, verdict, measured = new_trial(), None, []
     with database.Recorder(dsn) as recorder:
         with open(str(small_disk / "filler"), "wb", buffering=0) as filler:

@@ -1,5 +1,7 @@
 """The private PostgreSQL server: real servers in temporary folders."""
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import pwd
@@ -190,6 +192,73 @@ def test_data_of_another_postgresql_version_is_reported_and_left_alone(home):
         server.start()
     assert [path.name for path in data.iterdir()] == ["PG_VERSION"]
     shutil.rmtree(str(data))
+
+
+def test_data_that_is_not_a_cluster_is_reported_and_left_alone(home):
+    data = home / "postgresql/data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("")  # as a full disk leaves it
+    with pytest.raises(InputError, match="data is not the data of a PostgreSQL server: move it"):
+        server.start()
+    assert [path.name for path in data.iterdir()] == ["PG_VERSION"]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_cluster_without_its_database_is_completed(used_home, running):
+    """Earlier versions made such clusters on a full disk."""
+    admin = psycopg2.connect(server.start() + " dbname=postgres")
+    admin.autocommit = True
+    with admin.cursor() as cursor:
+        cursor.execute("DROP DATABASE lrbench")
+    admin.close()
+    if not running:
+        server.stop()
+    assert select(server.start(), "SELECT current_database()") == "lrbench"
+
+
+def test_a_full_disk_at_the_first_start_leaves_nothing_behind(home):
+    """There is room for the cluster, but not for the database in it."""
+    with _disk(home / "small", "42m") as (folder, resize):
+        os.environ["LRBENCH_HOME"] = str(folder / "home")
+        with pytest.raises(
+            InputError, match=r"not enough room .* \(\d+ MB are free\): free 100 MB"
+        ):
+            server.start()
+        assert not server.status().running and server.status().version is None
+        assert not (folder / "home/postgresql/unfinished").exists()
+        resize("300m")
+        try:
+            assert select(server.start(), "SELECT current_database()") == "lrbench"
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def _disk(folder, size):
+    """A filesystem of this size in memory, and a function that changes the size."""
+    libc, MS_REMOUNT, MNT_DETACH = ctypes.CDLL(None, use_errno=True), 32, 2
+
+    def mount(size, flags):
+        options = b"size=" + size.encode()
+        return libc.mount(b"tmpfs", os.fsencode(str(folder)), b"tmpfs", flags, options)
+
+    folder.mkdir()
+    if mount(size, 0):
+        pytest.skip("needs a small filesystem, which only root can mount")
+    folder.chmod(0o755)
+    try:
+        yield folder, lambda size: mount(size, MS_REMOUNT)
+    finally:
+        assert libc.umount2(os.fsencode(str(folder)), MNT_DETACH) == 0
+
+
+def test_a_program_that_does_not_run_is_left_out(tmp_path, monkeypatch):
+    for name in ("pg_ctl", "initdb"):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not programs.find_program("initdb", "a test's folder").startswith(str(tmp_path))
 
 
 def test_the_error_of_a_server_that_cannot_start_has_the_reason(used_home):

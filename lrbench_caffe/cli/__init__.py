@@ -46,7 +46,9 @@ class _Commands(click.Group):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _InterruptHandler())
         try:
-            return super().invoke(context)
+            result = super().invoke(context)
+            _check_recorded()
+            return result
         except InputError as error:
             _exit(error, INVALID_INPUT)
         except (TrialError, DatabaseUnavailable) as error:
@@ -79,6 +81,17 @@ class _Commands(click.Group):
 
 def _output_error(error: OSError) -> str:
     return "cannot write the output (%s)" % (error.strerror or error)
+
+
+def _check_recorded() -> None:
+    """Check that the database has everything that this command measured."""
+    database = sys.modules.get("lrbench_caffe.database")
+    journals = database.undelivered() if database else []
+    if journals:
+        raise DatabaseUnavailable(
+            "%d trainings are not in the database yet: %s; `lrbench db deliver` delivers them, or "
+            "prints the reason" % (len(journals), os.path.dirname(journals[0]))
+        )
 
 
 def _exit(message: object, status: int) -> NoReturn:

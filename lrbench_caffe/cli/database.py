@@ -1,4 +1,4 @@
-"""Commands for the policy database: db status, start, stop, shell, export and import."""
+"""Commands for the policy database: db status, start, stop, shell, deliver, export and import."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import click
 
 from lrbench_caffe.cli.options import Filters, database_option, trial_filters
 from lrbench_caffe.cli.output import print_written
+from lrbench_caffe.errors import DatabaseUnavailable
 
 
 @click.group()
@@ -20,7 +21,7 @@ def db() -> None:
 @db.command()
 def status() -> None:
     """Show whether the private server runs, and where."""
-    from lrbench_caffe.database import server
+    from lrbench_caffe.database import delivery, server
 
     private = server.status()
     click.echo("running" if private.running else "not running")
@@ -28,6 +29,9 @@ def status() -> None:
     click.echo("version %s" % (private.version or "- (no data yet)"))
     click.echo("log     %s" % private.log)
     click.echo("DSN     %s" % private.dsn)
+    waiting = len(list(delivery.waiting_journals()))
+    if waiting:
+        click.echo("waiting %d journals: `lrbench db deliver` delivers them" % waiting)
 
 
 @db.command()
@@ -59,6 +63,35 @@ def shell(dsn: str | None) -> None:
 
     command = database.shell_command(dsn)
     os.execv(command[0], command)
+
+
+@db.command()
+@click.argument("journals", nargs=-1, metavar="[JOURNAL]...")
+@database_option
+def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
+    """Deliver measurements that wait in journals to the database.
+
+    Without arguments, these are the journals that belong to this database, those that it has
+    refused before included. A JOURNAL that is named is delivered to this database in any case.
+    """
+    from lrbench_caffe import database
+    from lrbench_caffe.display import console
+
+    def print_note(note: str) -> None:
+        console.print_line("note: " + note, aside=True)
+
+    with database.Store(dsn, on_note=None) as store:
+        store.require_writing()
+        delivery = database.delivery.deliver_waiting(store, print_note, journals, again=True)
+    for journal in delivery.others:
+        reason = "recorded for %s" % journal.name if journal.name else "not a journal"
+        console.print_line("not delivered: %s (%s)" % (journal.path, reason))
+    console.print_line(
+        "%d events delivered, %d journals refused, %d left for other databases"
+        % (delivery.events, len(delivery.refused), len(delivery.others))
+    )
+    if delivery.problem or delivery.refused:
+        raise DatabaseUnavailable(delivery.problem or "the database refuses journals")
 
 
 @db.command("export")

@@ -2,6 +2,7 @@
 
 A training records its trial with a :class:`Recorder`, which writes every event to a journal on the
 local disk and delivers it to PostgreSQL from a thread. A :class:`Store` reads and writes trials.
+:mod:`~lrbench_caffe.database.delivery` finds the journals that wait for a database,
 :mod:`~lrbench_caffe.database.studies` keeps lists of trials under a name,
 :mod:`~lrbench_caffe.database.standings` reads how policies did over their seeds, and
 :mod:`~lrbench_caffe.database.exchange` exports and imports trials.
@@ -12,10 +13,11 @@ server for the user.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import DatabaseUnavailable, InputError
 
 try:
     import psycopg2  # noqa: F401  (checked here, before the modules below import it)
@@ -25,15 +27,26 @@ except ImportError as error:
         "install python3-psycopg2 or psycopg2-binary" % error
     ) from error
 
-from lrbench_caffe.database import selection, server, studies
-from lrbench_caffe.database.journal import Recorder
+from lrbench_caffe.database import delivery, selection, server, studies
+from lrbench_caffe.database.journal import Recorder, undelivered
 from lrbench_caffe.database.store import Store
 
-__all__ = ["Recorder", "Store", "selection", "server", "shell_command", "studies"]
+__all__ = [
+    "Recorder",
+    "Store",
+    "delivery",
+    "selection",
+    "server",
+    "shell_command",
+    "studies",
+    "undelivered",
+]
 
 
 def shell_command(dsn: str | None = None) -> list[str]:
     """Return the psql command line that opens the database.
+
+    Journals that wait for the database are delivered first.
 
     Args:
         dsn: The connection string of the database. Without it, ``LRBENCH_DSN`` names the
@@ -46,6 +59,10 @@ def shell_command(dsn: str | None = None) -> list[str]:
         InputError: PostgreSQL's programs are not installed, or the private server does not start.
     """
     dsn = dsn or os.environ.get("LRBENCH_DSN")
+    if any(delivery.waiting_journals()):
+        # psql may be what repairs a database that cannot be used.
+        with contextlib.suppress(InputError, DatabaseUnavailable):
+            Store(dsn).close()
     if dsn:
         return [shutil.which("psql") or server.psql(), dsn]
     return [server.psql(), server.start()]

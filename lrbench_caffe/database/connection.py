@@ -49,18 +49,23 @@ def connect(dsn: str | None, read_only: bool = False) -> Connection:
     try:
         connection: Connection = psycopg2.connect(**dict(defaults, **options))
     except psycopg2.Error as error:
-        raise InputError("cannot use the database %s: %s" % (name, reason(error))) from error
+        raise _failure(dsn, "cannot use the database %s: %s" % (name, reason(error))) from error
     try:
         _prepare(connection, name, read_only)
     except psycopg2.Error as error:
         connection.close()
-        raise InputError(
-            "cannot create the schema in the database %s: %s" % (name, reason(error))
+        raise _failure(
+            dsn, "cannot create the schema in the database %s: %s" % (name, reason(error))
         ) from error
     except InputError:
         connection.close()
         raise
     return connection
+
+
+def _failure(dsn: str | None, problem: str) -> InputError:
+    """The error of a database that cannot be used; the private server's disk may be full."""
+    return InputError((None if dsn else server.full_disk(problem)) or problem)
 
 
 def _prepare(connection: Connection, name: str, read_only: bool) -> None:
@@ -74,7 +79,33 @@ def _prepare(connection: Connection, name: str, read_only: bool) -> None:
             % (name, *version)
         )
     schema.upgrade(connection)
-    connection.set_session(readonly=read_only)
+    if read_only:  # otherwise the server's own default is kept
+        connection.set_session(readonly=True)
+
+
+def identity(connection: Connection, name: str) -> str:
+    """Return a database's own UUID, which it was given together with its tables.
+
+    Args:
+        connection: A connection with the newest schema.
+        name: The database's name for messages.
+
+    Raises:
+        InputError: The database does not have it, or the user may not read it.
+    """
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SELECT database::text FROM origin WHERE here")
+            row = cursor.fetchone()
+    except psycopg2.Error as error:
+        raise InputError("cannot read the database %s: %s" % (name, reason(error))) from error
+    if row is None:
+        raise InputError(
+            "the database %s is damaged: its table origin has lost the row with here = true; "
+            "restore it from a backup, or use another database" % name
+        )
+    uuid: str = row[0]
+    return uuid
 
 
 def display_name(options: dict[str, Any]) -> str:

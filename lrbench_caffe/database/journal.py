@@ -10,11 +10,11 @@ How a row travels from the training to PostgreSQL:
    :class:`~lrbench_caffe.database.store.Store`, which commits it.
 4. When the database has the trial's end, the journal is removed.
 
-No training waits for the database. During an outage the thread tries again every
-``RETRY_SECONDS``, and the events wait in the journals. If the program ends before the database is
-back, the journals remain. The next Recorder for the same database delivers every journal that is
-not locked: its program has ended. If such a journal has no end, its trial is recorded as
-interrupted at the time of its last event.
+No training waits for the database. While the database cannot record anything, because it does not
+answer or the user has lost the right to write, the thread tries again every ``RETRY_SECONDS``, and
+the events wait in the journals. If the program ends before that, the journals remain, and
+:mod:`~lrbench_caffe.database.delivery` delivers them when the database is opened the next time. If
+such a journal has no end, its trial is recorded as interrupted at the time of its last event.
 
 What is guaranteed:
 
@@ -22,7 +22,8 @@ What is guaranteed:
   or of the connection. A line that a crash has torn was never accepted; it is left out.
 - Each row is stored once, because repeating a delivery does no harm.
 - Rows arrive in the order in which they were measured.
-- A journal that the database rejects does not hold up the others: it is kept as ``*.refused``.
+- A journal that the database rejects does not hold up the others: it is kept as ``*.refused``,
+  with the reason.
 - On a full disk, the trial ends as failed. The events without room stay in memory and are
   delivered from there. They are lost only if there is still no room at the end of the trial, and
   the database is unavailable until the program ends.
@@ -30,39 +31,41 @@ What is guaranteed:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import glob
-import json
 import os
 import tempfile
 import threading
-from itertools import groupby
-from typing import Any, Callable, Sequence
+from typing import Any, Callable
 
-from lrbench_caffe.database.journal_file import Event, JournalFile, encode
+from lrbench_caffe.database.delivery import REFUSED, deliver
+from lrbench_caffe.database.journal_file import ENDING, JournalFile, folder
 from lrbench_caffe.database.store import Store
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
-from lrbench_caffe.paths import home
-from lrbench_caffe.trial import FAILED, INTERRUPTED, Evaluation, Trial, from_dict, to_dict
+from lrbench_caffe.trial import FAILED, Trial, to_dict
 
 RETRY_SECONDS = 10  # between two attempts to reach a database that is unavailable
-_INTERRUPTED_ERROR = "the program that recorded it ended before the trial did"
+_left_behind: set[str] = set()  # the journals that Recorders of this program could not deliver
+
+
+def undelivered() -> list[str]:
+    """Return the journals of this program that are not in the database, those refused included."""
+    paths = (path for journal in _left_behind for path in (journal, journal + REFUSED))
+    return sorted(path for path in paths if os.path.exists(path))
 
 
 class Recorder:
     """Records any number of trials at a time; a context manager.
 
-    It owns the folder of the journals and the thread that delivers them. On leaving the context,
-    everything has been delivered, unless the database is unavailable.
+    It owns the thread that delivers their journals. On leaving the context, everything has been
+    delivered, unless the database cannot record it now or rejects a value.
 
     Args:
         dsn: The database, as for :class:`~lrbench_caffe.database.store.Store`.
         on_note: Called with each message for the user, from any thread.
 
     Raises:
-        InputError: The database or the folder of the journals cannot be used.
+        InputError: The database or the folder of the journals cannot be used, or the user may not
+            write to the database.
 
     Example:
         >>> with Recorder() as recorder:
@@ -75,7 +78,7 @@ class Recorder:
     def __init__(
         self, dsn: str | None = None, on_note: Callable[[str], None] = lambda note: None
     ) -> None:
-        self._folder = os.path.join(home(), "journal")
+        self._folder = folder()
         try:
             os.makedirs(self._folder, exist_ok=True)
             tempfile.TemporaryFile(dir=self._folder).close()
@@ -84,13 +87,17 @@ class Recorder:
                 "the journal's folder %s cannot be written (%s): set LRBENCH_HOME to another folder"
                 % (self._folder, error.strerror)
             ) from None
-        self._store = Store(dsn)
+        self._store = Store(dsn, on_note=on_note)
+        try:
+            self._store.require_writing()
+        except BaseException:
+            self._store.close()
+            raise
         self._on_note = on_note
-        self._unavailable = False
+        self._problem: str | None = None  # why nothing can be delivered now
         self._files: list[JournalFile] = []
         self._lock = threading.Lock()  # guards _files
         self._work, self._closing = threading.Event(), threading.Event()
-        self._deliver_leftovers()
         self._thread = threading.Thread(target=self._deliver_until_closed, name="journal")
         self._thread.daemon = True
         self._thread.start()
@@ -104,12 +111,18 @@ class Recorder:
         self._closing.set()
         self._work.set()
         self._thread.join()
-        waiting = sum(file.undelivered_events() for file in self._open_files())
+        files = self._open_files()
+        _left_behind.update(file.path for file in files)
+        lost = sum(len(file.unwritten) for file in files)
+        waiting = sum(file.undelivered_events() for file in files) - lost
+        problem = self._problem or "the database %s does not have all events" % self._store.where
         if waiting:
             self._on_note(
-                "the database %s cannot be reached: %d events wait in %s, and are delivered when "
-                "lrbench next uses this database" % (self._store.where, waiting, self._folder)
+                "%s; %d events wait in %s, and are delivered when lrbench next uses this database"
+                % (problem, waiting, self._folder)
             )
+        if lost:
+            self._on_note("%s; %d events are lost, because the disk is full" % (problem, lost))
         self._store.close()
 
     def journal(self, attempts: int = 0) -> Journal:
@@ -118,10 +131,10 @@ class Recorder:
         Args:
             attempts: How many attempts at this trial the database has.
         """
-        return Journal(self._new_file, attempts, self._store.where)
+        return Journal(self._new_file, attempts, self._store.identity, self._store.where)
 
     def _new_file(self, trial: Trial) -> JournalFile:
-        name = "%s-%d.jsonl" % (trial.id, trial.attempt)
+        name = "%s-%d%s" % (trial.id, trial.attempt, ENDING)
         file = JournalFile(os.path.join(self._folder, name), self._work.set)
         with self._lock:
             self._files.append(file)
@@ -142,99 +155,27 @@ class Recorder:
         self._deliver_all()
 
     def _deliver_all(self) -> bool:
-        """Deliver what is new in all journals; return whether the database was available."""
+        """Deliver what is new in all journals; return whether the database could record it."""
         try:
             for file in self._open_files():
-                if self._deliver(file):
+                path = file.path
+                if deliver(self._store, file, self._on_note):
                     with self._lock:
                         self._files.remove(file)
+                    if file.refusal:
+                        _left_behind.add(path)
         except DatabaseUnavailable as error:
-            if not self._unavailable:
+            if self._problem is None:
                 self._on_note(
                     "%s; trainings continue, and their measurements wait in %s"
                     % (error, self._folder)
                 )
-            self._unavailable = True
+            self._problem = str(error)
             return False
-        if self._unavailable:
+        if self._problem is not None:
             self._on_note("the database %s is back" % self._store.where)
-        self._unavailable = False
+        self._problem = None
         return True
-
-    def _deliver(self, file: JournalFile) -> bool:
-        """Deliver what is new in a journal; return whether nothing of it is left to deliver."""
-        closed = file.closed  # read first: a line that is written after this must not be missed
-        try:
-            # There is no file where the disk was full, or where another program has delivered it.
-            with contextlib.suppress(FileNotFoundError):
-                for lines in file.undelivered_lines():
-                    self._deliver_events(file, [json.loads(line.decode()) for line in lines])
-                    file.delivered += sum(map(len, lines))
-            if not closed:
-                return False
-            self._deliver_end(file)
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(file.path)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # The database rejects a value (InputError is a ValueError), or this is not a journal.
-            with contextlib.suppress(OSError):
-                os.rename(file.path, file.path + ".refused")
-            self._on_note(
-                "%s; what could not be recorded is kept in %s.refused" % (error, file.path)
-            )
-        except OSError as error:
-            self._on_note(
-                "the journal %s cannot be read (%s): it is tried again"
-                % (file.path, error.strerror)
-            )
-            return False
-        return True
-
-    def _deliver_events(self, file: JournalFile, events: Sequence[Event]) -> None:
-        """Deliver events, consecutive rows in one transaction."""
-        for kind, group in groupby(events, key=lambda event: event[0]):
-            contents = [content for _, content in group]
-            if kind == "begin":
-                file.trial = from_dict(Trial, contents[0])
-                self._store.begin(file.trial)
-            elif kind == "row":
-                trial = _begun_trial(file)
-                rows = [from_dict(Evaluation, content) for content in contents]
-                self._store.add(trial.id, *rows, attempt=trial.attempt)
-            elif kind == "end":
-                end = contents[0]
-                self._end(file, end["state"], end["ended"], end["error"])
-                file.ended = True
-
-    def _deliver_end(self, file: JournalFile) -> None:
-        """Deliver the events that are not in the file, and an end if the trial has none."""
-        self._deliver_events(file, file.unwritten)
-        if file.trial and not file.ended:
-            self._end(file, INTERRUPTED, file.last_change, _INTERRUPTED_ERROR)
-
-    def _end(self, file: JournalFile, state: str, ended: float, error: str | None) -> None:
-        trial = _begun_trial(file)
-        self._store.end(trial.id, state, ended, error, trial.attempt)
-
-    def _deliver_leftovers(self) -> None:
-        """Deliver the journals for this database whose programs have ended."""
-        for path in sorted(glob.glob(os.path.join(self._folder, "*.jsonl"))):
-            # Another program may deliver the file at this moment, or may still write it.
-            with contextlib.suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if file.readline() != encode("database", self._store.where):
-                    continue
-                try:
-                    self._deliver(JournalFile(path, leftover=True))
-                except DatabaseUnavailable:
-                    return
-
-
-def _begun_trial(file: JournalFile) -> Trial:
-    """The trial of a journal whose beginning has been delivered."""
-    if file.trial is None:
-        raise ValueError("the journal %s does not begin with a trial" % file.path)
-    return file.trial
 
 
 class Journal:
@@ -243,15 +184,16 @@ class Journal:
     Args:
         new_file: Makes the file of a new attempt at the trial.
         attempts: How many attempts at the trial the database has.
-        database: The name of the database that the trial is recorded in.
+        identity: The UUID of the database that the trial is recorded in.
+        name: The name of that database for messages.
     """
 
     def __init__(
-        self, new_file: Callable[[Trial], JournalFile], attempts: int, database: str
+        self, new_file: Callable[[Trial], JournalFile], attempts: int, identity: str, name: str
     ) -> None:
         self._new_file = new_file
         self._attempts = attempts
-        self._database = database
+        self._database = {"id": identity, "name": name}
         self._file: JournalFile | None = None
         self._verdict: tuple[str, str] | None = None
 

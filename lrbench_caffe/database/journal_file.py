@@ -1,9 +1,11 @@
 """The file of a journal: the events of one attempt at a trial, one JSON line each.
 
-The lines are ``["database", NAME]``, ``["begin", TRIAL]``, then ``["row", EVALUATION]`` for each
-evaluation, then ``["end", {"state": ..., "ended": ..., "error": ...}]``. Every line is flushed to
-the disk before the next event. The file is locked (flock) by the program that writes it, so an
-unlocked file belongs to a program that has ended.
+The lines are ``["database", {"id": UUID, "name": NAME}]``, ``["begin", TRIAL]``, then
+``["row", EVALUATION]`` for each evaluation, then
+``["end", {"state": ..., "ended": ..., "error": ...}]``. The UUID is the database's own, see
+:attr:`lrbench_caffe.database.store.Store.identity`; earlier versions wrote ``["database", NAME]``.
+Every line is flushed to the disk before the next event. The program that writes the file locks it
+(flock) until its last line is written.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ import os
 import time
 from typing import IO, TYPE_CHECKING, Any, Callable, Iterator, Tuple
 
+from lrbench_caffe.paths import home
+
 if TYPE_CHECKING:
     from lrbench_caffe.trial import Trial
 
 Event = Tuple[str, Any]
+
+ENDING = ".jsonl"  # of the names of journals
 
 BATCH_BYTES = 1 << 20  # about how much is read and delivered at a time
 
@@ -43,6 +49,7 @@ class JournalFile:
         delivered: How many bytes of the file the database has.
         trial: The trial, once its beginning has been delivered.
         ended: Whether the trial's end has been delivered.
+        refusal: Why the database refuses it, or None.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class JournalFile:
         self.delivered = 0
         self.trial: Trial | None = None
         self.ended = False
+        self.refusal: str | None = None
         self._on_change = on_change
         self._file: IO[bytes] | None = None
         self._size = 0
@@ -139,3 +147,8 @@ class JournalFile:
 def encode(kind: str, content: object) -> bytes:
     """Return the line of an event."""
     return (json.dumps([kind, content]) + "\n").encode()
+
+
+def folder() -> str:
+    """Return the folder of the journals."""
+    return os.path.join(home(), "journal")

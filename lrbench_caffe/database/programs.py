@@ -52,10 +52,20 @@ def _paths_by_version(name: str) -> dict[str, str]:
     for folder in folders:
         path = os.path.join(folder, name)
         if os.access(path, os.X_OK):
-            output = subprocess.run([path, "--version"], stdout=subprocess.PIPE, text=True).stdout
-            major_version = re.findall(r"\d+", output)[0]
-            paths.setdefault(major_version, path)
+            version = _major_version(path)
+            if version is not None:
+                paths.setdefault(version, path)
     return paths
+
+
+def _major_version(path: str) -> str | None:
+    """The major version of a program; None if it does not run."""
+    try:
+        completed = subprocess.run([path, "--version"], stdout=subprocess.PIPE, text=True)
+    except OSError:
+        return None
+    numbers = re.findall(r"\d+", completed.stdout)
+    return numbers[0] if completed.returncode == 0 and numbers else None
 
 
 def _version_numbers(folder: str) -> list[int]:

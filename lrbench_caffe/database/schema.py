@@ -67,7 +67,8 @@ def _version(cursor: Any) -> int:
     )
     if cursor.rowcount == 0:
         return 0
-    cursor.execute("SELECT max(version) FROM schema_version")
+    # The table may be another program's: then it can be empty, or its versions can be texts.
+    cursor.execute("SELECT COALESCE(max(version::integer), 0) FROM schema_version")
     version: int = cursor.fetchone()[0]
     return version
 

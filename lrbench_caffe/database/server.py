@@ -12,6 +12,10 @@ Two techniques keep this simple:
   refuses to run as root, and the user that it runs as instead may have no access to root's home.
   With the descriptor that user needs no access to it.
 
+A first start may be cut off at any moment, for example by a full disk. The cluster is made under
+another name and renamed when it is whole. Clusters of earlier versions may lack the database, so
+every start looks for it.
+
 This is not pgserver, which is no longer maintained. Its successor ships its own PostgreSQL instead
 of running the installed one.
 """
@@ -30,6 +34,8 @@ import subprocess
 import time
 from typing import Iterator, NamedTuple, Optional
 
+import psycopg2
+
 from lrbench_caffe.database.programs import OTHER_SERVER, error_line, find_program
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paths import home
@@ -38,6 +44,9 @@ USER = DATABASE = "lrbench"
 _SOCKET = ".s.PGSQL.5432"
 _MAX_SOCKET_PATH = 107  # bytes, a limit of Linux
 _TIMEOUT = 120  # seconds for a start, which may include recovery from a crash
+_MIN_FREE = 16 << 20  # bytes: PostgreSQL allocates its write-ahead log in files of this size
+_CREATED_MEANWHILE = ("42P04", "23505")  # duplicate_database, unique_violation
+_FULL_DISK_ERRORS = ("No space left on device", "Disk quota exceeded")
 _SETTINGS = {
     "port": "5432",
     "listen_addresses": "",
@@ -96,16 +105,34 @@ def start() -> str:
     path = _folder_path()
     deadline = time.monotonic() + _TIMEOUT
     while not _is_ready(path):
+        if time.monotonic() > deadline:
+            raise InputError(
+                "the PostgreSQL server in %s does not answer: read %s/log, %s"
+                % (path, path, OTHER_SERVER)
+            )
         with _open_folder(path) as folder:
             if folder.lock():
                 _start(folder)
-            elif time.monotonic() > deadline:
-                raise InputError(
-                    "the PostgreSQL server in %s does not answer: read %s/log, %s"
-                    % (path, path, OTHER_SERVER)
-                )
         time.sleep(0.02)
+    _create_missing_database(path)
     return _dsn(path)
+
+
+def full_disk(reason: str, path: str | None = None) -> str | None:
+    """Return a message about the full disk of the private server, None if there is room.
+
+    Args:
+        reason: The message of PostgreSQL; it may say that a quota is used up.
+        path: The server's folder; by default that of LRBench's home.
+    """
+    path = path or _folder_path()
+    free = shutil.disk_usage(path).free
+    if free >= _MIN_FREE and not any(error in reason for error in _FULL_DISK_ERRORS):
+        return None
+    return (
+        "not enough room on the disk for the private database in %s (%d MB are free): free 100 MB "
+        "or more, or set LRBENCH_HOME to a folder on another disk (%s)" % (path, free >> 20, reason)
+    )
 
 
 def stop() -> bool:
@@ -164,9 +191,9 @@ def _folder_path() -> str:
     return path
 
 
-def _dsn(path: str) -> str:
+def _dsn(path: str, database: str = DATABASE) -> str:
     quoted = path.replace("\\", "\\\\").replace("'", "\\'")
-    return "host='%s' port=5432 user=%s dbname=%s" % (quoted, USER, DATABASE)
+    return "host='%s' port=5432 user=%s dbname=%s" % (quoted, USER, database)
 
 
 def _is_ready(path: str) -> bool:
@@ -191,7 +218,7 @@ def _data_version(path: str) -> str | None:
     """The major version of PostgreSQL that made the data, or None."""
     try:
         with open(os.path.join(path, "data", "PG_VERSION")) as version:
-            return version.read().strip()
+            return version.read().strip() or None
     except OSError:
         return None
 
@@ -228,39 +255,48 @@ class _Folder:
         """
         return os.path.join("/proc/self/fd/%d" % self.descriptor, *names)
 
-    def run(self, command: list[str], text: str = "") -> None:
+    def run(self, command: list[str], text: str = "", starts_server: bool = False) -> None:
         """Run one of PostgreSQL's programs, with this text as its input, in a session of its own.
 
         A server that it starts keeps only the descriptor and the log open. Raises InputError with
         the program's message if it fails.
         """
+        program = os.path.basename(command[0])
         command = self.command_prefix + command
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PG")
         }
         environment["LC_ALL"] = "C"
-        with open(self.inside("log"), "ab+") as log:
-            begin = log.seek(0, os.SEEK_END)
-            try:
+        try:
+            with open(self.inside("log"), "ab+") as log:
+                begin = log.seek(0, os.SEEK_END)
                 completed = subprocess.run(
                     command,
                     input=text.encode(),
-                    stdout=log,
-                    stderr=log,
+                    # The output of other programs reaches this process even if the disk is full.
+                    stdout=log if starts_server else subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
                     cwd="/",
                     env=environment,
                     pass_fds=[self.descriptor],
                     start_new_session=True,
                 )
-            except OSError as error:
-                raise InputError("cannot run %s: %s" % (command[0], error.strerror)) from error
-            log.seek(begin)
-            lines = log.read().decode(errors="replace").splitlines()
+                if starts_server:
+                    log.seek(begin)
+                    output = log.read()
+                else:
+                    output = completed.stdout
+                    with contextlib.suppress(OSError):
+                        os.write(log.fileno(), output)
+        except OSError as error:
+            problem = "cannot run %s: %s" % (command[0], error.strerror)
+            raise InputError(full_disk(problem, self.path) or problem) from error
         if completed.returncode:
-            program = os.path.basename(command[len(self.command_prefix)])
+            lines = output.decode(errors="replace").splitlines()
+            problem = "%s failed: %s" % (program, error_line(lines))
             raise InputError(
-                "%s failed: %s; read %s/log, %s"
-                % (program, error_line(lines), self.path, OTHER_SERVER)
+                full_disk(problem, self.path)
+                or "%s; read %s/log, %s" % (problem, self.path, OTHER_SERVER)
             )
 
 
@@ -329,21 +365,54 @@ def _start(folder: _Folder) -> None:
     settings = dict(_SETTINGS, unix_socket_directories=folder.inside())
     options = " ".join("-c " + shlex.quote("%s=%s" % setting) for setting in settings.items())
     command = [pg_ctl, "start", "-w", "-t", str(_TIMEOUT), "-D", folder.inside("data")]
-    folder.run([*command, "-o", options])
+    folder.run([*command, "-o", options], starts_server=True)
 
 
 def _initialize(folder: _Folder) -> None:
     """Make the server's data, under another name first: unfinished data is never used."""
-    unfinished = os.path.join(folder.path, "unfinished")
+    unfinished, data = (os.path.join(folder.path, name) for name in ("unfinished", "data"))
+    if os.path.isdir(data) and os.listdir(data):
+        raise InputError(
+            "%s is not the data of a PostgreSQL server: move it away, %s" % (data, OTHER_SERVER)
+        )
     shutil.rmtree(unfinished, ignore_errors=True)
     inside = folder.inside("unfinished")
     initdb = [find_program("initdb", folder.path), "-D", inside, "-U", USER]
     initdb += ["--encoding=UTF8", "--no-locale"]
     # Only users with access to the private folder reach the socket, so "trust" adds no access.
     initdb += ["--auth-local=trust", "--auth-host=reject"]
-    folder.run(initdb)
-    postgres = find_program("postgres", folder.path)
-    folder.run(
-        [postgres, "--single", "-D", inside, "postgres"], text="CREATE DATABASE %s\n" % DATABASE
-    )
-    os.rename(unfinished, os.path.join(folder.path, "data"))
+    # Without exit_on_error, the exit status is 0 even if the statement fails.
+    create = [find_program("postgres", folder.path), "--single", "-c", "exit_on_error=true"]
+    try:
+        folder.run(initdb)
+        folder.run([*create, "-D", inside, "postgres"], text="CREATE DATABASE %s\n" % DATABASE)
+        os.rename(unfinished, data)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)  # after a failure it only takes up room
+
+
+def _create_missing_database(path: str) -> None:
+    """Create the database if the first start made the cluster without it."""
+    try:
+        psycopg2.connect(_dsn(path)).close()
+        return
+    except psycopg2.OperationalError:
+        pass  # it is missing, or the server was stopped or has no more connections
+    try:
+        admin = psycopg2.connect(_dsn(path, "postgres"))
+    except psycopg2.OperationalError:
+        return  # the caller's own connection reports the error
+    admin.autocommit = True  # CREATE DATABASE cannot run in a transaction
+    try:
+        with admin.cursor() as cursor:
+            cursor.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE])
+            if cursor.rowcount == 0:
+                cursor.execute("CREATE DATABASE %s" % DATABASE)
+    except psycopg2.Error as error:
+        if error.pgcode not in _CREATED_MEANWHILE:
+            problem = "cannot create the private database: " + " ".join(str(error).split())
+            raise InputError(
+                full_disk(problem, path) or "%s; read %s/log, %s" % (problem, path, OTHER_SERVER)
+            ) from error
+    finally:
+        admin.close()

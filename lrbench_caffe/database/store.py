@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
 import psycopg2
 from psycopg2.extras import Json, NamedTupleCursor
 
+from lrbench_caffe.database import delivery
 from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_type
-from lrbench_caffe.database.connection import connect, display_name, reason
+from lrbench_caffe.database.connection import connect, display_name, identity, reason
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
@@ -40,6 +41,30 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 T = TypeVar("T")
+
+# The classes of PostgreSQL's errors that are about a value: data exceptions, violated constraints,
+# values that are too large, and exceptions of triggers. Others are about the database or the user.
+_VALUE_ERRORS = ("22", "23", "54", "P0")
+_LACKING_RIGHTS = ("42501", "25006")  # insufficient_privilege, read_only_sql_transaction
+
+# The rights that recording a trial takes, by the tables. The trigger that keeps the table standing
+# runs with the rights of the user, and locks rows of dataset.
+NEEDED_RIGHTS = {
+    "framework": ("SELECT", "INSERT"),
+    "network": ("SELECT", "INSERT"),
+    "dataset": ("SELECT", "INSERT", "UPDATE"),
+    "task": ("SELECT", "INSERT"),
+    "policy": ("SELECT", "INSERT"),
+    "trial": ("SELECT", "INSERT", "UPDATE"),
+    "evaluation": ("SELECT", "INSERT", "DELETE"),
+    "standing": ("SELECT", "INSERT", "DELETE"),
+    "standing_of_trials": ("SELECT",),
+}
+
+_MISSING_RIGHTS = """
+    SELECT right_name || ' on ' || string_agg(table_name, ', ') AS text
+    FROM unnest(%(tables)s, %(rights)s) AS needed (table_name, right_name)
+    WHERE NOT has_table_privilege(table_name, right_name) GROUP BY right_name ORDER BY 1"""
 
 # The tables whose rows are shared by trials, each with the query and the insert for one row.
 _SHARED_TABLES = {
@@ -175,15 +200,20 @@ class Store:
     """The trials of one database; a context manager that closes the connection.
 
     All methods raise InputError if the database rejects a value. They raise DatabaseUnavailable
-    if the connection is lost and cannot be opened again; the next call tries again.
+    if the connection is lost and cannot be opened again, or if the user lacks a right; the next
+    call tries again.
 
     Args:
         dsn: The connection string of the database. Without it, ``LRBENCH_DSN`` names the
             database. Without either, the private server is used, and started on demand.
         read_only: Ask the database to refuse all changes.
+        on_note: Called with each message about journals that wait for this database, which are
+            delivered when the Store is opened; see :mod:`~lrbench_caffe.database.delivery`. By
+            default the messages are logged. None leaves the journals alone.
 
     Attributes:
         where: The database's name for messages, without its password.
+        identity: The database's own UUID, which it keeps whatever its address is.
 
     Raises:
         InputError: The database cannot be used.
@@ -195,12 +225,25 @@ class Store:
         ...     store.end(trial.id, "finished", time.time())
     """
 
-    def __init__(self, dsn: str | None = None, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        dsn: str | None = None,
+        read_only: bool = False,
+        on_note: Callable[[str], None] | None = delivery.log_note,
+    ) -> None:
         self._dsn = dsn or os.environ.get("LRBENCH_DSN")
         self._read_only = read_only
         connection = connect(self._dsn, read_only)
         self._connection: Connection | None = connection
         self.where = display_name(connection.get_dsn_parameters())
+        try:
+            self.identity = identity(connection, self.where)
+        except InputError:
+            connection.close()
+            raise
+        if on_note is not None:
+            with contextlib.suppress(DatabaseUnavailable):  # the next call raises it again
+                delivery.deliver_waiting(self, on_note)
 
     def __enter__(self) -> Store:
         return self
@@ -363,6 +406,49 @@ class Store:
         ids = list(trial_ids)
         return self.transaction(lambda cursor: _read_rows(cursor, _ROWS, ids))
 
+    def is_running(self, trial_id: str) -> bool:
+        """Return whether the database has the trial, in the state running."""
+        query = "SELECT FROM trial WHERE id = %s AND state = 'running'"
+        return bool(self.select(query, [trial_id]))
+
+    def writing_problem(self) -> str | None:
+        """Return why no trial can be recorded over this connection, None if nothing is missing.
+
+        Raises:
+            DatabaseUnavailable: The connection is lost and cannot be opened again.
+        """
+        if self._read_only:
+            return "this command only reads; `lrbench db deliver` delivers them"
+        (server,) = self.select(
+            "SELECT pg_is_in_recovery() AS standby, current_user AS user_name,"
+            " current_setting('transaction_read_only') = 'on' AS read_only"
+        )
+        if server.standby:
+            return "the server is a standby, which accepts no changes"
+        if server.read_only:
+            return "its transactions only read (default_transaction_read_only is on)"
+        pairs = [(table, right) for table, rights in NEEDED_RIGHTS.items() for right in rights]
+        tables, rights = zip(*pairs)
+        lines = self.select(_MISSING_RIGHTS, {"tables": list(tables), "rights": list(rights)})
+        if not lines:
+            return None
+        missing = "; ".join(line.text for line in lines)
+        return "the user %s lacks rights (%s)" % (server.user_name, missing)
+
+    def require_writing(self) -> None:
+        """Check that trials can be recorded.
+
+        Raises:
+            InputError: The user or the server cannot write.
+            DatabaseUnavailable: The connection is lost and cannot be opened again.
+        """
+        problem = self.writing_problem()
+        if problem:
+            raise InputError(
+                "the database %s cannot record trainings: %s: name a server and a user that may "
+                "write with --dsn or LRBENCH_DSN" % (self.where, problem)
+            )
+
     def select(self, query: str, values: object = None) -> list[Any]:
         """Run a query in a transaction and return its result as a list of named tuples."""
 
@@ -391,23 +477,21 @@ class Store:
             with contextlib.suppress(DatabaseUnavailable):  # the server may have been restarted
                 return self._run(self._connection, work)
         try:
-            self._connection = connect(self._dsn, self._read_only)
+            connection = self._connect_again()
         except InputError as error:
             raise DatabaseUnavailable(str(error)) from error
-        return self._run(self._connection, work)
+        return self._run(connection, work)
 
     def _run(self, connection: Connection, work: Callable[[Any], T]) -> T:
         """Run ``work(cursor)`` in one transaction, with psycopg2's errors as the program's own."""
         try:
             with connection, connection.cursor(cursor_factory=NamedTupleCursor) as cursor:
                 return work(cursor)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            self.close()
-            raise DatabaseUnavailable(
-                "the database %s does not answer: %s" % (self.where, reason(error))
-            ) from error
         except psycopg2.Error as error:
-            raise self._rejection(error) from error
+            if _is_about_a_value(error):
+                raise self._rejection(error) from error
+            self.close()  # a new connection may have other rights, or lead to another server
+            raise DatabaseUnavailable(self._problem(error)) from error
         except InputError:
             raise
         except ValueError as error:  # text that PostgreSQL cannot store, such as a NUL character
@@ -441,25 +525,49 @@ class Store:
     @contextlib.contextmanager
     def _open_connection(self) -> Iterator[Connection]:
         """The connection in a transaction that is not repeated when the connection is lost."""
-        if self._connection is None:
-            self._connection = connect(self._dsn, self._read_only)
         try:
-            with self._connection as connection:
+            with self._connection or self._connect_again() as connection:
                 yield connection
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            self.close()
-            raise InputError(
-                "the database %s did not finish, and nothing was changed: %s"
-                % (self.where, reason(error))
-            ) from None
         except psycopg2.Error as error:
-            raise self._rejection(error) from None
+            if _is_about_a_value(error):
+                raise self._rejection(error) from None
+            self.close()
+            raise InputError("%s; nothing was changed" % self._problem(error)) from None
+
+    def _connect_again(self) -> Connection:
+        """Open a new connection to the same database."""
+        connection = connect(self._dsn, self._read_only)
+        try:
+            new_identity = identity(connection, self.where)
+            if new_identity != self.identity:
+                raise InputError(
+                    "the database %s is not the one that it was before: its UUID was %s and is %s"
+                    % (self.where, self.identity, new_identity)
+                )
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _problem(self, error: psycopg2.Error) -> str:
+        if error.pgcode in _LACKING_RIGHTS:
+            text = "the database %s does not allow this user to do that: %s"
+        elif error.pgcode is None:
+            text = "the database %s does not answer: %s"
+        else:
+            text = "the database %s does not work: %s"
+        return text % (self.where, reason(error))
 
     def _rejection(self, error: psycopg2.Error) -> InputError:
         return InputError("the database %s rejects a value: %s" % (self.where, reason(error)))
 
     def _missing(self, trial_id: str) -> InputError:
         return InputError("the database %s has no trial %s" % (self.where, trial_id))
+
+
+def _is_about_a_value(error: psycopg2.Error) -> bool:
+    return error.pgcode is not None and error.pgcode.startswith(_VALUE_ERRORS)
 
 
 def trial_ids_query(filters: dict[str, str | None]) -> tuple[str, dict[str, str | None]]:

@@ -268,7 +268,7 @@ class Claim:
         self._name = name
         self._stop = stop
         self._on_note = on_note
-        self._store = Store(dsn)
+        self._store = Store(dsn, on_note=None)
         self._id = _id(self._store, name)
         self._take()
         self._store.transaction(

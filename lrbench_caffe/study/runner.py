@@ -103,7 +103,8 @@ def run_study(
     jobs = [_checked_job(job) for job in jobs]
     folder = os.path.join(home(), "studies", checked_study_name(name))
     trainable = (*UNFINISHED, FAILED) if retry_failed else UNFINISHED
-    with database.Store(dsn) as store, interruptible() as stop:
+    with database.Store(dsn, on_note=display.note) as store, interruptible() as stop:
+        store.require_writing()
         if jobs:
             studies.add(store, name, jobs)
         claim = studies.Claim(name, dsn, stop, display.note)

@@ -110,7 +110,6 @@ def run(
     if not databases.lock(stop, emit):
         emit("end", {"state": INTERRUPTED, "error": None})
         return
-        return
 
     if snapshots:
         _replace_snapshots(param, snapshots.prefix)
