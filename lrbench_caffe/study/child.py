@@ -8,6 +8,7 @@ writes one JSON line ``[kind, content]`` per event to its standard output; see
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 _LOG_TAIL_BYTES = 100000  # the end of Caffe's log, which contains its last message
 _EXIT_SECONDS = 5  # for a process that has closed its output
 
+# The system has no memory, process or file left for another training.
+_SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
 
 @contextlib.contextmanager
 def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Child]:
@@ -47,13 +51,31 @@ def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Ch
 
     Raises:
         InputError: The log cannot be written.
+        TrialError: The system does not start the process.
     """
-    with tempfile.TemporaryDirectory(prefix="lrbench-") as folder, _open_log(log, folder) as file:
-        child = Child(job, _environment(folder, threads), file)
-        try:
-            yield child
-        finally:
-            child.end()
+    with contextlib.ExitStack() as stack:
+        child = _start(job, threads, log, stack)
+        stack.callback(child.end)
+        yield child
+
+
+def _start(job: Job, threads: int | None, log: str | None, stack: contextlib.ExitStack) -> Child:
+    """Start a child; its temporary folder and its log close with the stack."""
+    try:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lrbench-"))
+        file = stack.enter_context(_open_log(log, folder))
+        return Child(job, _environment(folder, threads), file)
+    except OSError as error:
+        raise _start_error(error) from None
+
+
+def _start_error(error: OSError) -> TrialError:
+    if error.errno in _SHORTAGES:
+        remedy = "end other programs, or run fewer trainings at a time"
+    else:
+        remedy = "free space in the folder for temporary files, or name another one in TMPDIR"
+    reason = error.strerror or error
+    return TrialError("cannot start the process of the training (%s): %s" % (reason, remedy))
 
 
 class Child:
@@ -105,7 +127,11 @@ class Child:
         log = self._log_tail()
         if status < 0 and -status != signal.SIGABRT:
             return TrialError(_killed_message(signal.Signals(-status), last_log_line(log)))
-        reason = fatal_message(log) or "it exited with status %d and without a message" % status
+        reason = fatal_message(log)
+        if reason is None:
+            last_line = last_log_line(log)
+            message = "; its last message: %s" % last_line if last_line else " without a message"
+            reason = "it exited with status %d%s" % (status, message)
         return TrialError("Caffe ended the training: %s" % reason)
 
     def signal(self, number: int) -> None:
@@ -129,7 +155,8 @@ class Child:
 
 def _open_log(path: str | None, folder: str) -> BinaryIO:
     """The file for Caffe's log; None: a file in the folder."""
-    path = path or os.path.join(folder, "log")
+    if path is None:
+        return open(os.path.join(folder, "log"), "w+b")
     try:
         return open(path, "w+b")
     except OSError as error:

@@ -9,7 +9,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.errors import InputError
 from lrbench_caffe.study import process
 from lrbench_caffe.study.interfaces import Pool
 
@@ -60,14 +60,12 @@ class Cores(Pool):
             return
         device = self._devices.get()
         try:
-            self._train(
+            process.run_in_pool(
                 job if device is None else dataclasses.replace(job, gpu=device),
                 stop,
                 lambda kind, content: on_event(job, kind, content),
-                threads=1,
+                self._train,
             )
-        except (InputError, TrialError) as error:
-            on_event(job, "problem", str(error))
         finally:
             self._devices.put(device)
 

@@ -12,20 +12,21 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from lrbench_caffe import database
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study.child import child_process
-from lrbench_caffe.study.events import EventReader
+from lrbench_caffe.study.events import EventReader, first_verdict
 from lrbench_caffe.study.stop import Stop, interruptible
 from lrbench_caffe.trial import FAILED, INTERRUPTED, Job
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lrbench_caffe.policies import Policy
     from lrbench_caffe.study.child import Child
     from lrbench_caffe.study.events import OnEvent, Verdict
     from lrbench_caffe.trial import Trial
 
-__all__ = ["describe", "run", "train"]
+__all__ = ["describe", "run", "run_in_pool", "train"]
 
 
 def train(
@@ -64,6 +65,8 @@ def train(
         >>> trial.state, trial.summary.top1  # doctest: +SKIP
         ('finished', 0.98)
     """
+    from lrbench_caffe import database  # Dask workers import this module without psycopg2
+
     on_event = options.pop("listen", on_event)  # a former name of on_event
     paths = {
         name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)
@@ -78,8 +81,8 @@ def train(
         journal = recorder.journal()
 
         def record(kind: str, content: Any) -> Verdict | None:
-            journal_verdict = journal.on_event(kind, content)
-            return on_event(kind, content) or journal_verdict
+            verdicts = [journal.on_event(kind, content), on_event(kind, content)]
+            return first_verdict(verdicts)
 
         trial = run(job, stop, record, threads, log)
     assert trial is not None  # only a stop prevents a trial, and interruptible() raises then
@@ -157,6 +160,31 @@ def run(
     if state == FAILED:
         raise problem or TrialError(error)
     return trial
+
+
+def run_in_pool(
+    job: Job, stop: Stop, on_event: OnEvent, train: Callable[..., object] = run
+) -> None:
+    """Train a job for a pool: with one BLAS thread, and with errors as events.
+
+    Args:
+        job: The job to train.
+        stop: Ends the training on request.
+        on_event: Receives the events of the training, among them "problem" if it cannot begin.
+        train: The function that trains, called like :func:`run`.
+    """
+    begun = False
+
+    def forward(kind: str, content: Any) -> Verdict | None:
+        nonlocal begun
+        begun = begun or kind == "begin"
+        return on_event(kind, content)
+
+    try:
+        train(job, stop, forward, threads=1)
+    except (InputError, TrialError) as error:
+        if not begun:  # else the trial's end has the error
+            on_event("problem", str(error))
 
 
 def _forward_events(

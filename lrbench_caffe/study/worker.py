@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import distributed
 from distributed import Queue, Variable
 
-from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import process
 from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
@@ -52,10 +51,7 @@ def train_job(job: Job, channel: str) -> None:
             return orders.verdict(job.id)
 
         if not stop.requests:
-            try:
-                process.run(job, stop, on_event, threads=1)
-            except (InputError, TrialError) as error:
-                sender.send("problem", str(error))
+            process.run_in_pool(job, stop, on_event)
     sender.send("done", None)
 
 
