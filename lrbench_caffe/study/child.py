@@ -11,11 +11,12 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lrbench_caffe
 from lrbench_caffe.errors import InputError, TrialError, fatal_message, last_log_line
@@ -62,11 +63,19 @@ def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Ch
 def _start(job: Job, threads: int | None, log: str | None, stack: contextlib.ExitStack) -> Child:
     """Start a child; its temporary folder and its log close with the stack."""
     try:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lrbench-"))
+        folder = tempfile.mkdtemp(prefix="lrbench-")
+        stack.callback(_remove_folder, folder)
         file = stack.enter_context(_open_log(log, folder))
         return Child(job, _environment(folder, threads), file)
     except OSError as error:
         raise _start_error(error) from None
+
+
+def _remove_folder(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)  # most are empty; unlike rmtree, this opens no file
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start_error(error: OSError) -> TrialError:
@@ -154,9 +163,9 @@ class Child:
 
 
 def _open_log(path: str | None, folder: str) -> BinaryIO:
-    """The file for Caffe's log; None: a file in the folder."""
+    """The file for Caffe's log; None: a file without a name in the folder."""
     if path is None:
-        return open(os.path.join(folder, "log"), "w+b")
+        return cast("BinaryIO", tempfile.TemporaryFile(dir=folder))
     try:
         return open(path, "w+b")
     except OSError as error:

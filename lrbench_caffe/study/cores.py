@@ -9,7 +9,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import process
 from lrbench_caffe.study.interfaces import Pool
 
@@ -50,10 +50,20 @@ class Cores(Pool):
         """Train every job, see :meth:`lrbench_caffe.study.interfaces.Pool.run`.
 
         on_event is called from several threads.
+
+        Raises:
+            TrialError: The system has no threads left.
         """
         with ThreadPoolExecutor(self._slots) as threads:
-            for _ in threads.map(lambda job: self._train_job(job, stop, on_event), jobs):
-                pass  # raises what a thread has raised
+            try:
+                trainings = [threads.submit(self._train_job, job, stop, on_event) for job in jobs]
+            except RuntimeError as error:
+                raise TrialError(
+                    "cannot train %d at a time (%s): end other programs, or give a smaller --jobs"
+                    % (self._slots, error)
+                ) from None
+            for training in trainings:
+                training.result()  # raises what a thread has raised
 
     def _train_job(self, job: Job, stop: Stop, on_event: OnJobEvent) -> None:
         if stop.requests:

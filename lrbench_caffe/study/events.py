@@ -45,8 +45,8 @@ def first_verdict(verdicts: Iterable[Verdict | None]) -> Verdict | None:
     """Return the verdict that counts: the first one, or None if there is none.
 
     Example:
-        >>> first_verdict([None, ("pruned", "hopeless"), ("failed", "full disk")])
-        ('pruned', 'hopeless')
+        >>> first_verdict([None, ("failed", "full disk"), ("pruned", "hopeless")])
+        ('failed', 'full disk')
     """
     return next(filter(None, verdicts), None)
 
