@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import types
 
 import nets
 import pytest
@@ -18,7 +19,8 @@ pytest.importorskip(
 
 import lrbench_caffe
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study import failures, process
+from lrbench_caffe.study import failures, pooled, process
+from lrbench_caffe.study.child import StartError
 from lrbench_caffe.study.events import EventReader
 from lrbench_caffe.study.stop import Stop, interruptible
 from lrbench_caffe.trial import Job, to_dict
@@ -120,8 +122,45 @@ def test_only_a_training_that_has_not_begun_has_a_problem(error, begun):
     def record(kind, content):
         events.append(kind)
 
-    process.run_in_pool(Job("x", id="1"), Stop(), record, train)
+    pooled.run(Job("x", id="1"), Stop(), record, pooled.Patience(), train)
     assert events == (["begin", "end"] if begun else ["problem"])
+
+
+@pytest.mark.parametrize(
+    "shortages, stops, expected",
+    [
+        (2, False, ["note", "begin"]),
+        (10**6, True, ["note"]),
+        (10**6, False, ["note", "problem", "problem"]),
+    ],
+)
+def test_trainings_wait_for_a_system_that_cannot_start_them_but_not_one_after_the_other(
+    shortages, stops, expected, monkeypatch
+):
+    """The clock of this test goes on by 20 seconds with each wait."""
+    events, tries, stop, patience, now = [], [], Stop(), pooled.Patience(), [0]
+
+    def wait(seconds):
+        now[0] += 20
+        if stops:
+            stop()
+
+    clock = types.SimpleNamespace(sleep=wait, monotonic=lambda: now[0])
+    monkeypatch.setattr(pooled, "time", clock)
+
+    def train(job, stop, on_event, threads):
+        tries.append(job.id)
+        if len(tries) <= shortages:
+            raise StartError("no process is left")
+        on_event("begin", made_up(state="running"))
+
+    def record(kind, content):
+        events.append(kind)
+
+    for job_id in "ab" if expected[-1] == "problem" else "a":
+        pooled.run(Job("x", id=job_id), stop, record, patience, train)
+    assert events == expected
+    assert "".join(tries) in ("aaa", "a", "aaaab")
 
 
 def test_trials_that_failed_are_named_with_their_error_once():

@@ -33,6 +33,7 @@ from lrbench_caffe import database, study
 from lrbench_caffe.database import studies
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.study import pooled
 from lrbench_caffe.study.cores import Cores, parse_gpus
 from lrbench_caffe.study.pruning import Pruner
 from lrbench_caffe.study.stop import Stop
@@ -157,6 +158,7 @@ def test_a_training_whose_process_cannot_start_leaves_the_others_running(
     path = nets.write(tmp_path, nets.solver(max_iter=20))
     jobs = [Job(path, policy="FIX(k0=%s)" % k0, data=digits, seed=1) for k0 in (0.1, 0.2, 0.3)]
     usable, problems = tempfile.gettempdir(), []
+    monkeypatch.setattr(pooled, "PATIENCE_SECONDS", 0)
 
     def watch(job, kind, content):
         if kind == "end" and not problems:

@@ -36,6 +36,10 @@ _EXIT_SECONDS = 5  # for a process that has closed its output
 _SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
+class StartError(TrialError):
+    """The system lacks something that the process of a training needs. Another try may succeed."""
+
+
 @contextlib.contextmanager
 def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Child]:
     """Train a job in a child process, which ends with the block at the latest.
@@ -52,7 +56,7 @@ def child_process(job: Job, threads: int | None, log: str | None) -> Iterator[Ch
 
     Raises:
         InputError: The log cannot be written.
-        TrialError: The system does not start the process.
+        StartError: The system cannot start the process now.
     """
     with contextlib.ExitStack() as stack:
         child = _start(job, threads, log, stack)
@@ -78,13 +82,13 @@ def _remove_folder(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_error(error: OSError) -> TrialError:
+def _start_error(error: OSError) -> StartError:
     if error.errno in _SHORTAGES:
         remedy = "end other programs, or run fewer trainings at a time"
     else:
         remedy = "free space in the folder for temporary files, or name another one in TMPDIR"
     reason = error.strerror or error
-    return TrialError("cannot start the process of the training (%s): %s" % (reason, remedy))
+    return StartError("cannot start the process of the training (%s): %s" % (reason, remedy))
 
 
 class Child:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study import process
+from lrbench_caffe.study import pooled, process
 from lrbench_caffe.study.interfaces import Pool
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Cores(Pool):
                 :func:`lrbench_caffe.study.process.run`.
         """
         self._slots = jobs or len(gpus) or usable_cores()
-        self._train = train
+        self._train, self._patience = train, pooled.Patience()
         self._devices: queue.Queue[int | None] = queue.Queue()
         for slot in range(self._slots):
             self._devices.put(gpus[slot % len(gpus)] if gpus else None)
@@ -70,10 +70,11 @@ class Cores(Pool):
             return
         device = self._devices.get()
         try:
-            process.run_in_pool(
+            pooled.run(
                 job if device is None else dataclasses.replace(job, gpu=device),
                 stop,
                 lambda kind, content: on_event(job, kind, content),
+                self._patience,
                 self._train,
             )
         finally:

@@ -19,14 +19,12 @@ from lrbench_caffe.study.stop import Stop, interruptible
 from lrbench_caffe.trial import FAILED, INTERRUPTED, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lrbench_caffe.policies import Policy
     from lrbench_caffe.study.child import Child
     from lrbench_caffe.study.events import OnEvent, Verdict
     from lrbench_caffe.trial import Trial
 
-__all__ = ["describe", "run", "run_in_pool", "train"]
+__all__ = ["describe", "run", "train"]
 
 
 def train(
@@ -160,31 +158,6 @@ def run(
     if state == FAILED:
         raise problem or TrialError(error)
     return trial
-
-
-def run_in_pool(
-    job: Job, stop: Stop, on_event: OnEvent, train: Callable[..., object] = run
-) -> None:
-    """Train a job for a pool: with one BLAS thread, and with errors as events.
-
-    Args:
-        job: The job to train.
-        stop: Ends the training on request.
-        on_event: Receives the events of the training, among them "problem" if it cannot begin.
-        train: The function that trains, called like :func:`run`.
-    """
-    begun = False
-
-    def forward(kind: str, content: Any) -> Verdict | None:
-        nonlocal begun
-        begun = begun or kind == "begin"
-        return on_event(kind, content)
-
-    try:
-        train(job, stop, forward, threads=1)
-    except (InputError, TrialError) as error:
-        if not begun:  # else the trial's end has the error
-            on_event("problem", str(error))
 
 
 def _forward_events(
