@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from lrbench_caffe import datasets, paths, ranking, study
 from lrbench_caffe.display import console, progress, tables
+from lrbench_caffe.errors import TrialError
+from lrbench_caffe.study import failures
 from lrbench_caffe.study.cores import Cores
 from lrbench_caffe.trial import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lrbench_caffe.trial import Trial
 
 # Ranges as the paper finds them (section V): k0 near the best constant rates, and cycles of a few
 # epochs. An epoch has 22 iterations.
@@ -39,6 +47,7 @@ def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") 
 
     Raises:
         InputError: The picture cannot be written, or the database cannot be used.
+        TrialError: A training could not begin or failed. The table and the picture are made before.
         KeyboardInterrupt: After Ctrl-C; the evaluations until then are recorded.
     """
     from lrbench_caffe.report import plots
@@ -54,7 +63,20 @@ def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") 
     console.print_tables(tables.results(ranking.sort_by_top1(trials), title), format=format)
     plots.curves(trials, out, "Learning rate policies on handwritten digits")
     for line in (
+        *failures.causes(trials),
         "curves: %s" % os.path.abspath(out),
         "rows: SELECT * FROM result in `lrbench db shell`",
     ):
         console.print_line(line, aside=format != "table")
+    _check_complete(trials)
+
+
+def _check_complete(trials: Sequence[Trial]) -> None:
+    """Check that a trial of each policy began, and that none of them failed."""
+    missing = len(POLICIES) - len(trials)
+    if missing:
+        raise TrialError(
+            "%d of %d trainings could not begin: correct the cause and run the same command again"
+            % (missing, len(POLICIES))
+        )
+    failures.check(trials, "correct the cause and run the same command again")

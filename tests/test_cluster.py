@@ -10,8 +10,15 @@ import nets
 import pytest
 from conftest import ROOT, needs_caffe
 from studies import DIGITS, EXPECTED, expected, keys, pause_training, start, wait_until
+from trials import trial as made_up
 
 pytest.importorskip("distributed", reason="needs Dask: run the tests with `make test`")
+import distributed
+
+from lrbench_caffe.study import cluster as clusters
+from lrbench_caffe.study import worker as workers
+from lrbench_caffe.study.stop import Stop
+from lrbench_caffe.trial import Job
 
 
 @pytest.fixture
@@ -145,7 +152,7 @@ def test_a_study_that_loses_its_scheduler_can_be_resumed(
     scheduler.kill()
     _, errors = study.communicate(timeout=200)
     assert study.returncode == 1 and "Traceback" not in errors, errors
-    assert "lost the Dask cluster" in errors and "run the study again" in errors
+    assert "lost the Dask cluster" in errors and "run the same command again" in errors
     assert trials(name)[0].state == "interrupted"
     assert lrbench("study", "run", name).returncode == 0
     assert trials(name)[0].rows[-1].iteration == 5000
@@ -155,3 +162,38 @@ def test_an_unreachable_cluster_is_reported_in_one_line(name, lrbench, digits):
     done = lrbench("study", "run", name, DIGITS, "--data", digits, "--cluster", "tcp://127.0.0.1:1")
     assert done.returncode == 2 and "dask scheduler" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_worker_needs_no_psycopg2():
+    code = "import sys; sys.modules['psycopg2'] = None; import lrbench_caffe.study.worker"
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=100)
+
+
+def _begin_and_fail_elsewhere(job, channel):
+    """Send what two executions of a job send if the worker of the first one dies.
+
+    The second one cannot begin, for example because its worker does not have the data.
+    """
+    queue = distributed.Queue(channel, client=distributed.get_client())
+    first, second = workers._Sender(queue, job.id), workers._Sender(queue, job.id)
+    first.on_event("begin", made_up(top1=(), state="running"))
+    first.on_event("row", made_up().rows[0])
+    second.send("problem", "no data here")
+    second.send("done", None)
+
+
+def test_a_training_that_cannot_begin_on_its_second_worker_has_failed(monkeypatch):
+    monkeypatch.setattr(workers, "train_job", _begin_and_fail_elsewhere)
+    events = []
+
+    def record(job, kind, content):
+        if kind != "note":
+            events.append((kind, content))
+
+    options = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
+    with distributed.Client(dashboard_address=None, **options) as client:
+        clusters._Trainings(client, (), [Job("x", id="1")], Stop(), record).run()
+    (_, _), (_, row), (kind, trial) = events
+    assert (kind, trial.state, trial.error) == ("end", "failed", "no data here")
+    assert trial.rows == (row,)

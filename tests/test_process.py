@@ -2,8 +2,11 @@
 
 import dataclasses
 import os
+import resource
 import subprocess
 import sys
+import tempfile
+import types
 
 import nets
 import pytest
@@ -15,9 +18,12 @@ pytest.importorskip(
 )
 
 import lrbench_caffe
+from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.study import failures, pooled, process
+from lrbench_caffe.study.child import StartError
 from lrbench_caffe.study.events import EventReader
 from lrbench_caffe.study.process import describe
-from lrbench_caffe.study.stop import interruptible
+from lrbench_caffe.study.stop import Stop, interruptible
 from lrbench_caffe.trial import Job, to_dict
 
 # Imports the program as a script in a clone does: neither PYTHONPATH nor the current folder help.
@@ -97,6 +103,100 @@ def test_a_log_that_cannot_be_written_is_refused(tmp_path, digits, dsn):
     log = str(tmp_path / "missing" / "caffe.log")
     with pytest.raises(lrbench_caffe.InputError, match="cannot write Caffe's log .* with --log"):
         lrbench_caffe.train(nets.write(tmp_path), data=digits, log=log)
+
+
+@needs_caffe
+def test_a_training_whose_process_cannot_start_is_an_error_in_one_sentence(monkeypatch, tmp_path):
+    """The folder for temporary files is missing; then, no file can be opened for its output."""
+    job = Job(nets.write(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(TrialError, match=r"cannot start .* \(No such file .* name another one"):
+        process.describe(job)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))  # room for the log
+    try:
+        with pytest.raises(TrialError, match=r"\(Too many open files\): end other programs"):
+            process.describe(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert os.listdir(str(folder)) == []
+
+
+@pytest.mark.parametrize("error", [InputError("no data"), TrialError("no process")])
+@pytest.mark.parametrize("begun", [False, True])
+def test_only_a_training_that_has_not_begun_has_a_problem(error, begun):
+    """The error of a training that has begun is in its end."""
+    events = []
+
+    def train(job, stop, on_event, threads):
+        if begun:
+            on_event("begin", made_up(state="running"))
+            on_event("end", made_up(state="failed", error=str(error)))
+        raise error
+
+    def record(kind, content):
+        events.append(kind)
+
+    pooled.run(Job("x", id="1"), Stop(), record, pooled.Patience(), train)
+    assert events == (["begin", "end"] if begun else ["problem"])
+
+
+@pytest.mark.parametrize(
+    "shortages, stops, expected",
+    [
+        (2, False, ["note", "begin"]),
+        (10**6, True, ["note"]),
+        (10**6, False, ["note", "problem", "problem"]),
+    ],
+)
+def test_trainings_wait_for_a_system_that_cannot_start_them_but_not_one_after_the_other(
+    shortages, stops, expected, monkeypatch
+):
+    """The clock of this test goes on by 20 seconds with each wait."""
+    events, tries, stop, patience, now = [], [], Stop(), pooled.Patience(), [0]
+
+    def wait(seconds):
+        now[0] += 20
+        if stops:
+            stop()
+
+    clock = types.SimpleNamespace(sleep=wait, monotonic=lambda: now[0])
+    monkeypatch.setattr(pooled, "time", clock)
+
+    def train(job, stop, on_event, threads):
+        tries.append(job.id)
+        if len(tries) <= shortages:
+            raise StartError("no process is left")
+        on_event("begin", made_up(state="running"))
+
+    def record(kind, content):
+        events.append(kind)
+
+    for job_id in "ab" if expected[-1] == "problem" else "a":
+        pooled.run(Job("x", id=job_id), stop, record, patience, train)
+    assert events == expected
+    assert "".join(tries) in ("aaa", "a", "aaaab")
+
+
+def test_trials_that_failed_are_named_with_their_error_once():
+    killed = [made_up("FIX(k0=0.1)", seed=n, state="failed", error="killed") for n in range(1, 6)]
+    aborted = made_up("FIX(k0=1)", state="failed", error="Check failed: a < b")
+    trials = [made_up(), *killed, aborted]
+    assert failures.causes(trials) == [
+        "failed: FIX(k0=0.1) with seed 1, FIX(k0=0.1) with seed 2, FIX(k0=0.1) with seed 3 "
+        "and 2 others: killed",
+        "failed: FIX(k0=1.0) with seed 1: Check failed: a < b",
+    ]
+    assert failures.cause(killed) == "killed"
+    assert failures.cause(trials) == "the first one: killed"
+    with pytest.raises(TrialError, match="^6 of 7 trainings failed: try again$"):
+        failures.check(trials, "try again")
+    failures.check([made_up()], "try again")
 
 
 def test_a_stop_that_comes_first_keeps_a_block_from_ending_normally():

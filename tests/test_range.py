@@ -3,15 +3,28 @@
 import dataclasses
 import json
 import os
+import threading
+import time
 
 import pytest
 from conftest import needs_caffe
 from studies import DIGITS, start, wait_until
 from trials import trial
 
+from lrbench_caffe.errors import TrialError
+from lrbench_caffe.policies import Policy
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.ranking.ranges import Point
 from lrbench_caffe.trial import Job
+
+pytest.importorskip(
+    "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
+)
+from lrbench_caffe.database import Store, studies
+from lrbench_caffe.display import formats, tables
+from lrbench_caffe.evaluator import range_test, tuner
+from lrbench_caffe.evaluator.trainer import Trainer
+from lrbench_caffe.study.cores import Cores
 
 PAPER = [
     Point(0.0001, 0.60, False),
@@ -105,6 +118,127 @@ class TestStuck:
 
     def test_a_net_that_has_learnt_once_is_not_stuck(self):
         assert not any(self.verdicts((0.3, 1.2), (0.9, 0.3), (0.3, 1.2), (0.3, 1.3), (0.3, 1.3)))
+
+
+TOP1 = {1.0: 0.1, 0.1: 0.9, 0.01: 0.6}  # by the rate, at the end of a made-up training
+
+
+class MadeUp:
+    """An evaluation whose trainings are made up; the study and the database are real.
+
+    `ends` maps the largest rate of a training to its error. An error that is a text ends the
+    training after its first evaluation; an exception keeps it from beginning.
+    """
+
+    def __init__(self, database, ends=None, all_ends=None):
+        self.ends, self.all_ends, self.count = ends or {}, all_ends, 0
+        solver = {"max_iter": 1000, "test_interval": 50, "type": "SGD", "batch_size": 50}
+        self.setup = dataclasses.replace(trial().setup, classes=10, solver=solver)
+        self.trainer = Trainer(
+            __file__,
+            Cores(1, train=self.train),
+            "tune",
+            "made-up",
+            dsn=database,
+            describe=lambda job: dataclasses.replace(trial(), setup=self.setup),
+        )
+
+    def train(self, job, stop, on_event, threads):
+        self.count += 1
+        rate = max(Policy.parse(job.policy)(t) for t in range(job.max_iter))
+        error = self.ends.get(rate, self.all_ends)
+        if isinstance(error, Exception):
+            raise error
+        solver = dict(self.setup.solver, max_iter=job.max_iter)
+        running = dataclasses.replace(
+            trial(job.policy, (), state="running"),
+            id=job.id,
+            started=time.time(),
+            setup=dataclasses.replace(self.setup, seed=job.seed, solver=solver),
+        )
+        on_event("begin", running)
+        measured = fix(rate, [0.1, TOP1.get(rate, 0.5)]).rows
+        for row, iteration in zip(measured, [0] if error else [0, job.max_iter]):
+            row = dataclasses.replace(row, iteration=iteration)
+            running = running.with_row(row)
+            on_event("row", row)
+        state = "failed" if error else "finished"
+        on_event("end", running.ended_as(state, time.time(), error))
+
+
+@pytest.mark.parametrize("evaluation", ["run", "sweep", "tune"])
+def test_if_the_first_trainings_fail_the_error_says_why_and_no_more_are_trained(
+    evaluation, database
+):
+    made_up = MadeUp(database, all_ends="the layer is broken")
+    evaluate = tuner.tune if evaluation == "tune" else getattr(range_test, evaluation)
+    with pytest.raises(TrialError) as raised:
+        evaluate(made_up.trainer)
+    assert made_up.count == (1 if evaluation == "sweep" else 3)
+    assert str(raised.value) == (
+        "all %d trainings of the study made-up failed (the layer is broken): correct the cause and "
+        "run the same command again" % made_up.count
+    )
+
+
+def test_a_rate_whose_training_failed_is_in_the_table_with_its_state_and_error(database):
+    made_up = MadeUp(database, {0.05: "killed", 0.01: "killed"})
+    test = range_test.run(made_up.trainer, 200)
+    table = tables.range_test(test)
+    rows = {row["k0"]: row for row in json.loads(formats.render([table], "json"))}
+    assert sorted(rows) == sorted(trial.parameters["k0"] for trial in test.trials)
+    states = {k0: (row["state"], row["error"], row["good"]) for k0, row in rows.items()}
+    assert states[0.05] == states[0.01] == ("failed", "killed", False)
+    assert states[0.1] == ("finished", None, True)
+    assert rows[0.1]["top1_200"] == 0.9
+    assert rows[0.01]["top1_200"] is None
+    (line,) = [line for line in formats.render([table], "markdown").splitlines() if "0.05" in line]
+    assert "failed" in line
+    names = "FIX(k0=0.01) with seed 1, FIX(k0=0.05) with seed 1"
+    assert range_test.summary(test)[0] == "failed: %s: killed" % names
+
+
+def test_a_rate_that_failed_does_not_count_as_one_that_the_net_does_not_learn_with(database):
+    made_up = MadeUp(database, {1.0: None}, all_ends="killed")
+    test = range_test.run(made_up.trainer, 200)
+    assert test.good is None
+    first, second, _ = range_test.summary(test)
+    assert first.startswith("failed: ") and first.endswith("and 4 others: killed")
+    assert second == "no other rate is better than guessing"
+    with pytest.raises(TrialError, match="did not fail .* and 4 others: killed"):
+        tuner.tune(made_up.trainer)
+
+
+def test_a_training_that_cannot_begin_is_an_error_with_its_reason(database):
+    made_up = MadeUp(database, {0.1: TrialError("cannot start its process")})
+    with pytest.raises(TrialError, match="^1 of 3 trainings .* not begin .cannot start its proc"):
+        range_test.run(made_up.trainer)
+    assert made_up.count == 3, "the others of the round are trained"
+    made_up.ends.clear()
+    assert range_test.run(made_up.trainer).good, "the same command tries again"
+
+
+def test_a_request_to_stop_between_two_rounds_ends_the_evaluation(database, store):
+    """The study stays claimed between the rounds, and the request is not lost there."""
+    made_up, asked = MadeUp(database), threading.Event()
+
+    def stop():
+        with Store(database) as other:
+            studies.stop(other, "made-up", on_waiting=asked.set)
+
+    asking = threading.Thread(target=stop, daemon=True)
+    with pytest.raises(KeyboardInterrupt), made_up.trainer.claim():
+        made_up.trainer.train([("FIX(k0=0.1)", 100, 1)])
+        (summary,) = studies.summaries(store)
+        assert summary.running
+        asking.start()
+        assert asked.wait(100), "the study does not run"
+        for seed in range(2, 1000):
+            made_up.trainer.train([("FIX(k0=0.1)", 100, seed)])
+    asking.join(100)
+    assert not asking.is_alive()
+    command = "lrbench tune %s --study made-up" % os.path.abspath(__file__)
+    assert studies.command(store, "made-up") == command
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pytest
 import simulation
 from conftest import ROOT, needs_caffe, private_home
 from studies import DIGITS, EXPECTED, POLICIES, keys, pause_on_its_way, start, wait_until
+from trials import record
 from trials import trial as made_up
 
 from lrbench_caffe.paths import home
@@ -27,10 +29,13 @@ pytest.importorskip("rich", reason="needs rich: run the tests with `make test`")
 from rich.console import Console
 from rich.live import Live
 
-from lrbench_caffe import database
+from lrbench_caffe import database, study
+from lrbench_caffe.database import studies
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.study import pooled
 from lrbench_caffe.study.cores import Cores, parse_gpus
+from lrbench_caffe.study.pruning import Pruner
 from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Job
 
@@ -112,6 +117,7 @@ def test_a_trial_that_caffe_aborts_leaves_the_others_running(
     failed = by_network.pop("small")
     assert failed.state == "failed" and "Check failed" in failed.error
     assert [trial.state for trial in by_network.values()] == ["finished"]
+    assert "failed: FIX(k0=0.01) with seed 1: Caffe ended the training: Check failed" in done.stdout
 
 
 @needs_caffe
@@ -142,6 +148,33 @@ def test_a_running_study_cannot_be_run_a_second_time(name, lrbench, command):
     finally:
         study.send_signal(signal.SIGINT)
         study.communicate(timeout=60)
+
+
+@needs_caffe
+def test_a_training_whose_process_cannot_start_leaves_the_others_running(
+    name, tmp_path, digits, dsn, trials, monkeypatch
+):
+    """While the second of three would start, the folder for temporary files is missing."""
+    path = nets.write(tmp_path, nets.solver(max_iter=20))
+    jobs = [Job(path, policy="FIX(k0=%s)" % k0, data=digits, seed=1) for k0 in (0.1, 0.2, 0.3)]
+    usable, problems = tempfile.gettempdir(), []
+    monkeypatch.setattr(pooled, "PATIENCE_SECONDS", 0)
+
+    def watch(job, kind, content):
+        if kind == "end" and not problems:
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        elif kind == "problem":
+            problems.append((job.policy, content))
+            monkeypatch.setattr(tempfile, "tempdir", usable)
+
+    with StudyDisplay() as display:
+        study.run_study(name, Cores(1), display, jobs, dsn, watchers=[watch])
+    ((policy, problem),) = problems
+    assert policy == "FIX(k0=0.2)" and "cannot start the process of the training" in problem
+    assert [(trial.policy, trial.state) for trial in trials(name)] == [
+        ("FIX(k0=0.1)", "finished"),
+        ("FIX(k0=0.3)", "finished"),
+    ]
 
 
 @needs_caffe
@@ -285,6 +318,85 @@ def test_a_hopeless_training_is_pruned_with_a_reason(name, lrbench, digits, tria
     assert hopeless.rows and hopeless.rows[-1].iteration < 200
     assert states(by_policy.values()) == {"finished"}
     assert "(pruned)" in lrbench("study", "run", name).stdout, "and is not trained again"
+
+
+def verdicts(pruner, trial_id, *shares):
+    """What a Pruner returns for a trial whose evaluations have these Top-1, and for its end."""
+    job, trial = Job("x", id=trial_id), made_up(top1=shares)
+    pruner.on_event(job, "begin", trial)
+    return [pruner.on_event(job, "row", row) for row in trial.rows]
+
+
+def test_the_median_of_an_even_number_of_trials_is_between_the_two_in_the_middle():
+    pruner = Pruner(0.2)
+    for trial_id, share in zip("abcd", (0.2, 0.2, 0.6, 0.6)):
+        verdicts(pruner, trial_id, share)
+    assert verdicts(pruner, "e", 0.3) == [None]
+    ((state, reason),) = verdicts(pruner, "f", 0.05)
+    assert state == "pruned" and "below 30.00 %, the median of 5 others" in reason
+
+
+def test_a_trial_that_begins_again_is_not_its_own_rival():
+    """A trial begins again when its worker dies. Here all workers die at the second evaluation."""
+    pruner = Pruner(0.1)
+    for _ in range(4):
+        assert verdicts(pruner, "a", 0.5, 0.9) == [None, None]
+    verdicts(pruner, "b", 0.5, 0.9)
+    assert verdicts(pruner, "c", 0.1, 0.1) == [None, None], "it has two rivals, and needs three"
+    verdicts(pruner, "d", 0.5, 0.9)
+    assert [verdict and verdict[0] for verdict in verdicts(pruner, "c", 0.1)] == ["pruned"]
+
+
+def test_trials_that_ended_before_are_rivals(store):
+    ended = [made_up(top1=(0.1, 0.9, 0.5)) for _ in range(3)]
+    record(store, *ended)
+    reached = studies.reached(store, [trial.id for trial in ended])
+    (first, _, third) = verdicts(Pruner(0.2, reached), "new", 0.1, 0.9, 0.1)
+    assert first is third is None, "its best Top-1 so far counts, and that of the others"
+    (_, _, verdict) = verdicts(Pruner(0.2, reached), "new", 0.1, 0.7, 0.6)
+    assert verdict is None
+    (_, _, verdict) = verdicts(Pruner(0.1, reached), "new", 0.1, 0.75, 0.75)
+    assert verdict == (
+        "pruned",
+        "at iteration 200 its best Top-1, 75.00 %, was more than 10 points below 90.00 %, the "
+        "median of 3 others",
+    )
+
+
+class ClaimAskedToStop(studies.Claim):
+    """A claim with a request to stop that arrives as soon as other programs know of the claim."""
+
+    def _take(self):
+        requests = super()._take()
+        self._store.transaction(
+            lambda cursor: cursor.execute("UPDATE study SET stop_requests = stop_requests + 1")
+        )
+        return requests
+
+
+@pytest.mark.parametrize("claim", [studies.Claim, ClaimAskedToStop])
+def test_requests_to_stop_count_from_the_claim_on(claim, database, store):
+    studies.add(store, "claimed", [])
+    store.transaction(lambda cursor: cursor.execute("UPDATE study SET stop_requests = 2"))
+    stop, asked = Stop(), claim is ClaimAskedToStop
+    with claim("claimed", database, stop, lambda note: None):
+        if asked:
+            wait_until(lambda: stop.requests)
+    assert stop.requests == int(asked)
+
+
+def test_a_study_knows_the_command_that_resumes_it(database, store, lrbench):
+    studies.add(store, "waiting", [Job("x.prototxt")])
+    arguments = ["study", "show", "waiting", "--dsn", database]
+    sentence = "1 of 1 trials have not begun: %s starts them"
+    assert sentence % "`lrbench study run waiting`" in lrbench(*arguments).stdout
+    command = "lrbench tune x.prototxt --study waiting"
+    studies.set_command(store, "waiting", command)
+    assert studies.initial_information(store, "waiting", {"good": 1})["good"] == 1
+    assert studies.initial_information(store, "waiting", {"good": 2})["good"] == 1
+    assert studies.command(store, "waiting") == command
+    shown = lrbench(*arguments).stdout
+    assert sentence % ("`%s`, with the same options as before," % command) in shown
 
 
 COUNT_ROWS = """

@@ -17,6 +17,8 @@ from lrbench_caffe.cli.options import (
 from lrbench_caffe.cli.output import print_remarks
 from lrbench_caffe.errors import InputError
 
+_REPEAT = "run the same command again to repeat them"  # the remedy for failed trainings
+
 
 @click.command("range")
 @click.option(
@@ -65,6 +67,7 @@ def range_command(
     from lrbench_caffe.evaluator import range_test
     from lrbench_caffe.evaluator.trainer import Trainer
     from lrbench_caffe.report import plots
+    from lrbench_caffe.study import failures
 
     plots.check_path(out)
     trainer = Trainer(solver, pool.create(), "range", name, data, dsn, head=head, test_net=test_net)
@@ -74,6 +77,7 @@ def range_command(
     print_remarks(range_test.summary(test), format)
     plots.range_test(test, out)
     print_remarks(["figure: %s" % out], format)
+    failures.check(test.trials, _REPEAT)
 
 
 @click.command()
@@ -121,6 +125,7 @@ def tune(
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import tuner
     from lrbench_caffe.evaluator.trainer import Trainer
+    from lrbench_caffe.study import failures
 
     def print_decision(sentence: str) -> None:
         console.print_line(sentence, aside=True)
@@ -134,6 +139,7 @@ def tune(
     task = (trainer.setup.dataset, trainer.setup.network)
     console.print_tables(tables.ranking(task, tuned.ranked), format=format)
     print_remarks(tuner.summary(tuned), format)
+    failures.check([tried.trial for tried in tuned.tried], _REPEAT)
 
 
 @click.command()

@@ -83,7 +83,7 @@ def study_run(
     """
     from lrbench_caffe.display import progress
     from lrbench_caffe.study import run_study
-    from lrbench_caffe.trial import FAILED, Job
+    from lrbench_caffe.trial import Job
 
     if solver:
         jobs = [
@@ -115,18 +115,20 @@ def study_run(
     trainers = pool.create()
     with progress.StudyDisplay() as display:
         run_study(name, trainers, display, jobs, dsn, prune, retry_failed)
-    states = _print_study(name, dsn, format)
-    waiting, failed = states.count(None), states.count(FAILED)
+    total, waiting, failed = _print_study(name, dsn, format)
+    problems = []
     if waiting:
-        raise TrialError(
+        problems.append(
             "%d of %d trainings could not begin: `lrbench study run %s` tries again"
-            % (waiting, len(states), name)
+            % (waiting, total, name)
         )
     if failed:
-        raise TrialError(
+        problems.append(
             "%d of %d trainings failed: `lrbench study run %s --retry-failed` trains them again"
-            % (failed, len(states), name)
+            % (failed, total, name)
         )
+    if problems:
+        raise TrialError("; ".join(problems))
 
 
 def _check_without_solver(name: str, options: dict[str, object]) -> None:
@@ -157,35 +159,49 @@ def study_list(dsn: str | None, format: str) -> None:
 @database_option
 def study_show(name: str, dsn: str | None, format: str) -> None:
     """Show the trials of the study NAME, the best first."""
-    from lrbench_caffe.trial import FAILED
-
-    states = _print_study(name, dsn, format)
-    waiting, failed = states.count(None), states.count(FAILED)
+    total, waiting, failed = _print_study(name, dsn, format)
     remarks = []
     if waiting:
         remarks.append(
-            "%d of %d trials have not begun: `lrbench study run %s` starts them"
-            % (waiting, len(states), name)
+            "%d of %d trials have not begun: %s starts them"
+            % (waiting, total, _resuming_command(name, dsn))
         )
     if failed:
         remarks.append(
             "%d of %d trials failed: `lrbench study run %s --retry-failed` trains them again"
-            % (failed, len(states), name)
+            % (failed, total, name)
         )
     print_remarks(remarks, format)
 
 
-def _print_study(name: str, dsn: str | None, format: str) -> list[str | None]:
-    """Print the trials of a study and return their states; None: it has not begun."""
+def _print_study(name: str, dsn: str | None, format: str) -> tuple[int, int, int]:
+    """Print the trials of a study, and why some of them failed.
+
+    Returns:
+        How many trials the study has, how many of them have not begun, and how many failed.
+    """
     from lrbench_caffe import database, ranking
     from lrbench_caffe.display import console, tables
+    from lrbench_caffe.study import failures
 
     with database.Store(dsn) as store:
         states = [job.state for job in database.studies.jobs(store, name)]
         trials = store.trials(study=name, best_only=True)
     table = tables.results(ranking.sort_by_top1(trials), "study %s" % name, seeds=True)
     console.print_tables(table, format=format)
-    return states
+    print_remarks(failures.causes(trials), format)
+    return len(states), states.count(None), len(failures.failed_trials(trials))
+
+
+def _resuming_command(name: str, dsn: str | None) -> str:
+    """The command that resumes a study, as it is printed in a sentence."""
+    from lrbench_caffe import database
+
+    with database.Store(dsn) as store:
+        command = database.studies.command(store, name)
+    if command is None:
+        return "`lrbench study run %s`" % name
+    return "`%s`, with the same options as before," % command
 
 
 @study.command("stop")
@@ -195,7 +211,7 @@ def _print_study(name: str, dsn: str | None, format: str) -> list[str | None]:
 def study_stop(name: str, now: bool, dsn: str | None) -> None:
     """Stop the study NAME, on whichever machine it runs.
 
-    The command waits until the study has stopped. `lrbench study run NAME` resumes it.
+    The command waits until the study has stopped, and prints the command that resumes it.
     """
     from lrbench_caffe import database
     from lrbench_caffe.display import console
@@ -205,4 +221,5 @@ def study_stop(name: str, now: bool, dsn: str | None) -> None:
 
     with database.Store(dsn) as store:
         database.studies.stop(store, name, requests=2 if now else 1, on_waiting=print_waiting)
-    console.print_line("the study %s has stopped: `lrbench study run %s` resumes it" % (name, name))
+    resuming_command = _resuming_command(name, dsn)
+    console.print_line("the study %s has stopped: %s resumes it" % (name, resuming_command))

@@ -45,6 +45,20 @@ _LOCK = 0x6C726263  # "lrbc": the advisory lock of the program that runs a study
 
 _INSERT_STUDY = "INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING"
 
+# Beside the information, the column has the command that resumes the study.
+_SET_COMMAND = """
+    UPDATE study
+    SET beginning = COALESCE(beginning, '{}') || jsonb_build_object('command', %s::text)
+    WHERE name = %s"""
+
+_COMMAND = "SELECT beginning ->> 'command' AS command FROM study WHERE name = %s"
+
+_INITIAL_INFORMATION = """
+    UPDATE study SET beginning = CASE
+        WHEN COALESCE(beginning, '{}') - 'command' = '{}'
+        THEN COALESCE(beginning, '{}') || %(content)s::jsonb ELSE beginning END
+    WHERE name = %(name)s RETURNING beginning"""
+
 _JOBS = """
     SELECT trial_id::text, job, COALESCE(attempt, 0) AS attempts, state
     FROM study JOIN study_trial ON study_id = study.id LEFT JOIN trial ON trial.id = trial_id
@@ -77,11 +91,11 @@ _CLAIM = """
     FROM study WHERE id = %(id)s"""
 
 _REACHED = """
-    SELECT network.hash, dataset.name, iteration,
+    SELECT trial_id::text, network.hash, dataset.name, iteration,
            max(top1) OVER (PARTITION BY trial_id ORDER BY iteration) AS top1
     FROM evaluation JOIN trial ON trial.id = trial_id
     JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
-    WHERE trial_id = ANY (%s::uuid[])"""
+    WHERE trial_id = ANY (%s::uuid[]) AND top1 IS NOT NULL"""
 
 
 class StudyJob(NamedTuple):
@@ -142,6 +156,25 @@ def add(store: Store, name: str, jobs: Sequence[Job]) -> None:
     store.transaction(insert)
 
 
+def set_command(store: Store, name: str, command: str) -> None:
+    """Record the command that resumes a study, unless `lrbench study run` does.
+
+    Args:
+        store: The database.
+        name: The name of an existing study.
+        command: The command, such as "lrbench tune solver.prototxt --study NAME".
+    """
+    store.transaction(lambda cursor: cursor.execute(_SET_COMMAND, [command, name]))
+
+
+def command(store: Store, name: str) -> str | None:
+    """Return the command that resumes a study, or None if `lrbench study run` does."""
+    for line in store.select(_COMMAND, [name]):
+        recorded: str | None = line.command
+        return recorded
+    return None
+
+
 def initial_information(store: Store, name: str, content: object) -> Any:
     """Store the information with which an evaluation begins its study, and return it.
 
@@ -154,16 +187,12 @@ def initial_information(store: Store, name: str, content: object) -> Any:
         content: The information, as JSON can hold it. It is stored unless the study has some.
 
     Returns:
-        The stored information.
+        The stored information, beside which there may be the "command" of :func:`set_command`.
     """
 
     def update(cursor: Any) -> Any:
         cursor.execute(_INSERT_STUDY, [name])
-        cursor.execute(
-            "UPDATE study SET beginning = COALESCE(beginning, %s) WHERE name = %s"
-            " RETURNING beginning",
-            [Json(content), name],
-        )
+        cursor.execute(_INITIAL_INFORMATION, {"content": Json(content), "name": name})
         return cursor.fetchone().beginning
 
     return store.transaction(update)
@@ -207,12 +236,14 @@ def summaries(store: Store) -> list[StudySummary]:
     ]
 
 
-def reached(store: Store, trial_ids: Sequence[str | None]) -> list[tuple[str, str, int, float]]:
+def reached(
+    store: Store, trial_ids: Sequence[str | None]
+) -> list[tuple[str, str, str, int, float]]:
     """Return the progress of trials.
 
     Returns:
-        For each evaluation the network's hash, the dataset's name, the iteration, and the highest
-        Top-1 of the trial up to this iteration.
+        For each evaluation the trial's id, the network's hash, the dataset's name, the iteration,
+        and the highest Top-1 of the trial up to this iteration.
     """
     return store.select(_REACHED, [trial_ids])
 
@@ -270,13 +301,9 @@ class Claim:
         self._on_note = on_note
         self._store = Store(dsn, on_note=None)
         self._id = _id(self._store, name)
-        self._take()
-        self._store.transaction(
-            lambda cursor: cursor.execute(
-                "UPDATE study SET stop_requests = 0 WHERE id = %s", [self._id]
-            )
-        )
-        self._passed_on = 0  # requests to stop
+        # Requests before this claim were for other programs. They are subtracted and not reset, so
+        # that a request right after the claim is not lost.
+        self._passed_on = self._take()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="claim", daemon=True)
 
@@ -289,10 +316,17 @@ class Claim:
         self._thread.join()
         self._store.close()
 
-    def _take(self) -> None:
-        """Take the lock; the lock of a program that was killed is free after a moment."""
+    def _take(self) -> int:
+        """Take the lock; the lock of a program that was killed is free after a moment.
+
+        Returns the number of requests to stop until then.
+        """
         deadline = time.monotonic() + _CLAIM_SECONDS
-        while not self._renew().mine:
+        while True:
+            claim = self._renew()
+            if claim.mine:
+                requests: int = claim.stop_requests
+                return requests
             if time.monotonic() > deadline:
                 runner = _runner(self._store, self._id)
                 self._store.close()

@@ -75,6 +75,10 @@ class RangeTest(Protocol):
         """The title."""
 
     @property
+    def trials(self) -> Sequence[Trial]:
+        """The trials."""
+
+    @property
     def curves(self) -> Sequence[Curve]:
         """Top-1 against the rate after several numbers of iterations."""
 

@@ -7,10 +7,10 @@ Their text is made by :mod:`lrbench_caffe.display.formats` and, for the terminal
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lrbench_caffe.display.table import Column, Table, number, percent
-from lrbench_caffe.trial import FINISHED, STATES
+from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -162,7 +162,7 @@ def range_test(test: RangeTest) -> Table:
 
     Args:
         test: A :class:`lrbench_caffe.evaluator.range_test.RangeTest`. If it swept the rate, the
-            table has a single Top-1 for each rate.
+            table has a single Top-1 for each rate, and no states.
     """
     rate = "lr" if test.swept else "k0"
     columns = (
@@ -172,19 +172,32 @@ def range_test(test: RangeTest) -> Table:
         *(_curve_column(curve, test) for curve in test.curves),
         Column("", None),
         Column(None, "diverged"),
+        Column(None, "state"),
+        Column(None, "error"),
     )
     top1_by_rate = [{point.k0: point.top1 for point in curve.points} for curve in test.curves]
+    trials: dict[object, Trial] = {}
+    if test.swept:
+        rates = [point.k0 for curve in test.curves for point in curve.points]
+    else:
+        trials = {trial.parameters["k0"]: trial for trial in test.trials}
+        rates = sorted(cast("float", k0) for k0 in trials)
     rows = []
-    for k0, _, diverged in test.curves[-1].points if test.curves else ():
-        good = test.good is not None and test.good.low <= k0 <= test.good.high
+    for k0 in rates:
+        trial = trials.get(k0)
+        state = trial.state if trial else None
+        in_range = test.good is not None and test.good.low <= k0 <= test.good.high
+        good = in_range and state != FAILED
         rows.append(
             (
                 k0,
                 "*" if good else "",
                 good,
                 *(top1.get(k0) for top1 in top1_by_rate),
-                "diverged" if diverged else "",
-                diverged,
+                state if state in (DIVERGED, FAILED) else "",
+                state == DIVERGED,
+                state,
+                trial.error if trial else None,
             )
         )
     return Table(test.title if test.swept else "%s: Top-1 %%" % test.title, columns, tuple(rows))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.ranking import ranges
+from lrbench_caffe.study import failures
 from lrbench_caffe.study.pruning import StuckDetector
-from lrbench_caffe.trial import FAILED
+from lrbench_caffe.trial import DIVERGED, FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -74,15 +75,16 @@ def run(
             rates trains the net, it tries the decades after all.
 
     Returns:
-        The result, with one trial for each rate.
+        The result, with one trial for each rate, those that failed among them.
 
     Raises:
         InputError: As :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
         TrialError: As :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
     """
     test = _ConstantRates(trainer, max_iter or trainer.length(LENGTH_SHARE), seed)
-    if not (similar and test.try_range(similar)):
-        test.try_decades()
+    with trainer.claim():
+        if not (similar and test.try_range(similar)):
+            test.try_decades()
     trials = tuple(test.trials[rate] for rate in sorted(test.trials))
     curves = ranges.top1_curves(trials)
     return _result(trainer, "range test of %s on %s", trials, curves, test.good_range())
@@ -203,16 +205,21 @@ def sweep(trainer: Trainer, max_iter: int | None = None, seed: int = 1) -> Range
 
 
 def summary(test: RangeTest) -> list[str]:
-    """Summarize a range test in one or two sentences."""
+    """Summarize a range test: the trainings that failed, the good rates, and what they cost."""
     cost = "the test took %d iterations in %d training%s, recorded as study %s" % (
         test.cost,
         len(test.trials),
         "" if len(test.trials) == 1 else "s",
         test.study,
     )
+    return [*failures.causes(test.trials), *_good_rates(test, cost)]
+
+
+def _good_rates(test: RangeTest, cost: str) -> list[str]:
     good = test.good
     if good is None:
-        return ["no rate is better than guessing", cost]
+        others = " other" if failures.failed_trials(test.trials) else ""
+        return ["no%s rate is better than guessing" % others, cost]
     if good.low == good.high:
         return ["good rates: only %r, with Top-1 %.2f %%" % (good.best, 100 * good.top1), cost]
     return [
@@ -270,7 +277,7 @@ def _final_points(trials: Iterable[Trial]) -> tuple[ranges.Point, ...]:
     points = [
         ranges.Point(cast("float", trial.parameters["k0"]), trial.summary.top1, True)
         for trial in trials
-        if trial.summary
+        if trial.summary and trial.state == DIVERGED
     ]
     return tuple(sorted(points))
 

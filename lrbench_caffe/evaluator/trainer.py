@@ -6,22 +6,25 @@ an evaluation that was interrupted continues when it is started once more.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING, Any, cast
 
 from lrbench_caffe import database, study
 from lrbench_caffe.database import studies
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study import UNFINISHED, process
+from lrbench_caffe.study import UNFINISHED, failures, process
 from lrbench_caffe.trial import FINISHED, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from lrbench_caffe.study import ClaimedStudy
     from lrbench_caffe.study.cluster import Cluster
     from lrbench_caffe.study.cores import Cores
     from lrbench_caffe.trial import Setup, Trial
@@ -79,7 +82,9 @@ class Trainer:
             test_net=test_net,
         )
         self._pool, self._display = pool, display
-        self._costs: dict[str, int] = {}  # iterations, by the id of each trial that was requested
+        self._trials: dict[str, Trial] = {}  # those that were requested, by their id
+        self._study: ClaimedStudy | None = None  # within the context of claim()
+        self._round_display: Any = None  # while a round is trained
         self.dsn = dsn
         self.budget = math.inf
         self.reserved = 0
@@ -95,6 +100,32 @@ class Trainer:
         self.name = (
             default_name(kind, self.setup) if name is None else study.checked_study_name(name)
         )
+        self._command = _command(kind, self._job, self.name)
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Claim the study for this program within the block, over all rounds of trainings.
+
+        The evaluations do this themselves; a claim within a claim has no effect. Ctrl-C and
+        `lrbench study stop` end the evaluation, whenever they come.
+
+        Raises:
+            InputError: Another program runs the study, or the database cannot be used.
+            KeyboardInterrupt: At the end of the block, after Ctrl-C or a request to stop.
+        """
+        if self._study is not None:
+            yield
+            return
+        with study.claimed_study(self.name, self._note, self.dsn, command=self._command) as claimed:
+            self._study = claimed
+            try:
+                yield
+            finally:
+                self._study = None
+
+    def _note(self, sentence: str) -> None:
+        """Show a message of the study, within the picture of a round if there is one."""
+        (self._round_display or self._display()).note(sentence)
 
     @property
     def epoch(self) -> float | None:
@@ -133,41 +164,65 @@ class Trainer:
         Raises:
             InputError: As :func:`lrbench_caffe.study.run_study`, or the study contains trials of
                 another solver or net.
-            TrialError: A training could not start, or the database does not have its results yet.
+            TrialError: A training could not begin, the database does not have its results yet, or
+                all trainings that were requested so far have failed.
             KeyboardInterrupt: The trainings were interrupted.
         """
         if not requests:
             return []
         jobs = [
-            dataclasses.replace(self._job, policy=policy, max_iter=max_iter, seed=seed)
+            study.checked_job(
+                dataclasses.replace(self._job, policy=policy, max_iter=max_iter, seed=seed)
+            )
             for policy, max_iter, seed in requests
         ]
-        with self._display() as display:
-            study.run_study(
-                self.name,
-                self._pool,
-                display,
-                jobs,
-                self.dsn,
-                retry_failed=True,
-                watchers=watchers,
-                others=False,
-            )
-        trials = self._load(jobs)
-        self._costs.update((trial.id, self.cost(trial)) for trial in trials)
+        problems = self._train_round(jobs, watchers)
+        trials = self._load(jobs, problems)
+        self._trials.update((trial.id, trial) for trial in trials)
+        self._check_failures()
         return trials
 
-    def _load(self, jobs: Sequence[Job]) -> list[Trial]:
+    def _train_round(self, jobs: Sequence[Job], watchers: Sequence[Watcher]) -> list[str]:
+        """Train jobs; return why those that could not begin did not."""
+        problems = []
+
+        def collect_problem(job: Job, kind: str, content: Any) -> None:
+            if kind == "problem":
+                problems.append(content)
+
+        with self.claim(), self._display() as display:
+            assert self._study is not None, "the claim sets it"
+            self._round_display = display
+            try:
+                self._study.train(
+                    self._pool,
+                    display,
+                    jobs,
+                    retry_failed=True,
+                    watchers=[*watchers, collect_problem],
+                    others=False,
+                )
+            finally:
+                self._round_display = None
+        return problems
+
+    def _load(self, jobs: Sequence[Job], problems: Sequence[str]) -> list[Trial]:
         """Load the trials of jobs that have ended."""
         with database.Store(self.dsn) as store:
             ids = studies.ids(store, self.name)
             stored = {trial.id: trial for trial in store.trials(study=self.name)}
         trials = [stored[ids[job]] for job in jobs if ids[job] in stored]
         ended = [trial for trial in trials if trial.state not in UNFINISHED]
-        if len(ended) < len(jobs):
+        missing = len(jobs) - len(ended)
+        if missing and problems:
             raise TrialError(
-                "%d trainings of the study %s did not start or are not in the database yet: fix the"
-                " cause and run the same command again" % (len(jobs) - len(ended), self.name)
+                "%d of %d trainings of the study %s could not begin (%s): correct the cause and run"
+                " the same command again" % (missing, len(jobs), self.name, problems[0])
+            )
+        if missing:
+            raise TrialError(
+                "%d of %d trainings of the study %s are not in the database yet: run the same"
+                " command again" % (missing, len(jobs), self.name)
             )
         if any(_task(trial.setup) != _task(self.setup) for trial in ended):
             raise InputError(
@@ -176,10 +231,19 @@ class Trainer:
             )
         return ended
 
+    def _check_failures(self) -> None:
+        """Check that not all trainings failed, since then the next ones would most likely fail."""
+        trials = list(self._trials.values())
+        if len(failures.failed_trials(trials)) == len(trials):
+            raise TrialError(
+                "all %d trainings of the study %s failed (%s): correct the cause and run the same"
+                " command again" % (len(trials), self.name, failures.cause(trials))
+            )
+
     @property
     def spent(self) -> int:
         """Iterations of all trials that were requested, trained now or before."""
-        return sum(self._costs.values())
+        return sum(self.cost(trial) for trial in self._trials.values())
 
     def room(self, length: int) -> int:
         """Count the trainings that the rest of the budget pays for, without what is reserved.
@@ -207,6 +271,12 @@ def _task(setup: Setup) -> tuple[object, ...]:
     """Return what all trainings of an evaluation have in common."""
     settings = {field: value for field, value in setup.solver.items() if field != "max_iter"}
     return setup.network.hash, setup.dataset, settings
+
+
+def _command(kind: str, job: Job, name: str) -> str:
+    """The command that resumes an evaluation, without its other options."""
+    arguments = ["lrbench", kind, job.solver, *(["--data", job.data] if job.data else [])]
+    return " ".join(map(shlex.quote, [*arguments, "--study", name]))
 
 
 def default_name(kind: str, setup: Setup) -> str:

@@ -42,8 +42,9 @@ from lrbench_caffe.evaluator.candidates import (
     transfer,
 )
 from lrbench_caffe.ranking import ranges
+from lrbench_caffe.study import failures
 from lrbench_caffe.study.pruning import StuckDetector
-from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED
+from lrbench_caffe.trial import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -160,7 +161,8 @@ def tune(
             % (trainer.budget, 2 * trainer.max_iter, trainer.max_iter)
         )
     chosen = sorted(set(functions), key=TUNED.index)
-    return _Search(trainer, chosen, goal, on_note, seed).run()
+    with trainer.claim():
+        return _Search(trainer, chosen, goal, on_note, seed).run()
 
 
 class _Search:
@@ -343,6 +345,12 @@ class _Search:
             self._reasons[candidate] = "a constant rate"
             max_iter = cast("int", trial.setup.solver["max_iter"])
             self._record("range", candidate, max_iter, self._first_seed, trial)
+        if test.good is None and failures.failed_trials(test.trials):
+            raise TrialError(
+                "the net learns with none of the constant rates whose trainings did not fail (%s):"
+                " correct the cause and run the same command again"
+                % "; ".join(failures.causes(test.trials))
+            )
         if test.good is None:
             rates = ", ".join("%r" % _constant_rate(trial) for trial in test.trials)
             raise InputError(
@@ -802,9 +810,11 @@ class _Search:
                 length, target = key[1], (top1, reached[key])
         ranked = _most_seeds_first(self._ranked(length))
         if not (ranked and ranked[0].rank):
+            trials = [tried.trial for tried in self._tried]
+            failed = "".join("; %s" % line for line in failures.causes(trials))
             raise TrialError(
-                "no policy finished all its trainings of %d iterations: `lrbench study show %s`"
-                " lists why they ended" % (length, self._trainer.name)
+                "no policy finished all its trainings of %d iterations%s: `lrbench study show %s`"
+                " lists them" % (length, failed, self._trainer.name)
             )
         if target:  # several policies may have this length
             ranked.sort(key=lambda entry: reached.get((entry.policy, length), math.inf))
@@ -859,12 +869,7 @@ def summary(tuned: Tuned) -> list[str]:
             "it reaches Top-1 %.2f %%, 0.1 points below the highest, after %d iterations"
             % (100 * top1, iteration)
         )
-    failed = sum(tried.trial.state == FAILED for tried in tuned.tried)
-    if failed:
-        lines.append(
-            "%d trainings failed (`lrbench study show %s` lists the errors): run the same command"
-            " again to repeat them" % (failed, tuned.study)
-        )
+    lines += failures.causes(tried.trial for tried in tuned.tried)
     lines.append(
         "the search took %d of %d iterations in %d trainings, recorded as study %s"
         % (tuned.cost, tuned.budget, len(tuned.tried), tuned.study)

@@ -12,7 +12,8 @@ from lrbench_caffe.display.progress import ProgressDisplay, StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.paper import scaling, targets
 from lrbench_caffe.paper.page import create_folder, write, write_figure_1
-from lrbench_caffe.trial import FAILED, Job
+from lrbench_caffe.study import failures
+from lrbench_caffe.trial import Job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.display.bar import ProgressCallback
     from lrbench_caffe.paper.targets import Target
     from lrbench_caffe.study.interfaces import Pool
+    from lrbench_caffe.trial import Trial
 
 SEEDS = 5  # the paper's number of trainings for each policy
 
@@ -90,16 +92,16 @@ def reproduce(
         n_waiting = train(target, scale, seeds or SEEDS, pool, display, data, dsn, test_interval)
     with ProgressDisplay() as progress:
         rows = export(target, scale, folder, dsn, progress)
-    n_failed = _write_and_print(target, rows, folder, format)
+    trials = _write_and_print(target, rows, folder, format)
     if n_waiting:
         raise TrialError(
             "%d of the trainings could not begin: run the same command to try again" % n_waiting
         )
-    if n_failed:
-        raise TrialError(
-            "%d of the trainings failed: run `lrbench study run %s --retry-failed` to train them "
-            "again" % (n_failed, targets.study_name(target, scale))
-        )
+    failures.check(
+        trials,
+        "run `lrbench study run %s --retry-failed` to train them again"
+        % targets.study_name(target, scale),
+    )
 
 
 def _check_no_options(source: str, training_options: Mapping[str, object]) -> None:
@@ -112,12 +114,13 @@ def _check_no_options(source: str, training_options: Mapping[str, object]) -> No
             )
 
 
-def _write_and_print(target: Target, rows: str, folder: str, format: str) -> int:
-    """Write the page of a target and print its table. Return the number of failed trials."""
+def _write_and_print(target: Target, rows: str, folder: str, format: str) -> list[Trial]:
+    """Write the page of a target, print its table and what failed. Return the trials."""
     table, page, trials = write(target, rows, folder)
     console.print_tables(table, format=format)
-    console.print_line("page: %s" % page, aside=format != "table")
-    return sum(trial.state == FAILED for trial in trials)
+    for line in (*failures.causes(trials), "page: %s" % page):
+        console.print_line(line, aside=format != "table")
+    return trials
 
 
 def prepare(
@@ -192,7 +195,11 @@ def train(
         for seed in range(1, seeds + 1)
         for policy in scaling.scaled_policies(target, scale).values()
     ]
-    study.run_study(name, pool, display, jobs, dsn)
+    command = "lrbench reproduce %s" % target.name
+    if scale != 1:
+        command += " --scale %.10g" % scale
+    with study.claimed_study(name, display.note, dsn, command=command) as claimed:
+        claimed.train(pool, display, [study.checked_job(job) for job in jobs])
     with database.Store(dsn) as store:
         return sum(entry.state is None for entry in database.studies.jobs(store, name))
 

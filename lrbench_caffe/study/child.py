@@ -8,13 +8,15 @@ writes one JSON line ``[kind, content]`` per event to its standard output; see
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lrbench_caffe
 from lrbench_caffe.errors import InputError, TrialError, fatal_message, last_log_line
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
 
 _LOG_TAIL_BYTES = 100000  # the end of Caffe's log, which contains its last message
 _EXIT_SECONDS = 5  # for a process that has closed its output
+
+# The system has no memory, process or file left for another training.
+_SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+class StartError(TrialError):
+    """The system lacks something that the process of a training needs. Another try may succeed."""
 
 
 @contextlib.contextmanager
@@ -50,13 +59,45 @@ def child_process(
 
     Raises:
         InputError: The log cannot be written.
+        StartError: The system cannot start the process now.
     """
-    with tempfile.TemporaryDirectory(prefix="lrbench-") as folder, _open_log(log, folder) as file:
-        child = Child(job, _environment(folder, threads), file, only_describe)
-        try:
-            yield child
-        finally:
-            child.end()
+    with contextlib.ExitStack() as stack:
+        child = _start(job, threads, log, stack, only_describe)
+        stack.callback(child.end)
+        yield child
+
+
+def _start(
+    job: Job,
+    threads: int | None,
+    log: str | None,
+    stack: contextlib.ExitStack,
+    only_describe: bool,
+) -> Child:
+    """Start a child; its temporary folder and its log close with the stack."""
+    try:
+        folder = tempfile.mkdtemp(prefix="lrbench-")
+        stack.callback(_remove_folder, folder)
+        file = stack.enter_context(_open_log(log, folder))
+        return Child(job, _environment(folder, threads), file, only_describe)
+    except OSError as error:
+        raise _start_error(error) from None
+
+
+def _remove_folder(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)  # most are empty; unlike rmtree, this opens no file
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_error(error: OSError) -> StartError:
+    if error.errno in _SHORTAGES:
+        remedy = "end other programs, or run fewer trainings at a time"
+    else:
+        remedy = "free space in the folder for temporary files, or name another one in TMPDIR"
+    reason = error.strerror or error
+    return StartError("cannot start the process of the training (%s): %s" % (reason, remedy))
 
 
 class Child:
@@ -112,7 +153,11 @@ class Child:
         log = self._log_tail()
         if status < 0 and -status != signal.SIGABRT:
             return TrialError(_killed_message(signal.Signals(-status), last_log_line(log)))
-        reason = fatal_message(log) or "it exited with status %d and without a message" % status
+        reason = fatal_message(log)
+        if reason is None:
+            last_line = last_log_line(log)
+            message = "; its last message: %s" % last_line if last_line else " without a message"
+            reason = "it exited with status %d%s" % (status, message)
         return TrialError("Caffe ended the training: %s" % reason)
 
     def signal(self, number: int) -> None:
@@ -135,8 +180,9 @@ class Child:
 
 
 def _open_log(path: str | None, folder: str) -> BinaryIO:
-    """The file for Caffe's log; None: a file in the folder."""
-    path = path or os.path.join(folder, "log")
+    """The file for Caffe's log; None: a file without a name in the folder."""
+    if path is None:
+        return cast("BinaryIO", tempfile.TemporaryFile(dir=folder))
     try:
         return open(path, "w+b")
     except OSError as error:

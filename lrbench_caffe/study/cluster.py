@@ -1,9 +1,10 @@
 """The pool of a Dask cluster: one training on each thread of its workers.
 
 A worker trains a job in a child process, see :mod:`lrbench_caffe.study.worker`. It needs this
-program, the data and the folder of the snapshots at the same paths as here, but no database: it
-sends events through the scheduler to the program that runs the study, which records them. If a
-worker dies, Dask gives its trial to another worker, which resumes from the last snapshot.
+program, the data and the folder of the snapshots at the same paths as here. It needs neither a
+database nor psycopg2: it sends events through the scheduler to the program that runs the study,
+which records them. If a worker dies, Dask gives its trial to another worker, which resumes from the
+last snapshot.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Cluster(Pool):
                 # A client that is closed while it tries to reconnect would log a traceback.
                 logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
                 raise TrialError(
-                    "lost the Dask cluster %s (%s): run the study again to resume it"
+                    "lost the Dask cluster %s (%s): run the same command again to resume"
                     % (self._address, error)
                 ) from None
 
@@ -168,6 +169,8 @@ class _Trainings:
         self._futures: dict[str, Any] = {}
         self._executions: dict[str, _Execution] = {}
         self._verdicts: dict[str, Verdict] = {}
+        # Why an execution of a job could not begin, after another one had begun.
+        self._problems: dict[str, str] = {}
 
     def run(self) -> None:
         """Train the jobs until all have ended."""
@@ -183,10 +186,16 @@ class _Trainings:
             )
         self._note_missing_workers()
         while self._futures:
+            # Read before the events: a worker sends them all before its future ends.
+            ended = {
+                job_id: future
+                for job_id, future in self._futures.items()
+                if future.status in ("finished", "error", "cancelled", "lost")
+            }
             for job_id, execution_id, kind, content in self._events.get(batch=True):
                 self._receive(job_id, execution_id, kind, content)
-            for job_id, future in list(self._futures.items()):
-                if future.status in ("error", "cancelled", "lost"):
+            for job_id, future in ended.items():
+                if job_id in self._futures:
                     self._give_up(job_id, future)
             self._send_orders()
             time.sleep(_POLL_SECONDS)
@@ -204,6 +213,8 @@ class _Trainings:
             self._executions[job_id] = _Execution(execution_id, EventReader())
         execution = self._executions.get(job_id) or _Execution(execution_id, EventReader())
         if execution_id != execution.id:
+            if kind == "problem":  # the execution that could not begin may be the last one
+                self._problems[job_id] = content
             return
         if kind != "done":
             content = execution.reader.read(kind, content)
@@ -214,23 +225,30 @@ class _Trainings:
             self._forget(job_id)
 
     def _give_up(self, job_id: str, future: Any) -> None:
-        """Report a job that Dask no longer tries to execute."""
+        """Report a job that has no end although Dask no longer executes it."""
         if future.status == "error":
-            job, error = self._jobs[job_id], future.exception()
+            error = future.exception()
             killed = isinstance(error, distributed.scheduler.KilledWorker)
             problem = "its Dask workers died" if killed else "a Dask worker could not train it"
-            problem = "%s (%s: %s)" % (problem, type(error).__name__, error)
-            execution = self._executions.get(job_id)
-            if execution:
-                end = {"state": FAILED, "ended": time.time(), "error": problem}
-                self._on_event(job, "end", execution.reader.read("end", end))
-            self._on_event(job, "problem", problem)
+            self._fail(job_id, "%s (%s: %s)" % (problem, type(error).__name__, error))
+        elif job_id in self._problems:
+            self._fail(job_id, self._problems[job_id])
         self._forget(job_id)
+
+    def _fail(self, job_id: str, problem: str) -> None:
+        """Report a problem: as the end of the training if it has begun."""
+        job, execution = self._jobs[job_id], self._executions.get(job_id)
+        if execution is None:
+            self._on_event(job, "problem", problem)
+        else:
+            end = {"state": FAILED, "ended": time.time(), "error": problem}
+            self._on_event(job, "end", execution.reader.read("end", end))
 
     def _forget(self, job_id: str) -> None:
         self._futures.pop(job_id).release()
         self._executions.pop(job_id, None)
         self._verdicts.pop(job_id, None)
+        self._problems.pop(job_id, None)
 
     def _send_orders(self) -> None:
         """Send the orders that :class:`lrbench_caffe.study.worker._Orders` describes.

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study import process
+from lrbench_caffe.study import pooled, process
 from lrbench_caffe.study.interfaces import Pool
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Cores(Pool):
                 :func:`lrbench_caffe.study.process.run`.
         """
         self._slots = jobs or len(gpus) or usable_cores()
-        self._train = train
+        self._train, self._patience = train, pooled.Patience()
         self._devices: queue.Queue[int | None] = queue.Queue()
         for slot in range(self._slots):
             self._devices.put(gpus[slot % len(gpus)] if gpus else None)
@@ -50,24 +50,33 @@ class Cores(Pool):
         """Train every job, see :meth:`lrbench_caffe.study.interfaces.Pool.run`.
 
         on_event is called from several threads.
+
+        Raises:
+            TrialError: The system has no threads left.
         """
         with ThreadPoolExecutor(self._slots) as threads:
-            for _ in threads.map(lambda job: self._train_job(job, stop, on_event), jobs):
-                pass  # raises what a thread has raised
+            try:
+                trainings = [threads.submit(self._train_job, job, stop, on_event) for job in jobs]
+            except RuntimeError as error:
+                raise TrialError(
+                    "cannot train %d at a time (%s): end other programs, or give a smaller --jobs"
+                    % (self._slots, error)
+                ) from None
+            for training in trainings:
+                training.result()  # raises what a thread has raised
 
     def _train_job(self, job: Job, stop: Stop, on_event: OnJobEvent) -> None:
         if stop.requests:
             return
         device = self._devices.get()
         try:
-            self._train(
+            pooled.run(
                 job if device is None else dataclasses.replace(job, gpu=device),
                 stop,
                 lambda kind, content: on_event(job, kind, content),
-                threads=1,
+                self._patience,
+                self._train,
             )
-        except (InputError, TrialError) as error:
-            on_event(job, "problem", str(error))
         finally:
             self._devices.put(device)
 

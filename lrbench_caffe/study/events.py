@@ -17,13 +17,14 @@ An event has a kind and a content:
 ``"end"``
     The Trial as it ended: all its rows, its state, and the error if it has one.
 ``"problem"``
-    Only from a pool: why a training could not begin, or why it failed (str). If the training had
-    begun, "end" comes first; a pool may then omit the problem, which is the error of that trial.
+    Only from a pool: why a training could not begin (str). The error of a training that has begun
+    is in its "end".
 
 A function that receives events is called ``on_event(kind, content)``, or
 ``on_event(job, kind, content)`` if it receives those of several trainings. It returns None, or a
 verdict: the pair (state, reason). A verdict interrupts the training, which then ends in that state
-with that reason as its error. The first verdict counts. It is ignored if the training finishes or
+with that reason as its error. The first verdict counts; of verdicts on the same event, that of the
+journal, then those of the other receivers in their order. It is ignored if the training finishes or
 diverges before the interruption takes effect.
 
 Contents travel between processes as JSON. :class:`EventReader` turns them back into values.
@@ -31,13 +32,23 @@ Contents travel between processes as JSON. :class:`EventReader` turns them back 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Iterable, Optional, Tuple
 
 from lrbench_caffe.trial import Evaluation, Job, Trial, from_dict
 
 Verdict = Tuple[str, str]
 OnEvent = Callable[[str, Any], Optional[Verdict]]
 OnJobEvent = Callable[[Job, str, Any], Optional[Verdict]]
+
+
+def first_verdict(verdicts: Iterable[Verdict | None]) -> Verdict | None:
+    """Return the verdict that counts: the first one, or None if there is none.
+
+    Example:
+        >>> first_verdict([None, ("failed", "full disk"), ("pruned", "hopeless")])
+        ('failed', 'full disk')
+    """
+    return next(filter(None, verdicts), None)
 
 
 class EventReader:

@@ -25,8 +25,8 @@ class Pool(Protocol):
     def run(self, jobs: Sequence[Job], stop: Stop, on_event: OnJobEvent) -> None:
         """Train every job, and return when all have ended.
 
-        A training that cannot begin, or that fails, is reported as the event "problem" and does not
-        affect the others.
+        A training that cannot begin is reported as the event "problem". Neither that nor a training
+        that fails affects the others.
 
         Args:
             jobs: The jobs to train, each with a trial id of its own.

@@ -12,10 +12,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from lrbench_caffe import database
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study.child import child_process
-from lrbench_caffe.study.events import EventReader
+from lrbench_caffe.study.events import EventReader, first_verdict
 from lrbench_caffe.study.stop import Stop, interruptible
 from lrbench_caffe.trial import FAILED, INTERRUPTED, Job
 
@@ -64,6 +63,8 @@ def train(
         >>> trial.state, trial.summary.top1  # doctest: +SKIP
         ('finished', 0.98)
     """
+    from lrbench_caffe import database  # Dask workers import this module without psycopg2
+
     on_event = options.pop("listen", on_event)  # a former name of on_event
     paths = {
         name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)
@@ -78,8 +79,8 @@ def train(
         journal = recorder.journal()
 
         def record(kind: str, content: Any) -> Verdict | None:
-            journal_verdict = journal.on_event(kind, content)
-            return on_event(kind, content) or journal_verdict
+            verdicts = [journal.on_event(kind, content), on_event(kind, content)]
+            return first_verdict(verdicts)
 
         trial = run(job, stop, record, threads, log)
     assert trial is not None  # only a stop prevents a trial, and interruptible() raises then

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import threading
-from bisect import insort
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -40,20 +40,24 @@ class Pruner:
     Caffe's softmax bounds it.
     """
 
-    def __init__(self, margin: float, reached: Iterable[tuple[str, str, int, float]] = ()) -> None:
+    def __init__(
+        self, margin: float, reached: Iterable[tuple[str, str, str, int, float]] = ()
+    ) -> None:
         """Set up the comparison.
 
         Args:
             margin: How far below the median a trial is pruned, as a share of 1.
-            reached: The evaluations of trials that have ended: (network hash, dataset name,
-                iteration, best Top-1 so far).
+            reached: The evaluations of trials that have ended: (trial id, network hash, dataset
+                name, iteration, best Top-1 so far).
         """
         self._margin, self._lock = margin, threading.Lock()
-        # For each (network hash, dataset name, iteration), the best Top-1 of each trial, ascending.
-        self._reached: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
+        # The best Top-1 by trial id, for each (network hash, dataset name, iteration).
+        self._reached: defaultdict[tuple[str, str, int], dict[str | None, float]] = defaultdict(
+            dict
+        )
         self._running: dict[str | None, _RunningTrial] = {}  # by trial id
-        for network, dataset, iteration, top1 in reached:
-            insort(self._reached[network, dataset, iteration], top1)
+        for trial_id, network, dataset, iteration, top1 in reached:
+            self._reached[network, dataset, iteration][trial_id] = top1
 
     def on_event(self, job: Job, kind: str, content: Any) -> Verdict | None:
         """Receive an event; return (PRUNED, reason) if the trial is hopeless."""
@@ -61,24 +65,29 @@ class Pruner:
             if kind == "begin":
                 self._running[job.id] = _RunningTrial(content)
             elif kind == "row":
-                return self._judge(self._running[job.id], content)
+                return self._judge(job.id, content)
             elif kind == "end":
                 self._running.pop(job.id, None)
         return None
 
-    def _judge(self, trial: _RunningTrial, row: Evaluation) -> Verdict | None:
+    def _judge(self, trial_id: str | None, row: Evaluation) -> Verdict | None:
         if row.top1 is None:
             return None
+        trial = self._running[trial_id]
         trial.top1 = max(trial.top1, row.top1)
-        others = self._reached[trial.network, trial.dataset, row.iteration]
-        count, median = len(others), others[len(others) // 2] if others else 0.0
-        insort(others, trial.top1)
-        if count < MIN_OTHERS or trial.top1 >= median - self._margin:
+        reached = self._reached[trial.network, trial.dataset, row.iteration]
+        # A trial that has begun again on another worker of a cluster is not its own rival.
+        others = [top1 for other_id, top1 in reached.items() if other_id != trial_id]
+        reached[trial_id] = trial.top1
+        if len(others) < MIN_OTHERS:
+            return None
+        median = statistics.median(others)
+        if trial.top1 >= median - self._margin:
             return None
         return PRUNED, (
             "at iteration %d its best Top-1, %.2f %%, was more than %.4g points below %.2f %%, "
             "the median of %d others"
-            % (row.iteration, 100 * trial.top1, 100 * self._margin, 100 * median, count)
+            % (row.iteration, 100 * trial.top1, 100 * self._margin, 100 * median, len(others))
         )
 
 

@@ -6,6 +6,7 @@ the study records what they measure.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -18,12 +19,13 @@ from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paths import home
 from lrbench_caffe.policies import Policy
+from lrbench_caffe.study.events import first_verdict
 from lrbench_caffe.study.pruning import Pruner
 from lrbench_caffe.study.stop import interruptible
 from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lrbench_caffe.study.events import OnJobEvent, Verdict
     from lrbench_caffe.study.interfaces import Display, Pool
@@ -100,28 +102,111 @@ def run_study(
         KeyboardInterrupt: After Ctrl-C or a request to stop. Everything measured before is
             recorded.
     """
-    jobs = [_checked_job(job) for job in jobs]
-    folder = os.path.join(home(), "studies", checked_study_name(name))
-    trainable = (*UNFINISHED, FAILED) if retry_failed else UNFINISHED
-    with database.Store(dsn, on_note=display.note) as store, interruptible() as stop:
-        store.require_writing()
-        if jobs:
-            studies.add(store, name, jobs)
-        claim = studies.Claim(name, dsn, stop, display.note)
-        with claim, database.Recorder(dsn, display.note) as recorder:
-            entries = studies.jobs(store, name)
+    jobs = [checked_job(job) for job in jobs]
+    with claimed_study(name, display.note, dsn, create=bool(jobs)) as study:
+        study.train(pool, display, jobs, prune, retry_failed, watchers, others)
+
+
+@contextlib.contextmanager
+def claimed_study(
+    name: str,
+    on_note: Callable[[str], None],
+    dsn: str | None = None,
+    create: bool = True,
+    command: str | None = None,
+) -> Iterator[ClaimedStudy]:
+    """Claim a study for this program, for any number of rounds of trainings in the block.
+
+    No other program can run the study within the block. Ctrl-C and requests to stop end the round
+    that trains, or keep the next one from beginning.
+
+    Args:
+        name: The name of the study.
+        on_note: Called with each message for the user, from any thread.
+        dsn: The PostgreSQL database (None: the default one).
+        create: Whether to create the study if it does not exist.
+        command: The command that resumes the study (None: ``lrbench study run``, or that of the
+            program that ran it before).
+
+    Yields:
+        The ClaimedStudy.
+
+    Raises:
+        InputError: The name is invalid, the study does not exist, another program runs it, or the
+            database cannot be used.
+        KeyboardInterrupt: At the end of the block, after Ctrl-C or a request to stop.
+    """
+    checked_study_name(name)
+    with interruptible() as stop:
+        with database.Store(dsn, on_note=on_note) as store:
+            store.require_writing()
+            if create:
+                studies.add(store, name, [])
+            claim = studies.Claim(name, dsn, stop, on_note)
+        with claim:
+            if command is not None:
+                with database.Store(dsn) as store:
+                    studies.set_command(store, name, command)
+            yield ClaimedStudy(name, dsn, stop)
+
+
+class ClaimedStudy:
+    """A study that this program runs; made by :func:`claimed_study`."""
+
+    def __init__(self, name: str, dsn: str | None, stop: Stop) -> None:
+        self._name, self._dsn, self._stop = name, dsn, stop
+        self._folder = os.path.join(home(), "studies", name)
+
+    def train(
+        self,
+        pool: Pool,
+        display: Display,
+        jobs: Sequence[Job],
+        prune: float | None = None,
+        retry_failed: bool = False,
+        watchers: Sequence[OnJobEvent] = (),
+        others: bool = True,
+    ) -> None:
+        """Train a round of trials, see :func:`run_study`.
+
+        Args:
+            pool: As for run_study.
+            display: As for run_study; one for each round.
+            jobs: As for run_study, each as :func:`checked_job` returns it.
+            prune: As for run_study.
+            retry_failed: As for run_study.
+            watchers: As for run_study.
+            others: As for run_study.
+
+        Raises:
+            InputError: The study has no trials, or the database or the pool cannot be used.
+            KeyboardInterrupt: After Ctrl-C or a request to stop.
+        """
+        self._check_stop()
+        trainable = (*UNFINISHED, FAILED) if retry_failed else UNFINISHED
+        with database.Recorder(self._dsn, display.note) as recorder:
+            # The recorder comes first: it delivers what a program that died has left behind.
+            with database.Store(self._dsn) as store:
+                studies.add(store, self._name, jobs)
+                entries = studies.jobs(store, self._name)
+                watchers = [_remove_snapshots, *watchers]
+                if prune is not None:
+                    ended = [entry.job.id for entry in entries if entry.state not in trainable]
+                    watchers.append(Pruner(prune, studies.reached(store, ended)).on_event)
             pending = [
-                _in_folder(entry.job, folder)
+                _in_folder(entry.job, self._folder)
                 for entry in entries
                 if entry.state in trainable
                 and (others or dataclasses.replace(entry.job, id=None) in jobs)
             ]
-            watchers = [_remove_snapshots, *watchers]
-            if prune is not None:
-                ended = [entry.job.id for entry in entries if entry.state not in trainable]
-                watchers.append(Pruner(prune, studies.reached(store, ended)).on_event)
             attempts = {entry.job.id: entry.attempts for entry in entries}
-            _train(pending, attempts, pool, stop, recorder, watchers, display)
+            _train(pending, attempts, pool, self._stop, recorder, watchers, display)
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        """End the rounds after a request to stop."""
+        if self._stop.requests:
+            raise KeyboardInterrupt
 
 
 def _train(
@@ -155,7 +240,7 @@ def _train(
         verdicts = [journals[job.id].on_event(kind, content)]
         verdicts += [watcher(job, kind, content) for watcher in watchers]
         display.on_event(job, kind, content)
-        return next(filter(None, verdicts), None)
+        return first_verdict(verdicts)
 
     display.begin(jobs)
     pool.run(jobs, stop, on_event)
@@ -193,10 +278,11 @@ def checked_study_name(name: str) -> str:
     return name
 
 
-def _checked_job(job: Job) -> Job:
-    """The job with absolute paths, so that it can be resumed from another current directory.
+def checked_job(job: Job) -> Job:
+    """Return a job with absolute paths, so that it can be resumed from another current directory.
 
-    Raises InputError for a job that can never be trained.
+    Raises:
+        InputError: The job can never be trained.
     """
     if not os.path.isfile(job.solver):
         raise InputError("solver %s not found: give the path of a solver prototxt" % job.solver)

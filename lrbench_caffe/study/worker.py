@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import distributed
 from distributed import Queue, Variable
 
-from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study import process
+from lrbench_caffe.study import pooled
 from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 1
 _SILENCE_SECONDS = 60  # without a heartbeat: the program that runs the study must have died
 _ORDERS_TIMEOUT = 10  # seconds
+
+_patience = pooled.Patience()  # of all trainings on this worker
 
 
 def dask_setup(worker: Any) -> None:
@@ -52,10 +53,7 @@ def train_job(job: Job, channel: str) -> None:
             return orders.verdict(job.id)
 
         if not stop.requests:
-            try:
-                process.run(job, stop, on_event, threads=1)
-            except (InputError, TrialError) as error:
-                sender.send("problem", str(error))
+            pooled.run(job, stop, on_event, _patience)
     sender.send("done", None)
 
 

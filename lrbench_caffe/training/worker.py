@@ -61,7 +61,14 @@ def main() -> None:
         os._exit(1)
     except Exception as error:  # most likely from a Python layer: the log gets its traceback
         traceback.print_exc()
-        emit("failure", "%s: %s" % (type(error).__name__, error))
+        emit("failure", _description(error))
+
+
+def _description(error: Exception) -> str:
+    """An error as a part of a sentence, without the number of a system error."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (": %s" % error.filename if error.filename else "")
+    return "%s: %s" % (type(error).__name__, error)
 
 
 def _exit_without(parent: int) -> None:
