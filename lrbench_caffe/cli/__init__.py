@@ -16,6 +16,7 @@ import click
 
 from lrbench_caffe import __version__
 from lrbench_caffe.cli import data, database, paper, reports, search, studies, training
+from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError
 
 FAILED, INVALID_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
@@ -57,7 +58,8 @@ class _Commands(click.Group):
 
 
 def _exit(message: object, status: int) -> NoReturn:
-    click.echo("lrbench: %s" % message, err=True)
+    line = " ".join(str(message).splitlines())
+    click.echo("lrbench: %s" % printable(line), err=True)
     sys.exit(status)
 
 

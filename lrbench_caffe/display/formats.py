@@ -11,6 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+from lrbench_caffe.display.printable import printable
 from lrbench_caffe.display.table import displayed
 from lrbench_caffe.ranking import Spread
 
@@ -82,7 +83,7 @@ def _markdown(table: Table) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    return _one_line(re.sub(r"([\\|<>*_`&])", r"\\\1", text))
+    return re.sub(r"([\\|<>*_`&])", r"\\\1", printable(text))
 
 
 _LATEX = {
@@ -100,7 +101,7 @@ _LATEX.update({character: "\\" + character for character in "&%$#_{}"})
 def _latex(table: Table) -> str:
     """A tabular for the LaTeX package booktabs."""
     columns, rows = displayed(table)
-    lines = ["%% %s" % _one_line(table.title)] if table.title else []
+    lines = ["%% %s" % printable(table.title)] if table.title else []
     lines += [
         "\\begin{tabular}{%s}" % "".join("r" if column.right else "l" for column in columns),
         "\\toprule",
@@ -116,12 +117,8 @@ def _latex_row(texts: Iterable[str]) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return _one_line("".join(_LATEX.get(character, character) for character in text))
+    return "".join(_LATEX.get(character, character) for character in printable(text))
 
 
 def _title(column: Column) -> str:
     return column.title or ""
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)
