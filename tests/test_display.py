@@ -2,13 +2,16 @@
 
 import contextlib
 import dataclasses
+import datetime
 import io
 import json
 import os
 import pty
 import subprocess
 import sys
+import time
 import unicodedata
+from typing import NamedTuple
 
 import pytest
 from conftest import ROOT
@@ -136,6 +139,35 @@ def test_a_file_gets_the_raw_text_as_csv_and_json(monkeypatch):
         console.print_tables(hostile_tables()[0], format=format)
     csv, text = out.getvalue().split("[\n", 1)
     assert HOSTILE in csv and json.loads("[" + text)[0]["network"] == HOSTILE
+
+
+@pytest.mark.parametrize(
+    "zone, shown, offset",
+    [
+        ("XST-5:30", "2026-11-27 01:52 XST", "+05:30"),
+        ("<+03>-3", "2026-11-26 23:22 +03", "+03:00"),
+        ("UTC0", "2026-11-26 20:22 UTC", "+00:00"),
+    ],
+)
+def test_times_name_their_zone_or_its_offset(zone, shown, offset, monkeypatch):
+    class Study(NamedTuple):
+        name: str
+        created: float
+        states: dict
+        running: bool
+
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        table = tables.studies([Study("st", 1795724521.5, {}, False)])
+        assert shown in formats.render([table], "markdown")
+        (study,) = json.loads(formats.render([table], "json"))
+        assert formats.render([table], "csv").splitlines()[1].split(",")[2] == study["made"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert study["made"].endswith(offset)
+    assert datetime.datetime.fromisoformat(study["made"]).timestamp() == 1795724521
 
 
 @pytest.mark.parametrize("format", ["markdown", "latex"])

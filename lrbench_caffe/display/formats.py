@@ -6,6 +6,7 @@ The format "table" is for the terminal: see :func:`lrbench_caffe.display.console
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 import re
@@ -42,13 +43,18 @@ def render(tables: Sequence[Table], format: str) -> str:
 
 
 def _records(table: Table) -> Iterator[dict[str, object]]:
-    """The rows as dicts by the columns' names; a Spread is a mean and, as NAME_std, a deviation."""
+    """The rows as dicts by the columns' names.
+
+    A Spread is a mean and, as NAME_std, a deviation. A time has the form of ISO 8601.
+    """
     for row in table.rows:
         record: dict[str, object] = {}
         for column, value in zip(table.columns, row):
             if column.name and isinstance(value, Spread):
                 record[column.name] = value.mean
                 record[column.name + "_std"] = value.deviation
+            elif column.name and isinstance(value, datetime.datetime):
+                record[column.name] = value.isoformat(timespec="seconds")
             elif column.name:
                 record[column.name] = value
         yield record
