@@ -50,7 +50,7 @@ host_zone() {
     file=$(readlink -f "$1") || return 0
     if [[ $file == */zoneinfo/* ]]; then
         echo "${file##*/zoneinfo/}"
-    elif [[ -f $file ]]; then
+    elif [[ -f $file && $(head -c 5 "$file") == TZif[2-9] ]]; then
         tail -n 1 "$file"
     fi
 }

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrbench_caffe import InputError, datasets, download
+from lrbench_caffe.errors import fatal_message
 from lrbench_caffe.training import records
 
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
@@ -284,6 +285,14 @@ def test_an_lmdb_with_a_large_map_is_read_in_a_small_address_space_and_refused_f
     shape, sentence = done.stdout.splitlines()
     assert shape == "(21, (1, 8, 8))"
     assert sentence.startswith("the LMDB %s does not fit into the address space" % files.train)
+
+
+def test_the_error_of_caffe_without_address_space_names_the_limit():
+    line = "db_lmdb.hpp:15] Check failed: mdb_status == 0 (12 vs. 0) Cannot allocate memory"
+    message = fatal_message("F1126 10:00:00.000000 7 " + line)
+    assert (
+        message.startswith("Check failed: mdb_status") and "raise the limit (ulimit -v)" in message
+    )
 
 
 # The official files

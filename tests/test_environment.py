@@ -159,6 +159,7 @@ host_zone "$1"
         ("zoneinfo/Europe/Berlin", "Europe/Berlin\n"),
         ("zoneinfo/UTC", "UTC\n"),
         ("copy", "CET-1CEST,M3.5.0,M10.5.0/3\n"),
+        ("another file", ""),
         (None, ""),
     ],
 )
@@ -166,7 +167,8 @@ def test_the_time_zone_of_the_host_is_read_by_name_or_by_rule(link, zone, tmp_pa
     file, localtime = tmp_path / (link or "nowhere"), tmp_path / "localtime"
     if link:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"TZif2\0binary\nTZif2\0\nCET-1CEST,M3.5.0,M10.5.0/3\n")
+        start = b"" if link == "another file" else b"TZif2"
+        file.write_bytes(start + b"\0binary\nTZif2\0\nCET-1CEST,M3.5.0,M10.5.0/3\n")
         localtime.symlink_to(file)
     done = subprocess.run(
         ["bash", "-euc", ZONE, "bash", str(localtime)], stdout=subprocess.PIPE, text=True
