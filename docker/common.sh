@@ -43,10 +43,24 @@ python_path() {
     echo "$path"
 }
 
+# Print the host's time zone, because the inside has an /etc/localtime of its own: its name, or without a name the rule at
+# the end of the file $1, such as CET-1CEST,M3.5.0,M10.5.0/3.
+host_zone() {
+    local file
+    file=$(readlink -f "$1") || return 0
+    if [[ $file == */zoneinfo/* ]]; then
+        echo "${file##*/zoneinfo/}"
+    elif [[ -f $file && $(head -c 5 "$file") == TZif[2-9] ]]; then
+        tail -n 1 "$file"
+    fi
+}
+
 set_environment() {
     PYTHONPATH=$(python_path)
     export PYTHONPATH PYTHONNOUSERSITE=1 LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     unset PYTHONHOME LD_LIBRARY_PATH LD_PRELOAD
+    [[ ${TZ+set} ]] || TZ=$(host_zone /etc/localtime)
+    [[ ! $TZ ]] || export TZ
 }
 
 # Print the host's lines of passwd or group for these ids: some programs, such as initdb, need the user's name.

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import io
 import os
+import shlex
 import shutil
 import tarfile
 import zlib
@@ -19,18 +20,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lrbench_caffe.errors import InputError
+from lrbench_caffe import download
+from lrbench_caffe.errors import InputError, disk_problem
 from lrbench_caffe.training import records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lrbench_caffe.download import Progress
 
 __all__ = [
     "NAMES",
     "Files",
     "Part",
     "convert",
-    "download",
     "paths",
     "read_cifar10",
     "read_digits",
@@ -41,7 +44,13 @@ __all__ = [
 
 NAMES = ("digits", "mnist", "cifar10")
 
-MNIST_URL = "http://yann.lecun.com/exdb/mnist/"
+# The datasets' homes, and mirrors that other libraries use. They have the same files.
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://raw.githubusercontent.com/fgnt/mnist/master/",
+    "http://yann.lecun.com/exdb/mnist/",
+)
 # The MD5 of each file as published, and of its unpacked content. The second one shows whether a
 # user's copy is complete, packed or not.
 MNIST_FILES = {
@@ -62,7 +71,12 @@ MNIST_FILES = {
         "27ae3e4e09519cfbb04c329615203637",
     ),
 }
-CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/"
+CIFAR10_MIRRORS = (
+    "https://www.cs.toronto.edu/~kriz/",
+    "https://cave.cs.toronto.edu/kriz/",
+    "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/",
+    "https://mindspore-website.obs.cn-north-4.myhuaweicloud.com/notebook/datasets/",
+)
 CIFAR10_ARCHIVE, CIFAR10_MD5 = "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_FOLDER = "cifar-10-batches-bin"
 CIFAR10_TRAIN = tuple("data_batch_%d.bin" % (i + 1) for i in range(5))
@@ -103,7 +117,7 @@ def convert(
     folder: str,
     source: str | None = None,
     pad: int = 0,
-    progress: Callable[[str, int, int | None], object] | None = None,
+    progress: Progress | None = None,
 ) -> Files:
     """Convert a dataset for Caffe, unless all of its files exist.
 
@@ -146,7 +160,11 @@ def convert(
     with _locked(folder, _stem(name, pad)):
         if _exist(files):  # another process has written them in the meantime
             return files
-        train, test = _read(name, source, progress)
+        if name == "digits":
+            train, test = read_digits()
+        else:
+            source = source or _official_files(name, folder, pad, progress)
+            train, test = read_mnist(source) if name == "mnist" else read_cifar10(source)
         return _publish(_stem(name, pad), folder, train, test, pad, progress)
 
 
@@ -192,18 +210,30 @@ def _exist(files: Files) -> bool:
     return all(os.path.exists(path) for path in files[:3])
 
 
-def _read(
-    name: str,
-    source: str | None,
-    progress: Callable[[str, int, int | None], object] | None,
-) -> tuple[Part, Part]:
-    """The training and test samples of a dataset, from a source or a download."""
-    if name == "digits":
-        return read_digits()
+def _official_files(name: str, folder: str, pad: int, progress: Progress | None) -> str:
+    """Download the official files of a dataset; return the folder in the user's cache.
+
+    The other arguments are those of :func:`convert`.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    downloads = os.path.join(cache, "lrbench")
     if name == "mnist":
-        files = {file + ".gz": md5 for file, (md5, _) in MNIST_FILES.items()}
-        return read_mnist(source or download(MNIST_URL, files, progress))
-    return read_cifar10(source or download(CIFAR10_URL, {CIFAR10_ARCHIVE: CIFAR10_MD5}, progress))
+        mirrors, files = MNIST_MIRRORS, {file + ".gz": md5[0] for file, md5 in MNIST_FILES.items()}
+    else:
+        mirrors, files = CIFAR10_MIRRORS, {CIFAR10_ARCHIVE: CIFAR10_MD5}
+    instead = (
+        "try again later, or put %s into a folder DIR, packed or unpacked, and run `lrbench data "
+        "%s%s --from DIR --to %s`"
+        % (
+            " and ".join(", ".join(files).rsplit(", ", 1)),
+            name,
+            " --pad %d" % pad if pad else "",
+            shlex.quote(folder),
+        )
+    )
+    with _locked(downloads, name, "read the official files from another folder with --from DIR"):
+        download.download(mirrors, files, downloads, instead, progress)
+    return downloads
 
 
 def read_digits() -> tuple[Part, Part]:
@@ -393,99 +423,21 @@ def _check_md5(path: str, content: bytes, expected: str, condition: str = "") ->
         )
 
 
-def download(
-    url: str,
-    files: Mapping[str, str],
-    progress: Callable[[str, int, int | None], object] | None = None,
-    cache: str | None = None,
-) -> str:
-    """Download files that are not in the cache.
-
-    Args:
-        url: The address of the folder that the files are in, with a slash at its end.
-        files: The MD5 checksum of each file by its name.
-        progress: Called with the name of a file, the bytes downloaded and their total (None: the
-            server did not send it).
-        cache: The folder for the files (None: ``lrbench`` in the user's cache directory).
-
-    Returns:
-        The cache.
-
-    Raises:
-        InputError: A file cannot be downloaded or has another checksum; it is not kept.
-    """
-    cache = cache or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lrbench"
-    )
-    for name, md5 in files.items():
-        path = os.path.join(cache, name)
-        if os.path.exists(path) and hashlib.md5(_content(path)).hexdigest() == md5:
-            continue
-        problem = _download(url + name, path, md5, progress)
-        if problem is not None:
-            raise InputError(
-                "cannot download %s%s to %s (%s): try again, or name a folder with the official "
-                "files with --from" % (url, name, cache, problem)
-            )
-    return cache
-
-
-def _download(
-    url: str,
-    path: str,
-    md5: str,
-    progress: Callable[[str, int, int | None], object] | None,
-) -> object | None:
-    """Download a file; return the reason if that fails, else None."""
-    import http.client
-    import urllib.error
-
-    folder, name = os.path.split(path)
-    partial = os.path.join(folder, ".%s.%d" % (name, os.getpid()))
-    try:
-        os.makedirs(folder, exist_ok=True)
-        arrived = _fetch(url, partial, lambda *counts: progress and progress(name, *counts))
-        if arrived != md5:
-            return "it arrived with the MD5 checksum %s, and should have %s" % (arrived, md5)
-        os.rename(partial, path)
-    except (OSError, http.client.HTTPException) as error:
-        # A URLError, which is an OSError too, wraps the reason; an HTTPError describes itself.
-        return error.reason if type(error) is urllib.error.URLError else error
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
-    return None
-
-
-def _fetch(url: str, path: str, progress: Callable[[int, int | None], object]) -> str:
-    """Copy the content of a URL to a file and report the bytes; return its MD5."""
-    import urllib.request
-
-    digest, done = hashlib.md5(), 0
-    with urllib.request.urlopen(url, timeout=60) as response, open(path, "wb") as file:
-        length = response.headers["Content-Length"]
-        total = int(length) if length else None
-        for block in iter(lambda: response.read(1 << 16), b""):
-            file.write(block)
-            digest.update(block)
-            done += len(block)
-            progress(done, total)
-    return digest.hexdigest()
-
-
 @contextmanager
-def _locked(folder: str, stem: str) -> Iterator[None]:
+def _locked(
+    folder: str, stem: str, instead: str = "name a folder that you can write to"
+) -> Iterator[None]:
     """Make the folder and let one process at a time write a dataset there.
 
-    The system releases the lock of a process that is killed.
+    The system releases the lock of a process that is killed. A message ends with what to do
+    instead.
     """
     try:
         os.makedirs(folder, exist_ok=True)
         lock = open(os.path.join(folder, ".%s.lock" % stem), "w")  # noqa: SIM115 - closed below
     except OSError as error:
         raise InputError(
-            "cannot write to %s (%s): name a folder that you can write to"
-            % (folder, error.strerror)
+            "cannot write to %s (%s): %s" % (folder, error.strerror, instead)
         ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -519,9 +471,11 @@ def _publish(
         for path, written in zip(files[:3], new[:3]):
             os.rename(written, path)
     except (lmdb.Error, OSError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        needed = sum(records.lmdb_bytes(part.images, pad) for part in (train, test))
         raise InputError(
-            "cannot write %s below %s (%s): make room, or name another folder"
-            % (stem, folder, error)
+            "cannot write %s to %s (%s): make room, or name another folder"
+            % (stem, folder, disk_problem(error, folder, needed))
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

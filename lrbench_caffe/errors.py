@@ -7,13 +7,19 @@ A message says what is wrong, where, and what to do instead, in one sentence:
 from __future__ import annotations
 
 import difflib
+import errno
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 _MAX_LENGTH = 500  # characters of Caffe's log in a message
+_ADDRESS_SPACE_HINT = (  # Caffe's message, "Cannot allocate memory", does not name what is missing
+    ": the LMDBs do not fit into the address space that a process may use, raise the limit (ulimit "
+    "-v), or make the LMDBs again with a smaller map, as `lrbench data` does"
+)
 _GLOG_PREFIX = r"%s\d{4} [^\]]*\] "  # severity, month and day, then time, thread, file and line
 
 
@@ -84,6 +90,36 @@ def nearest(name: str, valid: Collection[str], cutoff: float = 0.7) -> str | Non
     return next((candidate for candidate in valid if candidate.upper() in closest), None)
 
 
+def disk_problem(error: Exception, folder: str, needed: int | None = None) -> str:
+    """Return why a file could not be written, as a part of a message.
+
+    Args:
+        error: The error of the system, or of LMDB, which reports a full disk in several ways.
+        folder: The folder of the file. What was written of the file must have been removed.
+        needed: Bytes that the file needs, None if that is not known.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed is not None and free < needed:
+        return "the disk of %s is full: %s are needed and %s are free" % (
+            folder,
+            megabytes(needed),
+            megabytes(free),
+        )
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return "the disk of %s is full" % folder
+    return getattr(error, "strerror", None) or str(error)
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes in MB.
+
+    Example:
+        >>> megabytes(170052171), megabytes(34000)
+        ('170 MB', '0.03 MB')
+    """
+    return "%s MB" % (round(size / 1e6) if size >= 1e7 else "%.2g" % (size / 1e6))
+
+
 def fatal_message(log: str) -> str | None:
     r"""Return the last fatal message in Caffe's log, in one line, None if there is none.
 
@@ -103,7 +139,8 @@ def fatal_message(log: str) -> str | None:
         if line.startswith("***"):
             break
         message.append(line)
-    return _one_line(" ".join(message))
+    text = _one_line(" ".join(message))
+    return text + _ADDRESS_SPACE_HINT if "mdb_status == 0 (12 vs. 0)" in text else text
 
 
 def last_log_line(log: str) -> str | None:

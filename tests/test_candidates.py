@@ -18,6 +18,7 @@ from lrbench_caffe.evaluator.candidates import (
     highest_rate,
     neighbours,
     transfer,
+    without_noise,
 )
 from lrbench_caffe.evaluator.loss_curve import warmup_length
 from lrbench_caffe.policies import Policy
@@ -61,10 +62,33 @@ def test_every_candidate_makes_a_policy_of_any_length_with_rates_from_the_good_r
     for member in [candidate, *beside]:
         policy = member.policy(length, epoch)
         assert Policy.parse(str(policy)) == policy
+        assert without_noise(str(policy)) == str(policy)
         assert policy.end >= length - 1
         if not policy.has_memory:
             rates = [policy(t) for t in (0, length // 2, length - 1)]
             assert all(0 <= rate <= 1.06 * 2 * good.high for rate in rates)
+
+
+@pytest.mark.parametrize("steps", range(1, 20))
+def test_the_gamma_of_a_step_has_at_most_three_digits(steps):
+    gamma = Candidate("STEP", 0.1, count=steps, final=0.01).policy(10000).parameters["gamma"]
+    assert len(repr(gamma)) <= len("0.123")
+
+
+@pytest.mark.parametrize(
+    "noisy, text",
+    [
+        ("EXP(k0=0.30000000000000004, gamma=0.9989999999999999)", "EXP(k0=0.3, gamma=0.999)"),
+        ("COS(k0=0.05, k1=5.000000000000001e-05, l=100)", "COS(k0=0.05, k1=5e-05, l=100)"),
+        ("NSTEP(k0=0.1, gamma=0.1, l=[150, 180])", "NSTEP(k0=0.1, gamma=0.1, l=[150, 180])"),
+        (
+            "WARMUP(k0=0.01) for 50 then EXP(k0=0.1, gamma=0.99999877)",
+            "WARMUP(k0=0.01) for 50 then EXP(k0=0.1, gamma=0.99999877)",
+        ),
+    ],
+)
+def test_rounding_errors_are_removed_from_a_text(noisy, text):
+    assert without_noise(noisy) == text
 
 
 def test_decays_begin_at_the_best_constant_rate_and_cycles_span_the_good_range():

@@ -142,6 +142,52 @@ def test_without_caffe_docker_run_names_the_programs_to_install(tmp_path):
     )
 
 
+ZONE = (
+    """
+. %s/docker/common.sh
+project=/project
+unset TZ
+host_zone "$1"
+"""
+    % ROOT
+)
+
+
+@pytest.mark.parametrize(
+    "link, zone",
+    [
+        ("zoneinfo/Europe/Berlin", "Europe/Berlin\n"),
+        ("zoneinfo/UTC", "UTC\n"),
+        ("copy", "CET-1CEST,M3.5.0,M10.5.0/3\n"),
+        ("another file", ""),
+        (None, ""),
+    ],
+)
+def test_the_time_zone_of_the_host_is_read_by_name_or_by_rule(link, zone, tmp_path):
+    file, localtime = tmp_path / (link or "nowhere"), tmp_path / "localtime"
+    if link:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        start = b"" if link == "another file" else b"TZif2"
+        file.write_bytes(start + b"\0binary\nTZif2\0\nCET-1CEST,M3.5.0,M10.5.0/3\n")
+        localtime.symlink_to(file)
+    done = subprocess.run(
+        ["bash", "-euc", ZONE, "bash", str(localtime)], stdout=subprocess.PIPE, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, zone)
+
+
+@pytest.mark.parametrize("chosen", ["Asia/Tokyo", ""])
+def test_a_time_zone_that_the_user_has_chosen_is_kept(chosen):
+    code = ". %s/docker/common.sh; project=/project; set_environment; env" % ROOT
+    done = subprocess.run(
+        ["bash", "-euc", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, TZ=chosen),
+    )
+    assert "TZ=%s" % chosen in done.stdout.splitlines()
+
+
 def test_openblas_kernels_are_selected_unless_the_environment_selects_them(
     run, variables, monkeypatch
 ):

@@ -20,7 +20,7 @@ pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
 from lrbench_caffe.database import Store, studies
-from lrbench_caffe.evaluator import range_test, tuner
+from lrbench_caffe.evaluator import candidates, range_test, tuner
 from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.study.cores import Cores
 
@@ -182,6 +182,32 @@ def test_the_same_search_again_trains_nothing_and_gives_the_same_result(database
     assert net.count == count
     longer = net.tune(database, name="longer", budget=30000)
     assert top1(longer) >= top1(tuned) - 0.001
+
+
+def test_a_study_with_rounding_errors_in_its_policies_is_continued(database, monkeypatch):
+    """Older versions made candidates such as gamma=0.7070000000000001."""
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(sentence):
+        if sentence.startswith("best functions so far"):
+            raise Interrupted
+
+    net = Simulated()
+    with monkeypatch.context() as older:
+        older.setattr(candidates, "_exact", lambda value: value * (1 + 2**-52))
+        with pytest.raises(Interrupted):
+            net.tune(database, on_note=interrupt)
+    with Store(database) as store:
+        before = {trial.id: trial.policy for trial in store.trials(study="search")}
+    assert any(text != candidates.without_noise(text) for text in before.values())
+    tuned = net.tune(database)
+    assert net.count == len(tuned.tried), "no training is repeated"
+    assert {tried.trial.id for tried in tuned.tried} >= set(before)
+    for tried in tuned.tried:
+        if tried.trial.id not in before:
+            assert tried.trial.policy == candidates.without_noise(tried.trial.policy)
 
 
 def test_another_solver_or_net_in_the_same_study_is_refused(database):

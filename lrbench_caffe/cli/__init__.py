@@ -18,6 +18,7 @@ import click
 
 from lrbench_caffe import __version__
 from lrbench_caffe.cli import data, database, paper, reports, search, studies, training
+from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError
 
 FAILED, INVALID_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
@@ -95,8 +96,9 @@ def _check_recorded() -> None:
 
 
 def _exit(message: object, status: int) -> NoReturn:
+    line = " ".join(str(message).splitlines())
     with contextlib.suppress(OSError):  # the status remains if nobody can read the message
-        click.echo("lrbench: %s" % message, err=True)
+        click.echo("lrbench: %s" % printable(line), err=True)
     sys.exit(status)
 
 

@@ -64,6 +64,10 @@ _JOBS = """
     FROM study JOIN study_trial ON study_id = study.id LEFT JOIN trial ON trial.id = trial_id
     WHERE name = %s ORDER BY position"""
 
+_POLICIES = """
+    SELECT job->>'policy' AS policy FROM study JOIN study_trial ON study_id = study.id
+    WHERE name = %s AND job->>'policy' IS NOT NULL ORDER BY position"""
+
 _STUDIES = """
     SELECT name, extract(epoch FROM created_at)::double precision AS created,
            jsonb_object_agg(state, trials) AS states,
@@ -226,6 +230,12 @@ def ids(store: Store, name: str) -> dict[Job, str]:
     return {
         dataclasses.replace(entry.job, id=None): str(entry.job.id) for entry in jobs(store, name)
     }
+
+
+def policies(store: Store, name: str) -> list[str]:
+    """Return the texts of the policies that a study trains; none if it does not have jobs yet."""
+    lines = store.select(_POLICIES, [name])
+    return [line.policy for line in lines]
 
 
 def summaries(store: Store) -> list[StudySummary]:

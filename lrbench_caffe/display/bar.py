@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable, Optional
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
+from rich.text import Text
+
+from lrbench_caffe.display.console import plain_console
+from lrbench_caffe.display.printable import printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,11 +31,15 @@ class ProgressDisplay:
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = plain_console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
-            TextColumn("{task.fields[status]}", table_column=Column(ratio=1, no_wrap=True)),
+            TextColumn(
+                "{task.fields[status]}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True),
+            ),
             expand=True,
             console=self._console,
             transient=True,
@@ -65,9 +72,13 @@ class ProgressDisplay:
         if status is None:
             status = "%d/%s" % (done, "?" if total is None else total)
         self._progress.update(
-            self._task, description=what, completed=done, total=total, status=status
+            self._task,
+            description=printable(what),
+            completed=done,
+            total=total,
+            status=printable(status),
         )
 
     def print_line(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(Text(printable(line)), soft_wrap=True)

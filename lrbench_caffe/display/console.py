@@ -6,7 +6,6 @@ What moves while trainings run is in :mod:`lrbench_caffe.display.progress`.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lrbench_caffe.display.formats import render
+from lrbench_caffe.display.printable import printable, write
 from lrbench_caffe.display.table import displayed
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 WIDE = 110  # columns of a terminal from which on tables are padded
 FILE_WIDTH = 200  # largest number of columns of a table in a file or a pipe
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a name could send commands to the terminal
 
 
 def format_duration(seconds: float) -> str:
@@ -51,7 +50,7 @@ def print_tables(*tables: Table, format: str = "table") -> None:
             have no padding on a narrow terminal, and up to FILE_WIDTH columns in a file or a pipe.
     """
     if format != "table":
-        sys.stdout.write(render(tables, format))
+        write(render(tables, format))
         return
     for table in tables:
         _print_table(_rich_table(table))
@@ -60,20 +59,20 @@ def print_tables(*tables: Table, format: str = "table") -> None:
 def _rich_table(table: Table) -> RichTable:
     columns, rows = displayed(table)
     rich_table = RichTable(
-        title=Text(table.title) if table.title else None,
+        title=Text(printable(table.title)) if table.title else None,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     for column in columns:
         rich_table.add_column(
-            column.title or "",
+            Text(printable(column.title or "")),
             justify="right" if column.right else "left",
             no_wrap=column.right,
             overflow="fold",
         )
     for row in rows:
-        rich_table.add_row(*(Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)) for text in row))
+        rich_table.add_row(*(Text(printable(text)) for text in row))
     return rich_table
 
 
@@ -91,13 +90,18 @@ def _print_table(table: RichTable) -> None:
 
 
 def print_line(line: str, aside: bool = False) -> None:
-    """Print a line of text.
+    """Print a line of text, as :func:`lrbench_caffe.display.printable.printable`.
 
     Args:
         line: The text.
         aside: Whether to print to standard error, because a program reads standard output.
     """
-    Console(highlight=False, markup=False, soft_wrap=True, stderr=aside).print(line)
+    plain_console(aside).print(Text(printable(line)), soft_wrap=True)
+
+
+def plain_console(stderr: bool) -> Console:
+    """Return a console that prints texts as they are: ``[b]`` and ``:x:`` are not special."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def print_event(kind: str, content: Any) -> None:

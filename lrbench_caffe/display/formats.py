@@ -6,11 +6,13 @@ The format "table" is for the terminal: see :func:`lrbench_caffe.display.console
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 import re
 from typing import TYPE_CHECKING
 
+from lrbench_caffe.display.printable import printable
 from lrbench_caffe.display.table import displayed
 from lrbench_caffe.ranking import Spread
 
@@ -41,13 +43,18 @@ def render(tables: Sequence[Table], format: str) -> str:
 
 
 def _records(table: Table) -> Iterator[dict[str, object]]:
-    """The rows as dicts by the columns' names; a Spread is a mean and, as NAME_std, a deviation."""
+    """The rows as dicts by the columns' names.
+
+    A Spread is a mean and, as NAME_std, a deviation. A time has the form of ISO 8601.
+    """
     for row in table.rows:
         record: dict[str, object] = {}
         for column, value in zip(table.columns, row):
             if column.name and isinstance(value, Spread):
                 record[column.name] = value.mean
                 record[column.name + "_std"] = value.deviation
+            elif column.name and isinstance(value, datetime.datetime):
+                record[column.name] = value.isoformat(timespec="seconds")
             elif column.name:
                 record[column.name] = value
         yield record
@@ -82,7 +89,7 @@ def _markdown(table: Table) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    return _one_line(re.sub(r"([\\|<>*_`&])", r"\\\1", text))
+    return re.sub(r"([\\|<>*_`&])", r"\\\1", printable(text))
 
 
 _LATEX = {
@@ -100,7 +107,7 @@ _LATEX.update({character: "\\" + character for character in "&%$#_{}"})
 def _latex(table: Table) -> str:
     """A tabular for the LaTeX package booktabs."""
     columns, rows = displayed(table)
-    lines = ["%% %s" % _one_line(table.title)] if table.title else []
+    lines = ["%% %s" % printable(table.title)] if table.title else []
     lines += [
         "\\begin{tabular}{%s}" % "".join("r" if column.right else "l" for column in columns),
         "\\toprule",
@@ -116,12 +123,8 @@ def _latex_row(texts: Iterable[str]) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return _one_line("".join(_LATEX.get(character, character) for character in text))
+    return "".join(_LATEX.get(character, character) for character in printable(text))
 
 
 def _title(column: Column) -> str:
     return column.title or ""
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)

@@ -6,14 +6,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lrbench_caffe.display.console import format_duration
+from lrbench_caffe.display.console import format_duration, plain_console
+from lrbench_caffe.display.printable import printable
 from lrbench_caffe.display.speed import SpeedMeter
 from lrbench_caffe.display.table import percent
 from lrbench_caffe.trial import FAILED, INTERRUPTED
@@ -37,7 +38,7 @@ class StudyDisplay:
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = plain_console(stderr=True)
         # Never held while printing: rich holds its own lock while it draws the picture, and the
         # picture takes this one.
         self._lock = threading.Lock()
@@ -132,7 +133,7 @@ class StudyDisplay:
 
     def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(Text(printable(line)), soft_wrap=True)
 
     def _status(self) -> tuple[str, str]:
         """The status of the study: its trainings, and the best result."""
@@ -172,12 +173,13 @@ class StudyDisplay:
             for training in running[:room]:
                 trial = training.trial
                 table.add_row(
-                    Text("  %s  seed %d" % (trial.policy, trial.setup.seed)), training.status()
+                    Text(printable("  %s  seed %d" % (trial.policy, trial.setup.seed))),
+                    training.status(),
                 )
             if len(running) > room:
                 table.add_row(Text("  and %d more" % (len(running) - room)), "")
             trainings, best = (
-                Text(line, no_wrap=True, overflow="ellipsis") for line in self._status()
+                Text(printable(line), no_wrap=True, overflow="ellipsis") for line in self._status()
             )
             total = self._jobs * self._max_iter
             done = max(0, total - self._iterations_left())

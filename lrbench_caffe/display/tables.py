@@ -6,7 +6,7 @@ Their text is made by :mod:`lrbench_caffe.display.formats` and, for the terminal
 
 from __future__ import annotations
 
-import time
+import datetime
 from typing import TYPE_CHECKING, cast
 
 from lrbench_caffe.display.table import Column, Table, number, percent
@@ -98,7 +98,7 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
             study.name + (" (runs)" if study.running else ""),
             study.name,
             study.running,
-            study.created,
+            datetime.datetime.fromtimestamp(study.created).astimezone(),
             *(study.states.get(state, 0) for state in states),
         )
         for study in summaries
@@ -106,8 +106,9 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
     return Table(None, columns, tuple(rows))
 
 
-def _local_time(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+def _local_time(time: datetime.datetime) -> str:
+    """A time with the name of its zone; some zones have no name but their offset."""
+    return time.strftime("%Y-%m-%d %H:%M %Z")
 
 
 def _count(number: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -53,6 +54,7 @@ INV_POWER = 0.75  # p of INV, as in Caffe's examples
 NSTEP_SHARES = (0.5, 0.75, 0.9)  # of the training: NSTEP's steps if no plateau was observed
 MAX_REDUCTIONS = 4  # of PLATEAU's rate
 PATIENCE = 0.1  # of the training: PLATEAU's patience if no plateau was observed
+_DECIMAL = re.compile(r"\b\d+(\.\d+(e[+-]?\d+)?|e[+-]?\d+)")
 RATE_RESOLUTION = 2.6  # a little above 2.5, the largest ratio between neighbours in a range test
 
 
@@ -529,7 +531,22 @@ def _gamma(final: float, reductions: float) -> float:
     Section V-B: gamma and the number of steps have to be chosen together.
     """
     gamma = final ** (1 / reductions)
-    return 1 - _digits(1 - gamma, 3) if gamma > 0.5 else _digits(gamma, 3)
+    # A gamma near 1 needs three digits of its distance to 1.
+    return _exact(1 - _digits(1 - gamma, 3)) if gamma > 0.5 else _digits(gamma, 3)
+
+
+def without_noise(text: str) -> str:
+    """Return the text of a policy without the rounding errors of its numbers.
+
+    >>> without_noise("STEP(k0=0.02, gamma=0.7070000000000001, l=500)")
+    'STEP(k0=0.02, gamma=0.707, l=500)'
+    """
+    return _DECIMAL.sub(lambda match: repr(_exact(float(match.group()))), text)
+
+
+def _exact(value: float) -> float:
+    """Remove the rounding error of a calculation with decimal numbers."""
+    return _digits(value, 14)
 
 
 def _rate(rate: float) -> float:

@@ -196,8 +196,11 @@ def sweep(trainer: Trainer, max_iter: int | None = None, seed: int = 1) -> Range
         )
     request = str(sweep_policy(length)), length, seed
     (trial,) = trainer.train([request], [StuckDetector().on_event])
+    # Caffe's rates have six exact digits.
     points = tuple(
-        ranges.Point(row.lr, row.top1, False) for row in trial.rows if row.top1 is not None
+        ranges.Point(float("%.6g" % row.lr), row.top1, False)
+        for row in trial.rows
+        if row.top1 is not None
     )
     curves = [ranges.Curve(length, points)] if points else []
     good = _good_range_of_sweep(points, trainer)

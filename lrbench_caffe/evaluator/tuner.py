@@ -40,6 +40,7 @@ from lrbench_caffe.evaluator.candidates import (
     highest_rate,
     neighbours,
     transfer,
+    without_noise,
 )
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.study import failures
@@ -195,6 +196,9 @@ class _Search:
         )
         # What the database had when the study began.
         self._prior = prior.Prior()
+        # The policies with rounding errors that a study of an older version has, by their texts
+        # without these errors.
+        self._recorded_texts: dict[str, str] = {}
         # The candidate that is the best so far, from the start of run() on.
         self._incumbent: Candidate
         # (iterations spent, policy at full length) of each incumbent.
@@ -252,7 +256,8 @@ class _Search:
             self._set_incumbent(next(safe, default))
 
     def _policy_text(self, candidate: Candidate, length: int) -> str:
-        return str(candidate.policy(length, self._trainer.epoch))
+        text = str(candidate.policy(length, self._trainer.epoch))
+        return self._recorded_texts.get(text, text)
 
     def _plan_stage(self, count: int, max_share: float = MAX_SHORT_LENGTH) -> tuple[int, int]:
         """Share a stage's part of the short budget among its trainings.
@@ -303,6 +308,10 @@ class _Search:
             current = prior.load(store, self._trainer.setup, seeds=SEEDS, limit=2 * LEADERS)
             content = {**current.to_json(), "asked": arguments}
             content = studies.initial_information(store, study, content)
+            recorded = studies.policies(store, study)
+        self._recorded_texts = {
+            without_noise(text): text for text in recorded if text != without_noise(text)
+        }
         for name, value in content.get("asked", {}).items():
             if value != arguments[name]:
                 raise InputError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lrbench_caffe import __version__, files
 from lrbench_caffe.database import incoming
 from lrbench_caffe.display import formats
+from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paper import comparison, descent, figures, scaling, targets
 
@@ -230,7 +231,8 @@ def _origin(trials: Sequence[Trial]) -> str:
 
 def _environment(trial: Trial) -> str:
     framework, blas = trial.setup.framework, trial.blas or "unknown BLAS"
-    return "%s %s, %s, on %s" % (framework.name, framework.version, blas, trial.host)
+    text = "%s %s, %s, on %s" % (framework.name, framework.version, blas, trial.host)
+    return printable(text)
 
 
 def _listed(values: Sequence[object]) -> str:

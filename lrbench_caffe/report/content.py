@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Tuple
 
 from lrbench_caffe import ranking
 from lrbench_caffe.database import studies
+from lrbench_caffe.display.printable import printable, printable_lines
 from lrbench_caffe.display.tables import states_note
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
@@ -76,8 +77,8 @@ def load(
         tasks.append(_task(store, number, task, members, criterion))
     names = [filters[name] for name in ("study", "dataset", "network") if filters.get(name)]
     return {
-        "title": names[0] if names else "All trials",
-        "filters": ["%s %s" % item for item in sorted(filters.items())],
+        "title": printable(names[0] or "") if names else "All trials",
+        "filters": [printable("%s %s" % item) for item in sorted(filters.items())],
         "created": time.time(),
         "criterion": {"kind": criterion.kind, "metrics": list(criterion.weights)},
         "states": _state_counts(trials, waiting),
@@ -116,9 +117,9 @@ def _task(
         ["classes", trials[0].setup.classes],
     ]
     return {
-        "id": "%s/%s/%s/%d" % (dataset.name, network.name, network.hash[:12], number),
-        "dataset": dataset.name,
-        "network": network.name,
+        "id": printable("%s/%s/%s/%d" % (dataset.name, network.name, network.hash[:12], number)),
+        "dataset": printable(dataset.name),
+        "network": printable(network.name),
         "facts": facts,
         "trials": len(trials),
         "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
@@ -145,10 +146,10 @@ def _all_trials(entry: Ranked) -> tuple[Trial, ...]:
 
 def _problem(trial: Trial) -> dict[str, Any]:
     return {
-        "policy": trial.policy,
+        "policy": printable(trial.policy),
         "seed": trial.setup.seed,
         "state": trial.state,
-        "error": trial.error,
+        "error": printable(trial.error or ""),
     }
 
 
@@ -157,11 +158,11 @@ def _policy(
 ) -> dict[str, Any]:
     ranks = {name: ranked[entry.label] for name, ranked in by_metric.items()}
     return {
-        "policy": entry.policy,
-        "label": entry.label,
+        "policy": printable(entry.policy),
+        "label": printable(entry.label),
         "note": states_note(entry.others).strip(" ()"),
         "function": entry.function,
-        "prototxt": prototxt_lines(entry.policy),
+        "prototxt": printable_lines(prototxt_lines(entry.policy)),
         "rank": entry.rank,
         "tied": entry.tied,
         "seeds": len(entry.trials),
@@ -180,7 +181,7 @@ def _run(trial: Trial, rows: Iterable[Evaluation]) -> dict[str, Any]:
     return {
         "seed": trial.setup.seed,
         "state": trial.state,
-        "origin": trial.origin,
+        "origin": printable(trial.origin) if trial.origin else trial.origin,
         "iteration": [row.iteration for row in rows],
         "top1": [row.top1 for row in rows],
         "train_loss": [row.train_loss for row in rows],

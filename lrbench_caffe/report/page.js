@@ -28,7 +28,8 @@
       ? "Trials with " + content.filters.join(", ") : "";
     byId("states").replaceChildren(
       ...stateTexts().map(([state, text]) => make("li", {class: state}, text)));
-    byId("created").textContent = "Data as of " + new Date(1000 * content.created).toLocaleString()
+    byId("created").textContent = "Data as of " + new Date(1000 * content.created)
+      .toLocaleString([], {dateStyle: "medium", timeStyle: "long"})
       + ". Made with LRBench for Caffe. Metrics as in the paper: LD loss difference, AC average "
       + "confidence, CD confidence deviation, CDAC confidence deviation across classes.";
     const hasChoice = content.tasks.length > 1;

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lrbench_caffe import files
+from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
 from lrbench_caffe.report.curves import sample_schedule, trial_schedule, typical_length
@@ -89,7 +90,7 @@ def curves(trials: Sequence[Trial], path: str, title: str) -> None:
     for panel in panels[-1]:
         panel.set_xlabel("iteration")
     figure.suptitle(
-        "%s\ndot: the best evaluation of a policy; dotted line: the best of all" % title,
+        "%s\ndot: the best evaluation of a policy; dotted line: the best of all" % _plain(title),
         fontsize=11,
     )
     figure.tight_layout(rect=(0, 0, 1, 0.99))
@@ -115,7 +116,7 @@ def _draw_trial(trial: Trial, rates: Axes, accuracy: Axes, color: Any, linestyle
     rates.plot(t, lr, **line)
     best = trial.summary
     assert best is not None, "curves() leaves out trials without a Top-1"
-    label = "%s  (%.2f)" % (trial.policy, 100 * best.top1)
+    label = "%s  (%.2f)" % (_plain(trial.policy), 100 * best.top1)
     iterations, top1 = zip(*trial.top1_curve)
     accuracy.plot(iterations, [100 * share for share in top1], label=label, **line)
     accuracy.plot([best.iterations], [100 * best.top1], "o", color=color, markersize=4)
@@ -151,6 +152,11 @@ def rates(
         _draw_figure(lines, out)
 
 
+def _plain(text: str) -> str:
+    """A text that matplotlib draws as it is: a name with two dollar signs is not a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def drawn_length(policies: Sequence[Policy]) -> int:
     """Return the number of iterations that shows the shape of each of the policies."""
     lengths = [typical_length(policy) for policy in policies]
@@ -183,7 +189,7 @@ def _draw_in_terminal(lines: list[_RateCurve]) -> None:
     picture = plotext.build()
     print(picture if sys.stdout.isatty() else plotext.uncolorize(picture))
     for line, marker in marked:
-        print(line.label if single else "%s  %s" % (marker, line.label))
+        print(printable(line.label if single else "%s  %s" % (marker, line.label)))
 
 
 def _draw_figure(lines: list[_RateCurve], out: str | None) -> None:
@@ -248,7 +254,7 @@ def range_test(test: RangeTest, path: str) -> None:
     panel.set_ylabel("Top-1 (%)")
     _style(panel)
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    panel.set_title(title, fontsize=11)
+    panel.set_title(_plain(title), fontsize=11)
     figure.tight_layout()
     save(figure, path)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import mmap
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 COMMIT_EVERY = 1000  # samples in a transaction, and between two reports of progress
-# Upper bounds for the size of an LMDB: a fixed part, and for each sample the ends of its pages.
-LMDB_BYTES, SAMPLE_BYTES = 1 << 20, 1 << 16
+# The layout of an LMDB, in bytes: a page and its header, the header of a record and its key, and
+# the place of a record in a page. A record that is larger than half a page has pages of its own.
+_PAGE, _PAGE_HEADER, _RECORD_HEADER, _PLACE = mmap.PAGESIZE, 16, 8 + 8, 2
+_RECORDS_OF_BRANCH = 200  # in a page that refers to other pages, at least
+_SPARE_PAGES = 32  # roots, and the pages that a transaction replaces
+_LOCK_BYTES = 1 << 14  # more than an LMDB's lock file has
 
 
 def write_lmdb(
@@ -39,16 +44,17 @@ def write_lmdb(
         labels: A uint8 array of shape (samples,).
         pad: Zeros to add on each side of an image.
         progress: Called with the folder's name, the samples written so far and their total.
-    """
-    import lmdb
-    from caffe.proto import caffe_pb2
 
-    samples, (channels, height, width) = len(images), images.shape[1:]
-    datum = caffe_pb2.Datum(channels=channels, height=height + 2 * pad, width=width + 2 * pad)
-    size = datum.channels * datum.height * datum.width
+    Raises:
+        InputError: The address space of the process is too small.
+        lmdb.Error: The LMDB cannot be written.
+        OSError: As lmdb.Error.
+    """
+    samples, datum = len(images), _datum_without_pixels(images, pad)
     os.mkdir(path)  # lmdb would give it the mode of its files
-    map_size = LMDB_BYTES + samples * (size + SAMPLE_BYTES)  # address space, not disk space
-    with lmdb.open(path, map_size=map_size, mode=0o664, sync=False) as database:
+    _reserve_lock(path)
+    # Caffe maps as much when it reads the LMDB.
+    with _mapped(path, map_size=lmdb_bytes(images, pad), mode=0o664, sync=False) as database:
         for first in range(0, samples, COMMIT_EVERY):
             block = _padded(images[first : first + COMMIT_EVERY], pad)
             with database.begin(write=True) as transaction:
@@ -60,6 +66,37 @@ def write_lmdb(
         database.sync(True)
 
 
+def _reserve_lock(path: str) -> None:
+    """Reserve disk space for an LMDB's lock file.
+
+    LMDB writes to this file through memory, and on a full disk that ends the process (SIGBUS).
+    """
+    with open(os.path.join(path, "lock.mdb"), "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, _LOCK_BYTES)
+
+
+def lmdb_bytes(images: np.ndarray, pad: int = 0) -> int:
+    """Return an upper bound of the size of an LMDB, a few percent above the size.
+
+    Args:
+        images: As for :func:`write_lmdb`.
+        pad: Zeros to add on each side of an image.
+    """
+    datum, samples = _datum_without_pixels(images, pad), len(images)
+    datum.data, datum.label = bytes(datum.channels * datum.height * datum.width), 255
+    pages, content = 0, datum.ByteSize()
+    if _RECORD_HEADER + content > (_PAGE - _PAGE_HEADER) // 2 - _PLACE:
+        pages, content = samples * -(-(_PAGE_HEADER + content) // _PAGE), 8
+    record = _RECORD_HEADER + content + content % 2 + _PLACE
+    pages += -(-samples // ((_PAGE - _PAGE_HEADER) // record))
+    return _PAGE * (pages + pages // _RECORDS_OF_BRANCH + _SPARE_PAGES)
+
+
+def _datum_without_pixels(images: np.ndarray, pad: int) -> Any:
+    channels, height, width = images.shape[1:]
+    return _caffe_pb2().Datum(channels=channels, height=height + 2 * pad, width=width + 2 * pad)
+
+
 def write_mean(path: str, images: np.ndarray, pad: int = 0) -> None:
     """Write the mean of images as a BlobProto, byte for byte as Caffe's compute_image_mean does.
 
@@ -68,19 +105,29 @@ def write_mean(path: str, images: np.ndarray, pad: int = 0) -> None:
         images: A uint8 array of shape (samples, channels, height, width).
         pad: Zeros to add on each side of the mean.
     """
-    from caffe.proto import caffe_pb2
-
     total = images.sum(axis=0, dtype=np.uint64)[np.newaxis]
     # compute_image_mean divides in single precision.
     mean = _padded(total.astype(np.float32) / np.float32(len(images)), pad)
     _, channels, height, width = mean.shape
-    blob = caffe_pb2.BlobProto(
+    blob = _caffe_pb2().BlobProto(
         num=1, channels=channels, height=height, width=width, data=mean.ravel()
     )
     with open(path, "wb") as file:
         file.write(blob.SerializeToString())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _caffe_pb2() -> Any:
+    """Caffe's messages."""
+    try:
+        from caffe.proto import caffe_pb2
+    except ImportError as error:
+        raise InputError(
+            "Caffe is needed for its datasets, and cannot be imported (%s): run the command with "
+            "docker/run" % error
+        ) from None
+    return caffe_pb2
 
 
 def _padded(images: np.ndarray, pad: int) -> np.ndarray:
@@ -107,6 +154,16 @@ def describe_lmdb(path: str) -> tuple[int, tuple[int, int, int]]:
     return samples, (datum.channels, datum.height, datum.width)
 
 
+def check_map(path: str) -> None:
+    """Raise InputError if the address space of this process has no room for an LMDB in Caffe.
+
+    Caffe maps the size that the writer of the LMDB has chosen, which can be much larger than the
+    file.
+    """
+    with _mapped(path, readonly=True, lock=False, create=False, map_size=0):
+        pass
+
+
 def label_range(path: str, limit: int = 10000) -> tuple[int, int]:
     """Return the lowest and the highest label of an LMDB of Datum messages.
 
@@ -123,12 +180,30 @@ def label_range(path: str, limit: int = 10000) -> tuple[int, int]:
 
 
 @contextmanager
+def _mapped(path: str, **options: Any) -> Iterator[Any]:
+    """An open LMDB. Raise InputError if it does not fit into the address space."""
+    import lmdb
+
+    try:
+        database = lmdb.open(path, **options)
+    except lmdb.MemoryError:
+        raise InputError(
+            "the LMDB %s does not fit into the address space that this process may use: raise the "
+            "limit (ulimit -v), or make the LMDB again with a smaller map, as `lrbench data` does"
+            % path
+        ) from None
+    with database:
+        yield database
+
+
+@contextmanager
 def _open_lmdb(path: str) -> Iterator[tuple[Any, Any]]:
     """An LMDB and a cursor at its first record; writes nothing, and Caffe may read meanwhile."""
     import lmdb
 
     try:
-        with lmdb.open(path, readonly=True, lock=False, create=False) as database:
+        # LMDB maps at least the file.
+        with _mapped(path, readonly=True, lock=False, create=False, map_size=1) as database:
             _check_size(database, path)
             with database.begin(buffers=True) as transaction:
                 cursor = transaction.cursor()
@@ -154,11 +229,10 @@ def _check_size(database: Any, path: str) -> None:
 
 
 def _datum(cursor: Any, path: str) -> Any:
-    from caffe.proto import caffe_pb2
     from google.protobuf.message import DecodeError
 
     try:
-        return caffe_pb2.Datum.FromString(bytes(cursor.value()))
+        return _caffe_pb2().Datum.FromString(bytes(cursor.value()))
     except DecodeError:
         raise InputError(
             "the record %r of the LMDB %s is not a Datum, which Caffe's Data layer expects: make "
