@@ -205,12 +205,13 @@ class Trial:
 
     @property
     def best(self) -> Optional[Evaluation]:
-        """The row with the highest Top-1, the earliest if several have it, None without rows."""
-        return max(self.rows, key=lambda row: (row.top1, -row.iteration), default=None)
+        """The row with the highest Top-1, the earliest if several have it, None without a Top-1."""
+        tested = [row for row in self.rows if row.top1 is not None]
+        return max(tested, key=lambda row: (row.top1, -row.iteration), default=None)
 
     @property
     def summary(self) -> Optional[Summary]:
-        """The eight metrics at the best row, None without rows."""
+        """The eight metrics at the best row, None without a Top-1."""
         best = self.best
         if best is None:
             return None

@@ -158,14 +158,13 @@ def study_show(name: str, dsn: str | None, format: str) -> None:
 
 def _print_study(name: str, dsn: str | None, format: str) -> list[str | None]:
     """Print the trials of a study and return their states; None: it has not begun."""
-    from lrbench_caffe import database, ranking
+    from lrbench_caffe import database
     from lrbench_caffe.display import console, tables
 
     with database.Store(dsn) as store:
         states = [job.state for job in database.studies.jobs(store, name)]
         trials = store.trials(study=name, best_only=True)
-    table = tables.results(ranking.sort_by_top1(trials), "study %s" % name, seeds=True)
-    console.print_tables(table, format=format)
+    console.print_tables(*tables.study(name, trials), format=format)
     return states
 
 
