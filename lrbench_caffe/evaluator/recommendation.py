@@ -238,7 +238,7 @@ def recommend(store: Store, query: Query, limit: int = 5) -> Recommendation:
         )
     query = _with_classes(query, tasks)
     similar = _most_similar(store, tasks, query)
-    if not (similar[0][1] or query.network.prototxt):
+    if not similar:
         raise InputError(
             "neither the dataset %s nor the network %s is in the database: give --solver FILE,"
             " whose task can be compared with those in the database"
@@ -285,9 +285,14 @@ def _with_classes(query: Query, tasks: Iterable[TrainedTask]) -> Query:
 def _most_similar(
     store: Store, tasks: Iterable[TrainedTask], query: Query
 ) -> list[tuple[TrainedTask, list[Comparison]]]:
-    """Compare tasks with the query; the networks' layers only for the most similar tasks."""
+    """Compare tasks with the query; the networks' layers only for the most similar tasks.
+
+    The result is empty if nothing of the query is known that can be compared.
+    """
     similar = _sorted((task, _compare_data_and_solver(query, task)) for task in tasks)
     similar = similar[:COMPARED_TASKS]
+    if not (similar[0][1] or query.network.prototxt):
+        return []
     prototxts = {}
     if query.network.prototxt:
         prototxts = standings.prototxts(store, [task.network for task, _ in similar])
