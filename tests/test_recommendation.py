@@ -234,6 +234,17 @@ def test_full_trainings_come_before_short_ones_and_before_another_head(store):
     assert policies([results]) == ["FIX(k0=1.0)"]
 
 
+def test_without_a_solver_short_trainings_are_compared_with_the_longest(store):
+    record(
+        store,
+        trial(GOOD, [0.98]),
+        *(with_solver(trial(FAIR, [0.9], seed), max_iter=50) for seed in (1, 2)),
+    )
+    (results,) = recommended(store, "data", "net")
+    assert policies([results]) == [GOOD, FAIR]
+    assert results.shortcomings == (("it has one seed",), ("others were trained 100 iterations",))
+
+
 def test_the_good_range_names_its_trainings(store):
     tops = {0.0001: 0.4, 0.001: 0.9, 0.01: 0.92, 0.1: 0.5}
     record(store, *(trial("FIX(k0=%g)" % k0, [0.1, top1]) for k0, top1 in tops.items()))

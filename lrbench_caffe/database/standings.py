@@ -59,13 +59,12 @@ _BEST_POLICIES = """
                      AND trial.network_id = best.network_id AND state = 'finished'
                      AND best_top1 IS NOT NULL AND learning(solver) = best.settings
                  ORDER BY seed) AS seed_numbers
-    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[])
-        WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
+    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[], %(lengths)s::bigint[])
+        WITH ORDINALITY AS pair (dataset_id, network_id, length, place), LATERAL (
         SELECT * FROM standing
         WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id
             AND seeds >= %(min_seeds)s
-            AND (%(min_iterations)s = 0
-                 OR COALESCE((settings->>'max_iter')::bigint, 0) >= %(min_iterations)s)
+            AND COALESCE((settings->>'max_iter')::bigint, 0) >= pair.length
             AND (%(measured)s::jsonb IS NULL OR jsonb_strip_nulls(jsonb_build_object(
                  'head', settings->'head', 'test_net', settings->'test_net')) = %(measured)s::jsonb)
         ORDER BY top1 DESC, iterations, policy_id LIMIT %(limit)s) AS best
@@ -79,6 +78,14 @@ _CONSTANT_RATES = """
         SELECT * FROM standing
         WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id AND k0 IS NOT NULL
         ORDER BY k0 LIMIT %(limit)s) AS constant"""
+
+_LONGEST = """
+    SELECT pair.place, length
+    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[])
+        WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
+        SELECT max((settings->>'max_iter')::bigint) AS length FROM standing
+        WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id) AS longest
+    ORDER BY pair.place"""
 
 _DATASETS = (
     "SELECT name, shape, train_samples, test_samples FROM dataset WHERE "
@@ -187,7 +194,7 @@ def best_policies(
     tasks: Sequence[TrainedTask],
     limit: int,
     min_seeds: int = 1,
-    min_iterations: int = 0,
+    min_iterations: Sequence[int] = (),
     measured: Mapping[str, Any] | None = None,
 ) -> list[list[Standing]]:
     """Return the best policies of each task.
@@ -197,7 +204,7 @@ def best_policies(
         tasks: The tasks.
         limit: The number of policies for each task.
         min_seeds: The smallest number of seeds.
-        min_iterations: The smallest max_iter of the trainings.
+        min_iterations: The smallest max_iter of the trainings of each task; none for any length.
         measured: The settings "head" and "test_net" of the trainings, each only if it is set; None
             for any.
 
@@ -207,7 +214,7 @@ def best_policies(
     standings: list[list[Standing]] = [[] for _ in tasks]
     filters = {
         "min_seeds": min_seeds,
-        "min_iterations": min_iterations,
+        "lengths": list(min_iterations) or [0] * len(tasks),
         "measured": None if measured is None else Json(measured),
         "limit": limit,
     }
@@ -235,6 +242,11 @@ def constant_rates(store: Store, tasks: Sequence[TrainedTask]) -> list[list[Cons
     for line in _select_for_tasks(store, _CONSTANT_RATES, tasks, {"limit": CONSTANTS}):
         rates[line.place - 1].append(ConstantRate(line.k0, line.settings, line.top1, line.seeds))
     return rates
+
+
+def longest_trainings(store: Store, tasks: Sequence[TrainedTask]) -> list[int]:
+    """Return the largest max_iter of each task; 0 if it was not recorded."""
+    return [line.length or 0 for line in _select_for_tasks(store, _LONGEST, tasks, {})]
 
 
 def _select_for_tasks(

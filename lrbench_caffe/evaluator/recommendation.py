@@ -102,8 +102,10 @@ class TaskResults(NamedTuple):
         task: The task in the database.
         similarity: Similarity to the queried task from 0 to 1; 1 if it is the same.
         comparisons: The features that the similarity consists of; empty if it is the same task.
-        policies: The best policies: those with enough evidence (see :func:`shortcomings`) come
-            first, and of these the highest mean Top-1.
+        policies: The best policies: those with enough evidence come first, and of these the highest
+            mean Top-1. Enough are two seeds, trainings as long as the solver's (or if that is
+            unknown, as the longest trainings of the task), and the classifier head that the solver
+            measures.
         good: The good range of its constant rates, or None if it has fewer than three of them or
             none is better than guessing.
         rates: The smallest and the largest rate of the best policies, or None if their text does
@@ -321,7 +323,8 @@ def _results(
     limit: int,
 ) -> tuple[TaskResults, ...]:
     tasks = [task for task, _ in compared]
-    policies = _best_policies(store, query, tasks, limit)
+    lengths = _needed_lengths(store, query, tasks)
+    policies = _best_policies(store, query, tasks, lengths, limit)
     constants = standings.constant_rates(store, tasks)
     good_ranges = [_good_range(task, constants[n]) for n, task in enumerate(tasks)]
     return tuple(
@@ -333,14 +336,25 @@ def _results(
             good=good.good if good else None,
             rates=_rates(policies[n]),
             good_range=good,
-            shortcomings=tuple(shortcomings(standing, query) for standing in policies[n]),
+            shortcomings=tuple(
+                _shortcomings(standing, query, lengths[n]) for standing in policies[n]
+            ),
         )
         for n, ((task, comparisons), good) in enumerate(zip(compared, good_ranges))
     )
 
 
+def _needed_lengths(store: Store, query: Query, tasks: Sequence[TrainedTask]) -> list[int]:
+    """The length of trainings with enough evidence for each task.
+
+    It is the solver's max_iter, or if that is unknown, the length of the task's longest trainings.
+    """
+    length = query.solver.get("max_iter")
+    return [length] * len(tasks) if length else standings.longest_trainings(store, tasks)
+
+
 def _best_policies(
-    store: Store, query: Query, tasks: Sequence[TrainedTask], limit: int
+    store: Store, query: Query, tasks: Sequence[TrainedTask], lengths: Sequence[int], limit: int
 ) -> list[list[Standing]]:
     """Find the best policies of each task, those with enough evidence first."""
     enough = standings.best_policies(
@@ -348,7 +362,7 @@ def _best_policies(
         tasks,
         limit,
         min_seeds=MIN_SEEDS,
-        min_iterations=query.solver.get("max_iter", 0),
+        min_iterations=lengths,
         measured=_measured(query.solver) if query.solver else None,
     )
     best = standings.best_policies(store, tasks, limit)
@@ -358,22 +372,20 @@ def _best_policies(
     ]
 
 
-def shortcomings(standing: Standing, query: Query) -> tuple[str, ...]:
-    """Return what the evidence for a policy lacks; empty if it is enough.
-
-    Enough are at least two seeds, trainings at least as long as the solver's, and the same
-    measured classifier head. The last two are only known if the query has a solver.
+def _shortcomings(standing: Standing, query: Query, length: int) -> tuple[str, ...]:
+    """What the evidence for a policy lacks; empty if it is enough.
 
     Args:
         standing: The policy's results.
         query: The task for which policies are wanted.
+        length: The length of trainings with enough evidence.
     """
     reasons = []
     if standing.top1.n < MIN_SEEDS:
         reasons.append("it has one seed")
-    needed = query.solver.get("max_iter", 0)
-    if (standing.max_iter or 0) < needed:
-        reasons.append("the solver trains %d iterations" % needed)
+    if (standing.max_iter or 0) < length:
+        longer = "the solver trains" if query.solver.get("max_iter") else "others were trained"
+        reasons.append("%s %d iterations" % (longer, length))
     if query.solver and _measured(standing.settings) != _measured(query.solver):
         reasons.append("it was measured at another classifier head")
     return tuple(reasons)
