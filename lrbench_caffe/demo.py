@@ -59,7 +59,7 @@ def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") 
     jobs = [Job(solver=solver, policy=policy, seed=1, data=data) for policy in POLICIES]
     with progress.StudyDisplay() as display:
         trials = study.run_jobs(jobs, Cores(parallel), display, dsn)
-    title = "13 learning rate policies on scikit-learn's handwritten digits"
+    title = "13 learning rate policies on scikit-learn's handwritten digits, one seed each"
     console.print_tables(tables.results(ranking.sort_by_top1(trials), title), format=format)
     plots.curves(trials, out, "Learning rate policies on handwritten digits")
     for line in (

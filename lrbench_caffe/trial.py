@@ -217,7 +217,7 @@ class Trial:
 
     @property
     def best(self) -> Optional[Evaluation]:
-        """The row with the highest Top-1, the earliest if several have it, None without Top-1."""
+        """The row with the highest Top-1, the earliest if several have it, None without a Top-1."""
         measured = [(row.top1, -row.iteration, row) for row in self.rows if row.top1 is not None]
         return max(measured, key=lambda item: item[:2])[-1] if measured else None
 
@@ -228,7 +228,7 @@ class Trial:
 
     @property
     def summary(self) -> Optional[Summary]:
-        """The eight metrics at the best row, None without a row that has a Top-1."""
+        """The eight metrics at the best row, None without a Top-1."""
         best = self.best
         if best is None or best.top1 is None or best.top5 is None:
             return None

@@ -1,6 +1,7 @@
 """Ranking: policies over their seeds, in order, by weights and in Pareto fronts, with ties."""
 
 import csv
+import dataclasses
 import io
 import json
 import statistics
@@ -8,13 +9,14 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trials import trial
+from trials import NETWORK, trial
 
 from lrbench_caffe import ranking
-from lrbench_caffe.display import formats, tables
-from lrbench_caffe.display.table import Column, Table
+from lrbench_caffe.display import formats, layout, tables
+from lrbench_caffe.display.table import Column, Table, displayed
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.ranking import Criterion, Spread, is_tied, parse_criterion, rank, spread
+from lrbench_caffe.trial import Network
 
 GOOD, FAIR, POOR = "SIN2(k0=0.01, k1=0.06, l=2000)", "FIX(k0=0.02)", "FIX(k0=0.001)"
 
@@ -62,10 +64,50 @@ def test_ties_agree_with_welchs_test_in_scipy():
         )
 
 
-def test_a_spread_of_one_seed_has_the_noise_of_the_other_spread():
-    assert not is_tied(Spread(0.99, None, 1), Spread(0.98, None, 1)), "the noise is unknown"
+def test_one_seed_is_tied_only_with_an_equal_mean():
+    assert not is_tied(Spread(0.99, None, 1), Spread(0.98, None, 1))
+    assert not is_tied(Spread(0.99, None, 1), Spread(0.985, 0.01, 3))
     assert is_tied(Spread(0.99, None, 1), Spread(0.99, None, 1))
-    assert is_tied(Spread(0.99, None, 1), Spread(0.985, 0.01, 3)), "both have this deviation"
+
+
+def test_the_interval_of_a_mean_agrees_with_a_table_of_students_t():
+    # t(0.975) with 1, 2 and 4 degrees of freedom, as printed in tables of the distribution.
+    for values, quantile in (([1, 2], 12.706), ([1, 2, 4], 4.3027), ([1, 2, 4, 4, 3], 2.7764)):
+        low, high = spread(values).interval
+        half_width = quantile * statistics.stdev(values) / len(values) ** 0.5
+        assert low == pytest.approx(statistics.mean(values) - half_width, rel=1e-4)
+        assert high == pytest.approx(statistics.mean(values) + half_width, rel=1e-4)
+    assert spread([1]).interval is None and spread([]).interval is None
+
+
+def test_one_seed_is_placed_by_its_value_and_separates_no_ties():
+    trials = (
+        seeds(GOOD, 0.990, 0.991, 0.989)
+        + seeds("FIX(k0=0.1)", 0.9899)
+        + seeds(FAIR, 0.9895, 0.9905, 0.988)
+        + seeds("FIX(k0=0.2)", 0.95)
+        + seeds(POOR, 0.90, 0.901, 0.899)
+    )
+    assert ranks(trials) == [
+        (GOOD, 1, True),
+        (FAIR, 1, True),
+        ("FIX(k0=0.1)", 3, False),
+        ("FIX(k0=0.2)", 4, False),
+        (POOR, 5, False),
+    ]
+    assert [e.has_one_seed for e in rank(trials)] == [False, False, True, True, False]
+
+
+def test_one_seed_in_front_is_not_tied_with_noisy_policies():
+    trials = seeds(GOOD, 0.99) + seeds(FAIR, 0.98, 0.90) + seeds(POOR, 0.70, 0.10)
+    assert ranks(trials) == [(GOOD, 1, False), (FAIR, 2, True), (POOR, 2, True)]
+    assert ranks(trials, "pareto:top1")[1:] == [(FAIR, 2, False), (POOR, 2, True)]
+
+
+def test_equal_values_of_one_seed_share_a_rank_without_being_called_tied():
+    trials = seeds(GOOD, 0.98, evaluation=5) + seeds(FAIR, 0.98, evaluation=2) + seeds(POOR, 0.5)
+    assert ranks(trials) == [(FAIR, 1, False), (GOOD, 1, False), (POOR, 3, False)]
+    assert ranks(trials, "top1,iterations")[:2] == [(FAIR, 1, False), (GOOD, 2, False)]
 
 
 def test_tied_policies_share_a_rank_unless_the_next_metric_separates_them():
@@ -132,11 +174,107 @@ def test_of_two_trials_with_the_same_seed_one_counts():
     assert entry.metrics["top1"].n == 2
 
 
-def test_other_solver_settings_make_another_entry_with_these_settings_in_its_label():
-    short, long = rank(
-        seeds(FAIR, 0.9) + seeds(FAIR, 0.95, solver={"max_iter": 500, "type": "SGD"})
-    )[::-1]
-    assert (long.label, short.label) == (FAIR + "  max_iter=500", FAIR + "  max_iter=100")
+def test_short_trainings_are_ranked_by_themselves_behind_the_long_ones():
+    short = {"max_iter": 100, "type": "SGD"}
+    long = {"max_iter": 500, "type": "SGD"}
+    trials = (
+        seeds(FAIR, 0.99, 0.99, solver=short)
+        + seeds(GOOD, 0.98, 0.98, solver=short)
+        + seeds(FAIR, 0.95, 0.95, solver=long)
+        + seeds(GOOD, 0.94, state="pruned", solver=long)
+        + seeds(POOR, 0.99, state="running", solver={"max_iter": 900, "type": "SGD"})
+    )
+    assert [(entry.label, entry.rank) for entry in rank(trials)] == [
+        (FAIR + "  max_iter=500", 1),
+        (GOOD + "  max_iter=500", None),
+        (FAIR + "  max_iter=100", 1),
+        (GOOD + "  max_iter=100", 2),
+        (POOR + "  max_iter=900", None),
+    ]
+    blocks = ranking.group_comparable(trials)
+    assert [block.title for block in blocks] == [
+        "net on data, %d iterations" % length for length in (500, 100, 900)
+    ]
+    assert [len(block.trials) for block in blocks] == [3, 4, 1]
+    front = ranking.pareto_front(rank(trials), ["top1"])
+    assert [entry.label for entry in front] == [FAIR + "  max_iter=500", FAIR + "  max_iter=100"]
+
+
+def titles(*trials):
+    return [block.title for block in ranking.group_comparable(trials)]
+
+
+def test_titles_name_the_settings_that_distinguish_blocks():
+    solver = {"max_iter": 100, "type": "SGD", "batch_size": 64, "test_iter": [4]}
+    assert titles(trial(solver=solver)) == ["net on data, 100 iterations"]
+    assert titles(
+        trial(solver=solver),
+        trial(solver=dict(solver, batch_size=128, display=10)),
+        trial(solver=dict(solver, batch_size=128)),
+        trial(solver=dict(solver, head="loss1", test_net=1)),
+        trial(solver=dict(solver, test_iter=[4, 5])),
+    ) == [
+        "net on data, 100 iterations (batch_size=128 test_iter=[4])",
+        "net on data, 100 iterations (batch_size=64 head=loss1 test_iter=[4] test_net=1)",
+        "net on data, 100 iterations (batch_size=64 test_iter=[4, 5])",
+        "net on data, 100 iterations (batch_size=64 test_iter=[4])",
+    ]
+    assert titles(trial(solver={"type": "SGD"})) == ["net on data"]
+
+
+def with_dataset(trial, **changes):
+    dataset = dataclasses.replace(trial.setup.dataset, **changes)
+    return dataclasses.replace(trial, setup=dataclasses.replace(trial.setup, dataset=dataset))
+
+
+def test_titles_distinguish_networks_and_datasets_of_one_name():
+    other = Network("net", "ab" * 32, "other")
+    assert titles(trial(), trial(network=other), trial(network=Network("mlp", "cd" * 32, ""))) == [
+        "net@%s on data, 100 iterations" % NETWORK.hash[:8],
+        "net@abababab on data, 100 iterations",
+        "mlp on data, 100 iterations",
+    ]
+    unknown = with_dataset(trial(), shape=None, test_samples=None)
+    assert titles(trial(), unknown, trial(dataset="digits")) == [
+        "net on data@1x8x8/1000/400, 100 iterations",
+        "net on data@?/1000/?, 100 iterations",
+        "net on digits, 100 iterations",
+    ]
+    tasks = ranking.group_by_task([trial(), trial(network=other), trial(dataset="digits")])
+    assert ranking.names_remarks(tasks) == [
+        "2 networks have the name net: choose one of them with --network net@%s or net@abababab"
+        % NETWORK.hash[:8]
+    ]
+
+
+def test_a_training_without_a_test_net_is_listed_without_a_rank():
+    untested = trial(POOR, [0.1, 0.2])
+    nothing = dict.fromkeys(("test_loss", "top1", "top5", "ac", "cd", "cdac", "ld"))
+    rows = tuple(dataclasses.replace(row, **nothing) for row in untested.rows)
+    untested = dataclasses.replace(untested, rows=rows)
+    trials = [untested, *seeds(GOOD, 0.99, 0.98)]
+    for by in ("top1", "top1=2,ld=1", "pareto"):
+        assert ranks(trials, by) == [(GOOD, 1, False), (POOR, None, False)]
+    assert ranking.sort_by_top1(trials)[-1] == untested
+    (block,) = ranking.group_comparable(trials)
+    markdown = formats.render([tables.ranked(block, rank(trials))], "markdown")
+    assert "| - | FIX(k0=0.001) (1 finished without a test) | 0 | - |" in markdown
+    assert "| - | - |" in formats.render(tables.study("first", [untested]), "markdown")
+
+
+def test_a_study_has_a_table_for_each_block():
+    short, long = tables.study(
+        "first",
+        [trial(), trial(FAIR, solver={"max_iter": 50}), trial(GOOD, solver={"max_iter": 50})],
+    )
+    assert short.title == "study first: net on data, 100 iterations (type=SGD)"
+    assert (long.title, len(long.rows)) == ("study first: net on data, 50 iterations", 2)
+    records = json.loads(formats.render([short, long], "json"))
+    assert [record["settings"] for record in records] == ["max_iter=100 type=SGD"] + [
+        "max_iter=50"
+    ] * 2
+    (empty,) = tables.study("first", [])
+    assert (empty.title, empty.rows) == ("study first", ())
 
 
 def test_trials_of_different_tasks_are_separated():
@@ -170,7 +308,27 @@ def table():
     trials = seeds(GOOD, 0.99, 0.98) + [
         trial("NSTEP(k0=0.05, gamma=0.3, l=[300, 400])", [0.5], dataset="data")
     ]
-    return tables.ranking(next(iter(ranking.group_by_task(trials))), rank(trials))
+    return tables.ranked(ranking.group_comparable(trials)[0], rank(trials))
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_a_table_fits_a_terminal_in_parts_that_repeat_rank_and_policy(table, width):
+    columns, rows = displayed(table)
+    pieces = layout.parts(table, width, gap=1)
+    assert [piece.title for piece in pieces] == [table.title] + [None] * (len(pieces) - 1)
+    shown = [column.title for piece in pieces for column in piece.columns[2:]]
+    assert shown == [column.title for column in columns[2:]], "every column is in one part"
+    for piece in pieces:
+        assert [column.title for column in piece.columns[:2]] == ["rank", "policy"]
+        _, texts = displayed(piece)
+        assert [row[:2] for row in texts] == [row[:2] for row in rows]
+        numbers = [
+            max(len(column.title), *(len(row[n]) for row in texts))
+            for n, column in enumerate(piece.columns)
+            if n != 1
+        ]
+        assert len(numbers) == 2 or sum(numbers) + 30 + len(numbers) <= width
+    assert (len(pieces) == 1) == (width == 200)
 
 
 def test_csv_and_json_contain_raw_values(table):
@@ -180,13 +338,24 @@ def test_csv_and_json_contain_raw_values(table):
     assert record["top1_std"] == pytest.approx(0.00707, abs=1e-5)
     assert record["policy"] == GOOD and record["rank"] == 1
     assert record["tied"] is False and record["seeds"] == 2
+    assert list(record)[:8] == [
+        *("rank", "tied", "policy", "settings", "dataset", "network", "seeds", "ld")
+    ]
+    assert record["top1_low"] == pytest.approx(0.985 - 12.706 * 0.005, rel=1e-4)
+    assert record["top1_high"] == 1, "the interval ends where accuracies do"
+    assert record["max_iter"] == 100 and record["shape"] == "1x8x8"
+
+
+def test_a_row_has_an_interval_or_one_seed(table):
+    texts = [line.split(" | ")[6] for line in formats.render([table], "markdown").splitlines()[4:]]
+    assert texts == ["92.15-100.00", "one seed"]
 
 
 def test_markdown_and_latex_contain_values_as_people_read_them(table):
     markdown = formats.render([table], "markdown")
     assert "| %s | 2 |" % GOOD in markdown and "98.50 ± 0.71" in markdown
     latex = formats.render([table], "latex")
-    assert r"Top-1 \%" in latex and r"98.50 $\pm$ 0.71" in latex and latex.count("&") == 10 * 3
+    assert r"Top-1 \%" in latex and r"98.50 $\pm$ 0.71" in latex and latex.count("&") == 11 * 3
 
 
 def test_special_characters_in_names_are_escaped():

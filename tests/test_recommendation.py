@@ -13,13 +13,13 @@ from trials import NETWORK, record, trial
 
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.ranking import ranked
 from lrbench_caffe.trial import Dataset, Network
 
 pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
 from lrbench_caffe.database import Store, exchange, schema
+from lrbench_caffe.display import formats, tables
 from lrbench_caffe.evaluator import recommendation
 from lrbench_caffe.evaluator.recommendation import Query, query_by_names, recommend
 
@@ -44,8 +44,8 @@ def with_dataset(trial, shape, train_samples, test_samples):
     return dataclasses.replace(trial, setup=dataclasses.replace(trial.setup, dataset=dataset))
 
 
-def with_max_iter(trial, max_iter):
-    settings = dict(trial.setup.solver, max_iter=max_iter)
+def with_solver(trial, **changes):
+    settings = dict(trial.setup.solver, **changes)
     return dataclasses.replace(trial, setup=dataclasses.replace(trial.setup, solver=settings))
 
 
@@ -100,11 +100,13 @@ def test_the_best_policies_of_a_task_by_the_mean_of_their_seeds(store):
     (results,) = recommendation.tasks
     assert results.similarity == 1
     assert results.rates == (0.01, 0.06)
-    assert policies([results]) == [FAIR, GOOD]
-    second = results.policies[1]
-    assert second.top1 == (pytest.approx(0.97), pytest.approx(0.01414, abs=1e-4), 2)
-    assert second.iterations == 100
-    assert second.settings == {"max_iter": 100, "type": "SGD"}
+    assert policies([results]) == [GOOD, FAIR], "a single seed comes after several"
+    best = results.policies[0]
+    assert best.top1 == (pytest.approx(0.97), pytest.approx(0.01414, abs=1e-4), 2)
+    assert best.iterations == 100 and best.seeds == (1, 2)
+    assert best.settings == {"max_iter": 100, "type": "SGD"}
+    assert results.shortcomings == ((), ("it has one seed",))
+    assert not recommendation.similar, "the evidence for the best policy is enough"
 
 
 def test_a_network_is_found_by_its_name_or_its_hash(store):
@@ -126,7 +128,7 @@ def test_the_good_range_is_from_longer_trainings_if_these_tried_enough_rates(sto
     def constants(max_iter, best, count):
         for k0 in (0.001 * 2**n for n in range(count)):
             constant = trial("FIX(k0=%g)" % k0, [0.1, 0.99 if k0 == best else 0.5])
-            yield with_max_iter(constant, max_iter)
+            yield with_solver(constant, max_iter=max_iter)
 
     record(store, *constants(10, 0.064, 9), *constants(200, 0.004, 5), *constants(1000, 0.001, 3))
     assert recommended(store, "data", "net")[0].good.best == 0.004
@@ -162,6 +164,132 @@ def test_a_dataset_with_another_network_is_similar_by_its_data(store):
     (results,) = recommended(store, "data", "unknown")
     scores = {comparison.feature: comparison.score for comparison in results.comparisons}
     assert scores == {"input": 1, "classes": 1, "samples": 1, "network": 0}
+
+
+def query(**solver):
+    return Query(Dataset("data", (1, 8, 8), 1000, 400), NETWORK, 3, solver)
+
+
+def test_an_answer_names_its_trainings_iterations_and_seeds(store):
+    record(store, *(trial(GOOD, [0.1, 0.98], seed) for seed in (3, 1, 7)))
+    (sentences,) = recommendation.explanations(recommend(store, query(max_iter=100)))
+    assert sentences[:2] == [
+        "net on data: the database has results for this task",
+        "its best policy is from 3 trainings of 100 iterations with seeds 1, 3, 7",
+    ]
+    assert not any("little" in sentence for sentence in sentences)
+
+
+def test_little_evidence_is_called_so_and_similar_tasks_follow(store):
+    record(
+        store,
+        trial(GOOD, [0.1, 0.98]),
+        trial(FAIR, dataset="other"),
+        trial(FAIR, dataset="other", seed=2),
+        trial(FAIR, network=CNN),
+    )
+    answer = recommend(store, query(max_iter=600))
+    own, *similar = recommendation.explanations(answer)
+    assert own[1:3] == [
+        "its best policy is from 1 training of 100 iterations with seed 1",
+        "this is little evidence: it has one seed, and the solver trains 600 iterations",
+    ]
+    assert own[-1] == "similar tasks follow"
+    assert [results.task.dataset.name for results in answer.tasks] == ["data"]
+    assert recommendation.titles(answer) == ["net on data", "net on other", "cnn on data"]
+    other, cnn = similar
+    assert other[0].startswith("net on other is 100 % similar to net on data: ")
+    assert other[1] == "its best policy is from 2 trainings of 100 iterations with seeds 1, 2"
+    assert other[2] == "this is little evidence: the solver trains 600 iterations"
+    assert cnn[1] == "its best policy is from 1 training of 100 iterations with seed 1"
+    assert "similar tasks follow" not in other + cnn
+
+
+def test_little_evidence_without_a_similar_task_is_called_so_too(store):
+    record(store, trial(GOOD))
+    answer = recommend(store, query())
+    (sentences,) = recommendation.explanations(answer)
+    assert answer.similar == ()
+    assert sentences[-1] == "the database does not have a similar task"
+    assert "this is little evidence: it has one seed" in sentences
+
+
+def test_full_trainings_come_before_short_ones_and_before_another_head(store):
+    record(
+        store,
+        *(with_solver(trial("FIX(k0=1)", [0.9], seed), head="loss1") for seed in (1, 2)),
+        *(with_solver(trial("FIX(k0=0.1)", [0.8], seed), max_iter=50) for seed in (1, 2)),
+        *(trial(GOOD, [0.5], seed) for seed in (1, 2)),
+        *(trial(FAIR, [0.4], seed) for seed in (1, 2)),
+    )
+    (results,) = recommend(store, query(type="SGD", max_iter=100), limit=4).tasks
+    assert policies([results]) == [GOOD, FAIR, "FIX(k0=1.0)", "FIX(k0=0.1)"]
+    assert results.shortcomings == (
+        (),
+        (),
+        ("it was measured at another classifier head",),
+        ("the solver trains 100 iterations",),
+    )
+    (results,) = recommend(store, query(type="SGD", head="loss1"), limit=1).tasks
+    assert policies([results]) == ["FIX(k0=1.0)"]
+
+
+def test_without_a_solver_short_trainings_are_compared_with_the_longest(store):
+    record(
+        store,
+        trial(GOOD, [0.98]),
+        *(with_solver(trial(FAIR, [0.9], seed), max_iter=50) for seed in (1, 2)),
+    )
+    (results,) = recommended(store, "data", "net")
+    assert policies([results]) == [GOOD, FAIR]
+    assert results.shortcomings == (("it has one seed",), ("others were trained 100 iterations",))
+
+
+def test_the_good_range_names_its_trainings(store):
+    tops = {0.0001: 0.4, 0.001: 0.9, 0.01: 0.92, 0.1: 0.5}
+    record(store, *(trial("FIX(k0=%g)" % k0, [0.1, top1]) for k0, top1 in tops.items()))
+    (sentences,) = recommendation.explanations(recommend(store, query()))
+    assert (
+        "its good constant rates go from 0.001 to 0.01, best 0.01, from 4 rates with trainings of"
+        " 100 iterations and one seed"
+    ) in sentences
+
+
+def test_tables_name_the_settings_that_distinguish_rows(store):
+    record(store, trial(GOOD), with_solver(trial(GOOD), weight_decay=0.1))
+    (results,) = recommend(store, query()).tasks
+    table = tables.standings(results, "net on data")
+    markdown = formats.render([table], "markdown")
+    assert "| settings |" in markdown and r"| weight\_decay=0.1 |" in markdown
+    record(store, trial(FAIR, dataset="other"))
+    (results,) = recommended(store, "other", "net")
+    assert "settings" not in formats.render([tables.standings(results, "")], "markdown")
+
+
+def test_a_label_selects_one_of_several_networks_or_datasets_with_a_name(store):
+    twin = dataclasses.replace(CNN2, name="cnn")
+    small = with_dataset(trial(FAIR, network=CNN), (1, 8, 8), 500, 400)
+    record(store, trial(GOOD, network=CNN), trial(GOOD, network=twin), small)
+    everything = recommend(store, query_by_names(store, "data", "cnn"))
+    assert sorted(recommendation.titles(everything)) == sorted(
+        [
+            "cnn@%s on data@1x8x8/1000/400" % CNN.hash[:8],
+            "cnn@%s on data@1x8x8/500/400" % CNN.hash[:8],
+            "cnn@%s on data@1x8x8/1000/400" % twin.hash[:8],
+        ]
+    )
+    label = "cnn@" + CNN.hash[:8]
+    assert len(recommended(store, "data", label)) == 2
+    (results,) = recommended(store, "data@1x8x8/500/400", label)
+    assert results.task.dataset.train_samples == 500 and policies([results]) == [FAIR]
+    assert len(store.trials(network="cnn")) == 3
+    assert len(store.trials(network=label)) == 2
+    assert len(store.trials(network=label, dataset="data@1x8x8/1000/400")) == 1
+    assert store.trials(network="cnn@") == store.trials(network="cnn@ffff") == []
+    solver = Query(Dataset("data", (1, 8, 8), 500, 400), CNN, 3)
+    assert [results.task.dataset.train_samples for results in recommend(store, solver).tasks] == [
+        500
+    ], "a dataset of another size is another task"
 
 
 def test_a_task_that_cannot_be_compared_is_an_error(store):
@@ -252,7 +380,7 @@ def test_a_migrated_database_has_the_standings_of_its_trials(store):
 
 
 def test_standings_ignore_the_same_settings_as_the_ranking(store):
-    ignored = dict.fromkeys(ranked.IGNORED_SETTINGS, 1)
+    ignored = dict.fromkeys(ranking.IGNORED_SETTINGS, 1)
     record(
         store,
         trial(GOOD, solver=dict(ignored, max_iter=100)),
@@ -274,8 +402,12 @@ def test_the_command_recommends_by_name_and_by_solver(lrbench, digits, database)
     by_name = recommend("--dataset", "digits", "--network", "Digits", "--format", "json")
     by_solver = recommend(*solver, "--format", "json")
     assert by_name.returncode == 0, by_name.stderr
-    assert by_name.stdout == by_solver.stdout
-    assert [row["policy"] for row in json.loads(by_name.stdout)] == [FAIR]
+    (named,), (solved,) = json.loads(by_name.stdout), json.loads(by_solver.stdout)
+    assert named["policy"] == FAIR and named["seed_numbers"] == "1" and named["max_iter"] == 50
+    assert named["little_evidence"] == "it has one seed"
+    assert solved["little_evidence"] == "it has one seed; the solver trains 600 iterations"
+    assert dict(named, little_evidence="") == dict(solved, little_evidence="")
+    assert "its best policy is from 1 training of 50 iterations with seed 1" in by_solver.stderr
     similar = recommend(*solver, "--network", "mine")
     sentence = "Digits on digits is 100 % similar to mine on digits: input 1x8x8, same as yours"
     assert sentence in similar.stdout

@@ -88,9 +88,17 @@ def trial_filters(command: Command) -> Command:
     return _with_options(
         with_filters,
         click.option("--study", metavar="NAME", help="Only trials of this study"),
-        click.option("--dataset", metavar="NAME", help="Only trials on this dataset"),
         click.option(
-            "--network", metavar="NAME", help="Only trials of this network (its name or hash)"
+            "--dataset",
+            metavar="NAME",
+            help="Only trials on this dataset: its name, or NAME@SHAPE/TRAIN/TEST, e.g. "
+            "digits@1x8x8/1397/400, if several datasets have the name",
+        ),
+        click.option(
+            "--network",
+            metavar="NAME",
+            help="Only trials of this network: its name, its hash, or NAME@HASH with the first "
+            "digits of the hash",
         ),
         click.option("--function", metavar="F", help="Only trials under this function, e.g. SIN2"),
         click.option(

@@ -23,10 +23,12 @@ from lrbench_caffe.cli.output import print_written
 def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
     """Rank the policies of each task over their seeds.
 
-    Policies with = at their rank, such as 1=, are tied: their difference is within the noise of the
-    seeds.
+    Trainings of another length, or with other solver settings, have a table of their own. Policies
+    with = at their rank, such as 1=, are tied: their difference is within the noise of the seeds. A
+    policy with one seed is placed by its value, because its noise is unknown.
     """
     from lrbench_caffe import database, ranking
+    from lrbench_caffe.cli.output import print_remarks
     from lrbench_caffe.display import console, tables
 
     criterion = ranking.parse_criterion(by)
@@ -34,10 +36,11 @@ def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
         database.selection.check(store, filters)
         trials = store.trials(best_only=True, **filters)
     rankings = [
-        tables.ranking(task, ranking.rank(members, criterion))
-        for task, members in ranking.group_by_task(trials).items()
+        tables.ranked(block, ranking.rank(block.trials, criterion))
+        for block in ranking.group_comparable(trials)
     ]
     console.print_tables(*rankings, format=format)
+    print_remarks(ranking.names_remarks(ranking.group_by_task(trials)), format)
 
 
 @click.command()

@@ -136,8 +136,7 @@ def tune(
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
     if format == "table":
         console.print_tables(tables.tuning(tuned))
-    task = (trainer.setup.dataset, trainer.setup.network)
-    console.print_tables(tables.ranking(task, tuned.ranked), format=format)
+    console.print_tables(tables.tuned(tuned), format=format)
     print_remarks(tuner.summary(tuned), format)
     failures.check([tried.trial for tried in tuned.tried], _REPEAT)
 
@@ -147,7 +146,7 @@ def tune(
 @click.option(
     "--network",
     metavar="NAME",
-    help="Network to train, by its name or hash [default: the solver's]",
+    help="Network to train: its name, its hash or NAME@HASH [default: the solver's]",
 )
 @click.option(
     "--solver",
@@ -170,9 +169,10 @@ def recommend(
 ) -> None:
     """Recommend policies for a dataset and a network.
 
-    These are the best policies in the database for this task. If there are no results for this
-    task, those for similar tasks are shown. The command also prints how similar the tasks are, and
-    which rates to start from.
+    These are the best policies in the database for this task, and the trainings that they rest on.
+    If the database does not have trainings for this task, or has only single seeds or trainings
+    that are shorter than the solver's, the command shows similar tasks too, and how similar they
+    are. It also prints which rates to start from.
     """
     from lrbench_caffe import database
     from lrbench_caffe.display import console, tables
@@ -197,7 +197,8 @@ def recommend(
             unknown = database.selection.remarks(store, {"dataset": dataset, "network": network})
             print_remarks(unknown, format)
         recommended = recommendation.recommend(store, query)
-    results = [tables.standings(task.task, task.policies) for task in recommended.tasks]
+    titles = recommendation.titles(recommended)
+    results = list(map(tables.standings, recommended.all_tasks, titles))
     if format != "table":
         console.print_tables(*results, format=format)
     for table, sentences in zip(results, recommendation.explanations(recommended)):

@@ -180,15 +180,14 @@ def _print_study(name: str, dsn: str | None, format: str) -> tuple[int, int, int
     Returns:
         How many trials the study has, how many of them have not begun, and how many failed.
     """
-    from lrbench_caffe import database, ranking
+    from lrbench_caffe import database
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.study import failures
 
     with database.Store(dsn) as store:
         states = [job.state for job in database.studies.jobs(store, name)]
         trials = store.trials(study=name, best_only=True)
-    table = tables.results(ranking.sort_by_top1(trials), "study %s" % name, seeds=True)
-    console.print_tables(table, format=format)
+    console.print_tables(*tables.study(name, trials), format=format)
     print_remarks(failures.causes(trials), format)
     return len(states), states.count(None), len(failures.failed_trials(trials))
 

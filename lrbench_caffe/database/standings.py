@@ -6,8 +6,11 @@ keep it up to date, so the queries here take the same time however many trials t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from psycopg2.extras import Json
+
+from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES
 from lrbench_caffe.ranking import Spread
 from lrbench_caffe.trial import Dataset, Network
 
@@ -28,14 +31,19 @@ _BEST_OF_ALL_TASKS = """
             WHERE (dataset_id, network_id) > (best.dataset_id, best.network_id)
             ORDER BY dataset_id, network_id, top1 DESC, iterations LIMIT 1) AS following)"""
 
-_BEST_OF_NAMED_TASKS = """
+_BEST_OF_NAMED_TASKS = (
+    """
     WITH best AS (
         SELECT first.* FROM dataset, network, LATERAL (
             SELECT dataset_id, network_id, settings, task_id FROM standing
             WHERE dataset_id = dataset.id AND network_id = network.id
             ORDER BY top1 DESC, iterations LIMIT 1) AS first
-        WHERE dataset.name = %(dataset)s
-            AND (network.name = %(network)s OR network.hash = %(network)s))"""
+        WHERE """
+    + DATASET_MATCHES
+    + " AND "
+    + NETWORK_MATCHES
+    + ")"
+)
 
 _TASKS = """
     SELECT dataset_id, network_id, dataset.name AS dataset, shape, train_samples, test_samples,
@@ -45,28 +53,51 @@ _TASKS = """
 
 # The next two queries answer for several tasks at once, because each query costs a round trip.
 _BEST_POLICIES = """
-    SELECT pair.place, policy.text, policy.function, settings, seeds, top1, top1_std, iterations
-    FROM unnest(%s, %s) WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
+    SELECT pair.place, policy.text, policy.function, settings, seeds, top1, top1_std, iterations,
+           ARRAY(SELECT DISTINCT seed FROM trial
+                 WHERE trial.policy_id = best.policy_id AND trial.dataset_id = best.dataset_id
+                     AND trial.network_id = best.network_id AND state = 'finished'
+                     AND best_top1 IS NOT NULL AND learning(solver) = best.settings
+                 ORDER BY seed) AS seed_numbers
+    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[], %(lengths)s::bigint[])
+        WITH ORDINALITY AS pair (dataset_id, network_id, length, place), LATERAL (
         SELECT * FROM standing
         WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id
-        ORDER BY top1 DESC, iterations, policy_id LIMIT %s) AS best
+            AND seeds >= %(min_seeds)s
+            AND COALESCE((settings->>'max_iter')::bigint, 0) >= pair.length
+            AND (%(measured)s::jsonb IS NULL OR jsonb_strip_nulls(jsonb_build_object(
+                 'head', settings->'head', 'test_net', settings->'test_net')) = %(measured)s::jsonb)
+        ORDER BY top1 DESC, iterations, policy_id LIMIT %(limit)s) AS best
     JOIN policy ON policy.id = policy_id
     ORDER BY pair.place, top1 DESC, iterations, policy_id"""
 
 _CONSTANT_RATES = """
-    SELECT pair.place, k0, settings, top1
-    FROM unnest(%s, %s) WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
+    SELECT pair.place, k0, settings, top1, seeds
+    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[])
+        WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
         SELECT * FROM standing
         WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id AND k0 IS NOT NULL
-        ORDER BY k0 LIMIT %s) AS constant"""
+        ORDER BY k0 LIMIT %(limit)s) AS constant"""
 
-_NEWEST_DATASET = """
-    SELECT name, shape, train_samples, test_samples FROM dataset
-    WHERE name = %s ORDER BY id DESC LIMIT 1"""
+_LONGEST = """
+    SELECT pair.place, length
+    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[])
+        WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
+        SELECT max((settings->>'max_iter')::bigint) AS length FROM standing
+        WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id) AS longest
+    ORDER BY pair.place"""
 
-_NEWEST_NETWORK = """
-    SELECT name, hash, prototxt FROM network
-    WHERE name = %(name)s OR hash = %(name)s ORDER BY id DESC LIMIT 1"""
+_DATASETS = (
+    "SELECT name, shape, train_samples, test_samples FROM dataset WHERE "
+    + DATASET_MATCHES
+    + " ORDER BY id DESC"
+)
+
+_NEWEST_NETWORK = (
+    "SELECT name, hash, prototxt FROM network WHERE "
+    + NETWORK_MATCHES
+    + " ORDER BY id DESC LIMIT 1"
+)
 
 _PROTOTXTS = "SELECT hash, prototxt FROM network WHERE hash = ANY (%s)"
 
@@ -100,6 +131,7 @@ class Standing(NamedTuple):
         settings: The solver's settings that matter for what is learned.
         top1: The highest Top-1 of a trial, over the seeds.
         iterations: The mean of #Iterations over the seeds.
+        seeds: The seeds of its trials in ascending order.
     """
 
     policy: str
@@ -107,6 +139,28 @@ class Standing(NamedTuple):
     settings: Dict[str, Any]
     top1: Spread
     iterations: float
+    seeds: Tuple[int, ...] = ()
+
+    @property
+    def max_iter(self) -> int | None:
+        """The number of iterations of its trainings, or None if it was not recorded."""
+        return self.settings.get("max_iter")
+
+
+class ConstantRate(NamedTuple):
+    """How a constant rate did on a task with one set of solver settings.
+
+    Attributes:
+        k0: The rate.
+        settings: The solver's settings.
+        top1: The mean Top-1 over the seeds.
+        seeds: The number of seeds.
+    """
+
+    k0: float
+    settings: Dict[str, Any]
+    top1: float
+    seeds: int
 
 
 def tasks(
@@ -116,8 +170,10 @@ def tasks(
 
     Args:
         store: The database.
-        dataset: The dataset's name; None for all tasks.
-        network: The network's name or hash. It is required with a dataset, and ignored without.
+        dataset: The dataset as :meth:`lrbench_caffe.database.Store.trials` selects it; None for
+            all tasks.
+        network: The network as this method selects it. It is required with a dataset, and ignored
+            without.
     """
     query = (_BEST_OF_NAMED_TASKS if dataset else _BEST_OF_ALL_TASKS) + _TASKS
     return [
@@ -133,19 +189,36 @@ def tasks(
     ]
 
 
-def best_policies(store: Store, tasks: Sequence[TrainedTask], limit: int) -> list[list[Standing]]:
+def best_policies(
+    store: Store,
+    tasks: Sequence[TrainedTask],
+    limit: int,
+    min_seeds: int = 1,
+    min_iterations: Sequence[int] = (),
+    measured: Mapping[str, Any] | None = None,
+) -> list[list[Standing]]:
     """Return the best policies of each task.
 
     Args:
         store: The database.
         tasks: The tasks.
         limit: The number of policies for each task.
+        min_seeds: The smallest number of seeds.
+        min_iterations: The smallest max_iter of the trainings of each task; none for any length.
+        measured: The settings "head" and "test_net" of the trainings, each only if it is set; None
+            for any.
 
     Returns:
         For each task its standings, the highest mean Top-1 first.
     """
     standings: list[list[Standing]] = [[] for _ in tasks]
-    for line in _select_for_tasks(store, _BEST_POLICIES, tasks, limit):
+    filters = {
+        "min_seeds": min_seeds,
+        "lengths": list(min_iterations) or [0] * len(tasks),
+        "measured": None if measured is None else Json(measured),
+        "limit": limit,
+    }
+    for line in _select_for_tasks(store, _BEST_POLICIES, tasks, filters):
         standings[line.place - 1].append(
             Standing(
                 policy=line.text,
@@ -153,45 +226,46 @@ def best_policies(store: Store, tasks: Sequence[TrainedTask], limit: int) -> lis
                 settings=line.settings,
                 top1=Spread(line.top1, line.top1_std, line.seeds),
                 iterations=line.iterations,
+                seeds=tuple(line.seed_numbers),
             )
         )
     return standings
 
 
-def constant_rates(
-    store: Store, tasks: Sequence[TrainedTask]
-) -> list[list[tuple[float, dict[str, Any], float]]]:
+def constant_rates(store: Store, tasks: Sequence[TrainedTask]) -> list[list[ConstantRate]]:
     """Return how constant learning rates did on each task.
 
     Returns:
-        For each task up to CONSTANTS rates in ascending order, each as the rate k0, the solver's
-        settings and the mean Top-1.
+        For each task up to CONSTANTS rates in ascending order.
     """
-    rates: list[list[tuple[float, dict[str, Any], float]]] = [[] for _ in tasks]
-    for line in _select_for_tasks(store, _CONSTANT_RATES, tasks, CONSTANTS):
-        rates[line.place - 1].append((line.k0, line.settings, line.top1))
+    rates: list[list[ConstantRate]] = [[] for _ in tasks]
+    for line in _select_for_tasks(store, _CONSTANT_RATES, tasks, {"limit": CONSTANTS}):
+        rates[line.place - 1].append(ConstantRate(line.k0, line.settings, line.top1, line.seeds))
     return rates
 
 
+def longest_trainings(store: Store, tasks: Sequence[TrainedTask]) -> list[int]:
+    """Return the largest max_iter of each task; 0 if it was not recorded."""
+    return [line.length or 0 for line in _select_for_tasks(store, _LONGEST, tasks, {})]
+
+
 def _select_for_tasks(
-    store: Store, query: str, tasks: Sequence[TrainedTask], limit: int
+    store: Store, query: str, tasks: Sequence[TrainedTask], values: Mapping[str, Any]
 ) -> list[Any]:
     """The lines of a query for all tasks; ``place`` is the task's position, counted from 1."""
-    dataset_ids = [task.dataset_id for task in tasks]
-    network_ids = [task.network_id for task in tasks]
-    return store.select(query, [dataset_ids, network_ids, limit])
+    datasets = [task.dataset_id for task in tasks]
+    networks = [task.network_id for task in tasks]
+    return store.select(query, dict(values, datasets=datasets, networks=networks))
 
 
-def find_dataset(store: Store, name: str) -> Dataset | None:
-    """Return the newest dataset with this name, or None."""
-    for line in store.select(_NEWEST_DATASET, [name]):
-        return _dataset(line.name, line)
-    return None
+def find_datasets(store: Store, name: str) -> list[Dataset]:
+    """Return the datasets with this name or label, the newest first."""
+    return [_dataset(line.name, line) for line in store.select(_DATASETS, {"dataset": name})]
 
 
 def find_network(store: Store, name: str) -> Network | None:
-    """Return the newest network with this name or hash, or None."""
-    for line in store.select(_NEWEST_NETWORK, {"name": name}):
+    """Return the newest network with this name, hash or label, or None."""
+    for line in store.select(_NEWEST_NETWORK, {"network": name}):
         return Network(line.name, line.hash, line.prototxt)
     return None
 

@@ -34,6 +34,7 @@ from psycopg2.extras import Json, NamedTupleCursor
 from lrbench_caffe.database import delivery
 from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_type
 from lrbench_caffe.database.connection import connect, display_name, identity, reason
+from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
@@ -143,15 +144,21 @@ _END = """
 
 _FILTER_NAMES = ("id", "network", "dataset", "policy", "function", "state", "study")
 
-_FILTER = """(%(id)s IS NULL OR trial.id = %(id)s)
-      AND (%(network)s IS NULL OR network.name = %(network)s OR network.hash = %(network)s)
-      AND (%(dataset)s IS NULL OR dataset.name = %(dataset)s)
+_FILTER = (
+    """(%(id)s IS NULL OR trial.id = %(id)s)
+      AND (%(network)s IS NULL OR """
+    + NETWORK_MATCHES
+    + """)
+      AND (%(dataset)s IS NULL OR """
+    + DATASET_MATCHES
+    + """)
       AND (%(policy)s IS NULL OR policy.text = %(policy)s)
       AND (%(function)s IS NULL OR policy.function = %(function)s)
       AND (%(state)s IS NULL OR trial.state = %(state)s)
       AND (%(study)s IS NULL OR trial.id IN (
           SELECT trial_id FROM study_trial JOIN study ON study.id = study_id
           WHERE study.name = %(study)s))"""
+)
 
 _TRIAL_IDS = (
     """
@@ -381,8 +388,9 @@ class Store:
         """Return the trials that match all the given filters, in the order in which they started.
 
         Args:
-            network: The network's name or hash.
-            dataset: The dataset's name.
+            network: The network's name, its hash, or NAME@HASH with the first digits of the hash.
+            dataset: The dataset's name, or NAME@SHAPE/TRAIN/TEST, which selects one of several
+                datasets with this name.
             policy: The policy's canonical text.
             function: The name of the policy's function.
             state: One of :data:`lrbench_caffe.trial.STATES`.

@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lrbench_caffe.display.formats import render
+from lrbench_caffe.display.layout import parts
 from lrbench_caffe.display.printable import printable, write
 from lrbench_caffe.display.table import displayed
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
@@ -47,13 +48,14 @@ def print_tables(*tables: Table, format: str = "table") -> None:
     Args:
         *tables: The tables. Formats other than "table" need tables with the same columns.
         format: One of :data:`lrbench_caffe.display.formats.FORMATS`. Tables in the format "table"
-            have no padding on a narrow terminal, and up to FILE_WIDTH columns in a file or a pipe.
+            have no padding where it would not fit, and several parts where even that is too wide.
+            They have up to FILE_WIDTH columns in a file or a pipe.
     """
     if format != "table":
         write(render(tables, format))
         return
     for table in tables:
-        _print_table(_rich_table(table))
+        _print_table(table)
 
 
 def _rich_table(table: Table) -> RichTable:
@@ -76,16 +78,19 @@ def _rich_table(table: Table) -> RichTable:
     return rich_table
 
 
-def _print_table(table: RichTable) -> None:
+def _print_table(table: Table) -> None:
     console = Console()
     if console.is_terminal:
-        if console.width < WIDE:
-            table.padding = 0
-        console.print(table)
+        fits = console.width >= WIDE and len(parts(table, console.width, gap=3)) == 1
+        padding = 1 if fits else 0
+        for part in parts(table, console.width, gap=1 + 2 * padding):
+            rich_table = _rich_table(part)
+            rich_table.padding = (0, padding)
+            console.print(rich_table)
         return
     console = Console(width=FILE_WIDTH)
     with console.capture() as capture:
-        console.print(table)
+        console.print(_rich_table(table))
     sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
 
 

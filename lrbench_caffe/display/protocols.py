@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lrbench_caffe.ranking import Spread
+    from lrbench_caffe.ranking import Ranked, Spread
     from lrbench_caffe.ranking.ranges import Curve, Range
     from lrbench_caffe.trial import Dataset, Network, Trial
 
@@ -66,6 +66,30 @@ class Standing(Protocol):
     def iterations(self) -> float:
         """The mean of #Iterations over the seeds."""
 
+    @property
+    def seeds(self) -> Sequence[int]:
+        """The seeds of its trainings."""
+
+
+class TaskResults(Protocol):
+    """A :class:`lrbench_caffe.evaluator.recommendation.TaskResults`."""
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+
+    @property
+    def similarity(self) -> float:
+        """The similarity to the queried task, from 0 to 1."""
+
+    @property
+    def policies(self) -> Sequence[Standing]:
+        """The best policies."""
+
+    @property
+    def shortcomings(self) -> Sequence[Sequence[str]]:
+        """What the evidence for each of the policies lacks."""
+
 
 class RangeTest(Protocol):
     """A :class:`lrbench_caffe.evaluator.range_test.RangeTest`."""
@@ -113,6 +137,10 @@ class TriedTraining(Protocol):
 
 class Tuned(Protocol):
     """A :class:`lrbench_caffe.evaluator.tuner.Tuned`."""
+
+    @property
+    def ranked(self) -> Sequence[Ranked]:
+        """The policies that were trained at the length of the result."""
 
     @property
     def tried(self) -> Sequence[TriedTraining]:

@@ -7,16 +7,24 @@ Their text is made by :mod:`lrbench_caffe.display.formats` and, for the terminal
 from __future__ import annotations
 
 import datetime
+import math
 from typing import TYPE_CHECKING, cast
 
+from lrbench_caffe import ranking
 from lrbench_caffe.display.table import Column, Table, number, percent
 from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lrbench_caffe.display.protocols import RangeTest, Standing, StudySummary, Task, Tuned
-    from lrbench_caffe.ranking import Ranked
+    from lrbench_caffe.display.protocols import (
+        RangeTest,
+        Standing,
+        StudySummary,
+        TaskResults,
+        Tuned,
+    )
+    from lrbench_caffe.ranking import Block, Ranked, Spread
     from lrbench_caffe.ranking.ranges import Curve
     from lrbench_caffe.trial import Dataset, Network, Trial
 
@@ -37,9 +45,18 @@ METRICS = (
     Column("#Param", "n_params", _rounded, True),
 )
 _METRIC_COLUMNS = {column.name: column for column in METRICS if column.name}
+ONE_SEED = "one seed"
+_INTERVAL = Column("95 % interval", None, str, True)  # of the mean Top-1
+_INTERVAL_ENDS = (Column(None, "top1_low"), Column(None, "top1_high"))
+# What identifies a task beside the names.
+_TASK_COLUMNS = tuple(
+    Column(None, name) for name in ("network_hash", "shape", "train_samples", "test_samples")
+)
 
 
-def results(trials: Iterable[Trial], title: str | None = None, seeds: bool = False) -> Table:
+def results(
+    trials: Iterable[Trial], title: str | None = None, seeds: bool = False, settings: str = ""
+) -> Table:
     """Return a table of trials: the policy and the eight metrics of each.
 
     The metrics are those of the evaluation with the highest Top-1.
@@ -48,6 +65,7 @@ def results(trials: Iterable[Trial], title: str | None = None, seeds: bool = Fal
         trials: The trials, in the order of the rows.
         title: The title of the table.
         seeds: Whether people read the seed. Programs always do.
+        settings: The settings that distinguish the trials from those of other tables.
     """
     columns = (
         Column("policy", None),
@@ -56,11 +74,15 @@ def results(trials: Iterable[Trial], title: str | None = None, seeds: bool = Fal
         Column(None, "network"),
         Column("seed" if seeds else None, "seed", str, True),
         Column(None, "state"),
+        *METRICS,
+        Column(None, "max_iter"),
+        Column(None, "settings"),
+        *_TASK_COLUMNS,
     )
-    return Table(title, columns + METRICS, tuple(map(_results_row, trials)))
+    return Table(title, columns, tuple(_results_row(trial, settings) for trial in trials))
 
 
-def _results_row(trial: Trial) -> tuple[object, ...]:
+def _results_row(trial: Trial, settings: str) -> tuple[object, ...]:
     summary = trial.summary
     metrics = (getattr(summary, name) if summary else None for name in _METRIC_COLUMNS)
     return (
@@ -71,7 +93,35 @@ def _results_row(trial: Trial) -> tuple[object, ...]:
         trial.setup.seed,
         trial.state,
         *metrics,
+        trial.setup.solver.get("max_iter"),
+        settings,
+        *_task_values(trial.setup.dataset, trial.setup.network),
     )
+
+
+def _task_values(dataset: Dataset, network: Network) -> tuple[object, ...]:
+    """The values of _TASK_COLUMNS."""
+    shape = "x".join(map(str, dataset.shape)) if dataset.shape else None
+    return network.hash, shape, dataset.train_samples, dataset.test_samples
+
+
+def study(name: str, trials: Sequence[Trial]) -> list[Table]:
+    """Return a table for each block of comparable trials of a study, the best trial first.
+
+    Args:
+        name: The name of the study.
+        trials: The trials, each with at least its best row.
+    """
+    title = "study %s" % name
+    return [
+        results(
+            ranking.sort_by_top1(block.trials),
+            "%s: %s" % (title, block.title),
+            seeds=True,
+            settings=ranking.settings_text(block.differences),
+        )
+        for block in ranking.group_comparable(trials)
+    ] or [results((), title, seeds=True)]
 
 
 def _policy_and_state(trial: Trial) -> str:
@@ -115,16 +165,17 @@ def _count(number: int) -> str:
     return str(number or "")
 
 
-def ranking(task: tuple[Dataset, Network], ranked: Iterable[Ranked]) -> Table:
-    """Return a table of the ranked policies of one task.
+def ranked(block: Block, entries: Iterable[Ranked]) -> Table:
+    """Return a table of the ranked policies of one block.
 
     Tied policies have the same rank, with a "=" behind it: "1=".
 
     Args:
-        task: The dataset and the network.
-        ranked: The result of :func:`lrbench_caffe.ranking.rank`.
+        block: The block, one of :func:`lrbench_caffe.ranking.group_comparable`.
+        entries: The result of :func:`lrbench_caffe.ranking.rank` for the trials of the block.
     """
-    dataset, network = task
+    metrics = list(METRICS)
+    metrics.insert(metrics.index(_METRIC_COLUMNS["top1"]) + 1, _INTERVAL)
     columns = (
         Column("rank", None),
         Column(None, "rank"),
@@ -135,27 +186,64 @@ def ranking(task: tuple[Dataset, Network], ranked: Iterable[Ranked]) -> Table:
         Column(None, "dataset"),
         Column(None, "network"),
         Column("seeds", "seeds", str, True),
+        *metrics,
+        *_INTERVAL_ENDS,
+        Column(None, "max_iter"),
+        *_TASK_COLUMNS,
     )
-    rows = tuple(_ranking_row(entry, dataset, network) for entry in ranked)
-    return Table("%s on %s" % (network.name, dataset.name), columns + METRICS, rows)
+    rows = tuple(_ranked_row(entry, block, metrics) for entry in entries)
+    return Table(block.title, columns, rows)
 
 
-def _ranking_row(entry: Ranked, dataset: Dataset, network: Network) -> tuple[object, ...]:
+def _ranked_row(entry: Ranked, block: Block, metrics: Iterable[Column]) -> tuple[object, ...]:
     rank = "-" if entry.rank is None else "%d%s" % (entry.rank, "=" if entry.tied else "")
     n_params = entry.metrics["n_params"]._replace(deviation=None)  # the same for each seed
-    metrics = dict(entry.metrics, n_params=n_params)
+    low, high = _share_interval(entry.metrics["top1"]) if entry.trials else (None, None)
+    values: dict[str | None, object] = {None: _interval_text(len(entry.trials), (low, high))}
+    values.update(entry.metrics, n_params=n_params)
     return (
         rank,
         entry.rank,
         entry.tied,
-        entry.label + states_note(entry.others),
+        entry.policy + states_note(entry.others),
         entry.policy,
-        " ".join("%s=%s" % item for item in entry.settings),
-        dataset.name,
-        network.name,
+        ranking.settings_text(block.differences),
+        block.dataset.name,
+        block.network.name,
         len(entry.trials),
-        *(metrics[name] for name in _METRIC_COLUMNS),
+        *(values[column.name] for column in metrics),
+        low,
+        high,
+        block.max_iter,
+        *_task_values(block.dataset, block.network),
     )
+
+
+def _share_interval(spread: Spread) -> tuple[float | None, float | None]:
+    """Return the interval of a mean share, cut off at 0 and 1; None if it is unknown."""
+    if spread.interval is None:
+        return None, None
+    low, high = spread.interval
+    return max(0.0, low), min(1.0, high)
+
+
+def _interval_text(seeds: int, interval: tuple[float | None, float | None]) -> str | None:
+    """The interval of the mean Top-1 in percent, or that there is only one seed."""
+    low, high = interval
+    if low is None or high is None:
+        return ONE_SEED if seeds == 1 else None
+    return "%s-%s" % (percent(low), percent(high))
+
+
+def tuned(result: Tuned) -> Table:
+    """Return a table of the ranked policies of a search.
+
+    Args:
+        result: A :class:`lrbench_caffe.evaluator.tuner.Tuned`.
+    """
+    trials = [trial for entry in result.ranked for trial in entry.trials + entry.others]
+    block = ranking.group_comparable(trials)[0]  # all have the same solver and length
+    return ranked(block, sorted(result.ranked, key=lambda entry: entry.rank or math.inf))
 
 
 def range_test(test: RangeTest) -> Table:
@@ -248,13 +336,20 @@ def tuning(tuned: Tuned) -> Table:
     return Table(None, columns, tuple(rows))
 
 
-def standings(task: Task, policies: Iterable[Standing]) -> Table:
-    """Return a table of the best policies of a task and the solver settings of their trainings.
+def standings(results: TaskResults, title: str) -> Table:
+    """Return a table of the best policies of a task, with their evidence.
 
     Args:
-        task: A :class:`lrbench_caffe.database.standings.TrainedTask`.
-        policies: The :class:`lrbench_caffe.database.standings.Standing` of each policy.
+        results: A :class:`lrbench_caffe.evaluator.recommendation.TaskResults`.
+        title: The title of the table.
     """
+    shown = ("max_iter", "type", "batch_size")
+    differing = [
+        ranking.settings_text(item for item in settings if item[0] not in shown)
+        for settings in ranking.differing_settings(
+            [standing.settings for standing in results.policies]
+        )
+    ]
     columns = (
         Column("policy", "policy"),
         Column(None, "dataset"),
@@ -262,28 +357,52 @@ def standings(task: Task, policies: Iterable[Standing]) -> Table:
         Column("seeds", "seeds", str, True),
         _METRIC_COLUMNS["iterations"],
         _METRIC_COLUMNS["top1"],
-        *(Column(name, name, str, True) for name in ("max_iter", "type", "batch_size")),
+        _INTERVAL,
+        *(Column(name, name, str, True) for name in shown),
+        Column("settings" if any(differing) else None, "settings"),
+        *_INTERVAL_ENDS,
+        Column(None, "seed_numbers"),
+        Column(None, "little_evidence"),
+        Column(None, "similarity"),
+        *_TASK_COLUMNS,
     )
-    rows = (
-        (
-            standing.policy,
-            task.dataset.name,
-            task.network.name,
-            standing.top1.n,
-            standing.iterations,
-            standing.top1,
-            standing.settings.get("max_iter"),
-            standing.settings.get("type", "SGD"),
-            standing.settings.get("batch_size"),
-        )
-        for standing in policies
+    rows = tuple(
+        _standing_row(standing, results, settings, lacks)
+        for standing, settings, lacks in zip(results.policies, differing, results.shortcomings)
     )
-    return Table("%s on %s" % (task.network.name, task.dataset.name), columns, tuple(rows))
+    return Table(title, columns, rows)
+
+
+def _standing_row(
+    standing: Standing, results: TaskResults, settings: str, lacks: Sequence[str]
+) -> tuple[object, ...]:
+    dataset, network = results.task.dataset, results.task.network
+    interval = _share_interval(standing.top1)
+    return (
+        standing.policy,
+        dataset.name,
+        network.name,
+        standing.top1.n,
+        standing.iterations,
+        standing.top1,
+        _interval_text(standing.top1.n, interval),
+        standing.settings.get("max_iter"),
+        standing.settings.get("type", "SGD"),
+        standing.settings.get("batch_size"),
+        settings,
+        *interval,
+        " ".join(map(str, standing.seeds)),
+        "; ".join(lacks),
+        results.similarity,
+        *_task_values(dataset, network),
+    )
 
 
 def states_note(others: Sequence[Trial]) -> str:
     """Return the states of trials that do not count, such as " (1 failed, 2 running)", or ""."""
-    states = [trial.state for trial in others]
+    states = [
+        "finished without a test" if trial.state == FINISHED else trial.state for trial in others
+    ]
     if not states:
         return ""
     counts = ("%d %s" % (states.count(state), state) for state in sorted(set(states)))

@@ -88,7 +88,7 @@ def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
     best = max(found.tasks, key=lambda results: (results.similarity, results.policies[0].top1.mean))
     if best.similarity < MIN_SIMILARITY:
         return Prior()
-    (sentences,) = recommendation.explanations(found._replace(tasks=(best,)))
+    sentences = recommendation.explain(found, found.tasks.index(best))
     prior = Prior(
         good=best.good,
         same_task=found.same,

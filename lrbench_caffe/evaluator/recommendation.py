@@ -1,7 +1,8 @@
 """Recommendation: the best policies in a database for a task or similar ones (sections IV, VI).
 
-A task is a dataset and a network. If the database does not have results for the task itself, its
-tasks are compared with it: their input, classes, training samples, network, optimizer and batch.
+A task is a dataset and a network. If the database has little evidence for the task itself, or none,
+its other tasks are compared with it: their input, classes, training samples, network, optimizer and
+batch. Each result comes with its evidence: the trainings, iterations and seeds that it rests on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lrbench_caffe import ranking
 from lrbench_caffe.database import standings
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.ranking import ranges
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lrbench_caffe.database import Store
-    from lrbench_caffe.database.standings import Standing, TrainedTask
+    from lrbench_caffe.database.standings import ConstantRate, Standing, TrainedTask
     from lrbench_caffe.trial import Setup
 
-SIMILAR_TASKS = 3  # that are returned if the database does not have the task itself
+SIMILAR_TASKS = 3  # that are returned if there is little evidence for the task itself, or none
 COMPARED_TASKS = 10  # the most similar ones without their networks, which are then compared
+DATASET_FACTS = ("shape", "train_samples", "test_samples")  # fields beside the name
+MIN_SEEDS = 2  # of a policy with enough evidence; the noise of a single seed is unknown
+LISTED_SEEDS = 10  # the most seeds that a sentence lists
 MIN_RATES = 3  # constant rates with the same settings that make a good range
 ENOUGH_RATES = 5  # constant rates from which on the length of the trainings decides, not the number
 # Weight of each feature in the similarity of two tasks. Chosen: the paper only says that similar
@@ -74,6 +79,22 @@ class Comparison(NamedTuple):
     description: str
 
 
+class GoodRange(NamedTuple):
+    """A range of good constant rates, with its evidence.
+
+    Attributes:
+        good: The range.
+        rates: The number of constant rates that were trained.
+        max_iter: The number of iterations of each training; None if it was not recorded.
+        seeds: The smallest number of seeds of a rate.
+    """
+
+    good: ranges.Range
+    rates: int
+    max_iter: int | None
+    seeds: int
+
+
 class TaskResults(NamedTuple):
     """What the database has for a task.
 
@@ -81,11 +102,16 @@ class TaskResults(NamedTuple):
         task: The task in the database.
         similarity: Similarity to the queried task from 0 to 1; 1 if it is the same.
         comparisons: The features that the similarity consists of; empty if it is the same task.
-        policies: The best policies, the highest mean Top-1 first.
+        policies: The best policies: those with enough evidence come first, and of these the highest
+            mean Top-1. Enough are two seeds, trainings as long as the solver's (or if that is
+            unknown, as the longest trainings of the task), and the classifier head that the solver
+            measures.
         good: The good range of its constant rates, or None if it has fewer than three of them or
             none is better than guessing.
         rates: The smallest and the largest rate of the best policies, or None if their text does
             not give rates.
+        good_range: The good range with its evidence, or None.
+        shortcomings: For each of the policies, what its evidence lacks; empty if it is enough.
     """
 
     task: TrainedTask
@@ -94,6 +120,13 @@ class TaskResults(NamedTuple):
     policies: tuple[Standing, ...]
     good: ranges.Range | None
     rates: tuple[float, float] | None
+    good_range: GoodRange | None = None
+    shortcomings: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def has_enough_evidence(self) -> bool:
+        """Whether the best policy rests on enough trainings."""
+        return not self.shortcomings[0]
 
 
 class Recommendation(NamedTuple):
@@ -104,11 +137,24 @@ class Recommendation(NamedTuple):
         same: Whether the results are of the queried task itself.
         tasks: The results of the task itself, or of up to :data:`SIMILAR_TASKS` other tasks, the
             most similar one first.
+        similar: If the evidence for the task itself is little, the results of up to
+            :data:`SIMILAR_TASKS` other tasks, the most similar one first.
     """
 
     query: Query
     same: bool
     tasks: tuple[TaskResults, ...]
+    similar: tuple[TaskResults, ...] = ()
+
+    @property
+    def all_tasks(self) -> tuple[TaskResults, ...]:
+        """The results of the task itself and of similar tasks."""
+        return self.tasks + self.similar
+
+    @property
+    def has_enough_evidence(self) -> bool:
+        """Whether one of the tasks has a policy that rests on enough trainings."""
+        return any(results.has_enough_evidence for results in self.tasks)
 
 
 def query_by_names(store: Store, dataset: str, network: str) -> Query:
@@ -116,14 +162,32 @@ def query_by_names(store: Store, dataset: str, network: str) -> Query:
 
     Args:
         store: The database, which completes the query if it has the dataset or the network.
-        dataset: Name of the dataset.
-        network: Name of the network, or its hash. A name stands for all networks with that name.
+        dataset: Name of the dataset, or NAME@SHAPE/TRAIN/TEST. A name stands for all datasets with
+            that name.
+        network: Name of the network, its hash, or NAME@HASH. A name stands for all networks with
+            that name.
     """
     newest = standings.find_network(store, network)
-    if newest is None or newest.hash != network:
-        newest = Network(network, "", newest.prototxt if newest else "")
-    unknown = Dataset(dataset, None, None, None)
-    return Query(standings.find_dataset(store, dataset) or unknown, newest)
+    if newest is None:
+        newest = Network(network, "", "")
+    elif newest.name == network:
+        newest = Network(network, "", newest.prototxt)
+    return Query(_common_dataset(dataset, standings.find_datasets(store, dataset)), newest)
+
+
+def _common_dataset(name: str, datasets: Sequence[Dataset]) -> Dataset:
+    """What is the same in all of these datasets."""
+    if not datasets:
+        return Dataset(name, None, None, None)
+    shapes, train_samples, test_samples = (
+        {getattr(dataset, field) for dataset in datasets} for field in DATASET_FACTS
+    )
+    return Dataset(
+        datasets[0].name,
+        shapes.pop() if len(shapes) == 1 else None,
+        train_samples.pop() if len(train_samples) == 1 else None,
+        test_samples.pop() if len(test_samples) == 1 else None,
+    )
 
 
 def query_from_setup(setup: Setup, dataset: str | None = None, network: str | None = None) -> Query:
@@ -143,10 +207,10 @@ def query_from_setup(setup: Setup, dataset: str | None = None, network: str | No
 
 
 def recommend(store: Store, query: Query, limit: int = 5) -> Recommendation:
-    """Find the best policies for a task, or else for similar tasks.
+    """Find the best policies for a task, and for similar tasks unless there is enough evidence.
 
     A task that was trained with another optimizer counts as similar, not as the same, because its
-    good rates differ.
+    good rates differ. The same holds for a dataset of another size.
 
     Args:
         store: The database.
@@ -154,25 +218,48 @@ def recommend(store: Store, query: Query, limit: int = 5) -> Recommendation:
         limit: Largest number of policies of each task.
 
     Returns:
-        The results of the task itself if there are any, else those of similar tasks.
+        The results of the task itself if there are any, else those of similar tasks. If no policy
+        of the task itself has enough evidence, the results of similar tasks are added.
 
     Raises:
         InputError: The database does not have a finished training, or none that can be compared.
     """
     same = [task for task in _tasks_with_names(store, query) if _is_same(task, query)]
     if same:
-        results = _results(store, [(task, []) for task in same], limit)
-        return Recommendation(query, True, results)
+        results = _results(store, query, [(task, []) for task in same], limit)
+        recommendation = Recommendation(query, True, results)
+        if recommendation.has_enough_evidence:
+            return recommendation
+        similar = _similar_to_known(store, query, same)
+        return recommendation._replace(similar=_results(store, query, similar, limit))
     tasks = standings.tasks(store)
     if not tasks:
         raise InputError(
             "the database does not have a finished training yet: find good rates with"
             " `lrbench range`, or import the results of others with `lrbench db import`"
         )
-    if query.classes is None:
-        query = query._replace(classes=_classes_of_dataset(tasks, query.dataset))
+    query = _with_classes(query, tasks)
     similar = _most_similar(store, tasks, query)
-    return Recommendation(query, False, _results(store, similar[:SIMILAR_TASKS], limit))
+    if not similar:
+        raise InputError(
+            "neither the dataset %s nor the network %s is in the database: give --solver FILE,"
+            " whose task can be compared with those in the database"
+            % (query.dataset.name, query.network.name)
+        )
+    return Recommendation(query, False, _results(store, query, similar[:SIMILAR_TASKS], limit))
+
+
+def _similar_to_known(
+    store: Store, query: Query, same: Sequence[TrainedTask]
+) -> list[tuple[TrainedTask, list[Comparison]]]:
+    """Find tasks that are similar to a task that the database has."""
+    ids = {(task.dataset_id, task.network_id) for task in same}
+    tasks = [
+        task for task in standings.tasks(store) if (task.dataset_id, task.network_id) not in ids
+    ]
+    if not tasks:
+        return []
+    return _most_similar(store, tasks, _with_classes(query, [*same, *tasks]))[:SIMILAR_TASKS]
 
 
 def _tasks_with_names(store: Store, query: Query) -> Iterable[TrainedTask]:
@@ -181,29 +268,33 @@ def _tasks_with_names(store: Store, query: Query) -> Iterable[TrainedTask]:
 
 
 def _is_same(task: TrainedTask, query: Query) -> bool:
-    """Whether a task with the right names also has the query's input shape and optimizer."""
-    shapes = {task.dataset.shape, query.dataset.shape} - {None}
-    return len(shapes) < 2 and (
-        not query.solver or optimizer(task.settings) == optimizer(query.solver)
-    )
+    """Whether a task with the right names also has the query's dataset sizes and optimizer."""
+    for field in DATASET_FACTS:
+        ours, theirs = getattr(query.dataset, field), getattr(task.dataset, field)
+        if None not in (ours, theirs) and ours != theirs:
+            return False
+    return not query.solver or optimizer(task.settings) == optimizer(query.solver)
 
 
-def _classes_of_dataset(tasks: Iterable[TrainedTask], dataset: Dataset) -> int | None:
-    return next((task.classes for task in tasks if task.dataset == dataset), None)
+def _with_classes(query: Query, tasks: Iterable[TrainedTask]) -> Query:
+    """The query with the number of classes that the database has for its dataset."""
+    if query.classes is not None:
+        return query
+    classes = (task.classes for task in tasks if task.dataset == query.dataset)
+    return query._replace(classes=next(classes, None))
 
 
 def _most_similar(
     store: Store, tasks: Iterable[TrainedTask], query: Query
 ) -> list[tuple[TrainedTask, list[Comparison]]]:
-    """Compare tasks with the query; the networks' layers only for the most similar tasks."""
+    """Compare tasks with the query; the networks' layers only for the most similar tasks.
+
+    The result is empty if nothing of the query is known that can be compared.
+    """
     similar = _sorted((task, _compare_data_and_solver(query, task)) for task in tasks)
     similar = similar[:COMPARED_TASKS]
     if not (similar[0][1] or query.network.prototxt):
-        raise InputError(
-            "neither the dataset %s nor the network %s is in the database: give --solver FILE,"
-            " whose task can be compared with those in the database"
-            % (query.dataset.name, query.network.name)
-        )
+        return []
     prototxts = {}
     if query.network.prototxt:
         prototxts = standings.prototxts(store, [task.network for task, _ in similar])
@@ -226,22 +317,100 @@ def _sorted(
 
 
 def _results(
-    store: Store, compared: Sequence[tuple[TrainedTask, list[Comparison]]], limit: int
+    store: Store,
+    query: Query,
+    compared: Sequence[tuple[TrainedTask, list[Comparison]]],
+    limit: int,
 ) -> tuple[TaskResults, ...]:
     tasks = [task for task, _ in compared]
-    policies = standings.best_policies(store, tasks, limit)
+    lengths = _needed_lengths(store, query, tasks)
+    policies = _best_policies(store, query, tasks, lengths, limit)
     constants = standings.constant_rates(store, tasks)
+    good_ranges = [_good_range(task, constants[n]) for n, task in enumerate(tasks)]
     return tuple(
         TaskResults(
-            task,
-            _similarity(comparisons),
-            tuple(comparisons),
-            tuple(policies[n]),
-            _good_range(task, constants[n]),
-            _rates(policies[n]),
+            task=task,
+            similarity=_similarity(comparisons),
+            comparisons=tuple(comparisons),
+            policies=tuple(policies[n]),
+            good=good.good if good else None,
+            rates=_rates(policies[n]),
+            good_range=good,
+            shortcomings=tuple(
+                _shortcomings(standing, query, lengths[n]) for standing in policies[n]
+            ),
         )
-        for n, (task, comparisons) in enumerate(compared)
+        for n, ((task, comparisons), good) in enumerate(zip(compared, good_ranges))
     )
+
+
+def _needed_lengths(store: Store, query: Query, tasks: Sequence[TrainedTask]) -> list[int]:
+    """The length of trainings with enough evidence for each task.
+
+    It is the solver's max_iter, or if that is unknown, the length of the task's longest trainings.
+    """
+    length = query.solver.get("max_iter")
+    return [length] * len(tasks) if length else standings.longest_trainings(store, tasks)
+
+
+def _best_policies(
+    store: Store, query: Query, tasks: Sequence[TrainedTask], lengths: Sequence[int], limit: int
+) -> list[list[Standing]]:
+    """Find the best policies of each task, those with enough evidence first."""
+    enough = standings.best_policies(
+        store,
+        tasks,
+        limit,
+        min_seeds=MIN_SEEDS,
+        min_iterations=lengths,
+        measured=_measured(query.solver) if query.solver else None,
+    )
+    best = standings.best_policies(store, tasks, limit)
+    return [
+        (first + [standing for standing in others if standing not in first])[:limit]
+        for first, others in zip(enough, best)
+    ]
+
+
+def _shortcomings(standing: Standing, query: Query, length: int) -> tuple[str, ...]:
+    """What the evidence for a policy lacks; empty if it is enough.
+
+    Args:
+        standing: The policy's results.
+        query: The task for which policies are wanted.
+        length: The length of trainings with enough evidence.
+    """
+    reasons = []
+    if standing.top1.n < MIN_SEEDS:
+        reasons.append("it has one seed")
+    if (standing.max_iter or 0) < length:
+        longer = "the solver trains" if query.solver.get("max_iter") else "others were trained"
+        reasons.append("%s %d iterations" % (longer, length))
+    if query.solver and _measured(standing.settings) != _measured(query.solver):
+        reasons.append("it was measured at another classifier head")
+    return tuple(reasons)
+
+
+def _measured(solver: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a solver that determine what is measured."""
+    return {name: solver[name] for name in ("head", "test_net") if solver.get(name) is not None}
+
+
+def evidence(standing: Standing) -> str:
+    """Describe what the results of a policy rest on.
+
+    >>> from lrbench_caffe.ranking import Spread
+    >>> settings, top1 = {"max_iter": 600}, Spread(0.98, 0.01, 2)
+    >>> evidence(standings.Standing("FIX(k0=0.1)", "FIX", settings, top1, 500.0, (1, 2)))
+    '2 trainings of 600 iterations with seeds 1, 2'
+    """
+    count = standing.top1.n
+    length = "" if standing.max_iter is None else " of %d iterations" % standing.max_iter
+    seeds = ", ".join(map(str, standing.seeds[:LISTED_SEEDS]))
+    if len(standing.seeds) > LISTED_SEEDS:
+        seeds += ", ..."
+    plural = "" if count == 1 else "s"
+    return "%d training%s%s with seed%s %s" % (count, plural, length, plural, seeds)
 
 
 def _rates(policies: Iterable[Standing]) -> tuple[float, float] | None:
@@ -251,9 +420,7 @@ def _rates(policies: Iterable[Standing]) -> tuple[float, float] | None:
     return (min(positive), max(positive)) if positive else None
 
 
-def _good_range(
-    task: TrainedTask, constants: Iterable[tuple[float, Mapping[str, Any], float]]
-) -> ranges.Range | None:
+def _good_range(task: TrainedTask, constants: Iterable[ConstantRate]) -> GoodRange | None:
     """Find the good range among constant rates that were trained with the same settings.
 
     The optimizer is that of the task's best policy. Of several settings with ENOUGH_RATES rates,
@@ -261,22 +428,27 @@ def _good_range(
 
     Args:
         task: The task.
-        constants: (k0, settings, Top-1) of each constant rate.
+        constants: Its constant rates.
     """
-    groups: dict[str, tuple[int, list[ranges.Point]]] = {}
-    for k0, settings, top1 in constants:
-        if optimizer(settings) == optimizer(task.settings):
-            key = repr(sorted(settings.items()))
-            _, points = groups.setdefault(key, (settings.get("max_iter", 0), []))
-            points.append(ranges.Point(k0, top1, False))
-    _, points = max(
-        groups.values(),
-        key=lambda group: (min(len(group[1]), ENOUGH_RATES), group[0], len(group[1])),
-        default=(0, []),
-    )
-    if len(points) < MIN_RATES:
+    groups: dict[str, list[ConstantRate]] = {}
+    for constant in constants:
+        if optimizer(constant.settings) == optimizer(task.settings):
+            key = repr(sorted(constant.settings.items()))
+            groups.setdefault(key, []).append(constant)
+
+    def preference(group: list[ConstantRate]) -> tuple[int, int, int]:
+        length: int = group[0].settings.get("max_iter", 0)
+        return min(len(group), ENOUGH_RATES), length, len(group)
+
+    group = max(groups.values(), key=preference, default=[])
+    if len(group) < MIN_RATES:
         return None
-    return ranges.good_range(sorted(points), task.dataset.test_samples, task.classes)
+    points = sorted(ranges.Point(constant.k0, constant.top1, False) for constant in group)
+    good = ranges.good_range(points, task.dataset.test_samples, task.classes)
+    if good is None:
+        return None
+    seeds = min(constant.seeds for constant in group)
+    return GoodRange(good, len(group), group[0].settings.get("max_iter"), seeds)
 
 
 def _similarity(comparisons: Iterable[Comparison]) -> float:
@@ -391,6 +563,13 @@ def _ratio(first: float, second: float) -> float:
     return min(first, second) / max(first, second)
 
 
+def titles(recommendation: Recommendation) -> list[str]:
+    """Return a title for each task of a recommendation, such as "LeNet on mnist"."""
+    tasks = [(results.task.dataset, results.task.network) for results in recommendation.all_tasks]
+    by_task = ranking.task_titles(tasks)
+    return [by_task[task] for task in tasks]
+
+
 def explanations(recommendation: Recommendation) -> list[list[str]]:
     """Explain the results of a recommendation.
 
@@ -398,29 +577,66 @@ def explanations(recommendation: Recommendation) -> list[list[str]]:
         recommendation: From :func:`recommend`.
 
     Returns:
-        For each of its tasks a list of sentences: why it is there, its good rates, and the rates
-        of its best policies.
+        For each of its tasks, and then for each of its similar tasks, a list of sentences: why it
+        is there, its evidence, its good rates, and the rates of its best policies.
     """
-    return [_explanation(results, recommendation) for results in recommendation.tasks]
+    sentences = [explain(recommendation, number) for number in range(len(recommendation.all_tasks))]
+    if recommendation.same and not recommendation.has_enough_evidence:
+        sentences[len(recommendation.tasks) - 1].append(
+            "similar tasks follow"
+            if recommendation.similar
+            else "the database does not have a similar task"
+        )
+    return sentences
 
 
-def _explanation(results: TaskResults, recommendation: Recommendation) -> list[str]:
-    query = recommendation.query
-    name = "%s on %s" % (results.task.network.name, results.task.dataset.name)
-    if recommendation.same:
-        sentences = ["%s: the database has results for this task" % name]
+def explain(recommendation: Recommendation, number: int) -> list[str]:
+    """Explain the results of one task of a recommendation.
+
+    Args:
+        recommendation: From :func:`recommend`.
+        number: The position of the task, counted from 0, among all tasks of the recommendation.
+    """
+    results = recommendation.all_tasks[number]
+    title = titles(recommendation)[number]
+    if recommendation.same and number < len(recommendation.tasks):
+        sentences = ["%s: the database has results for this task" % title]
     else:
-        reasons = [comparison.description for comparison in results.comparisons]
-        if not query.dataset.shape:
-            reasons.append("the input shape of %s is not known" % query.dataset.name)
-        own_name = "%s on %s" % (query.network.name, query.dataset.name)
-        sentences = [
-            "%s is %.0f %% similar to %s: %s"
-            % (name, 100 * results.similarity, own_name, "; ".join(reasons))
-        ]
-    if results.good:
-        low, high, best, _ = results.good
-        sentences.append("its good constant rates go from %r to %r, best %r" % (low, high, best))
+        sentences = [_similarity_explanation(results, title, recommendation.query)]
+    return sentences + _evidence_explanation(results) + _rates_explanation(results)
+
+
+def _similarity_explanation(results: TaskResults, title: str, query: Query) -> str:
+    reasons = [comparison.description for comparison in results.comparisons]
+    if not query.dataset.shape:
+        reasons.append("the input shape of %s is not known" % query.dataset.name)
+    own_name = "%s on %s" % (query.network.name, query.dataset.name)
+    return "%s is %.0f %% similar to %s: %s" % (
+        title,
+        100 * results.similarity,
+        own_name,
+        "; ".join(reasons),
+    )
+
+
+def _evidence_explanation(results: TaskResults) -> list[str]:
+    """What the best policy rests on, and whether that is little."""
+    sentences = ["its best policy is from %s" % evidence(results.policies[0])]
+    if not results.has_enough_evidence:
+        sentences.append("this is little evidence: %s" % ", and ".join(results.shortcomings[0]))
+    return sentences
+
+
+def _rates_explanation(results: TaskResults) -> list[str]:
+    sentences = []
+    if results.good_range:
+        (low, high, best, _), count, max_iter, seeds = results.good_range
+        length = "" if max_iter is None else " of %d iterations" % max_iter
+        sentences.append(
+            "its good constant rates go from %r to %r, best %r, from %d rates with trainings%s and"
+            " %s"
+            % (low, high, best, count, length, "one seed" if seeds == 1 else "%d seeds" % seeds)
+        )
     if results.rates:
         sentences.append("the rates of its best policies go from %r to %r" % results.rates)
     return sentences

@@ -94,7 +94,8 @@ class Tuned(NamedTuple):
         policy: Text of the best policy.
         length: The max_iter that the policy is made for.
         ranked: The policies that were trained at this length, the best first. Of tied policies, the
-            one with the most seeds is first.
+            one with the most seeds is first. A policy with one seed comes behind the best policy
+            with several seeds if its lead may be noise.
         target: For the goal "cost", the Top-1 that is accepted, and the iteration at which the best
             policy reaches it, as the mean of its seeds. Else None.
         notes: A sentence for each decision.
@@ -527,12 +528,16 @@ class _Search:
         if incumbent is None or len(self._criterion.weights) > 1:
             return False
         leader = spreads[self._policy_text(challenger, length)]
+        return self._is_noise(leader, incumbent)
+
+    def _is_noise(self, leader: ranking.Spread, other: ranking.Spread) -> bool:
+        """Whether the lead of a Top-1 over another one may be noise."""
         samples = self._trainer.setup.dataset.test_samples
-        incumbent_top1, leader_top1 = cast("float", incumbent.mean), cast("float", leader.mean)
-        deviations = [ranges.binomial_deviation(incumbent_top1, samples)] + [
-            spread.deviation for spread in (incumbent, leader) if spread.deviation is not None
+        leader_top1, other_top1 = cast("float", leader.mean), cast("float", other.mean)
+        deviations = [ranges.binomial_deviation(other_top1, samples)] + [
+            spread.deviation for spread in (leader, other) if spread.deviation is not None
         ]
-        return leader_top1 <= incumbent_top1 + 2 * max(deviations)
+        return leader_top1 <= other_top1 + 2 * max(deviations)
 
     def _record(
         self, stage: str, candidate: Candidate, length: int, seed: int, trial: Trial
@@ -756,10 +761,27 @@ class _Search:
 
     def _best(self, length: int) -> tuple[ranking.Ranked, Candidate] | None:
         """Find the first of the ranked policies of a length, or None if none finished."""
-        ranked = _most_seeds_first(self._ranked(length))
+        ranked = self._most_seeds_first(self._ranked(length))
         if not (ranked and ranked[0].rank):
             return None
         return ranked[0], self._candidates[ranked[0].policy, length]
+
+    def _most_seeds_first(self, ranked: Sequence[ranking.Ranked]) -> list[ranking.Ranked]:
+        """Sort tied policies by the number of their seeds.
+
+        A policy with one seed goes behind the first policy with several seeds if its lead over that
+        policy may be noise.
+        """
+        several = next((entry for entry in ranked if entry.rank and len(entry.trials) > 1), None)
+
+        def position(entry: ranking.Ranked) -> tuple[float, int]:
+            rank = entry.rank or math.inf
+            if several and several.rank and entry.has_one_seed and rank < several.rank:
+                is_noise = self._is_noise(entry.metrics["top1"], several.metrics["top1"])
+                rank = several.rank if is_noise else rank
+            return rank, -len(entry.trials)
+
+        return sorted(ranked, key=position)
 
     # The stage shorter, for the goal cost
 
@@ -817,7 +839,7 @@ class _Search:
             if reached:
                 key = min(reached, key=lambda key: (reached[key], key[1]))
                 length, target = key[1], (top1, reached[key])
-        ranked = _most_seeds_first(self._ranked(length))
+        ranked = self._most_seeds_first(self._ranked(length))
         if not (ranked and ranked[0].rank):
             trials = [tried.trial for tried in self._tried]
             failed = "".join("; %s" % line for line in failures.causes(trials))
@@ -847,11 +869,6 @@ def _constant_rate(trial: Trial) -> float:
     return cast("float", trial.parameters["k0"])
 
 
-def _most_seeds_first(ranked: Iterable[ranking.Ranked]) -> list[ranking.Ranked]:
-    """Sort tied policies of a ranking by the number of their seeds."""
-    return sorted(ranked, key=lambda entry: (entry.rank or math.inf, -len(entry.trials)))
-
-
 def _mean_highest_top1(trials: list[Trial]) -> list[tuple[int, float]]:
     """Average the highest Top-1 so far over trials of the same length.
 
@@ -877,6 +894,12 @@ def summary(tuned: Tuned) -> list[str]:
         lines.append(
             "it reaches Top-1 %.2f %%, 0.1 points below the highest, after %d iterations"
             % (100 * top1, iteration)
+        )
+    best = tuned.ranked[0].rank
+    single = [entry.policy for entry in tuned.ranked if best and entry.rank and entry.rank < best]
+    if single and not tuned.target:
+        lines.append(
+            "ranked higher with one seed, by a lead that may be noise: %s" % "; ".join(single)
         )
     lines += failures.causes(tried.trial for tried in tuned.tried)
     lines.append(

@@ -7,13 +7,23 @@
 The ranges of good constant rates are in :mod:`lrbench_caffe.ranking.ranges`.
 """
 
+from lrbench_caffe.ranking.blocks import (
+    IGNORED_SETTINGS,
+    Block,
+    dataset_label,
+    differing_settings,
+    group_by_task,
+    group_comparable,
+    names_remarks,
+    network_label,
+    settings_text,
+    task_titles,
+)
 from lrbench_caffe.ranking.criteria import METRICS, Criterion, parse_criterion
 from lrbench_caffe.ranking.noise import Spread, is_tied, spread
 from lrbench_caffe.ranking.ranked import (
-    IGNORED_SETTINGS,
     Ranked,
     counted_trials,
-    group_by_task,
     pareto_front,
     rank,
     sort_by_top1,
@@ -22,15 +32,23 @@ from lrbench_caffe.ranking.ranked import (
 __all__ = [
     "IGNORED_SETTINGS",
     "METRICS",
+    "Block",
     "Criterion",
     "Ranked",
     "Spread",
     "counted_trials",
+    "dataset_label",
+    "differing_settings",
     "group_by_task",
+    "group_comparable",
     "is_tied",
+    "names_remarks",
+    "network_label",
     "pareto_front",
     "parse_criterion",
     "rank",
+    "settings_text",
     "sort_by_top1",
     "spread",
+    "task_titles",
 ]

@@ -1,8 +1,9 @@
-"""Ranked policies: the trials of one task, grouped by policy over their seeds and put in order.
+"""Ranked policies: trials of one block, grouped by policy over their seeds and put in order.
 
-A task is a dataset and a network. Each policy has the mean and the sample standard deviation of its
-metrics over the seeds, as in Tables VII to IX of the paper. Policies whose difference is within the
-noise of their seeds are tied.
+Only comparable trials are ranked together: see :mod:`lrbench_caffe.ranking.blocks`. Each policy has
+the mean and the sample standard deviation of its metrics over the seeds, as in Tables VII to IX of
+the paper. Policies whose difference is within the noise of their seeds are tied. The noise of a
+policy with one seed is unknown, so it is placed by its value.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Tuple
+from typing import TYPE_CHECKING, Callable
 
+from lrbench_caffe.ranking.blocks import Settings, group_comparable, is_measured, settings_text
 from lrbench_caffe.ranking.criteria import METRICS, Criterion
 from lrbench_caffe.ranking.noise import Spread, is_tied, spread
 from lrbench_caffe.trial import FINISHED, Trial
@@ -19,24 +21,7 @@ from lrbench_caffe.trial import FINISHED, Trial
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from lrbench_caffe.trial import Dataset, Network
-
 BY_TOP1 = Criterion("order", {"top1": 1.0})
-# Solver fields that do not change what a network learns.
-IGNORED_SETTINGS = (
-    "display",
-    "snapshot",
-    "snapshot_after_train",
-    "snapshot_format",
-    "debug_info",
-    "solver_mode",
-    "device_id",
-    "average_loss",
-    "test_initialization",
-    "layer_wise_reduce",
-)
-
-Settings = Tuple[Tuple[str, object], ...]
 
 
 @dataclass(frozen=True)
@@ -47,12 +32,13 @@ class Ranked:
         policy: The policy's text.
         function: The name of its learning rate function.
         trials: The trials that count, one for each seed: see :func:`counted_trials`.
-        others: The trials that do not count: those that are not finished or have no evaluation.
+        others: The trials that do not count: those that are not finished or have no Top-1.
         metrics: The spread of each metric in METRICS over the counted trials. If no trial counts,
             it is the spread over the other trials, which shows how far they got.
-        settings: The solver settings (name, value) that differ between the entries of the ranking.
-        rank: The rank, counted from 1; None if no trial counts.
+        settings: The solver settings (name, value) that differ between the blocks of the task.
+        rank: The rank within the block, counted from 1; None if no trial counts.
         tied: Whether the noise of the seeds explains the difference to other entries of this rank.
+            It is False for a policy with one seed, whose noise is unknown.
     """
 
     policy: str
@@ -67,7 +53,12 @@ class Ranked:
     @property
     def label(self) -> str:
         """The policy and the settings that distinguish it from other entries of the ranking."""
-        return "  ".join([self.policy] + ["%s=%s" % item for item in self.settings])
+        return "  ".join([self.policy] + [settings_text([item]) for item in self.settings])
+
+    @property
+    def has_one_seed(self) -> bool:
+        """Whether a single trial counts, so that the noise of the seeds is unknown."""
+        return len(self.trials) == 1
 
 
 Scale = Callable[[Ranked], Spread]  # what entries are compared by: the smallest mean is the best
@@ -77,7 +68,7 @@ def sort_by_top1(trials: Iterable[Trial]) -> list[Trial]:
     """Sort trials by their highest Top-1, the best first.
 
     Of two trials with the same Top-1, the one that reached it in fewer iterations comes first.
-    Trials without an evaluation come last.
+    Trials without a Top-1 come last.
     """
 
     def key(trial: Trial) -> tuple[float, int]:
@@ -87,16 +78,8 @@ def sort_by_top1(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(trials, key=key)
 
 
-def group_by_task(trials: Iterable[Trial]) -> dict[tuple[Dataset, Network], list[Trial]]:
-    """Group trials by (dataset, network), in the order in which these tasks first appear."""
-    tasks: dict[tuple[Dataset, Network], list[Trial]] = {}
-    for trial in trials:
-        tasks.setdefault((trial.setup.dataset, trial.setup.network), []).append(trial)
-    return tasks
-
-
 def counted_trials(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the trials of one policy that count: finished, with an evaluation, one for each seed.
+    """Return the trials of one policy that count: finished, with a Top-1, one for each seed.
 
     If a seed was trained more than once, the trial that started last counts.
     """
@@ -108,10 +91,10 @@ def counted_trials(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
-    """Rank the policies of one task.
+    """Rank policies, each block of comparable trials by itself.
 
     Args:
-        trials: The trials of one task, each with at least its best row.
+        trials: The trials, each with at least its best row.
         by: The criterion. "order" ranks by the first metric. Ties, which are differences within
             the noise of the seeds, are broken by the next metric. "weights" ranks by the weighted
             sum of the metrics, each scaled from 0 for the best policy to 1 for the worst. "pareto"
@@ -120,10 +103,20 @@ def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
             least one is worse by more than the noise.
 
     Returns:
-        An entry for each policy and solver settings, the best first. Entries without a counted
-        trial come last and have no rank.
+        An entry for each policy of each block, in the order of
+        :func:`lrbench_caffe.ranking.group_comparable`. Within a block, the best comes first, and
+        entries without a counted trial come last and have no rank. A policy with one seed is placed
+        by its value, behind the policies that are tied with a better one.
     """
-    entries = _group_by_policy(trials)
+    return [
+        entry
+        for block in group_comparable(trials)
+        for entry in _rank_block(block.trials, block.differences, by)
+    ]
+
+
+def _rank_block(trials: Iterable[Trial], settings: Settings, by: Criterion) -> list[Ranked]:
+    entries = _group_by_policy(trials, settings)
     complete = [entry for entry in entries if entry.trials]
     complete.sort(key=lambda entry: (_loss(entry, "top1"), _loss(entry, "iterations"), entry.label))
     incomplete = [entry for entry in entries if not entry.trials]
@@ -140,47 +133,36 @@ def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
 def pareto_front(entries: Iterable[Ranked], names: Collection[str]) -> list[Ranked]:
     """Return the entries that no other entry dominates in the metrics with these names.
 
-    An entry dominates another one if none of its means is worse and at least one is better.
-    Entries without a counted trial are left out.
+    An entry dominates another one of its block if none of its means is worse and at least one is
+    better. Entries without a counted trial are left out.
     """
     entries = [entry for entry in entries if entry.trials]
     return [
-        entry for entry in entries if not any(_dominates(other, entry, names) for other in entries)
+        entry
+        for entry in entries
+        if not any(
+            other.settings == entry.settings and _dominates(other, entry, names)
+            for other in entries
+        )
     ]
 
 
 def _counts(trial: Trial) -> bool:
-    return trial.state == FINISHED and bool(trial.rows)
+    return trial.state == FINISHED and is_measured(trial)
 
 
-def _group_by_policy(trials: Iterable[Trial]) -> list[Ranked]:
-    """An unranked entry for each policy and solver settings, in the order of first appearance."""
-    groups: dict[tuple[str, Settings], list[Trial]] = {}
+def _group_by_policy(trials: Iterable[Trial], settings: Settings) -> list[Ranked]:
+    """An unranked entry for each policy, in the order of first appearance."""
+    groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault((trial.policy, _settings(trial)), []).append(trial)
-    all_settings = [settings for _, settings in groups]
-    differing = {
-        name for settings in all_settings for name, _ in set(settings) ^ set(all_settings[0])
-    }
-    return [
-        _entry(policy, tuple(item for item in settings if item[0] in differing), members)
-        for (policy, settings), members in groups.items()
-    ]
-
-
-def _settings(trial: Trial) -> Settings:
-    """The solver settings of a trial that may change what it learns, as a hashable value."""
-    return tuple(
-        (name, tuple(value) if isinstance(value, list) else value)
-        for name, value in sorted(trial.setup.solver.items())
-        if name not in IGNORED_SETTINGS
-    )
+        groups.setdefault(trial.policy, []).append(trial)
+    return [_entry(policy, settings, members) for policy, members in groups.items()]
 
 
 def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
     counted = counted_trials(trials)
     others = [trial for trial in trials if not _counts(trial)]
-    summaries = [trial.summary for trial in counted or others]
+    summaries = [trial.summary for trial in counted or others if is_measured(trial)]
     metrics = {
         name: spread(getattr(summary, name) for summary in summaries if summary) for name in METRICS
     }
@@ -239,24 +221,44 @@ def _rank_by_scales(
 ) -> list[Ranked]:
     """Rank entries by the first scale, and entries that are tied on it by the remaining scales."""
     if not scales:
-        tied = len(entries) > 1
-        return [dataclasses.replace(entry, rank=first_rank, tied=tied) for entry in entries]
-    scale = scales[0]
-
-    def key(entry: Ranked) -> float:
-        mean = scale(entry).mean
-        return math.inf if mean is None else mean
-
-    entries = sorted(entries, key=key)
+        return _share_rank(entries, first_rank)
+    pairs = [(scales[0](entry), entry) for entry in entries]
+    pairs.sort(key=lambda pair: math.inf if pair[0].mean is None else pair[0].mean)
     ranked: list[Ranked] = []
-    while entries:
-        leader = scale(entries[0])
-        size = 1
-        while size < len(entries) and is_tied(leader, scale(entries[size])):
-            size += 1
-        ranked += _rank_by_scales(entries[:size], scales[1:], first_rank + len(ranked))
-        entries = entries[size:]
+    while pairs:
+        group, pairs = _split_off_ties(pairs)
+        ranked += _rank_by_scales(group, scales[1:], first_rank + len(ranked))
     return ranked
+
+
+def _split_off_ties(
+    pairs: Sequence[tuple[Spread, Ranked]],
+) -> tuple[list[Ranked], list[tuple[Spread, Ranked]]]:
+    """Split sorted entries into those that are tied with the first, and the rest.
+
+    The ties end at the first entry that is worse by more than the noise. A single value does not
+    end them, because it does not show whether it is worse.
+    """
+    leader = pairs[0][0]
+    group = [pairs[0][1]]
+    rest: list[tuple[Spread, Ranked]] = []
+    for n, (value, entry) in enumerate(pairs[1:], 1):
+        if is_tied(leader, value):
+            group.append(entry)
+        elif value.n > 1:
+            return group, rest + list(pairs[n:])
+        else:
+            rest.append((value, entry))
+    return group, rest
+
+
+def _share_rank(entries: Sequence[Ranked], rank: int) -> list[Ranked]:
+    """Give entries the same rank; those with several seeds are tied with one another."""
+    several = sum(len(entry.trials) > 1 for entry in entries) > 1
+    return [
+        dataclasses.replace(entry, rank=rank, tied=several and len(entry.trials) > 1)
+        for entry in entries
+    ]
 
 
 def _dominates(entry: Ranked, other: Ranked, names: Iterable[str]) -> bool:
@@ -273,7 +275,7 @@ def _rank_by_fronts(entries: Iterable[Ranked], names: Sequence[str]) -> list[Ran
         dominating = [(front, other) for front, other in ranked if _dominates(other, entry, names)]
         ahead = [front for front, other in dominating if not _tied_in_all(other, entry, names)]
         rank = 1 + max(ahead, default=0)
-        tied = any(front == rank for front, _ in dominating)
+        tied = len(entry.trials) > 1 and any(front == rank for front, _ in dominating)
         ranked.append((rank, dataclasses.replace(entry, rank=rank, tied=tied)))
     ranked.sort(key=lambda item: item[0])
     return [entry for _, entry in ranked]

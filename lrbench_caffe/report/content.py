@@ -5,20 +5,24 @@ This is what :mod:`lrbench_caffe.report.page` puts into the page and its scripts
     {"title": ..., "filters": [...], "created": seconds since the epoch,
      "criterion": {"kind": ..., "metrics": [...]},          # of ranking.Criterion
      "states": {"finished": 12, "running": 1, ...},
-     "tasks": [{"id": ..., "dataset": ..., "network": ..., "facts": [[name, value], ...],
-                "trials": number of trials, "policies": [...],
+     "tasks": [{"id": ..., "title": ..., "dataset": ..., "network": ...,
+                "facts": [[name, value], ...], "trials": number of trials, "policies": [...],
                 "range_curves": [...] or None, "problems": [...]}, ...]}
 
-A policy has its label, rank and metrics, its learning rate curves, and a run for each trial with
-the trial's rows as lists. Accuracies are shares of 1, as in the database.
+A task of the page is a block of comparable trials: trainings of another length, or with other
+solver settings, are another task. A policy has its label, rank and metrics, the interval of its
+mean Top-1, its learning rate curves, and a run for each trial with the trial's rows as lists.
+Accuracies are shares of 1, as in the database.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import hashlib
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Sequence, Tuple
 
 from lrbench_caffe import ranking
 from lrbench_caffe.database import studies
@@ -33,8 +37,8 @@ from lrbench_caffe.report.page import prototxt_lines
 if TYPE_CHECKING:
     from lrbench_caffe.database import Store
     from lrbench_caffe.policies import Policy
-    from lrbench_caffe.ranking import Criterion, Ranked
-    from lrbench_caffe.trial import Dataset, Evaluation, Network, Trial
+    from lrbench_caffe.ranking import Block, Criterion, Ranked
+    from lrbench_caffe.trial import Evaluation, Trial
 
     RowsById = Dict[str, Tuple[Evaluation, ...]]
     RankedByMetric = Dict[str, Dict[str, Ranked]]
@@ -70,11 +74,16 @@ def load(
     study = filters.get("study")
     waiting = 0 if study is None else _waiting_jobs(store, study)
     trials = store.trials(best_only=True, **filters)
+    counts = collections.Counter((trial.setup.dataset, trial.setup.network) for trial in trials)
+    blocks = sorted(
+        ranking.group_comparable(trials),
+        key=lambda block: -counts[block.dataset, block.network],
+    )
     tasks = []
-    for number, (task, members) in enumerate(ranking.group_by_task(trials).items()):
+    for number, block in enumerate(blocks):
         if progress is not None:
             progress("reading tasks", number, None)
-        tasks.append(_task(store, number, task, members, criterion))
+        tasks.append(_task(store, block, criterion))
     names = [filters[name] for name in ("study", "dataset", "network") if filters.get(name)]
     return {
         "title": printable(names[0] or "") if names else "All trials",
@@ -82,7 +91,7 @@ def load(
         "created": time.time(),
         "criterion": {"kind": criterion.kind, "metrics": list(criterion.weights)},
         "states": _state_counts(trials, waiting),
-        "tasks": sorted(tasks, key=lambda task: -task["trials"]),
+        "tasks": tasks,
     }
 
 
@@ -98,14 +107,8 @@ def _state_counts(trials: list[Trial], waiting: int) -> dict[str, int]:
     return counts
 
 
-def _task(
-    store: Store,
-    number: int,
-    task: tuple[Dataset, Network],
-    trials: list[Trial],
-    criterion: Criterion,
-) -> dict[str, Any]:
-    dataset, network = task
+def _task(store: Store, block: Block, criterion: Criterion) -> dict[str, Any]:
+    dataset, network, trials = block.dataset, block.network, block.trials
     entries = ranking.rank(trials, criterion)
     by_metric = {name: _ranked_by(name, trials) for name in ranking.METRICS}
     front = {entry.label for entry in ranking.pareto_front(entries, PARETO_METRICS)}
@@ -115,9 +118,11 @@ def _task(
         ["train samples", dataset.train_samples],
         ["test samples", dataset.test_samples],
         ["classes", trials[0].setup.classes],
+        ["iterations", block.max_iter],
     ]
     return {
-        "id": printable("%s/%s/%s/%d" % (dataset.name, network.name, network.hash[:12], number)),
+        "id": printable(_block_id(block)),
+        "title": printable(block.title),
         "dataset": printable(dataset.name),
         "network": printable(network.name),
         "facts": facts,
@@ -128,7 +133,14 @@ def _task(
     }
 
 
-def _ranked_by(metric: str, trials: list[Trial]) -> dict[str, Ranked]:
+def _block_id(block: Block) -> str:
+    """A text that identifies a block, whatever other blocks there are, as a live page grows."""
+    settings = sorted(block.trials[0].setup.solver.items())
+    text = repr((block.dataset, block.network.name, block.network.hash, settings))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _ranked_by(metric: str, trials: Sequence[Trial]) -> dict[str, Ranked]:
     """The policies ranked by a single metric, by their labels."""
     criterion = ranking.Criterion("order", {metric: 1.0})
     return {entry.label: entry for entry in ranking.rank(trials, criterion)}
@@ -166,6 +178,7 @@ def _policy(
         "rank": entry.rank,
         "tied": entry.tied,
         "seeds": len(entry.trials),
+        "interval": entry.metrics["top1"].interval if entry.trials else None,
         "on_front": entry.label in front,
         "metrics": {
             name: [spread.mean, None if name == "n_params" else spread.deviation]
@@ -239,7 +252,7 @@ def _range_curves(entries: list[Ranked], rows: RowsById) -> list[dict[str, Any]]
     trials = [
         dataclasses.replace(trial, rows=rows[trial.id])
         for entry in entries
-        if entry.function == "FIX" and not entry.settings
+        if entry.function == "FIX"
         for trial in _all_trials(entry)
         if trial.id in rows
     ]

@@ -36,7 +36,7 @@
     byId("choose-task").hidden = !hasChoice;
     if (hasChoice) {
       byId("task").replaceChildren(...content.tasks.map(task => make("option", {value: task.id},
-        task.network + " on " + task.dataset + " (" + task.trials + " trials)")));
+        task.title + " (" + task.trials + " trials)")));
       byId("task").value = currentTask().id;
     }
   }
@@ -74,7 +74,9 @@
     return "Ranked " + CRITERIA[content.criterion.kind] + " " + metrics.join(", ")
       + ". Metrics are the mean \u00b1 standard deviation over the seeds, at the evaluation with "
       + "the highest Top-1. Policies with = at their rank are tied: their difference is within "
-      + "the noise of the seeds (Welch's t-test at 5 %). Data: " + facts.join(", ") + ".";
+      + "the noise of the seeds (Welch's t-test at 5 %). A policy with one seed is placed by its "
+      + "value, because its noise is unknown. The 95 % interval is that of the mean Top-1 "
+      + "(Student's t). Data: " + facts.join(", ") + ".";
   }
 
   function problemRow(trial) {
@@ -88,7 +90,7 @@
     byId("empty").hidden = Boolean(task);
     document.querySelectorAll("main > section").forEach(section => { section.hidden = !task; });
     if (!task) return;
-    byId("h-ranking").textContent = "Ranking: " + task.network + " on " + task.dataset;
+    byId("h-ranking").textContent = "Ranking: " + task.title;
     byId("explanation").textContent = explanation(task);
     Ranking.update(task.policies, drawnTask !== task.id);
     drawSelection();

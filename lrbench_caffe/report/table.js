@@ -13,8 +13,10 @@ const Ranking = (() => {
     ["n_params", "#Param", integer, false],
   ];
   const FIRST_METRIC = 3;  // its column; before it are rank, policy and seeds
+  const INTERVAL = FIRST_METRIC + METRICS.length;  // the column of the interval of the mean Top-1
   const HEADINGS = [["rank", "rank"], ["policy", "policy"], ["seeds", "seeds"]]
-    .concat(METRICS.map(([key, heading]) => [key, heading]));
+    .concat(METRICS.map(([key, heading]) => [key, heading]))
+    .concat([["interval", "95 % interval"]]);
   const COLOURS = ["#3b82c4", "#d9702e", "#3a9d5d", "#c8434b", "#8d6cc7", "#a0714f", "#d163a7",
     "#7a7f87", "#a09a20", "#1fa3b3"];
   const DASHES = ["solid", "dash", "dot", "dashdot"];
@@ -86,6 +88,7 @@ const Ranking = (() => {
     if (sorting.key === "rank") return policy.rank;
     if (sorting.key === "policy") return policy.label;
     if (sorting.key === "seeds") return policy.seeds;
+    if (sorting.key === "interval") return policy.interval && policy.interval[0];
     return policy.metrics[sorting.key][0];
   }
 
@@ -122,7 +125,7 @@ const Ranking = (() => {
     const name = make("label", {}, checkbox, make("span", {class: "swatch"}),
       make("span", {class: "name"}));
     return make("tr", {}, make("td", {class: "text"}), make("td", {class: "text policy"}, name),
-      make("td", {}), ...METRICS.map(() => make("td", {})));
+      make("td", {}), ...METRICS.map(() => make("td", {})), make("td", {}));
   }
 
   function writeRow(policy, isSelected) {
@@ -139,6 +142,14 @@ const Ranking = (() => {
       else fill(cell, format(mean), " ",
         make("span", {class: "deviation"}, "\u00b1 " + format(deviation)));
     });
+    fill(cells[INTERVAL], intervalText(policy));
+  }
+
+  // The interval of the mean Top-1 in percent, cut off at 0 and 100; or that there is one seed.
+  function intervalText(policy) {
+    if (!policy.interval) return policy.seeds === 1 ? "one seed" : "-";
+    const [low, high] = policy.interval;
+    return percent(Math.max(0, low)) + "-" + percent(Math.min(1, high));
   }
 
   function writeName(cell, policy, isSelected) {
