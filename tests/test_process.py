@@ -157,7 +157,7 @@ def test_only_a_training_that_has_not_begun_has_a_problem(error, begun):
 def test_trainings_wait_for_a_system_that_cannot_start_them_but_not_one_after_the_other(
     shortages, stops, expected, monkeypatch
 ):
-    """The clock of this test goes on by 20 seconds with each wait."""
+    """The clock of this test advances by 20 seconds with each wait."""
     events, tries, stop, patience, now = [], [], Stop(), pooled.Patience(), [0]
 
     def wait(seconds):

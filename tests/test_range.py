@@ -176,8 +176,8 @@ def test_if_the_first_trainings_fail_the_error_says_why_and_no_more_are_trained(
         evaluate(made_up.trainer)
     assert made_up.count == (1 if evaluation == "sweep" else 3)
     assert str(raised.value) == (
-        "all %d trainings of the study made-up failed (the layer is broken): correct the cause and "
-        "run the same command again" % made_up.count
+        "%d of %d trainings of the study made-up failed (the layer is broken): correct the cause "
+        "and run the same command again" % (made_up.count, made_up.count)
     )
 
 

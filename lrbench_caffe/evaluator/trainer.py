@@ -234,10 +234,11 @@ class Trainer:
     def _check_failures(self) -> None:
         """Check that not all trainings failed, since then the next ones would most likely fail."""
         trials = list(self._trials.values())
-        if len(failures.failed_trials(trials)) == len(trials):
+        count = len(failures.failed_trials(trials))
+        if count == len(trials):
             raise TrialError(
-                "all %d trainings of the study %s failed (%s): correct the cause and run the same"
-                " command again" % (len(trials), self.name, failures.cause(trials))
+                "%d of %d trainings of the study %s failed (%s): correct the cause and run the same"
+                " command again" % (count, count, self.name, failures.cause(trials))
             )
 
     @property

@@ -90,18 +90,24 @@ def reproduce(
         data = prepare(target, scale, folder, data, progress)
     with StudyDisplay() as display:
         n_waiting = train(target, scale, seeds or SEEDS, pool, display, data, dsn, test_interval)
+    name = targets.study_name(target, scale)
+    waiting = TrialError(
+        "%d of the trainings could not begin: run the same command to try again" % n_waiting
+    )
+    if n_waiting and not _has_begun(name, dsn):
+        raise waiting
     with ProgressDisplay() as progress:
         rows = export(target, scale, folder, dsn, progress)
     trials = _write_and_print(target, rows, folder, format)
     if n_waiting:
-        raise TrialError(
-            "%d of the trainings could not begin: run the same command to try again" % n_waiting
-        )
-    failures.check(
-        trials,
-        "run `lrbench study run %s --retry-failed` to train them again"
-        % targets.study_name(target, scale),
-    )
+        raise waiting
+    failures.check(trials, "run `lrbench study run %s --retry-failed` to train them again" % name)
+
+
+def _has_begun(study_name: str, dsn: str | None) -> bool:
+    """Whether a training of a study has begun, so that there is something to compare."""
+    with database.Store(dsn) as store:
+        return bool(store.trials(study=study_name, best_only=True))
 
 
 def _check_no_options(source: str, training_options: Mapping[str, object]) -> None:
@@ -195,11 +201,12 @@ def train(
         for seed in range(1, seeds + 1)
         for policy in scaling.scaled_policies(target, scale).values()
     ]
+    jobs = [study.checked_job(job) for job in jobs]
     command = "lrbench reproduce %s" % target.name
     if scale != 1:
         command += " --scale %.10g" % scale
     with study.claimed_study(name, display.note, dsn, command=command) as claimed:
-        claimed.train(pool, display, [study.checked_job(job) for job in jobs])
+        claimed.train(pool, display, jobs)
     with database.Store(dsn) as store:
         return sum(entry.state is None for entry in database.studies.jobs(store, name))
 
