@@ -6,12 +6,14 @@ A training starts in ``worker``, which turns a job into a trial:
 
 * ``job`` resolves the solver and the policy and describes the trial, with the help of ``reader``
   (reads prototxts as Caffe does; ``encoding`` holds their texts), ``prototxt`` (resolves the solver
-  and its nets), ``settings`` (checks the solver), ``head`` (finds the class probabilities and adds
-  the metrics layer), ``canonical`` (identifies networks and solver settings), ``sources`` and
-  ``lists`` (check the data that the nets read) and ``device`` (chooses the CPU or a GPU);
+  and its nets), ``settings`` (checks the solver), ``head`` (finds where a net classifies),
+  ``measurement`` (adds the layers that measure it), ``canonical`` (identifies networks and solver
+  settings), ``sources`` and ``lists`` (check the data that the nets read) and ``device`` (chooses
+  the CPU or a GPU);
 * ``lr_policy`` translates between policies and the solver's ``lr_policy``;
 * ``leveldb`` lets trainings that read the same LevelDB wait for each other;
-* ``solver`` is the training loop, and ``monitor`` the LR schedule monitor that it steps with;
+* ``solver`` is the training loop, ``monitor`` the LR schedule monitor that it steps with, and
+  ``evaluation`` runs the test nets;
 * ``snapshots`` and ``solverstate`` let a training resume where it was interrupted;
 * ``records`` reads and writes LMDBs and mean files.
 """
