@@ -157,7 +157,8 @@ CREATE TABLE evaluation (
     class_confidence real[] CONSTRAINT evaluation_class_confidence_range
         CHECK (0 <= ALL (class_confidence) AND 1.00001 >= ALL (class_confidence)),
     heads jsonb CONSTRAINT evaluation_heads_are_named CHECK (jsonb_typeof(heads) = 'object'),
-    CONSTRAINT evaluation_pkey PRIMARY KEY (trial_id, iteration)
+    CONSTRAINT evaluation_pkey PRIMARY KEY (trial_id, iteration),
+    CONSTRAINT evaluation_top1_with_top5 CHECK ((top1 IS NULL) = (top5 IS NULL))
 );
 COMMENT ON TABLE evaluation IS
     'one pass over the whole test set, recorded as soon as it is measured; NULL where there is no finite number';

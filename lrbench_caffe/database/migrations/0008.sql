@@ -4,6 +4,8 @@ ALTER TABLE evaluation ALTER COLUMN top1 DROP NOT NULL;
 ALTER TABLE evaluation ALTER COLUMN top5 DROP NOT NULL;
 ALTER TABLE evaluation ADD COLUMN heads jsonb
     CONSTRAINT evaluation_heads_are_named CHECK (jsonb_typeof(heads) = 'object');
+ALTER TABLE evaluation
+    ADD CONSTRAINT evaluation_top1_with_top5 CHECK ((top1 IS NULL) = (top5 IS NULL));
 COMMENT ON COLUMN evaluation.top1 IS
     'Top-1 accuracy; NULL, with top5, for a training without a test net, which has its train loss only';
 COMMENT ON COLUMN evaluation.heads IS
