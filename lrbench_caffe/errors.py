@@ -100,7 +100,7 @@ def megabytes(size: int) -> str:
 
     Example:
         >>> megabytes(170052171), megabytes(34000)
-        ('170 MB', '0.03 MB')
+        ('170 MB', '0.034 MB')
     """
     return "%s MB" % (round(size / 1e6) if size >= 1e7 else "%.2g" % (size / 1e6))
 
