@@ -12,7 +12,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.display.printable import printable
+from lrbench_caffe.display.printable import REPLACEMENT, printable
 from lrbench_caffe.display.table import displayed
 from lrbench_caffe.ranking import Spread
 
@@ -89,7 +89,7 @@ def _markdown(table: Table) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    return re.sub(r"([\\|<>*_`&])", r"\\\1", printable(text))
+    return re.sub(r"([\\|<>*_`&])", r"\\\1", _one_line(text))
 
 
 _LATEX = {
@@ -107,7 +107,7 @@ _LATEX.update({character: "\\" + character for character in "&%$#_{}"})
 def _latex(table: Table) -> str:
     """A tabular for the LaTeX package booktabs."""
     columns, rows = displayed(table)
-    lines = ["%% %s" % printable(table.title)] if table.title else []
+    lines = ["%% %s" % _one_line(table.title)] if table.title else []
     lines += [
         "\\begin{tabular}{%s}" % "".join("r" if column.right else "l" for column in columns),
         "\\toprule",
@@ -123,8 +123,13 @@ def _latex_row(texts: Iterable[str]) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in printable(text))
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))
 
 
 def _title(column: Column) -> str:
     return column.title or ""
+
+
+def _one_line(text: str) -> str:
+    """A text with a space for each character that is not visible: LaTeX has no U+FFFD."""
+    return printable(text).replace(REPLACEMENT, " ")
