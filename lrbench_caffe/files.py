@@ -80,9 +80,9 @@ def reported_errors(
 def open_output(path: str) -> ContextManager[IO[bytes]]:
     """Open a file to write; as a context manager, which completes the file.
 
-    If an exception leaves the context, a regular file is as it was before, or is not there. One
-    case is not that safe: a file in a folder that is not writable is overwritten at the end of the
-    context, and a full disk may cut it off.
+    If an exception leaves the context, a regular file is as it was before, or is not there. There
+    is one exception: a file that can be written but not replaced, for example in a read-only
+    folder, is overwritten at the end of the context, and a full disk may cut it off.
 
     Args:
         path: The file. A link is followed. What is not a regular file is written into.
@@ -108,7 +108,7 @@ def is_standard_output(path: str) -> bool:
 
 
 def check_writable(path: str) -> None:
-    """Check, before something takes its time, that :func:`open_output` can write a file.
+    """Check, before a long computation, that :func:`open_output` can write a file.
 
     Raises:
         OSError: The file cannot be written.

@@ -246,7 +246,7 @@ def test_a_mounted_file_is_overwritten(tmp_path, mount):
     assert outside.read_text() == "second text" and os.listdir(str(folder)) == ["out"]
 
 
-def test_what_cannot_be_written_is_found_before_anything_takes_its_time(tmp_path):
+def test_a_path_is_checked_without_being_opened(tmp_path):
     (tmp_path / "dangling").symlink_to("no/target")
     os.mkfifo(str(tmp_path / "pipe"))
     for name in ("new", "pipe"):

@@ -42,7 +42,7 @@ _NAMES = {
     "state": "SELECT DISTINCT state FROM trial LIMIT %s",
 }
 
-# The names that are too many or too long for a message.
+# How to list the names that are too many, or too long, for a message.
 _LISTS = {
     "study": "`lrbench study list` shows the existing studies",
     "policy": "`lrbench rank` shows the existing policies",
@@ -128,14 +128,14 @@ def _unmatched(store: Store, name: str, value: str) -> str:
     )
 
 
-def _instead(store: Store, filter: str, value: str) -> str:
+def _instead(store: Store, kind: str, value: str) -> str:
     """What to use instead of an unknown name: the nearest existing name, or how to find one."""
-    names = _names(store, filter)
-    closest = None if filter == "state" else nearest(value, names)
+    names = _names(store, kind)
+    closest = None if kind == "state" else nearest(value, names)
     if closest is not None:
         return "did you mean %s?" % closest
-    if filter in _LISTS:
-        return _LISTS[filter]
+    if kind in _LISTS:
+        return _LISTS[kind]
     more = len(names) - _MAX_LISTED
     listed = ", ".join(names[:_MAX_LISTED])
     return "it has %s%s" % (listed, " and %d more" % more if more > 0 else "")
