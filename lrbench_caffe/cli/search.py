@@ -174,7 +174,7 @@ def recommend(
     that are shorter than the solver's, the command shows similar tasks too, and how similar they
     are. It also prints which rates to start from.
     """
-    from lrbench_caffe import database
+    from lrbench_caffe import database, ranking
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import recommendation
     from lrbench_caffe.study import process
@@ -205,3 +205,5 @@ def recommend(
         print_remarks(sentences, format)
         if format == "table":
             console.print_tables(table)
+    tasks = [(results.task.dataset, results.task.network) for results in recommended.tasks]
+    print_remarks(ranking.names_remarks(tasks), format)

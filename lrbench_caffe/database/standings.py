@@ -51,14 +51,10 @@ _TASKS = """
     FROM best JOIN dataset ON dataset.id = dataset_id JOIN network ON network.id = network_id
     LEFT JOIN task ON task.id = task_id"""
 
-# The next two queries answer for several tasks at once, because each query costs a round trip.
+# The next queries answer for several tasks at once, because each query costs a round trip.
 _BEST_POLICIES = """
-    SELECT pair.place, policy.text, policy.function, settings, seeds, top1, top1_std, iterations,
-           ARRAY(SELECT DISTINCT seed FROM trial
-                 WHERE trial.policy_id = best.policy_id AND trial.dataset_id = best.dataset_id
-                     AND trial.network_id = best.network_id AND state = 'finished'
-                     AND best_top1 IS NOT NULL AND learning(solver) = best.settings
-                 ORDER BY seed) AS seed_numbers
+    SELECT pair.place, policy_id, policy.text, policy.function, settings, seeds, top1, top1_std,
+           iterations
     FROM unnest(%(datasets)s::integer[], %(networks)s::integer[], %(lengths)s::bigint[])
         WITH ORDINALITY AS pair (dataset_id, network_id, length, place), LATERAL (
         SELECT * FROM standing
@@ -70,6 +66,17 @@ _BEST_POLICIES = """
         ORDER BY top1 DESC, iterations, policy_id LIMIT %(limit)s) AS best
     JOIN policy ON policy.id = policy_id
     ORDER BY pair.place, top1 DESC, iterations, policy_id"""
+
+_SEEDS = """
+    SELECT pair.place, policy_id, settings, seeds
+    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[])
+        WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
+        SELECT policy_id, learning(solver) AS settings,
+               array_agg(DISTINCT seed ORDER BY seed) AS seeds FROM trial
+        WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id
+            AND policy_id = ANY (%(policies)s::integer[])
+            AND state = 'finished' AND best_top1 IS NOT NULL
+        GROUP BY policy_id, learning(solver)) AS seeds_of_policy"""
 
 _CONSTANT_RATES = """
     SELECT pair.place, k0, settings, top1, seeds
@@ -131,7 +138,9 @@ class Standing(NamedTuple):
         settings: The solver's settings that matter for what is learned.
         top1: The highest Top-1 of a trial, over the seeds.
         iterations: The mean of #Iterations over the seeds.
-        seeds: The seeds of its trials in ascending order.
+        policy_id: The policy's id in the database.
+        seeds: The seeds of its trials in ascending order; empty until :func:`with_seeds` reads
+            them.
     """
 
     policy: str
@@ -139,6 +148,7 @@ class Standing(NamedTuple):
     settings: Dict[str, Any]
     top1: Spread
     iterations: float
+    policy_id: int = 0
     seeds: Tuple[int, ...] = ()
 
     @property
@@ -226,10 +236,28 @@ def best_policies(
                 settings=line.settings,
                 top1=Spread(line.top1, line.top1_std, line.seeds),
                 iterations=line.iterations,
-                seeds=tuple(line.seed_numbers),
+                policy_id=line.policy_id,
             )
         )
     return standings
+
+
+def with_seeds(
+    store: Store, tasks: Sequence[TrainedTask], policies: Sequence[Sequence[Standing]]
+) -> list[list[Standing]]:
+    """Return the standings of each task with the seeds of their trials."""
+    ids = sorted({standing.policy_id for standings in policies for standing in standings})
+    lines = _select_for_tasks(store, _SEEDS, tasks, {"policies": ids})
+
+    def seeds(place: int, standing: Standing) -> tuple[int, ...]:
+        key = place, standing.policy_id, standing.settings
+        matching = (line.seeds for line in lines if line[:3] == key)
+        return tuple(next(matching, ()))
+
+    return [
+        [standing._replace(seeds=seeds(place, standing)) for standing in standings]
+        for place, standings in enumerate(policies, 1)
+    ]
 
 
 def constant_rates(store: Store, tasks: Sequence[TrainedTask]) -> list[list[ConstantRate]]:

@@ -366,10 +366,11 @@ def _best_policies(
         measured=_measured(query.solver) if query.solver else None,
     )
     best = standings.best_policies(store, tasks, limit)
-    return [
+    policies = [
         (first + [standing for standing in others if standing not in first])[:limit]
         for first, others in zip(enough, best)
     ]
+    return standings.with_seeds(store, tasks, policies)
 
 
 def _shortcomings(standing: Standing, query: Query, length: int) -> tuple[str, ...]:
@@ -401,16 +402,17 @@ def evidence(standing: Standing) -> str:
 
     >>> from lrbench_caffe.ranking import Spread
     >>> settings, top1 = {"max_iter": 600}, Spread(0.98, 0.01, 2)
-    >>> evidence(standings.Standing("FIX(k0=0.1)", "FIX", settings, top1, 500.0, (1, 2)))
+    >>> evidence(standings.Standing("FIX(k0=0.1)", "FIX", settings, top1, 500.0, seeds=(1, 2)))
     '2 trainings of 600 iterations with seeds 1, 2'
     """
     count = standing.top1.n
     length = "" if standing.max_iter is None else " of %d iterations" % standing.max_iter
+    plural = "" if count == 1 else "s"
     seeds = ", ".join(map(str, standing.seeds[:LISTED_SEEDS]))
     if len(standing.seeds) > LISTED_SEEDS:
         seeds += ", ..."
-    plural = "" if count == 1 else "s"
-    return "%d training%s%s with seed%s %s" % (count, plural, length, plural, seeds)
+    with_seeds = " with seed%s %s" % (plural, seeds) if seeds else ""
+    return "%d training%s%s%s" % (count, plural, length, with_seeds)
 
 
 def _rates(policies: Iterable[Standing]) -> tuple[float, float] | None:
