@@ -48,10 +48,9 @@ def _locate_hdf5(param: Any, folders: Sequence[str | None], layer: str) -> None:
         return
     param.source = mirrored_path(param.source)
     with open(param.source, "wb") as file:
-        for path in paths:
-            if re.search(r"\s", path):  # separates two names in a list
-                link = re.sub(r"\s", "_", mirrored_path(path))
-                os.makedirs(os.path.dirname(link), exist_ok=True)
+        for n, path in enumerate(paths):
+            if re.search(r"\s", path):  # white space separates two names in a list
+                link = mirrored_path("/%d.h5" % n)
                 os.symlink(path, link)
                 path = link
             file.write(os.fsencode(path) + b"\n")

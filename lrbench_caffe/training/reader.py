@@ -44,9 +44,10 @@ _CAFFE_PROBLEM = re.compile(r"Error parsing text-format [\w.]+: (?:(\d+):(\d+): 
 
 
 class _Problem(NamedTuple):
-    """Why a parser rejects a text, and where: "line 2, column 5: ", or an empty text."""
+    """Why a parser rejects a text, and where; 0 if it does not report that."""
 
-    place: str
+    line: int
+    column: int
     reason: str
 
 
@@ -133,8 +134,22 @@ def _read(path: str, message: Any, description: str) -> Any:
         except FileNotFoundError:
             pass  # this Caffe has come without its tools
     if problem is not None:
-        raise InputError("%s is not a valid %s: %s%s" % (path, description, *problem))
+        raise InputError(
+            "%s is not a valid %s: %s%s"
+            % (path, description, _place(problem, content), problem.reason)
+        )
     return message
+
+
+def _place(problem: _Problem, content: bytes) -> str:
+    """The line and the column of a problem, and the text there."""
+    if not problem.line:
+        return ""
+    lines = content.split(b"\n")[problem.line - 1 : problem.line]
+    text = b"".join(lines).expandtabs(8)  # as Caffe counts columns
+    text = text[max(0, problem.column - 30) : problem.column + 30]
+    near = encoding.readable(encoding.decode(text)).strip()
+    return "line %d, column %d, near %r: " % (problem.line, problem.column, near)
 
 
 def _is_plain(text: str) -> bool:
@@ -153,10 +168,10 @@ def _parse_with_python(text: str, message: Any) -> _Problem | None:
         text_format.Parse(text, message)
     except (text_format.ParseError, ValueError) as error:
         match = _PYTHON_PROBLEM.match(str(error))
-        return _problem(*match.groups()) if match else _Problem("", str(error))
+        return _problem(*match.groups()) if match else _Problem(0, 0, str(error))
     if not message.IsInitialized():
         missing = ", ".join(message.FindInitializationErrors())
-        return _Problem("", "required fields are missing: %s" % missing)
+        return _Problem(0, 0, "required fields are missing: %s" % missing)
     return None
 
 
@@ -185,9 +200,8 @@ def _parse_with_caffe(content: bytes, message: Any) -> _Problem | None:
     problems = _CAFFE_PROBLEM.findall(log)
     if problems:
         return _problem(*problems[0])
-    return _Problem("", fatal_message(log) or "%s ended with status %d" % (tool, run.returncode))
+    return _Problem(0, 0, fatal_message(log) or "%s ended with status %d" % (tool, run.returncode))
 
 
 def _problem(line: str, column: str, reason: str) -> _Problem:
-    place = "line %s, column %s: " % (line, column) if line else ""
-    return _Problem(place, reason.rstrip("."))
+    return _Problem(int(line or 0), int(column or 0), reason.rstrip("."))
