@@ -63,6 +63,18 @@ class TrainingDisplay(ProgressDisplay):
             self._show_row(content)
         elif kind == "end":
             self._trial = content
+            self._show_other_heads(content.best)
+
+    def _show_other_heads(self, best: Evaluation | None) -> None:
+        """Print the Top-1 of the heads that the table does not show."""
+        if best is not None and best.heads:
+            heads = (
+                "%s %s %%" % (name, percent(metrics["top1"] or 0.0))
+                for name, metrics in best.heads.items()
+            )
+            self.print_line(
+                "Top-1 of the other heads at iteration %d: %s" % (best.iteration, ", ".join(heads))
+            )
 
     def _show_progress(self, progress: Mapping[str, Any]) -> None:
         iteration, max_iter = progress["iteration"], progress["max_iter"]
