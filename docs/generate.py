@@ -71,6 +71,8 @@ API = [
             "lrbench_caffe.ranking.parse_criterion",
             "lrbench_caffe.ranking.rank",
             "lrbench_caffe.ranking.Ranked",
+            "lrbench_caffe.ranking.group_comparable",
+            "lrbench_caffe.ranking.Block",
             "lrbench_caffe.ranking.Criterion",
             "lrbench_caffe.ranking.Spread",
             "lrbench_caffe.ranking.spread",

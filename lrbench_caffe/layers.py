@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import caffe
 import numpy as np
 
-from lrbench_caffe.metrics import Accumulator
+from lrbench_caffe.metrics import Accumulator, from_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,7 @@ class MetricsLayer(caffe.Layer):
         self._ignore_label: int | None = param.get("ignore_label")
         self._has_probabilities: bool = param.get("probabilities", True)
         self._accumulator = Accumulator()
+        self._accuracies: list[tuple[float, float]] = []  # of each batch, if samples are ignored
         if len(bottom) != 2 and not (len(bottom) == 3 and self._has_probabilities):
             raise ValueError(
                 "MetricsLayer: invalid number of bottoms %d, expected 2, the softmax outputs and "
@@ -97,15 +98,21 @@ class MetricsLayer(caffe.Layer):
         if self.phase != caffe.TEST:
             return
         labels = bottom[1].data.reshape(-1)
-        used = slice(None) if self._ignore_label is None else labels != self._ignore_label
-        rows = self._rows(bottom[0])
+        rows = scores = self._rows(bottom[0])
+        probabilities: NDArray[Any] | None = None
         if not self._has_probabilities:
-            self._accumulator.add(None, labels[used], _with_both_classes(rows)[used])
-            return
-        if not self._accumulator.samples:
-            self._check(rows)
-        scores = self._rows(bottom[2])[used] if len(bottom) == 3 else None
-        self._accumulator.add(rows[used], labels[used], scores)
+            scores = _with_both_classes(rows)
+        else:
+            probabilities = rows
+            scores = self._rows(bottom[2]) if len(bottom) == 3 else rows
+            if not self._accumulator.samples:
+                self._check(rows)
+        if self._ignore_label is not None:
+            used = labels != self._ignore_label
+            labels, scores = labels[used], scores[used]
+            probabilities = None if probabilities is None else probabilities[used]
+            self._accuracies.append(_accuracies(labels, scores))
+        self._accumulator.add(probabilities, labels, scores)
 
     def backward(self, top: Blobs, propagate_down: Sequence[bool], bottom: Blobs) -> None:
         """Do nothing: the layer is not part of the loss."""
@@ -113,11 +120,18 @@ class MetricsLayer(caffe.Layer):
     def take(self) -> Metrics:
         """Return the metrics of all batches since the last call, and start again.
 
+        If samples are ignored, Top-1 and Top-5 are the means of the batches, as Caffe prints them.
+
         Raises:
             ValueError: There was no batch.
         """
         accumulator, self._accumulator = self._accumulator, Accumulator()
-        return accumulator.metrics()
+        accuracies, self._accuracies = self._accuracies, []
+        metrics = accumulator.metrics()
+        if self._ignore_label is None:
+            return metrics
+        top1, top5 = np.mean(accuracies, axis=0).tolist()
+        return metrics._replace(top1=top1, top5=top5)
 
     def _rows(self, blob: Any) -> NDArray[Any]:
         """The values of a blob as (samples, classes), with the samples in the labels' order."""
@@ -137,6 +151,14 @@ class MetricsLayer(caffe.Layer):
                 "instead of a sum of %g: put a Softmax layer before it"
                 % sums[np.argmax(np.abs(sums - 1.0))]
             )
+
+
+def _accuracies(labels: NDArray[Any], scores: NDArray[Any]) -> tuple[float, float]:
+    """Top-1 and Top-5 of a batch; 0 without a sample that counts, as in Caffe's Accuracy."""
+    if not len(labels):
+        return 0.0, 0.0
+    batch = from_arrays(None, labels, scores)
+    return batch.top1, batch.top5
 
 
 def _with_both_classes(scores: NDArray[Any]) -> NDArray[Any]:

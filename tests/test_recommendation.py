@@ -415,6 +415,8 @@ def test_the_command_recommends_by_name_and_by_solver(lrbench, digits, database)
     incomplete = recommend("--dataset", "digits")
     assert incomplete.returncode == 2
     assert "a task is a dataset and a network" in incomplete.stderr
+    other = recommend(*solver, "--dataset", "mine")
+    assert "Digits on digits is 100 % similar to Digits on mine" in other.stdout
 
 
 def test_a_task_with_unknown_inputs_can_be_the_same(store):

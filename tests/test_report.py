@@ -131,6 +131,7 @@ def test_report_shows_the_ranking_and_draws_the_best_policies(report):
         "FIX(k0=0.5) (1 failed)",
     ]
     assert column(driver, 1) == ["1", "2", "3", "-"] and column(driver, 6)[0] == "99.00 ± 0.00"
+    assert column(driver, 12) == ["equal values", "equal values", "one seed", "-"]
     assert BEST + ", seed 1" in drawn(driver, "top1")
     assert BEST in drawn(driver, "rate") and BEST in drawn(driver, "classes")
     cost = driver.find_element("id", "cost").get_attribute("aria-label")
@@ -460,6 +461,30 @@ def test_two_networks_of_the_same_name_are_two_tasks(store):
     other = dataclasses.replace(NETWORK, prototxt="other", hash=other_hash)
     record(store, trial(), trial(network=other))
     assert len(content.load(store, {}, ranking.parse_criterion("top1"))["tasks"]) == 2
+
+
+def test_trainings_of_another_length_are_another_task_that_keeps_its_id(store):
+    def tasks():
+        return content.load(store, {}, ranking.parse_criterion("top1"))["tasks"]
+
+    short = {"max_iter": 50, "type": "SGD"}
+    record(
+        store,
+        *(trial(BEST, [0.1, top1], seed, solver=short) for seed, top1 in ((1, 0.8), (2, 0.9))),
+    )
+    (before,) = tasks()
+    record(store, trial(SECOND))
+    long, after = tasks()
+    assert [long["title"], after["title"]] == [
+        "net on data, 100 iterations",
+        "net on data, 50 iterations",
+    ]
+    assert before["id"] == after["id"] != long["id"]
+    (entry,), (single,) = after["policies"], long["policies"]
+    assert entry["interval"] == pytest.approx(
+        [0.85 - 12.706 * 0.05, 0.85 + 12.706 * 0.05], rel=1e-4
+    )
+    assert (single["interval"], single["rank"], single["tied"]) == (None, 1, False)
 
 
 @pytest.mark.parametrize("file", ["curve.png", "curve.svg"])

@@ -11,6 +11,8 @@ import pytest
 from conftest import needs_caffe, new_database_on
 from trials import trial
 
+from lrbench_caffe import ranking
+from lrbench_caffe.display import tables
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator.candidates import TUNED
 from lrbench_caffe.policies import Policy
@@ -433,6 +435,25 @@ def test_one_or_two_seeds_at_full_length_replace_the_incumbent_only_beyond_the_n
     ]
     assert changes
     assert all(seeds >= tuner.SEEDS or spent == tuned.cost for spent, seeds in changes)
+
+
+@pytest.mark.parametrize("lead, first", [(0.001, "FIX(k0=0.01)"), (0.1, "FIX(k0=0.1)")])
+def test_a_result_with_one_seed_leads_beyond_the_noise_or_is_only_mentioned(lead, first):
+    several = [
+        trial("FIX(k0=0.01)", [0.1, top1], seed) for seed, top1 in enumerate((0.8, 0.82, 0.81), 1)
+    ]
+    single = trial("FIX(k0=0.1)", [0.1, 0.81 + lead])
+    ranked = tuner._most_seeds_first(ranking.rank([*several, single]), 1000)
+    assert [entry.rank for entry in ranked] == ([2, 1] if lead < 0.01 else [1, 2])
+    assert ranked[0].policy == first
+    tuned = tuner.Tuned(
+        *("search", "accuracy", first, 100, tuple(ranked), None, (), (), ()), cost=400, budget=400
+    )
+    sentence = "ranked higher with one seed, by a lead that may be noise: FIX(k0=0.1)"
+    assert (sentence in tuner.summary(tuned)) == (lead < 0.01)
+    table = tables.tuned(tuned)
+    assert table.title == "net on data, 100 iterations"
+    assert [row[1] for row in table.rows] == [1, 2], "the table is in the order of the ranks"
 
 
 def test_the_best_constant_rate_does_not_diverge_with_other_seeds(database):

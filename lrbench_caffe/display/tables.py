@@ -45,7 +45,9 @@ METRICS = (
     Column("#Param", "n_params", _rounded, True),
 )
 _METRIC_COLUMNS = {column.name: column for column in METRICS if column.name}
+# Instead of an interval.
 ONE_SEED = "one seed"
+EQUAL_VALUES = "equal values"
 _INTERVAL = Column("95 % interval", None, str, True)  # of the mean Top-1
 _INTERVAL_ENDS = (Column(None, "top1_low"), Column(None, "top1_high"))
 # What identifies a task beside the names.
@@ -228,10 +230,10 @@ def _share_interval(spread: Spread) -> tuple[float | None, float | None]:
 
 
 def _interval_text(seeds: int, interval: tuple[float | None, float | None]) -> str | None:
-    """The interval of the mean Top-1 in percent, or that there is only one seed."""
+    """The interval of the mean Top-1 in percent, or the reason why it is unknown."""
     low, high = interval
     if low is None or high is None:
-        return ONE_SEED if seeds == 1 else None
+        return {0: None, 1: ONE_SEED}.get(seeds, EQUAL_VALUES)
     return "%s-%s" % (percent(low), percent(high))
 
 

@@ -7,7 +7,6 @@ batch. Each result comes with its evidence: the trainings, iterations and seeds 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import operator
@@ -195,11 +194,15 @@ def query_from_setup(setup: Setup, dataset: str | None = None, network: str | No
 
     Args:
         setup: What the solver trains.
-        dataset: Name of the dataset, if it differs from the one in the setup.
+        dataset: Name of the dataset, if it differs from the one in the setup. The numbers of its
+            samples are then unknown.
         network: Name of the network, if it differs from the one in the setup.
     """
+    own = setup.dataset
+    if dataset and dataset != own.name:
+        own = Dataset(dataset, own.shape, None, None)
     return Query(
-        dataclasses.replace(setup.dataset, name=dataset or setup.dataset.name),
+        own,
         Network(network, "", setup.network.prototxt) if network else setup.network,
         setup.classes,
         setup.solver,

@@ -512,9 +512,6 @@ class _Search:
     def _lead_is_noise(self, challenger: Candidate, length: int) -> bool:
         """Whether the lead of a challenger over the incumbent may be noise.
 
-        Noise is two standard deviations of Top-1. The deviation is the largest of these: that of
-        sampling the test set, and that of the seeds of either candidate.
-
         If the incumbent was not trained at this length, the answer depends on its rates: it is yes
         if all of them are below the constant rates that diverged.
         """
@@ -528,16 +525,11 @@ class _Search:
         if incumbent is None or len(self._criterion.weights) > 1:
             return False
         leader = spreads[self._policy_text(challenger, length)]
-        return self._is_noise(leader, incumbent)
+        return _is_noise(leader, incumbent, self._test_samples)
 
-    def _is_noise(self, leader: ranking.Spread, other: ranking.Spread) -> bool:
-        """Whether the lead of a Top-1 over another one may be noise."""
-        samples = self._trainer.setup.dataset.test_samples
-        leader_top1, other_top1 = cast("float", leader.mean), cast("float", other.mean)
-        deviations = [ranges.binomial_deviation(other_top1, samples)] + [
-            spread.deviation for spread in (leader, other) if spread.deviation is not None
-        ]
-        return leader_top1 <= other_top1 + 2 * max(deviations)
+    @property
+    def _test_samples(self) -> int | None:
+        return self._trainer.setup.dataset.test_samples
 
     def _record(
         self, stage: str, candidate: Candidate, length: int, seed: int, trial: Trial
@@ -761,27 +753,10 @@ class _Search:
 
     def _best(self, length: int) -> tuple[ranking.Ranked, Candidate] | None:
         """Find the first of the ranked policies of a length, or None if none finished."""
-        ranked = self._most_seeds_first(self._ranked(length))
+        ranked = _most_seeds_first(self._ranked(length), self._test_samples)
         if not (ranked and ranked[0].rank):
             return None
         return ranked[0], self._candidates[ranked[0].policy, length]
-
-    def _most_seeds_first(self, ranked: Sequence[ranking.Ranked]) -> list[ranking.Ranked]:
-        """Sort tied policies by the number of their seeds.
-
-        A policy with one seed goes behind the first policy with several seeds if its lead over that
-        policy may be noise.
-        """
-        several = next((entry for entry in ranked if entry.rank and len(entry.trials) > 1), None)
-
-        def position(entry: ranking.Ranked) -> tuple[float, int]:
-            rank = entry.rank or math.inf
-            if several and several.rank and entry.has_one_seed and rank < several.rank:
-                is_noise = self._is_noise(entry.metrics["top1"], several.metrics["top1"])
-                rank = several.rank if is_noise else rank
-            return rank, -len(entry.trials)
-
-        return sorted(ranked, key=position)
 
     # The stage shorter, for the goal cost
 
@@ -839,7 +814,7 @@ class _Search:
             if reached:
                 key = min(reached, key=lambda key: (reached[key], key[1]))
                 length, target = key[1], (top1, reached[key])
-        ranked = self._most_seeds_first(self._ranked(length))
+        ranked = _most_seeds_first(self._ranked(length), self._test_samples)
         if not (ranked and ranked[0].rank):
             trials = [tried.trial for tried in self._tried]
             failed = "".join("; %s" % line for line in failures.causes(trials))
@@ -880,6 +855,43 @@ def _mean_highest_top1(trials: list[Trial]) -> list[tuple[int, float]]:
     curves = [itertools.accumulate((top1 for _, top1 in t.top1_curve), max) for t in trials]
     iterations = (iteration for iteration, _ in trials[0].top1_curve)
     return [(iteration, sum(tops) / len(tops)) for iteration, *tops in zip(iterations, *curves)]
+
+
+def _is_noise(leader: ranking.Spread, other: ranking.Spread, samples: int | None) -> bool:
+    """Whether the lead of a Top-1 over another one may be noise.
+
+    Noise is two standard deviations of Top-1. The deviation is the largest of these: that of
+    sampling the test set, and that of the seeds of either policy.
+    """
+    leader_top1, other_top1 = cast("float", leader.mean), cast("float", other.mean)
+    deviations = [ranges.binomial_deviation(other_top1, samples)] + [
+        spread.deviation for spread in (leader, other) if spread.deviation is not None
+    ]
+    return leader_top1 <= other_top1 + 2 * max(deviations)
+
+
+def _most_seeds_first(
+    ranked: Sequence[ranking.Ranked], samples: int | None
+) -> list[ranking.Ranked]:
+    """Sort tied policies by the number of their seeds.
+
+    A policy with one seed goes behind the first policy with several seeds if its lead over that
+    policy may be noise.
+
+    Args:
+        ranked: The ranked policies.
+        samples: The size of the test set, or None.
+    """
+    several = next((entry for entry in ranked if entry.rank and len(entry.trials) > 1), None)
+
+    def position(entry: ranking.Ranked) -> tuple[float, int]:
+        rank = entry.rank or math.inf
+        if several and several.rank and entry.has_one_seed and rank < several.rank:
+            is_noise = _is_noise(entry.metrics["top1"], several.metrics["top1"], samples)
+            rank = several.rank if is_noise else rank
+        return rank, -len(entry.trials)
+
+    return sorted(ranked, key=position)
 
 
 def _value_text(value: Any) -> str:

@@ -31,13 +31,14 @@ class Spread(NamedTuple):
         """The 95 % confidence interval of the mean, by Student's t distribution.
 
         It is mean ± t * deviation / sqrt(n), in which t is the 97.5 % quantile with n - 1 degrees
-        of freedom. It is None for fewer than two values, because their noise is unknown.
+        of freedom. It is None for fewer than two values, and if all values are equal, because the
+        noise is then unknown: equal values show only that it is below the resolution of the metric.
 
         >>> low, high = Spread(0.98, 0.01, 4).interval
         >>> round(low, 4), round(high, 4)
         (0.9641, 0.9959)
         """
-        if self.mean is None or self.deviation is None or self.n < 2:
+        if self.mean is None or not self.deviation:
             return None
         from scipy.special import stdtrit  # imported here: it takes a tenth of a second
 
@@ -67,7 +68,7 @@ def is_tied(first: Spread, second: Spread) -> bool:
     """Return whether two means differ by no more than the noise of their seeds.
 
     This is Welch's t-test at the 5 % level. The noise of a single value is unknown, so a spread of
-    one value is tied only with an equal mean.
+    one value is tied only with an equal mean. The same holds if both deviations are 0.
 
     >>> is_tied(Spread(0.99, 0.001, 3), Spread(0.9905, 0.001, 3))
     True

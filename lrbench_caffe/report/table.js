@@ -145,9 +145,9 @@ const Ranking = (() => {
     fill(cells[INTERVAL], intervalText(policy));
   }
 
-  // The interval of the mean Top-1 in percent, cut off at 0 and 100; or that there is one seed.
+  // The interval of the mean Top-1 in percent, cut off at 0 and 100; or why it is unknown.
   function intervalText(policy) {
-    if (!policy.interval) return policy.seeds === 1 ? "one seed" : "-";
+    if (!policy.interval) return ["-", "one seed"][policy.seeds] || "equal values";
     const [low, high] = policy.interval;
     return percent(Math.max(0, low)) + "-" + percent(Math.min(1, high));
   }
