@@ -278,6 +278,18 @@ def test_branches_of_training_and_test_may_have_different_blobs(tmp_path, digits
     assert any("that of the training net" in note for note in notes)
 
 
+def test_the_last_snapshot_comes_before_the_last_evaluation(tmp_path, digits, dsn):
+    """A test changes the weights of batch normalization if use_global_stats is false."""
+    norm = (
+        'layer { name: "norm" type: "BatchNorm" bottom: "ip" top: "norm" '
+        "batch_norm_param { use_global_stats: false } }\n"
+    )
+    head = accuracy("top1", "norm") + loss("SoftmaxWithLoss", "norm")
+    log, trial, _ = run_both(tmp_path, net_on(digits, body="", head=scores("ip") + norm + head))
+    for row in trial.rows:
+        assert row.top1 == pytest.approx(log.tests[row.iteration, 0]["top1"])
+
+
 TWO_TEST_NETS = (
     scores("ip").replace("layer {", 'layer { include { phase: TRAIN } include { phase: TEST } ', 1)
     + 'layer { name: "drop" type: "Dropout" bottom: "ip" top: "ip" }\n'

@@ -169,6 +169,7 @@ class _Session:
         self._solver, self._monitor, self._policy, self._param = solver, monitor, policy, param
         self._snapshots, self._resumed_at, self._emit = snapshots, resumed_at, emit
         self._rows: list[dict[str, Any]] = []
+        self._has_last_snapshot = False
 
     def emit(self, kind: str, content: Any) -> None:
         """Pass an event on; keep the rows, and add where the training has resumed."""
@@ -186,9 +187,15 @@ class _Session:
             self._emit("row", row)
 
     def before_evaluation(self) -> None:
-        """Take a snapshot of the trial's own if one is due."""
+        """Take a snapshot of the trial's own if one is due, and at the end the solver's last one.
+
+        As in Caffe, the last snapshot comes before the last evaluation. Batch normalization with
+        use_global_stats: false changes its weights in a test.
+        """
         if self._snapshots and self._snapshots.due(self._solver):
             self._snapshots.take(self._solver, self._rows, self._monitor.losses)
+        if self._solver.iter >= self._param.max_iter:
+            self._take_last_snapshot()
 
     def after_snapshot(self) -> None:
         """Write the state of a policy with memory beside the snapshot that Caffe has taken."""
@@ -203,11 +210,18 @@ class _Session:
 
     def finish(self, state: str) -> None:
         """Take the last snapshot of a training that has ended in a state."""
-        solver, param = self._solver, self._param
+        solver = self._solver
         if self._snapshots and state == INTERRUPTED and self._snapshots.has_room(solver):
             self._snapshots.take(solver, self._rows, self._monitor.losses)
+        if state != DIVERGED:
+            self._take_last_snapshot()
+
+    def _take_last_snapshot(self) -> None:
+        """Take the snapshot after the training, unless there is one of this iteration."""
+        solver, param = self._solver, self._param
         taken = param.snapshot and solver.iter % param.snapshot == 0
-        if param.snapshot_after_train and not taken and state != DIVERGED:
+        if param.snapshot_after_train and not taken and not self._has_last_snapshot:
+            self._has_last_snapshot = True
             solver.snapshot()
             self.after_snapshot()
 
