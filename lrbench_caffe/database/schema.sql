@@ -191,7 +191,8 @@ CREATE TABLE study (
     beginning jsonb
 );
 COMMENT ON COLUMN study.beginning IS
-    'what an evaluation read from the database at its first start; with it, a resumed evaluation takes the same decisions';
+    'what an evaluation read from the database at its first start; with it, a resumed evaluation takes the same decisions. Its
+     key command is the command that resumes the study; without it, lrbench study run does';
 COMMENT ON COLUMN study.stop_requests IS
     'requests to the program that runs the study: 1 stops it with a last snapshot, 2 at once';
 COMMENT ON TABLE study IS 'named lists of trials';

@@ -13,6 +13,9 @@ COMMENT ON COLUMN evaluation.heads IS
 COMMENT ON COLUMN trial.solver IS
     'the SolverParameter by Caffe''s field names, with batch_size and test_batch_size; head and test_net name what is
      measured, if there are several';
+COMMENT ON COLUMN study.beginning IS
+    'what an evaluation read from the database at its first start; with it, a resumed evaluation takes the same decisions. Its
+     key command is the command that resumes the study; without it, lrbench study run does';
 
 CREATE OR REPLACE VIEW result AS
 SELECT trial.id AS trial, policy.text AS policy, network.name AS network, dataset.name AS dataset, trial.seed, trial.state,
