@@ -12,8 +12,12 @@ import uuid
 from pathlib import Path
 
 import pytest
+import studies
+from gate import Gate
+from waiting import LIMIT
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
 sys.path.insert(0, ROOT)  # for `pytest` without an installed package
 needs_caffe = pytest.mark.skipif(
@@ -21,11 +25,17 @@ needs_caffe = pytest.mark.skipif(
 )
 
 with contextlib.suppress(ImportError):
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
-    # A test must not fail because the machine is busy.
-    settings.register_profile("without deadlines", deadline=None)
-    settings.load_profile("without deadlines")
+    # A test must not fail because the machine is busy. The same examples each time make a failure
+    # repeatable; `make soak` tries many others.
+    patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+    settings.register_profile("default examples", derandomize=True, **patient)
+    settings.register_profile("many examples", max_examples=2000, **patient)
+    settings.load_profile("default examples")
+
+# The tests start many Python processes. Without compiled modules, each of them takes longer.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The tests compare all digits of a training. The last ones depend on the number of BLAS threads.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -122,12 +132,42 @@ def lrbench(dsn):
             [sys.executable, "-m", "lrbench_caffe", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=100,
-            env=dict(os.environ, PYTHONPATH=ROOT),
+            timeout=LIMIT,
+            env=dict(os.environ, PYTHONPATH=os.pathsep.join([ROOT, TESTS])),
             **options,
         )
 
     return run
+
+
+@pytest.fixture
+def invoke(dsn, monkeypatch):
+    """Run the command line in this process, where its modules are imported only once.
+
+    invoke("rank", ...) returns what lrbench("rank", ...) returns. Trainings are processes of their
+    own as always.
+    """
+    from click.testing import CliRunner
+
+    from lrbench_caffe.cli import main
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, TESTS]))
+
+    def run(*arguments):
+        runner = CliRunner()
+        with contextlib.suppress(TypeError):  # click 8.2 separates the outputs always
+            runner = CliRunner(mix_stderr=False)
+        done = runner.invoke(main, list(map(str, arguments)), catch_exceptions=False)
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """A test that fails does not leave the processes that it has started."""
+    yield
+    studies.kill_started()
 
 
 @pytest.fixture
@@ -165,12 +205,18 @@ def trials(dsn):
 
 
 @pytest.fixture
-def command(digits):
-    """Arguments that train POLICIES on the digits in a study: command(name, *more)."""
-    from studies import DIGITS, POLICIES
+def command(digits, tmp_path):
+    """Arguments of a small study: command(name, *more, gate=None, policies=POLICIES)."""
 
-    def arguments(name, *more):
-        policies = [argument for policy in POLICIES for argument in ("--policy", policy)]
-        return ["study", "run", name, DIGITS, "--data", digits, "--seeds", "2", *policies, *more]
+    def arguments(name, *more, **options):
+        return studies.arguments(name, digits, tmp_path, *more, **options)
 
     return arguments
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A Gate that holds the trainings of the study of `command`, which have a snapshot then."""
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    return Gate(folder, studies.HELD_AT, snapshot=True)

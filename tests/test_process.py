@@ -9,6 +9,7 @@ import nets
 import pytest
 from conftest import ROOT, needs_caffe
 from trials import trial as made_up
+from waiting import LIMIT
 
 pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
@@ -67,7 +68,7 @@ def test_a_training_finds_the_program_where_its_parent_found_it(tmp_path, digits
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT,
     )
     assert done.stdout == "FIX(k0=0.01)\n", done.stderr
 

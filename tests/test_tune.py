@@ -510,17 +510,17 @@ def test_a_net_that_does_not_learn_is_an_error(database):
 
 
 @needs_caffe
-def test_the_command_prints_a_line_for_the_solver(lrbench, tmp_path, digits, database, name):
+def test_the_command_prints_a_line_for_the_solver(invoke, tmp_path, digits, database, name):
     solver = nets.write(tmp_path, nets.solver(max_iter=40))
     arguments = ["tune", solver, "--data", digits, "--dsn", database, "--study", name]
-    arguments += ["--budget", "480", "--function", "POLY", "--format", "json"]
-    done = lrbench(*arguments)
+    arguments += ["--budget", "240", "--function", "POLY", "--format", "json"]
+    done = invoke(*arguments)
     assert done.returncode == 0, done.stderr
     best = json.loads(done.stdout)[0]
     assert best["rank"] == 1
     assert 'lr_policy: "%s"\nmax_iter: 40\n' % best["policy"] in done.stderr
-    assert "of 480 iterations in" in done.stderr
-    again = lrbench(*arguments)
+    assert "of 240 iterations in" in done.stderr
+    again = invoke(*arguments)
     assert again.stdout == done.stdout
     assert "finished" not in again.stderr
 
@@ -533,9 +533,9 @@ def test_the_command_prints_a_line_for_the_solver(lrbench, tmp_path, digits, dat
         (("--function", "SINN"), "did you mean SIN"),
     ],
 )
-def test_invalid_arguments_are_reported_in_one_line(arguments, sentence, lrbench, tmp_path, digits):
+def test_invalid_arguments_are_reported_in_one_line(arguments, sentence, invoke, tmp_path, digits):
     solver = nets.write(tmp_path, nets.solver(max_iter=120))
-    done = lrbench("tune", solver, "--data", digits, *arguments)
+    done = invoke("tune", solver, "--data", digits, *arguments)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
