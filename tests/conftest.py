@@ -20,6 +20,9 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
 sys.path.insert(0, ROOT)  # for `pytest` without an installed package
+TEMPLATE = "new_with_schema"  # a database on each server of the tests
+# The files that take longest, in this order: the last to begin are short ones.
+LONGEST = ("docs", "study", "cluster", "errors", "solver", "tune", "schedules", "report")
 needs_caffe = pytest.mark.skipif(
     importlib.util.find_spec("caffe") is None, reason="needs Caffe: run the tests with `make test`"
 )
@@ -34,11 +37,23 @@ with contextlib.suppress(ImportError):
     settings.register_profile("many examples", max_examples=2000, **patient)
     settings.load_profile("default examples")
 
+# What the user has set must not change what the tests see.
+for name in list(os.environ):
+    if name.startswith(("PG", "LRBENCH_", "DASK_")) or name in ("COLUMNS", "LINES", "FORCE_COLOR"):
+        del os.environ[name]
+os.environ["LC_ALL"] = "C.UTF-8"
+
 # The tests start many Python processes. Without compiled modules, each of them takes longer.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The tests compare all digits of a training. The last ones depend on the number of BLAS threads.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest: then all workers end at about the same time."""
+    order = {"test_%s.py" % name: n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(os.path.basename(str(item.fspath)), len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -78,38 +93,67 @@ def private_home(room=2**30):
 @pytest.fixture(scope="session")
 def dsn():
     """The DSN of a private PostgreSQL server, which is the program's default during the session."""
-    from lrbench_caffe.database import server
+    from lrbench_caffe.database.programs import find_program
     from lrbench_caffe.errors import InputError
 
-    os.environ.pop("LRBENCH_DSN", None)
-    with private_home():
+    with private_home() as home:
         try:
-            address = server.start()
+            find_program("initdb", str(home))
         except InputError as error:
             pytest.skip(str(error))
-        yield address
+        yield start_server()
+
+
+def start_server():
+    """Start the private server for tests, and return its DSN.
+
+    It has a database with the schema, of which new ones are copies. It does not wait for the disk.
+    """
+    from lrbench_caffe.database import Store, server
+
+    address = server.start()
+    with administration(address) as cursor:
+        cursor.execute("ALTER SYSTEM SET fsync = off")
+        cursor.execute("SELECT pg_reload_conf()")
+        cursor.execute("CREATE DATABASE " + TEMPLATE)
+    Store(address + " dbname=" + TEMPLATE).close()
+    return address
 
 
 @contextlib.contextmanager
-def new_database_on(server):
-    """The DSN of a new database within the block, on the server with the given DSN."""
+def administration(server):
+    """A cursor for commands outside of transactions within the block."""
     import psycopg2
 
+    connection = psycopg2.connect(server)
+    connection.autocommit = True
+    try:
+        yield connection.cursor()
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def new_database_on(server, template=TEMPLATE):
+    """The DSN of a new database within the block.
+
+    Args:
+        server: The DSN of the server.
+        template: The database that it is a copy of; template1 is empty.
+    """
     name = "test_" + uuid.uuid4().hex
-    admin = psycopg2.connect(server)
-    admin.autocommit = True
-    admin.cursor().execute("CREATE DATABASE " + name)
-    yield server + " dbname=" + name
-    admin.cursor().execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-    )
-    admin.cursor().execute("DROP DATABASE " + name)
-    admin.close()
+    with administration(server) as cursor:
+        cursor.execute("CREATE DATABASE %s TEMPLATE %s" % (name, template))
+        yield server + " dbname=" + name
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+        cursor.execute("DROP DATABASE " + name)
 
 
 @pytest.fixture
 def database(dsn):
-    """The DSN of a new database."""
+    """The DSN of a new database, which has the schema."""
     with new_database_on(dsn) as address:
         yield address
 

@@ -37,7 +37,7 @@ from lrbench_caffe.trial import (
 )
 
 psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2")
-from conftest import ROOT, new_database_on, private_home  # noqa: E402
+from conftest import ROOT, new_database_on, private_home, start_server  # noqa: E402
 
 from lrbench_caffe import database  # noqa: E402
 from lrbench_caffe.database import Store, schema, server, standings, studies  # noqa: E402
@@ -50,13 +50,20 @@ from lrbench_caffe.study.stop import Stop  # noqa: E402
 def private_server():
     """The DSN of a private server that these tests may kill, in an LRBENCH_HOME of its own."""
     with private_home():
-        yield server.start()
+        yield start_server()
 
 
 @pytest.fixture
 def new_database(private_server):
-    """The DSN of a new, empty database."""
+    """The DSN of a new database, which has the schema."""
     with new_database_on(private_server) as address:
+        yield address
+
+
+@pytest.fixture
+def empty_database(private_server):
+    """The DSN of a new database without the schema."""
+    with new_database_on(private_server, template="template1") as address:
         yield address
 
 
@@ -381,12 +388,12 @@ def _write_trials(dsn, start, number):
             )
 
 
-def test_eight_writers_of_the_same_shared_rows_store_them_once(new_database):
+def test_eight_writers_of_the_same_shared_rows_store_them_once(empty_database):
     """All of them also create the schema at the same time."""
     context = multiprocessing.get_context("fork")
     start = context.Barrier(8)
     writers = [
-        context.Process(target=_write_trials, args=(new_database, start, number))
+        context.Process(target=_write_trials, args=(empty_database, start, number))
         for number in range(8)
     ]
     for writer in writers:
@@ -395,7 +402,7 @@ def test_eight_writers_of_the_same_shared_rows_store_them_once(new_database):
         writer.join(LIMIT)
     assert [writer.exitcode for writer in writers] == [0] * 8
     counts = [
-        query(new_database, "SELECT count(*) FROM " + table)[0][0]
+        query(empty_database, "SELECT count(*) FROM " + table)[0][0]
         for table in (
             "framework",
             "network",
@@ -631,7 +638,7 @@ def test_a_database_of_version_1_gets_the_structure_of_a_new_one_and_keeps_its_t
         STARTED,
         rows=(row(500, 0.9),),
     ).ended_as(FINISHED, 1700000060)
-    with new_database_on(private_server) as old:
+    with new_database_on(private_server, template="template1") as old:
         query(old, Path(__file__).with_name("schema_version_1.sql").read_text())
         query(old, "INSERT INTO schema_version (version) VALUES (1)")
         values = {"id": trial.id, "hash": LENET.hash, "prototxt": LENET.prototxt}

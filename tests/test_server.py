@@ -221,6 +221,9 @@ def test_an_ordinary_user_has_a_private_server_that_root_can_use_too(home, monke
     shutil.copytree(
         str(PACKAGE), str(home / "program/lrbench_caffe")
     )  # only root may be able to read the project
+    for path in (home / "program").rglob("*"):
+        path.chmod(0o755)
+    (home / "program").chmod(0o755)
     (home / "own").mkdir()
     os.chown(str(home / "own"), someone.pw_uid, someone.pw_gid)
     home.chmod(0o755)
