@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import studies
 from gate import Gate
-from waiting import LIMIT
+from waiting import LIMIT, wait_until
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
@@ -256,6 +256,31 @@ def command(digits, tmp_path):
         return studies.arguments(name, digits, tmp_path, *more, **options)
 
     return arguments
+
+
+@pytest.fixture
+def kill(dsn, name):
+    """Kill the program that runs the study: kill(process, gate=None).
+
+    Returns when the trainings that the gate holds have ended and the database has noticed.
+    """
+    from lrbench_caffe import database
+
+    def kill_program(process, gate=None):
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not (gate and gate.held()))
+        with database.Store(dsn) as store:
+            wait_until(
+                lambda: (
+                    not any(
+                        study.running and study.name == name
+                        for study in database.studies.summaries(store)
+                    )
+                )
+            )
+
+    return kill_program
 
 
 @pytest.fixture

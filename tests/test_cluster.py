@@ -111,14 +111,15 @@ def test_a_killed_worker_costs_its_trial_the_time_since_the_last_snapshot(
 
 
 @needs_caffe
-def test_a_study_whose_program_was_killed_can_be_resumed(cluster, name, command, trials, gate):
+def test_a_study_whose_program_was_killed_can_be_resumed(
+    cluster, name, command, trials, gate, kill
+):
     """Its workers still train when the study is started again."""
     arguments = command(name, "--cluster", cluster.have_workers(2).address, gate=gate)
     study = start(*arguments)
     gate.wait(2)
     wait_until(lambda: held_rows(trials(name)) == 2)
-    study.kill()
-    study.communicate()
+    kill(study)
     again = start(*arguments)
     gate.open()
     _, errors = again.communicate(timeout=LIMIT)

@@ -117,13 +117,12 @@ def command(name, digits, tmp_path):
 
 @needs_caffe
 def test_decades_until_the_accuracy_drops_for_good_then_rates_beside_the_good_ones(
-    name, invoke, trials, command, tmp_path
+    name, invoke, trials, command, tmp_path, kill
 ):
     """The range test is killed after its first training, and continues."""
     interrupted = start(*command, "--jobs", "1")
     wait_until(lambda: "finished" in states(trials(name)))
-    interrupted.kill()
-    interrupted.communicate()
+    kill(interrupted)
     before = {trial.id: trial for trial in trials(name) if trial.state == "finished"}
     done = invoke(*command, "--format", "json")
     assert done.returncode == 0, done.stderr

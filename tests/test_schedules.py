@@ -8,7 +8,6 @@ import nets
 import numpy as np
 import pytest
 from studies import start
-from waiting import wait_until
 
 caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
 from test_solver import assert_same_weights  # noqa: E402
@@ -213,16 +212,16 @@ def test_a_snapshot_without_the_memory_of_plateau_is_an_error_in_one_sentence(
     assert fixed.state == "finished", "FIX needs no memory"
 
 
-def test_plateau_has_all_evaluations_after_kill_9_of_the_study(name, invoke, command, trials, gate):
+def test_plateau_has_all_evaluations_after_kill_9_of_the_study(
+    name, invoke, command, trials, gate, kill
+):
     """The stored rates equal those computed from all stored rows."""
     text = "PLATEAU(k0=0.05, gamma=0.7, l=10, of=top1)"
     options = ("--seeds", "1", "--max-iter", "300")
     for _ in range(2):
         study = start(*command(name, *options, gate=gate, policies=[text]))
         gate.wait()
-        study.kill()
-        study.communicate()
-        wait_until(lambda: not gate.held())
+        kill(study, gate)
     gate.open()
     assert invoke("study", "run", name).returncode == 0
     (trial,) = trials(name)

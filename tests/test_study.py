@@ -54,7 +54,7 @@ def test_a_study_trains_each_trial_once(name, invoke, command, trials):
 
 @needs_caffe
 def test_killing_the_study_repeatedly_neither_loses_nor_duplicates_rows(
-    name, invoke, command, trials, gate
+    name, invoke, command, trials, gate, kill
 ):
     """It is killed before its trainings begin, while two of them run, and after one has ended."""
     study = start(*command(name, gate=gate))
@@ -78,7 +78,7 @@ def test_killing_the_study_repeatedly_neither_loses_nor_duplicates_rows(
 @needs_caffe
 @pytest.mark.long
 def test_killing_the_study_at_random_moments_neither_loses_nor_duplicates_rows(
-    name, invoke, command, trials
+    name, invoke, command, trials, kill
 ):
     clock = random.Random(20)
     for _ in range(20):
@@ -87,13 +87,6 @@ def test_killing_the_study_at_random_moments_neither_loses_nor_duplicates_rows(
         kill(study)
     assert invoke(*command(name, "--max-iter", "2000")).returncode == 0
     check_repeatedly_killed(name, trials(name), max_iter=2000)
-
-
-def kill(study, gate=None):
-    """Kill a study, and wait until the trainings that a gate holds have ended after it."""
-    study.kill()
-    study.communicate()
-    wait_until(lambda: not (gate and gate.held()))
 
 
 def check_repeatedly_killed(name, trials, max_iter=MAX_ITER):
@@ -166,7 +159,7 @@ def test_a_study_takes_its_own_snapshots_and_not_those_of_the_solver(
 
 
 @needs_caffe
-def test_a_running_study_cannot_be_run_a_second_time(name, invoke, command, gate):
+def test_a_running_study_cannot_be_run_a_second_time(name, invoke, command, gate, kill):
     study = start(*command(name, gate=gate))
     gate.wait()
     second = invoke("study", "run", name)
