@@ -42,6 +42,8 @@ for name in list(os.environ):
     if name.startswith(("PG", "LRBENCH_", "DASK_")) or name in ("COLUMNS", "LINES", "FORCE_COLOR"):
         del os.environ[name]
 os.environ["LC_ALL"] = "C.UTF-8"
+# Matplotlib would warn if the home directory cannot be written.
+os.environ["MPLCONFIGDIR"] = os.path.join(tempfile.gettempdir(), "lrbench-tests-%d" % os.getuid())
 
 # The tests start many Python processes. Without compiled modules, each of them takes longer.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -143,12 +145,23 @@ def new_database_on(server, template=TEMPLATE):
     """
     name = "test_" + uuid.uuid4().hex
     with administration(server) as cursor:
+        end_sessions(cursor, template)
         cursor.execute("CREATE DATABASE %s TEMPLATE %s" % (name, template))
         yield server + " dbname=" + name
-        cursor.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
+        end_sessions(cursor, name)
         cursor.execute("DROP DATABASE " + name)
+
+
+def end_sessions(cursor, database):
+    """End all sessions in a database; PostgreSQL neither copies nor drops it with one."""
+
+    def have_ended():
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database]
+        )
+        return not cursor.rowcount
+
+    wait_until(have_ended)
 
 
 @pytest.fixture
@@ -271,14 +284,10 @@ def kill(dsn, name):
         process.communicate()
         wait_until(lambda: not (gate and gate.held()))
         with database.Store(dsn) as store:
-            wait_until(
-                lambda: (
-                    not any(
-                        study.running and study.name == name
-                        for study in database.studies.summaries(store)
-                    )
-                )
-            )
+            wait_until(lambda: not runs(store))
+
+    def runs(store):
+        return any(s.running for s in database.studies.summaries(store) if s.name == name)
 
     return kill_program
 
