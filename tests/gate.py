@@ -17,7 +17,7 @@ class Gate:
         layer: The layer in prototxt, for the end of a net.
     """
 
-    def __init__(self, folder, iteration, snapshot=False):
+    def __init__(self, folder, iteration, snapshot=False, stubborn=False):
         """Set up a gate.
 
         Args:
@@ -26,9 +26,11 @@ class Gate:
                 not begin while the gate is closed.
             snapshot: Whether a training waits before its second iteration until its first
                 snapshot is due, which it then takes at its next evaluation.
+            stubborn: Whether it also holds a training that is interrupted (SIGINT).
         """
         self._folder = str(folder)
-        settings = {"folder": self._folder, "iteration": iteration, "snapshot": snapshot}
+        settings = {"folder": self._folder, "iteration": iteration}
+        settings.update(snapshot=snapshot, stubborn=stubborn)
         self.layer = (
             'layer { name: "gate" type: "Python" bottom: "ip" include { phase: TRAIN } '
             "python_param { module: 'gate_layer' layer: 'GateLayer' param_str: '%s' } }\n"
@@ -43,6 +45,10 @@ class Gate:
     def wait(self, count=1):
         """Wait until the gate holds a number of trainings; return their process ids."""
         return wait_until(lambda: len(self.held()) >= count and self.held())
+
+    def was_interrupted(self):
+        """Whether a training was interrupted while the gate held it."""
+        return os.path.exists(os.path.join(self._folder, "interrupted"))
 
     def release(self, pid):
         """Let one of the trainings pass."""

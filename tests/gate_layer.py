@@ -13,7 +13,7 @@ SNAPSHOT_SECONDS = 1  # a training takes its first snapshot when it has run for 
 
 
 class GateLayer(caffe.Layer):
-    """Holds a training until its gate is open or the training is interrupted (SIGINT)."""
+    """Holds a training until its gate is open or, unless it is stubborn, SIGINT interrupts it."""
 
     def setup(self, bottom, top):
         self._settings = json.loads(self.param_str)
@@ -33,10 +33,16 @@ class GateLayer(caffe.Layer):
         pass
 
     def _hold(self):
-        interruptions = []
-        handler = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, lambda *_: (interruptions.append(1), handler(*_)))
+        handler, interruptions = signal.getsignal(signal.SIGINT), []
         mark = self._path(str(os.getpid()))
+
+        def interrupt(*arguments):
+            handler(*arguments)
+            open(self._path("interrupted"), "w").close()
+            if not self._settings["stubborn"]:
+                interruptions.append(arguments)
+
+        signal.signal(signal.SIGINT, interrupt)
         open(mark, "w").close()
         while os.path.exists(mark) and not self._is_open() and not interruptions:
             time.sleep(POLL_SECONDS)

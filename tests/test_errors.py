@@ -10,13 +10,12 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from typing import List, NamedTuple, Optional, Sequence
 
 import nets
 import pytest
-from conftest import ROOT
+from gate import Gate
+from studies import start
 from waiting import LIMIT, wait_until
 
 pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
@@ -253,13 +252,14 @@ def test_ctrl_c_ends_the_program_while_caffe_starts(moment, tmp_path, digits, ds
 
 
 def test_ctrl_c_twice_interrupts_the_trial_at_once(tmp_path, digits, dsn):
-    """The first Ctrl-C waits for the evaluation, which takes minutes here."""
-    path = nets.write(
-        tmp_path, nets.solver(test_iter=10**6), nets.net().replace('"small"', '"twice"')
-    )
-    with running(path, digits) as parent:
-        wait_for("begin", parent)
+    """The first Ctrl-C waits for the iteration, which does not end here."""
+    (tmp_path / "gate").mkdir()
+    gate = Gate(tmp_path / "gate", iteration=5, stubborn=True)
+    net = nets.net(head=nets.ACCURACY + nets.LOSS + gate.layer).replace('"small"', '"twice"')
+    with running(nets.write(tmp_path, net_text=net), digits) as parent:
+        gate.wait()
         parent.send_signal(signal.SIGINT)
+        wait_until(gate.was_interrupted)
         parent.send_signal(signal.SIGINT)
         parent.communicate(timeout=LIMIT)
     assert parent.returncode == 130 and trial(dsn, "twice").state == "interrupted"
@@ -297,13 +297,7 @@ def test_an_incompletely_evaluated_test_set_is_reported_with_the_correct_test_it
 
 def running(path, data, *more):
     """Start `lrbench train --json`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "lrbench_caffe", "train", path, "--data", data, "--json", *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-        env=dict(os.environ, PYTHONPATH=ROOT),
-    )
+    return start("train", path, "--data", data, "--json", *more)
 
 
 def wait_for(event, process):
