@@ -37,19 +37,26 @@ with contextlib.suppress(ImportError):
     settings.register_profile("many examples", max_examples=2000, **patient)
     settings.load_profile("default examples")
 
-# What the user has set must not change what the tests see.
-for name in list(os.environ):
-    if name.startswith(("PG", "LRBENCH_", "DASK_")) or name in ("COLUMNS", "LINES", "FORCE_COLOR"):
-        del os.environ[name]
-os.environ["LC_ALL"] = "C.UTF-8"
-# Matplotlib would warn if the home directory cannot be written.
-os.environ["MPLCONFIGDIR"] = os.path.join(tempfile.gettempdir(), "lrbench-tests-%d" % os.getuid())
-
-# The tests start many Python processes. Without compiled modules, each of them takes longer.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 # The tests compare all digits of a training. The last ones depend on the number of BLAS threads.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
+def pytest_configure():
+    """Make the environment the same for all users.
+
+    This is not done when a process of a test imports this file, since its environment is set.
+    """
+    for name in list(os.environ):
+        if name.startswith(("PG", "LRBENCH_", "DASK_")):
+            del os.environ[name]
+    for name in ("COLUMNS", "LINES", "FORCE_COLOR"):
+        os.environ.pop(name, None)
+    os.environ["LC_ALL"] = "C.UTF-8"
+    # Matplotlib would warn if the home directory cannot be written.
+    folder = "lrbench-tests-%d" % os.getuid()
+    os.environ["MPLCONFIGDIR"] = os.path.join(tempfile.gettempdir(), folder)
+    # The tests start many Python processes. Without compiled modules, each of them takes longer.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_collection_modifyitems(items):
