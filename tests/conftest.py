@@ -21,6 +21,7 @@ ROOT = os.path.dirname(TESTS)
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
 sys.path.insert(0, ROOT)  # for `pytest` without an installed package
 TEMPLATE = "new_with_schema"  # a database on each server of the tests
+EMPTY = "template1"  # PostgreSQL's own template
 # The files that take longest, in this order: the last to begin are short ones.
 LONGEST = ("docs", "study", "cluster", "errors", "solver", "tune", "schedules", "report")
 needs_caffe = pytest.mark.skipif(
@@ -148,15 +149,26 @@ def new_database_on(server, template=TEMPLATE):
 
     Args:
         server: The DSN of the server.
-        template: The database that it is a copy of; template1 is empty.
+        template: The database that it is a copy of.
     """
     name = "test_" + uuid.uuid4().hex
     with administration(server) as cursor:
         end_sessions(cursor, template)
         cursor.execute("CREATE DATABASE %s TEMPLATE %s" % (name, template))
+        if template != EMPTY:
+            give_identity(server + " dbname=" + name)
         yield server + " dbname=" + name
         end_sessions(cursor, name)
         cursor.execute("DROP DATABASE " + name)
+
+
+def give_identity(database):
+    """Give a copy of a database the name and the UUID by which exports name their origin."""
+    with administration(database) as cursor:
+        cursor.execute(
+            "UPDATE origin SET database = %s, name = current_database() WHERE here",
+            [str(uuid.uuid4())],
+        )
 
 
 def end_sessions(cursor, database):

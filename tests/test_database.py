@@ -37,7 +37,7 @@ from lrbench_caffe.trial import (
 )
 
 psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2")
-from conftest import ROOT, new_database_on, private_home, start_server  # noqa: E402
+from conftest import EMPTY, ROOT, new_database_on, private_home, start_server  # noqa: E402
 
 from lrbench_caffe import database  # noqa: E402
 from lrbench_caffe.database import Store, schema, server, standings, studies  # noqa: E402
@@ -63,7 +63,7 @@ def new_database(private_server):
 @pytest.fixture
 def empty_database(private_server):
     """The DSN of a new database without the schema."""
-    with new_database_on(private_server, template="template1") as address:
+    with new_database_on(private_server, template=EMPTY) as address:
         yield address
 
 
@@ -638,7 +638,7 @@ def test_a_database_of_version_1_gets_the_structure_of_a_new_one_and_keeps_its_t
         STARTED,
         rows=(row(500, 0.9),),
     ).ended_as(FINISHED, 1700000060)
-    with new_database_on(private_server, template="template1") as old:
+    with new_database_on(private_server, template=EMPTY) as old:
         query(old, Path(__file__).with_name("schema_version_1.sql").read_text())
         query(old, "INSERT INTO schema_version (version) VALUES (1)")
         values = {"id": trial.id, "hash": LENET.hash, "prototxt": LENET.prototxt}
