@@ -529,11 +529,11 @@ def test_a_database_that_does_not_exist_is_reported(private_server):
         Store(private_server + " dbname=nothing")
 
 
-def test_tables_of_another_program_are_left_alone(new_database):
-    query(new_database, "CREATE TABLE trial (lawyer text)")
+def test_tables_of_another_program_are_left_alone(empty_database):
+    query(empty_database, "CREATE TABLE trial (lawyer text)")
     with pytest.raises(InputError, match='cannot create the schema .*"trial" already exists'):
-        Store(new_database)
-    assert query(new_database, "SELECT to_regclass('policy')") == [(None,)]
+        Store(empty_database)
+    assert query(empty_database, "SELECT to_regclass('policy')") == [(None,)]
 
 
 def test_a_database_newer_than_the_program_is_rejected(new_database):
