@@ -8,10 +8,11 @@ lint:  ## check style, types, imports and shell scripts
 	.ci/lint
 
 test:  ## run the tests, with the real Caffe and a real PostgreSQL
-	docker/run python3 -m pytest -n auto --maxprocesses 4
+	docker/run python3 -m pytest -n 4 --dist loadfile
 
-soak:  ## run the long variants of the tests: many kills, 10,000 trials; about ten minutes
+soak:  ## run the long variants of the tests: many kills, 10,000 trials, many examples; about ten minutes
 	docker/run python3 -m pytest -m long
+	docker/run python3 -m pytest -m hypothesis --hypothesis-profile "many examples"
 
 containers:  ## build the images and run the compose file with a real engine
 	docker/test

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("solvers", "prototxt")  # what commands may read beside; the rest is linked
 LINKED = ("Makefile", "examples", "results", "benchmarks")
 PICTURES = Path("docs", "images")
-TIMEOUT = 900  # seconds for one block
+TIMEOUT = 3600  # seconds for one block: it ends commands that hang, on a slow machine too
 
 _MARK = re.compile(r"^ *<!-- (run|not run|file|output)(?:: (.*?))? -->$")
 _FENCE = re.compile(r"^( *)```(\w*)$")

@@ -12,23 +12,58 @@ import uuid
 from pathlib import Path
 
 import pytest
+import studies
+from gate import Gate
+from waiting import LIMIT, wait_until
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
 sys.path.insert(0, ROOT)  # for `pytest` without an installed package
+TEMPLATE = "new_with_schema"  # a database on each server of the tests
+EMPTY = "template1"  # PostgreSQL's own template
+# The files that take longest, in this order: the last to begin are short ones.
+LONGEST = ("docs", "study", "cluster", "errors", "solver", "tune", "schedules", "report")
 needs_caffe = pytest.mark.skipif(
     importlib.util.find_spec("caffe") is None, reason="needs Caffe: run the tests with `make test`"
 )
 
 with contextlib.suppress(ImportError):
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
-    # A test must not fail because the machine is busy.
-    settings.register_profile("without deadlines", deadline=None)
-    settings.load_profile("without deadlines")
+    # A test must not fail because the machine is busy. The same examples each time make a failure
+    # repeatable; `make soak` tries many others.
+    patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+    settings.register_profile("default examples", derandomize=True, **patient)
+    settings.register_profile("many examples", max_examples=2000, **patient)
+    settings.load_profile("default examples")
 
 # The tests compare all digits of a training. The last ones depend on the number of BLAS threads.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
+def pytest_configure():
+    """Make the environment the same for all users.
+
+    This is not done when a process of a test imports this file, since its environment is set.
+    """
+    for name in list(os.environ):
+        if name.startswith(("PG", "LRBENCH_", "DASK_")):
+            del os.environ[name]
+    for name in ("COLUMNS", "LINES", "FORCE_COLOR"):
+        os.environ.pop(name, None)
+    os.environ["LC_ALL"] = "C.UTF-8"
+    # Matplotlib would warn if the home directory cannot be written.
+    folder = "lrbench-tests-%d" % os.getuid()
+    os.environ["MPLCONFIGDIR"] = os.path.join(tempfile.gettempdir(), folder)
+    # The tests start many Python processes. Without compiled modules, each of them takes longer.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest: then all workers end at about the same time."""
+    order = {"test_%s.py" % name: n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(os.path.basename(str(item.fspath)), len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -68,38 +103,89 @@ def private_home(room=2**30):
 @pytest.fixture(scope="session")
 def dsn():
     """The DSN of a private PostgreSQL server, which is the program's default during the session."""
-    from lrbench_caffe.database import server
+    from lrbench_caffe.database.programs import find_program
     from lrbench_caffe.errors import InputError
 
-    os.environ.pop("LRBENCH_DSN", None)
-    with private_home():
+    with private_home() as home:
         try:
-            address = server.start()
+            find_program("initdb", str(home))
         except InputError as error:
             pytest.skip(str(error))
-        yield address
+        yield start_server()
+
+
+def start_server():
+    """Start the private server for tests, and return its DSN.
+
+    It has a database with the schema, of which new ones are copies. It does not wait for the disk.
+    """
+    from lrbench_caffe.database import Store, server
+
+    address = server.start()
+    with administration(address) as cursor:
+        cursor.execute("ALTER SYSTEM SET fsync = off")
+        cursor.execute("SELECT pg_reload_conf()")
+        cursor.execute("CREATE DATABASE " + TEMPLATE)
+    Store(address + " dbname=" + TEMPLATE).close()
+    return address
 
 
 @contextlib.contextmanager
-def new_database_on(server):
-    """The DSN of a new database within the block, on the server with the given DSN."""
+def administration(server):
+    """A cursor for commands outside of transactions within the block."""
     import psycopg2
 
+    connection = psycopg2.connect(server)
+    connection.autocommit = True
+    try:
+        yield connection.cursor()
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def new_database_on(server, template=TEMPLATE):
+    """The DSN of a new database within the block.
+
+    Args:
+        server: The DSN of the server.
+        template: The database that it is a copy of.
+    """
     name = "test_" + uuid.uuid4().hex
-    admin = psycopg2.connect(server)
-    admin.autocommit = True
-    admin.cursor().execute("CREATE DATABASE " + name)
-    yield server + " dbname=" + name
-    admin.cursor().execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-    )
-    admin.cursor().execute("DROP DATABASE " + name)
-    admin.close()
+    with administration(server) as cursor:
+        end_sessions(cursor, template)
+        cursor.execute("CREATE DATABASE %s TEMPLATE %s" % (name, template))
+        if template != EMPTY:
+            give_identity(server + " dbname=" + name)
+        yield server + " dbname=" + name
+        end_sessions(cursor, name)
+        cursor.execute("DROP DATABASE " + name)
+
+
+def give_identity(database):
+    """Give a copy of a database the name and the UUID by which exports name their origin."""
+    with administration(database) as cursor:
+        cursor.execute(
+            "UPDATE origin SET database = %s, name = current_database() WHERE here",
+            [str(uuid.uuid4())],
+        )
+
+
+def end_sessions(cursor, database):
+    """End all sessions in a database; PostgreSQL neither copies nor drops it with one."""
+
+    def have_ended():
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database]
+        )
+        return not cursor.rowcount
+
+    wait_until(have_ended)
 
 
 @pytest.fixture
 def database(dsn):
-    """The DSN of a new database."""
+    """The DSN of a new database, which has the schema."""
     with new_database_on(dsn) as address:
         yield address
 
@@ -122,12 +208,42 @@ def lrbench(dsn):
             [sys.executable, "-m", "lrbench_caffe", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=100,
-            env=dict(os.environ, PYTHONPATH=ROOT),
+            timeout=LIMIT,
+            env=dict(os.environ, PYTHONPATH=os.pathsep.join([ROOT, TESTS])),
             **options,
         )
 
     return run
+
+
+@pytest.fixture
+def invoke(dsn, monkeypatch):
+    """Run the command line in this process, where its modules are imported only once.
+
+    invoke("rank", ...) returns what lrbench("rank", ...) returns. Trainings are processes of their
+    own as always.
+    """
+    from click.testing import CliRunner
+
+    from lrbench_caffe.cli import main
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, TESTS]))
+
+    def run(*arguments):
+        runner = CliRunner()
+        with contextlib.suppress(TypeError):  # click 8.2 separates the outputs always
+            runner = CliRunner(mix_stderr=False)
+        done = runner.invoke(main, list(map(str, arguments)), catch_exceptions=False)
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """A test that fails does not leave the processes that it has started."""
+    yield
+    studies.kill_started()
 
 
 @pytest.fixture
@@ -165,12 +281,39 @@ def trials(dsn):
 
 
 @pytest.fixture
-def command(digits):
-    """Arguments that train POLICIES on the digits in a study: command(name, *more)."""
-    from studies import DIGITS, POLICIES
+def command(digits, tmp_path):
+    """Arguments of a small study: command(name, *more, gate=None, policies=POLICIES)."""
 
-    def arguments(name, *more):
-        policies = [argument for policy in POLICIES for argument in ("--policy", policy)]
-        return ["study", "run", name, DIGITS, "--data", digits, "--seeds", "2", *policies, *more]
+    def arguments(name, *more, **options):
+        return studies.arguments(name, digits, tmp_path, *more, **options)
 
     return arguments
+
+
+@pytest.fixture
+def kill(dsn, name):
+    """Kill the program that runs the study: kill(process, gate=None).
+
+    Returns when the trainings that the gate holds have ended and the database has noticed.
+    """
+    from lrbench_caffe import database
+
+    def kill_program(process, gate=None):
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not (gate and gate.held()))
+        with database.Store(dsn) as store:
+            wait_until(lambda: not runs(store))
+
+    def runs(store):
+        return any(s.running for s in database.studies.summaries(store) if s.name == name)
+
+    return kill_program
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A Gate that holds the trainings of the study of `command`, which have a snapshot then."""
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    return Gate(folder, studies.HELD_AT, snapshot=True)

@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 
-import nets
 import pytest
-from conftest import ROOT, needs_caffe
-from studies import DIGITS, EXPECTED, expected, keys, pause_training, start, wait_until
+from conftest import needs_caffe
+from studies import EXPECTED, POLICIES, ROOT, TESTS, expected, held_rows, keys, start, states
 from trials import trial as made_up
+from waiting import LIMIT, wait_until
 
 pytest.importorskip("distributed", reason="needs Dask: run the tests with `make test`")
 import distributed
@@ -21,121 +21,146 @@ from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Job
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """Start a scheduler and workers of one thread each.
+class DaskCluster:
+    """A scheduler and workers of one thread each, as processes.
 
-    cluster(workers=3, **environment) returns the scheduler's address and all processes, the
-    scheduler first. The environment variables are for the scheduler.
+    Attributes:
+        address: The scheduler's address.
+        scheduler: Its process.
+        workers: The processes of the workers.
     """
-    processes = []
-    file = str(tmp_path / "scheduler.json")
 
-    def run(module, *arguments, **environment):
-        with open(str(tmp_path / "dask.log"), "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, "--scheduler-file", file, *arguments],
+    def __init__(self, folder, **environment):
+        """Start the scheduler; the environment variables are for it."""
+        self._folder, self._file = str(folder), str(folder / "scheduler.json")
+        options = ("--port", "0", "--no-dashboard", "--host", "127.0.0.1")
+        self.scheduler = self._run("distributed.cli.dask_scheduler", *options, **environment)
+        wait_until(lambda: os.path.exists(self._file) and os.path.getsize(self._file))
+        with open(self._file) as opened:
+            self.address = json.load(opened)["address"]
+        self.workers = []
+
+    def _run(self, module, *arguments, **environment):
+        path = os.pathsep.join([ROOT, TESTS])
+        with open(os.path.join(self._folder, "dask.log"), "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, "--scheduler-file", self._file, *arguments],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env=dict(os.environ, PYTHONPATH=ROOT, **environment),
+                env=dict(os.environ, PYTHONPATH=path, **environment),
             )
-        processes.append(process)
 
-    def start_cluster(workers=3, **environment):
-        options = ("--port", "0", "--no-dashboard", "--host", "127.0.0.1")
-        run("distributed.cli.dask_scheduler", *options, **environment)
-        wait_until(lambda: os.path.exists(file) and os.path.getsize(file))
+    def have_workers(self, count):
+        """Start workers until there are as many as that; return the cluster."""
+        self.workers = [worker for worker in self.workers if worker.poll() is None]
         options = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
-        for _ in range(workers):
-            run("distributed.cli.dask_worker", *options, "--local-directory", str(tmp_path))
-        with open(file) as opened:
-            return json.load(opened)["address"], processes
+        options += ("--local-directory", self._folder)
+        while len(self.workers) < count:
+            self.workers.append(self._run("distributed.cli.dask_worker", *options))
+        return self
 
-    yield start_cluster
-    for process in reversed(processes):
-        process.kill()
-        process.wait()
+    def end(self):
+        for process in [*self.workers, self.scheduler]:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A DaskCluster whose workers the tests may kill."""
+    cluster = DaskCluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.end()
+
+
+@pytest.fixture
+def failing_cluster(tmp_path):
+    """A DaskCluster of its own that does not repeat a training whose worker has died."""
+    (tmp_path / "cluster").mkdir()
+    environment = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    cluster = DaskCluster(tmp_path / "cluster", **environment)
+    yield cluster.have_workers(1)
+    cluster.end()
+
+
+def parent(pid):
+    """The process id of a process's parent."""
+    with open("/proc/%d/stat" % pid) as file:
+        return int(file.read().rsplit(")", 1)[1].split()[1])
 
 
 @needs_caffe
 def test_a_killed_worker_costs_its_trial_the_time_since_the_last_snapshot(
-    cluster, name, command, trials
+    cluster, name, command, trials, gate
 ):
-    address, (_, *workers) = cluster(workers=3)
-    study = start(*command(name, "--cluster", address, "--max-iter", "2000"))
-
-    def has_early_snapshot(folder):
-        path = os.path.join(folder, "state.json")
-        if not os.path.exists(path):
-            return False
-        with open(path) as file:
-            return json.load(file)["iteration"] <= 1500
-
-    # The worker is killed while its training is paused, so that the training cannot end before.
-    parents = [worker.pid for worker in workers]
-    parent, training, folder = pause_training(parents, has_early_snapshot)
-    workers[parents.index(parent)].kill()
-    os.kill(training, signal.SIGCONT)
-    _, errors = study.communicate(timeout=300)
+    workers = cluster.have_workers(2).workers
+    more = ("--seeds", "1", "--cluster", cluster.address)
+    study = start(*command(name, *more, gate=gate))
+    training = gate.wait(2)[0]
+    wait_until(lambda: held_rows(trials(name)) == 2)
+    (killed,) = [worker for worker in workers if worker.pid == parent(training)]
+    killed.kill()
+    killed.wait()
+    wait_until(lambda: not os.path.exists("/proc/%d" % training))  # none outlives its worker
+    gate.open()
+    _, errors = study.communicate(timeout=LIMIT)
     assert study.returncode == 0, errors
     recorded = trials(name)
-    assert {trial.state for trial in recorded} == {"finished"}
-    assert keys(recorded) == expected(max_iter=2000), "each row is recorded once"
-    (resumed,) = [trial for trial in recorded if trial.id == os.path.basename(folder)]
-    assert resumed.attempt == 2 and resumed.resumed_at
-    assert sum(trial.attempt == 1 for trial in recorded) >= 2, "the other workers continued"
+    assert states(recorded) == ["finished"] * 2
+    assert keys(recorded) == expected(seeds=[1]), "each row is recorded once"
+    other, resumed = sorted(recorded, key=lambda trial: trial.attempt)
+    assert (other.attempt, resumed.attempt) == (1, 2), "the other worker continued"
+    assert resumed.resumed_at
     later = [row for row in resumed.rows if row.iteration > resumed.resumed_at]
     assert {row.resumed_at for row in later} == {resumed.resumed_at}
-    assert not os.path.exists("/proc/%d" % training), "no training outlives its worker"
 
 
 @needs_caffe
-def test_a_study_whose_program_was_killed_can_be_resumed(cluster, name, command, trials):
-    address, _ = cluster(workers=2)
-    study = start(*command(name, "--cluster", address))
-    wait_until(
-        lambda: any(trial.rows and trial.rows[-1].iteration >= 100 for trial in trials(name))
-    )
-    study.kill()
-    study.communicate()
-    again = start(*command(name, "--cluster", address))
-    _, errors = again.communicate(timeout=300)
+def test_a_study_whose_program_was_killed_can_be_resumed(
+    cluster, name, command, trials, gate, kill
+):
+    """Its workers still train when the study is started again."""
+    arguments = command(name, "--cluster", cluster.have_workers(2).address, gate=gate)
+    study = start(*arguments)
+    gate.wait(2)
+    wait_until(lambda: held_rows(trials(name)) == 2)
+    kill(study)
+    again = start(*arguments)
+    gate.open()
+    _, errors = again.communicate(timeout=LIMIT)
     assert again.returncode == 0, errors
     assert keys(trials(name)) == EXPECTED
-    assert {trial.state for trial in trials(name)} == {"finished"}
+    assert states(trials(name)) == ["finished"] * 4
 
 
 @needs_caffe
-def test_ctrl_c_interrupts_a_local_cluster_and_the_study_resumes(name, lrbench, command, trials):
+def test_ctrl_c_interrupts_a_local_cluster_and_the_study_resumes(
+    name, invoke, command, trials, gate
+):
     """Ctrl-C reaches every process of the terminal, the workers among them."""
-    arguments = command(name, "--cluster", "local", "--jobs", "2")
-    study = start(*arguments, start_new_session=True)
-
-    def two_run():
-        running = [trial for trial in trials(name) if trial.state == "running" and trial.rows]
-        return sum(trial.rows[-1].iteration >= 50 for trial in running) == 2
-
-    wait_until(two_run)
+    more = ("--seeds", "1", "--cluster", "local", "--jobs", "2")
+    study = start(*command(name, *more, gate=gate), start_new_session=True)
+    gate.wait(2)
+    wait_until(lambda: held_rows(trials(name)) == 2)
     os.killpg(study.pid, signal.SIGINT)
-    _, errors = study.communicate(timeout=120)
+    _, errors = study.communicate(timeout=LIMIT)
     assert study.returncode == 130 and "Traceback" not in errors, errors
-    interrupted = [trial for trial in trials(name) if trial.state == "interrupted"]
-    assert interrupted and all(trial.error is None for trial in interrupted)
-    assert lrbench("study", "run", name, "--cluster", "local", "--jobs", "2").returncode == 0
-    assert keys(trials(name)) == EXPECTED
-    ids = {trial.id for trial in interrupted}
-    resumed = [trial for trial in trials(name) if trial.id in ids]
-    assert all(trial.attempt == 2 and trial.resumed_at >= 50 for trial in resumed)
+    assert states(trials(name)) == ["interrupted"] * 2
+    assert all(trial.error is None for trial in trials(name))
+    gate.open()
+    assert invoke("study", "run", name).returncode == 0
+    assert keys(trials(name)) == expected(seeds=[1])
+    assert all(trial.attempt == 2 and trial.resumed_at >= 20 for trial in trials(name))
 
 
 @needs_caffe
-def test_a_training_whose_workers_all_die_has_failed(cluster, name, digits, tmp_path, trials):
-    path = nets.write(tmp_path, nets.solver(max_iter=10**6, test_interval=100))
-    address, (_, worker) = cluster(workers=1, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
-    study = start("study", "run", name, path, "--data", digits, "--cluster", address)
-    wait_until(lambda: any(trial.rows for trial in trials(name)))
-    worker.kill()
-    _, errors = study.communicate(timeout=120)
+def test_a_training_whose_workers_all_die_has_failed(failing_cluster, name, command, trials, gate):
+    more = ("--seeds", "1", "--cluster", failing_cluster.address)
+    study = start(*command(name, *more, gate=gate, policies=POLICIES[:1]))
+    gate.wait()
+    wait_until(lambda: held_rows(trials(name)))
+    failing_cluster.workers[0].kill()
+    _, errors = study.communicate(timeout=LIMIT)
     (trial,) = trials(name)
     assert study.returncode == 1 and "Traceback" not in errors, errors
     assert trial.state == "failed" and "its Dask workers died" in trial.error and trial.rows
@@ -143,23 +168,24 @@ def test_a_training_whose_workers_all_die_has_failed(cluster, name, digits, tmp_
 
 @needs_caffe
 def test_a_study_that_loses_its_scheduler_can_be_resumed(
-    cluster, name, digits, lrbench, tmp_path, trials
+    failing_cluster, name, command, invoke, trials, gate
 ):
-    path = nets.write(tmp_path, nets.solver(max_iter=5000, test_interval=100))
-    address, (scheduler, _) = cluster(workers=1)
-    study = start("study", "run", name, path, "--data", digits, "--cluster", address)
-    wait_until(lambda: any(trial.rows for trial in trials(name)))
-    scheduler.kill()
-    _, errors = study.communicate(timeout=200)
+    more = ("--seeds", "1", "--cluster", failing_cluster.address)
+    study = start(*command(name, *more, gate=gate))
+    gate.wait()
+    wait_until(lambda: held_rows(trials(name)))
+    failing_cluster.scheduler.kill()
+    _, errors = study.communicate(timeout=LIMIT)
     assert study.returncode == 1 and "Traceback" not in errors, errors
     assert "lost the Dask cluster" in errors and "run the same command again" in errors
-    assert trials(name)[0].state == "interrupted"
-    assert lrbench("study", "run", name).returncode == 0
-    assert trials(name)[0].rows[-1].iteration == 5000
+    assert states(trials(name)) == ["interrupted"]
+    gate.open()
+    assert invoke("study", "run", name).returncode == 0
+    assert keys(trials(name)) == expected(seeds=[1])
 
 
-def test_an_unreachable_cluster_is_reported_in_one_line(name, lrbench, digits):
-    done = lrbench("study", "run", name, DIGITS, "--data", digits, "--cluster", "tcp://127.0.0.1:1")
+def test_an_unreachable_cluster_is_reported_in_one_line(name, lrbench, command):
+    done = lrbench(*command(name, "--cluster", "tcp://127.0.0.1:1"))
     assert done.returncode == 2 and "dask scheduler" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

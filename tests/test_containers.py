@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from waiting import LIMIT
 
 yaml = pytest.importorskip("yaml", reason="needs PyYAML: run the tests with `make test`")
 
@@ -78,7 +79,7 @@ def test_docker_test_reports_that_it_has_no_engine(tmp_path):
     done = subprocess.run(
         ["/bin/bash", os.path.join(ROOT, "docker", "test")],
         env={"PATH": str(tmp_path)},
-        timeout=120,
+        timeout=LIMIT,
         stdout=subprocess.PIPE,
         text=True,
     )

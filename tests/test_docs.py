@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,26 +38,17 @@ def pages_with(*options):
     return found
 
 
-@pytest.fixture(scope="session")
-def page_runs(request):
-    """A Future for each selected page, by (page, long); two pages run at a time."""
-    tests = [item for item in request.session.items if "page_runs" in item.fixturenames]
-    selected = [(item.callspec.params["page"], "long" in item.keywords) for item in tests]
-    with ThreadPoolExecutor(2) as pool:
-        yield {key: pool.submit(blocks.run_page, *key) for key in selected}
-
-
 @needs_caffe
 @pytest.mark.parametrize("page", pages_with())
-def test_commands_of_a_page_run(page, page_runs):
-    page_runs[page, False].result()
+def test_commands_of_a_page_run(page):
+    blocks.run_page(page)
 
 
 @needs_caffe
 @pytest.mark.long
 @pytest.mark.parametrize("page", pages_with("long"))
-def test_long_commands_of_a_page_run(page, page_runs):
-    page_runs[page, True].result()
+def test_long_commands_of_a_page_run(page):
+    blocks.run_page(page, long=True)
 
 
 @pytest.mark.parametrize("page", blocks.pages(), ids=lambda page: page.name)

@@ -13,11 +13,12 @@ import sys
 
 import pytest
 from conftest import ROOT, needs_caffe
+from waiting import LIMIT
 
 RUN = os.path.join(ROOT, "docker", "run")
 
 ANSWER_SIGNALS = """
-import signal, sys, time
+import signal, sys
 
 def answer(number, frame):
     sys.exit(40 + number)
@@ -25,15 +26,21 @@ def answer(number, frame):
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, answer)
 print("ready", flush=True)
-time.sleep(120)
+signal.pause()
 """
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A private cache, where docker/run remembers that Python has Caffe."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
-def variables(tmp_path_factory):
+def variables(cache):
     """Environment variables: the Python of these tests is python3, and the cache is private."""
     path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-    return dict(os.environ, PATH=path, XDG_CACHE_HOME=str(tmp_path_factory.mktemp("cache")))
+    return dict(os.environ, PATH=path, XDG_CACHE_HOME=cache)
 
 
 @pytest.fixture
@@ -45,7 +52,7 @@ def run(variables):
             [RUN, *command],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LIMIT,
             env=variables,
             **options,
         )
@@ -108,7 +115,7 @@ def test_signals_are_passed_on(variables, name):
     ) as process:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(number)
-        assert process.wait(timeout=60) == 40 + number
+        assert process.wait(timeout=LIMIT) == 40 + number
 
 
 def test_a_call_without_a_command_shows_an_example(run):
@@ -132,7 +139,7 @@ def test_without_caffe_docker_run_names_the_programs_to_install(tmp_path):
         [shutil.which("bash"), RUN, "true"],
         stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
         cwd=str(tmp_path),
         env={"PATH": "%s/python/bin:%s" % (tmp_path, programs), "HOME": str(tmp_path)},
     )

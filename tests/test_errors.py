@@ -5,19 +5,18 @@ without a traceback. If Caffe aborts nevertheless, the trial fails with Caffe's 
 status 1.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from typing import List, NamedTuple, Optional, Sequence
 
 import nets
 import pytest
-from conftest import ROOT
-from studies import wait_until
+from gate import Gate
+from studies import start
+from waiting import LIMIT, wait_until
 
 pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
 
@@ -147,29 +146,32 @@ FORESEEN = {
 
 
 @pytest.mark.parametrize("mistake", sorted(FORESEEN))
-def test_a_foreseen_mistake_is_an_error_in_one_sentence(mistake, tmp_path, digits, lrbench):
+def test_a_foreseen_mistake_is_an_error_in_one_sentence(
+    mistake, tmp_path, digits, invoke, monkeypatch
+):
     case = FORESEEN[mistake]
     path = nets.write(tmp_path, case.solver, case.net)
     solver = [] if mistake == "a missing solver" else [path]
-    done = lrbench("train", "--data", digits, *solver, *case.arguments, cwd=str(tmp_path))
+    monkeypatch.chdir(str(tmp_path))
+    done = invoke("train", "--data", digits, *solver, *case.arguments)
     last_line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert all(part in last_line for part in case.expected), last_line
     assert "Traceback" not in done.stderr and len(last_line) < 600
 
 
-def test_an_lmdb_that_another_container_reads_with_the_same_process_id(tmp_path, digits, lrbench):
+def test_an_lmdb_that_another_container_reads_with_the_same_process_id(tmp_path, digits, invoke):
     """LMDB locks the byte at its process id in the lock file. This test locks all bytes."""
     shutil.copytree(digits, str(tmp_path / "data"))
     path = nets.write(tmp_path)
     with open(str(tmp_path / "data" / "digits_train_lmdb" / "lock.mdb"), "r+b") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX, 0, 1)
-        done = lrbench("train", path, "--data", str(tmp_path / "data"))
+        done = invoke("train", path, "--data", str(tmp_path / "data"))
     last_line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, last_line
     assert "another container" in last_line and "read-only" in last_line
     assert "Traceback" not in done.stderr
-    unlocked = lrbench("train", path, "--data", str(tmp_path / "data"), "--max-iter", "1")
+    unlocked = invoke("train", path, "--data", str(tmp_path / "data"), "--max-iter", "1")
     assert unlocked.returncode == 0
 
 
@@ -205,7 +207,7 @@ def test_a_killed_training_is_reported_and_keeps_its_rows(tmp_path, digits, lrbe
         wait_for_rows(parent, 2)
         (child,) = children(parent.pid)
         os.kill(child, signal.SIGKILL)
-        _, stderr = parent.communicate(timeout=30)
+        _, stderr = parent.communicate(timeout=LIMIT)
     assert parent.returncode == 1 and "SIGKILL" in stderr and "Traceback" not in stderr
     failed = trial(dsn, "killed")
     assert failed.state == "failed" and len(failed.rows) >= 2
@@ -222,25 +224,43 @@ def test_after_ctrl_c_the_trial_is_interrupted_and_has_its_rows_and_a_snapshot(
     with running(path, digits, "--snapshot-prefix", str(tmp_path / "stopped")) as parent:
         wait_for_rows(parent, 2)
         parent.send_signal(number)
-        _, stderr = parent.communicate(timeout=30)
+        _, stderr = parent.communicate(timeout=LIMIT)
     assert parent.returncode == 130 and "Traceback" not in stderr
     stopped = trial(dsn, name)
     assert stopped.state == "interrupted" and len(stopped.rows) >= 2
     assert any(file.endswith(".solverstate") for file in os.listdir(str(tmp_path)))
 
 
-@pytest.mark.parametrize("seconds", [0.2, 0.5, 0.8])
-def test_ctrl_c_ends_the_program_while_caffe_starts(seconds, tmp_path, digits, dsn):
+def has_loaded(pid, library):
+    """Whether a process has loaded a library."""
+    with contextlib.suppress(OSError), open("/proc/%d/maps" % pid) as file:
+        return library in file.read()
+    return False
+
+
+def imports_its_modules(parent):
+    return has_loaded(parent.pid, "_multiarray_umath")
+
+
+def starts_a_training(parent):
+    return children(parent.pid)
+
+
+def loads_caffe(parent):
+    return any(has_loaded(child, "_caffe") for child in children(parent.pid))
+
+
+@pytest.mark.parametrize("moment", [imports_its_modules, starts_a_training, loads_caffe])
+def test_ctrl_c_ends_the_program_while_caffe_starts(moment, tmp_path, digits, dsn):
     """Before the modules of the command line are imported, the signal itself ends the process.
 
     A shell reports exit status 130 in both cases.
     """
     path = nets.write(tmp_path, nets.solver(max_iter=10**6))
     with running(path, digits) as parent:
-        wait_until(lambda: catches_ctrl_c(parent.pid))
-        time.sleep(seconds)
+        wait_until(lambda: moment(parent))
         parent.send_signal(signal.SIGINT)
-        _, stderr = parent.communicate(timeout=30)
+        _, stderr = parent.communicate(timeout=LIMIT)
     assert parent.returncode in (130, -signal.SIGINT) and stderr in (
         "lrbench: interrupted\n",
         "",
@@ -248,15 +268,16 @@ def test_ctrl_c_ends_the_program_while_caffe_starts(seconds, tmp_path, digits, d
 
 
 def test_ctrl_c_twice_interrupts_the_trial_at_once(tmp_path, digits, dsn):
-    """The first Ctrl-C waits for the evaluation, which takes minutes here."""
-    path = nets.write(
-        tmp_path, nets.solver(test_iter=10**6), nets.net().replace('"small"', '"twice"')
-    )
-    with running(path, digits) as parent:
-        wait_for("begin", parent)
+    """The first Ctrl-C waits for the iteration, which does not end here."""
+    (tmp_path / "gate").mkdir()
+    gate = Gate(tmp_path / "gate", iteration=5, stubborn=True)
+    net = nets.net(head=nets.ACCURACY + nets.LOSS + gate.layer).replace('"small"', '"twice"')
+    with running(nets.write(tmp_path, net_text=net), digits) as parent:
+        gate.wait()
         parent.send_signal(signal.SIGINT)
+        wait_until(gate.was_interrupted)
         parent.send_signal(signal.SIGINT)
-        parent.communicate(timeout=30)
+        parent.communicate(timeout=LIMIT)
     assert parent.returncode == 130 and trial(dsn, "twice").state == "interrupted"
 
 
@@ -268,41 +289,31 @@ def test_a_training_ends_when_its_parent_process_is_killed(tmp_path, digits, dsn
         (child,) = children(parent.pid)
         parent.kill()
         parent.communicate()
-    for _ in range(100):
-        if not os.path.exists("/proc/%d" % child):
-            return
-        time.sleep(0.1)
-    pytest.fail("the training is still running")
+    wait_until(lambda: not os.path.exists("/proc/%d" % child))
 
 
-def test_the_option_log_keeps_the_log_of_caffe(tmp_path, digits, lrbench):
+def test_the_option_log_keeps_the_log_of_caffe(tmp_path, digits, invoke):
     path = nets.write(tmp_path, nets.solver(max_iter=20, more="display: 10"))
-    done = lrbench("train", path, "--data", digits, "--log", tmp_path / "caffe.log")
+    done = invoke("train", path, "--data", digits, "--log", tmp_path / "caffe.log")
     assert done.returncode == 0 and "Iteration 10" in (tmp_path / "caffe.log").read_text()
 
 
 def test_an_incompletely_evaluated_test_set_is_reported_with_the_correct_test_iter(
-    tmp_path, digits, lrbench
+    tmp_path, digits, invoke
 ):
     path = nets.write(tmp_path, nets.solver(test_iter=3, max_iter=20))
-    done = lrbench("train", path, "--data", digits)
+    done = invoke("train", path, "--data", digits)
     assert done.returncode == 0
     assert "300 samples are tested of the 400" in done.stderr and "test_iter 4" in done.stderr
     path = nets.write(tmp_path, nets.solver(test_iter=5, max_iter=20), nets.net(test_batch=70))
-    done = lrbench("train", path, "--data", digits)
+    done = invoke("train", path, "--data", digits)
     assert "350 samples are tested of the 400" in done.stderr
     assert "batch_size 50 and test_iter 8" in done.stderr
 
 
 def running(path, data, *more):
     """Start `lrbench train --json`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "lrbench_caffe", "train", path, "--data", data, "--json", *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-        env=dict(os.environ, PYTHONPATH=ROOT),
-    )
+    return start("train", path, "--data", data, "--json", *more)
 
 
 def wait_for(event, process):
@@ -315,13 +326,6 @@ def wait_for(event, process):
 def wait_for_rows(process, rows):
     for _ in range(rows):
         wait_for("row", process)
-
-
-def catches_ctrl_c(pid):
-    """Whether a process has a handler for SIGINT. Python installs one when it starts."""
-    with open("/proc/%d/status" % pid) as file:
-        (mask,) = (int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
-    return mask >> (signal.SIGINT - 1) & 1
 
 
 def children(pid):

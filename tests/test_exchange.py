@@ -389,12 +389,12 @@ def test_a_row_has_the_columns_of_version_1_of_the_format():
     )
 
 
-def test_the_commands_report_what_they_did(file, lrbench, tmp_path):
-    done = lrbench("db", "export", tmp_path / "out.jsonl", "--dsn", file[1])
+def test_the_commands_report_what_they_did(file, invoke, tmp_path):
+    done = invoke("db", "export", tmp_path / "out.jsonl", "--dsn", file[1])
     assert done.returncode == 0 and "out.jsonl: %d trials" % len(TRIALS) in done.stdout
-    done = lrbench("db", "import", file[0], "--dsn", file[1])
+    done = invoke("db", "import", file[0], "--dsn", file[1])
     assert done.returncode == 0 and "%d already there" % len(TRIALS) in done.stdout
-    done = lrbench("db", "import", tmp_path / "no.jsonl")
+    done = invoke("db", "import", tmp_path / "no.jsonl")
     assert done.returncode == 2 and "no.jsonl" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -16,6 +16,7 @@ import uuid
 import nets
 import pytest
 from conftest import ROOT, needs_caffe
+from waiting import wait_until
 
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.paths import home
@@ -68,14 +69,6 @@ def stored_or_none(dsn, trial):
 def quick_retry(monkeypatch):
     """The Recorder tries an unavailable database again at once."""
     monkeypatch.setattr("lrbench_caffe.database.journal.RETRY_SECONDS", 0.1)
-
-
-def wait_until(condition, seconds=30):
-    """Wait until a condition is true; fail after these seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def record(recorder, trial, rows, end="finished"):
@@ -179,7 +172,7 @@ def test_connections_cut_during_transactions_neither_lose_nor_duplicate_rows(dsn
 def test_a_killed_program_leaves_an_interrupted_trial_with_all_its_rows(dsn):
     """After kill -9 with a torn last line, the next Recorder delivers all complete lines."""
     code = """
-import os, sys, time
+import os, sys
 sys.path.insert(0, "tests")
 import test_journal
 
@@ -190,10 +183,11 @@ test_journal.record(recorder, trial, range(3), end=None)
 path = os.path.join(test_journal.home(), "journal", trial.id + "-1.jsonl")
 open(path, "a").write('["row", {"iterat')
 print(trial.id, flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
     program = subprocess.Popen(
         [sys.executable, "-c", code, dsn],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
         env=dict(os.environ, PYTHONPATH=ROOT),

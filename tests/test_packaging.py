@@ -20,8 +20,8 @@ PACKAGES = {
     "psycopg2": "psycopg2-binary",
     "sklearn": "scikit-learn",
 }
-# No package brings Caffe, and only type checkers have _typeshed.
-UNDECLARED = {"_typeshed", "caffe", "lrbench_caffe"}
+# No package brings Caffe, which needs scikit-image; only type checkers have _typeshed.
+UNDECLARED = {"_typeshed", "caffe", "lrbench_caffe", "skimage"}
 
 
 @pytest.fixture(scope="module")

@@ -203,33 +203,53 @@ def test_trials_of_another_target_are_refused():
         scaling.scale_of_trials(targets.TARGETS["table-8"], [lenet_trial(inv, 0.9)])
 
 
-@needs_caffe
-def test_a_reproduction_is_trained_once_and_its_page_is_written_from_its_rows(
-    dsn, tmp_path, monkeypatch, capfd
-):
-    """Train LeNet for two iterations on images of MNIST's shape, and evaluate 10,000 of them."""
-    from types import SimpleNamespace
+def small_lenet(folder, digits):
+    """Another net of the name LeNet: its solver and the folder with its data."""
+    import nets
 
+    net = nets.net().replace('name: "small"', 'name: "LeNet"')
+    return nets.write(folder, net_text=net), digits
+
+
+def real_lenet(folder, digits):
+    """LeNet's solver, and a folder with images of MNIST's shape, 10,000 of them for the test."""
     from nets import random_lmdb
 
-    from lrbench_caffe import database, datasets
-    from lrbench_caffe.paper import reproduction
-    from lrbench_caffe.study.cores import Cores
+    from lrbench_caffe import datasets
 
-    data, out, scale = tmp_path / "data", str(tmp_path / "out"), 0.0002
+    data = folder / "data"
     data.mkdir()
     files = datasets.paths("mnist", str(data))
     random_lmdb(files.train, 200)
     random_lmdb(files.test, 10000)
+    return targets.SETTINGS["LeNet"].solver, str(data)
+
+
+@needs_caffe
+@pytest.mark.parametrize("lenet", [small_lenet, pytest.param(real_lenet, marks=pytest.mark.long)])
+def test_a_reproduction_is_trained_once_and_its_page_is_written_from_its_rows(
+    lenet, digits, database, tmp_path, monkeypatch, capfd
+):
+    """Train for two iterations."""
+    from types import SimpleNamespace
+
+    from lrbench_caffe.database import Store
+    from lrbench_caffe.paper import reproduction
+    from lrbench_caffe.study.cores import Cores
+
+    dsn, out, scale = database, str(tmp_path / "out"), 0.0002
+    solver, data = lenet(tmp_path, digits)
     table_7 = targets.TARGETS["table-7"]
+    setting = targets.SETTINGS["LeNet"]._replace(solver=solver)
+    monkeypatch.setitem(targets.SETTINGS, "LeNet", setting)
     # INV and POLY, which have no steps that vanish at this scale.
     target = table_7._replace(policies=table_7.policies[1:3], published=table_7.published[1:3])
     begun = []
     display = SimpleNamespace(
         begin=begun.append, note=print, on_event=lambda job, kind, content: None
     )
-    assert reproduction.prepare(target, scale, out, str(data)) == str(data)
-    assert reproduction.train(target, scale, 1, Cores(2), display, str(data), dsn) == 0
+    assert reproduction.prepare(target, scale, out, data) == data
+    assert reproduction.train(target, scale, 1, Cores(2), display, data, dsn) == 0
     rows = reproduction.export(target, scale, out, dsn)
     _, page, trials = reproduction.write(target, rows, out)
     assert [trial.policy for trial in sorted(trials, key=lambda trial: trial.policy)] == [
@@ -240,10 +260,10 @@ def test_a_reproduction_is_trained_once_and_its_page_is_written_from_its_rows(
         trial.state == "finished" and [row.iteration for row in trial.rows][-1] == 2
         for trial in trials
     )
-    with database.Store(dsn) as store:
+    with Store(dsn) as store:
         stored = store.trials(study="table-7-at-0.0002")
     assert [trial.rows for trial in trials] == [trial.rows for trial in stored]
-    assert reproduction.train(target, scale, 1, Cores(2), display, str(data), dsn) == 0
+    assert reproduction.train(target, scale, 1, Cores(2), display, data, dsn) == 0
     assert len(begun) == 1, "the second call trains nothing"
     assert os.path.basename(page) == "table-7-at-0.0002.md"
     text = open(page, encoding="utf-8").read()
@@ -259,7 +279,7 @@ def test_a_reproduction_is_trained_once_and_its_page_is_written_from_its_rows(
     monkeypatch.setitem(targets.TARGETS, "table-7", target)
     again = str(tmp_path / "again")
     reproduction.reproduce(
-        "Table VII", again, lambda: Cores(2), None, str(data), seeds=1, scale=scale, dsn=dsn
+        "Table VII", again, lambda: Cores(2), None, data, seeds=1, scale=scale, dsn=dsn
     )
     output = capfd.readouterr().out
     assert "page: %s" % os.path.join(again, os.path.basename(page)) in output
@@ -289,10 +309,10 @@ def rows(dsn, tmp_path):
 
 
 @needs_caffe
-def test_a_page_is_written_from_an_export_without_a_database(rows, tmp_path, lrbench):
+def test_a_page_is_written_from_an_export_without_a_database(rows, tmp_path, invoke):
     out = tmp_path / "out"
     for _ in range(2):
-        ended = lrbench(
+        ended = invoke(
             "reproduce",
             "table-VII",
             "--from",
@@ -353,8 +373,8 @@ def test_a_page_names_the_test_interval_and_resumed_and_uncounted_trials(dsn, tm
 
 
 @needs_caffe
-def test_json_and_csv_have_policy_and_scale_in_each_row(rows, tmp_path, lrbench):
-    ended = lrbench("reproduce", "table-7", "--from", rows, "--out", tmp_path, "--format", "json")
+def test_json_and_csv_have_policy_and_scale_in_each_row(rows, tmp_path, invoke):
+    ended = invoke("reproduce", "table-7", "--from", rows, "--out", tmp_path, "--format", "json")
     lines = json.loads(ended.stdout)
     assert [line["line"] for line in lines] == ["ours", "published", "difference"] * 10
     assert {line["scale"] for line in lines} == {1} and lines[3][
@@ -362,7 +382,7 @@ def test_json_and_csv_have_policy_and_scale_in_each_row(rows, tmp_path, lrbench)
     ] == "INV(k0=0.01, gamma=0.0001, p=0.75)"
     assert lines[3]["top1"] == pytest.approx(0.99) and lines[4]["top1_std"] == pytest.approx(0.0002)
     assert (
-        lrbench(
+        invoke(
             "reproduce", "table-7", "--from", rows, "--out", tmp_path, "--format", "csv"
         ).stdout.count("\n")
         == 31
@@ -381,24 +401,24 @@ def test_json_and_csv_have_policy_and_scale_in_each_row(rows, tmp_path, lrbench)
 )
 @needs_caffe
 def test_an_unsuitable_export_is_refused_with_the_reason(
-    rows, tmp_path, lrbench, name, change, reason
+    rows, tmp_path, invoke, name, change, reason
 ):
     if change:
         content = open(rows, "rb").read().replace(*change)
         with open(rows, "wb") as file:
             file.write(content)
-    ended = lrbench("reproduce", name, "--from", rows, "--out", tmp_path / "out")
+    ended = invoke("reproduce", name, "--from", rows, "--out", tmp_path / "out")
     assert ended.returncode == 2 and reason in ended.stderr and ended.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 @needs_caffe
 def test_a_missing_export_or_an_impossible_folder_is_refused_with_the_reason(
-    rows, tmp_path, lrbench
+    rows, tmp_path, invoke
 ):
-    ended = lrbench("reproduce", "table-7", "--from", tmp_path / "none.jsonl")
+    ended = invoke("reproduce", "table-7", "--from", tmp_path / "none.jsonl")
     assert ended.returncode == 2 and "none.jsonl" in ended.stderr and ended.stderr.count("\n") == 1
-    ended = lrbench("reproduce", "table-7", "--from", rows, "--out", os.path.join(rows, "below"))
+    ended = invoke("reproduce", "table-7", "--from", rows, "--out", os.path.join(rows, "below"))
     assert ended.returncode == 2 and "--out" in ended.stderr and ended.stderr.count("\n") == 1
 
 
@@ -413,8 +433,8 @@ def test_a_missing_export_or_an_impossible_folder_is_refused_with_the_reason(
         ("--test-interval", "9"),
     ],
 )
-def test_training_options_are_refused_if_nothing_is_trained(rows, tmp_path, lrbench, option):
-    ended = lrbench("reproduce", "table-7", "--from", rows, "--out", tmp_path / "out", *option)
+def test_training_options_are_refused_if_nothing_is_trained(rows, tmp_path, invoke, option):
+    ended = invoke("reproduce", "table-7", "--from", rows, "--out", tmp_path / "out", *option)
     assert (
         ended.returncode == 2
         and "--from trains nothing, but %s" % option[0] in ended.stderr
@@ -430,8 +450,8 @@ def test_training_options_are_refused_if_nothing_is_trained(rows, tmp_path, lrbe
         (("--from", "rows"), "not made from trials"),
     ],
 )
-def test_training_options_and_rows_are_refused_for_figure_1(tmp_path, lrbench, options, reason):
-    ended = lrbench("reproduce", "figure-1", "--out", tmp_path / "out", *options)
+def test_training_options_and_rows_are_refused_for_figure_1(tmp_path, invoke, options, reason):
+    ended = invoke("reproduce", "figure-1", "--out", tmp_path / "out", *options)
     assert ended.returncode == 2 and reason in ended.stderr and not (tmp_path / "out").exists()
 
 

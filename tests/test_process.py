@@ -12,6 +12,7 @@ import nets
 import pytest
 from conftest import ROOT, needs_caffe
 from trials import trial as made_up
+from waiting import LIMIT
 
 pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
@@ -74,9 +75,37 @@ def test_a_training_finds_the_program_where_its_parent_found_it(tmp_path, digits
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT,
     )
     assert done.stdout == "FIX(k0=0.01)\n", done.stderr
+
+
+READ_IMAGES = """
+import sys
+import lrbench_caffe.training.worker
+import caffe
+import numpy as np
+
+print("skimage" in sys.modules)
+image = np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3)
+small = caffe.io.resize_image(image, (2, 2))
+print(small.shape, float(small.min()) < float(small.max()))
+print(caffe.io.skimage.img_as_float(np.full(1, 255, np.uint8)))
+import skimage
+print(skimage is sys.modules["skimage"], skimage.__version__ > "0")
+"""
+
+
+@needs_caffe
+def test_a_training_imports_scikit_image_when_it_reads_images():
+    done = subprocess.run(
+        [sys.executable, "-c", READ_IMAGES],
+        env=dict(os.environ, PYTHONPATH=ROOT),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.stdout.splitlines() == ["False", "(2, 2, 3) True", "[1.]", "True True"], done.stderr
 
 
 @needs_caffe

@@ -112,10 +112,8 @@ def data_layer(name, phase):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """trained(name): what TRAIN prints for a net on a few random images."""
-    folder = tmp_path_factory.mktemp("nets")
-    os.symlink(os.path.join(ROOT, "prototxt"), str(folder / "prototxt"))
-    data = folder / "data"  # the current directory, from which Caffe finds the nets of the solvers
+    """trained(name): what TRAIN prints for a net on a few random images, in small batches."""
+    data = tmp_path_factory.mktemp("nets")
     results = {}
 
     def train(name):
@@ -125,8 +123,13 @@ def trained(tmp_path_factory):
             images, labels = random.randint(0, 256, (20,) + shape), random.randint(0, 10, 20)
             part = datasets.Part(images.astype(np.uint8), labels.astype(np.uint8))
             datasets.write_dataset(dataset, str(data), part, part, pad)
-            param = solver(name)
+            param, small = solver(name), net(name)
+            for layer in small.layer:
+                if layer.type == "Data":
+                    layer.data_param.batch_size = 10
+            (data / "net.prototxt").write_text(str(small))
             param.test_initialization, param.random_seed = False, 1
+            param.net = "net.prototxt"
             (data / "solver.prototxt").write_text(str(param))
             run = subprocess.run(
                 [sys.executable, "-c", TRAIN, "solver.prototxt"],

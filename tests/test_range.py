@@ -8,8 +8,9 @@ import time
 
 import pytest
 from conftest import needs_caffe
-from studies import DIGITS, start, wait_until
+from studies import DIGITS, start, states
 from trials import trial
+from waiting import wait_until
 
 from lrbench_caffe.errors import TrialError
 from lrbench_caffe.policies import Policy
@@ -250,10 +251,16 @@ def command(name, digits, tmp_path):
 
 @needs_caffe
 def test_decades_until_the_accuracy_drops_for_good_then_rates_beside_the_good_ones(
-    name, lrbench, trials, command, tmp_path
+    name, invoke, trials, command, tmp_path, kill
 ):
-    done = lrbench(*command, "--format", "json")
+    """The range test is killed after its first training, and continues."""
+    interrupted = start(*command, "--jobs", "1")
+    wait_until(lambda: "finished" in states(trials(name)))
+    kill(interrupted)
+    before = {trial.id: trial for trial in trials(name) if trial.state == "finished"}
+    done = invoke(*command, "--format", "json")
     assert done.returncode == 0, done.stderr
+    assert before.items() <= {trial.id: trial for trial in trials(name)}.items()
     rows = json.loads(done.stdout)
     assert [row["k0"] for row in rows] == [0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
     assert [row["k0"] for row in rows if row["diverged"]] == [0.2, 0.5, 1.0]
@@ -268,29 +275,15 @@ def test_decades_until_the_accuracy_drops_for_good_then_rates_beside_the_good_on
     assert {trial.setup.seed for trial in stored} == {1}
     # Five trainings ran to their end, three at most to their first evaluation.
     assert "the test took 900 iterations in 8 trainings" in done.stderr
-    again = lrbench(*command, "--format", "json")
+    again = invoke(*command, "--format", "json")
     assert again.returncode == 0
     assert json.loads(again.stdout) == rows
     assert trials(name) == stored
 
 
 @needs_caffe
-def test_an_interrupted_range_test_continues(name, lrbench, trials, command):
-    interrupted = start(*command, "--jobs", "1")
-    wait_until(lambda: any(trial.state == "finished" for trial in trials(name)))
-    interrupted.kill()
-    interrupted.communicate()
-    before = {trial.id: trial for trial in trials(name) if trial.state == "finished"}
-    done = lrbench(*command)
-    assert done.returncode == 0, done.stderr
-    after = {trial.id: trial for trial in trials(name)}
-    assert before.items() <= after.items()
-    assert len(after) == 8
-
-
-@needs_caffe
-def test_a_sweep_is_a_single_training_with_a_growing_rate(name, lrbench, trials, command):
-    done = lrbench(*command, "--sweep", "--format", "csv")
+def test_a_sweep_is_a_single_training_with_a_growing_rate(name, invoke, trials, command):
+    done = invoke(*command, "--sweep", "--format", "csv")
     assert done.returncode == 0, done.stderr
     (swept,) = trials(name)
     rates = [row.lr for row in swept.rows]
@@ -318,8 +311,8 @@ def test_a_sweep_is_a_single_training_with_a_growing_rate(name, lrbench, trials,
         ((DIGITS, "--data", "/not/there"), "data folder /not/there not found"),
     ],
 )
-def test_invalid_arguments_are_reported_in_one_line(arguments, sentence, lrbench, digits):
-    done = lrbench("range", "--data", digits, *arguments)
+def test_invalid_arguments_are_reported_in_one_line(arguments, sentence, invoke, digits):
+    done = invoke("range", "--data", digits, *arguments)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1

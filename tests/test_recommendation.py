@@ -392,13 +392,13 @@ def test_standings_ignore_the_same_settings_as_the_ranking(store):
 
 
 @needs_caffe
-def test_the_command_recommends_by_name_and_by_solver(lrbench, digits, database):
+def test_the_command_recommends_by_name_and_by_solver(invoke, digits, database):
     def recommend(*arguments):
-        return lrbench("recommend", *arguments, "--dsn", database)
+        return invoke("recommend", *arguments, "--dsn", database)
 
     solver = ["--solver", DIGITS, "--data", digits]
     arguments = ["--data", digits, "--max-iter", "50", "--policy", FAIR, "--dsn", database]
-    assert lrbench("study", "run", "known", DIGITS, *arguments).returncode == 0
+    assert invoke("study", "run", "known", DIGITS, *arguments).returncode == 0
     by_name = recommend("--dataset", "digits", "--network", "Digits", "--format", "json")
     by_solver = recommend(*solver, "--format", "json")
     assert by_name.returncode == 0, by_name.stderr

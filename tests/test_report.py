@@ -8,11 +8,11 @@ import os
 import socket
 import struct
 import threading
-import time
 
 import browser
 import pytest
 from trials import NETWORK, record, trial
+from waiting import LIMIT, wait_until
 
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
@@ -77,13 +77,6 @@ def click(driver, selector):
     element.click()
 
 
-def wait(condition, seconds=15):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
-
-
 def drawn(driver, chart):
     """The names of the lines in a chart."""
     return driver.execute_script(
@@ -115,7 +108,7 @@ def report(store, tmp_path, chromium):
         page.write(str(path), content.load(store, {}, ranking.parse_criterion("top1")))
         chromium.get_log("browser")
         chromium.get("file://%s" % path)
-        wait(lambda: chromium.execute_script("return document.readyState") == "complete")
+        wait_until(lambda: chromium.execute_script("return document.readyState") == "complete")
         return chromium
 
     return open_report
@@ -171,7 +164,7 @@ def test_the_four_curves_zoom_together(report):
     driver.find_element("id", "to").send_keys("100\t")
     script = "return document.getElementById(arguments[0]).layout.xaxis.range"
     for chart in ("rate", "top1", "train_loss", "test_loss"):
-        wait(lambda: driver.execute_script(script, chart) == [0, 100])
+        wait_until(lambda: driver.execute_script(script, chart) == [0, 100])
 
 
 def test_html_in_names_is_shown_as_text(report):
@@ -288,7 +281,7 @@ def test_controls_have_accessible_names_and_visible_focus(report):
         "the charts are described"
     )
     driver.find_element("css selector", "figure:has(#top1) summary").send_keys(Keys.ENTER)
-    wait(lambda: BEST in driver.find_element("css selector", "figure:has(#top1) table").text)
+    wait_until(lambda: BEST in driver.find_element("css selector", "figure:has(#top1) table").text)
     script = """
         const controls = [...document.querySelectorAll('button, input, summary')];
         const isOutlined = control => {
@@ -349,13 +342,13 @@ def test_live_page_grows_and_keeps_selection_and_sorting(store, address, chromiu
     for row in trial(top1=[0.1, 0.6, 0.7]).rows[1:]:
         store.add(running.id, row)
     script = "return document.getElementById('top1').data[0].y.length"
-    wait(lambda: chromium.execute_script(script) == 3)
+    wait_until(lambda: chromium.execute_script(script) == 3)
     assert column(chromium, 2) == before, "still sorted by policy"
     assert drawn(chromium, "top1") == [running.policy + ", seed 1"]
     store.end(running.id, "finished", 1700000500.0)
-    wait(lambda: running.policy in column(chromium, 2))
+    wait_until(lambda: running.policy in column(chromium, 2))
     record(store, trial("EXP(k0=0.05, gamma=0.995)"))
-    wait(lambda: "EXP(k0=0.05, gamma=0.995)" in column(chromium, 2))
+    wait_until(lambda: "EXP(k0=0.05, gamma=0.995)" in column(chromium, 2))
     assert drawn(chromium, "top1") == [running.policy + ", seed 1"]
     assert browser_errors(chromium) == []
 
@@ -364,13 +357,13 @@ def test_live_page_of_an_empty_database_shows_the_first_trials(store, address, c
     chromium.get("http://%s/" % address)
     assert chromium.find_element("id", "empty").is_displayed()
     record(store, *example_trials())
-    wait(lambda: column(chromium, 2)[:1] == [BEST + " Pareto"])
+    wait_until(lambda: column(chromium, 2)[:1] == [BEST + " Pareto"])
     assert BEST in drawn(chromium, "rate")
 
 
 def ask(address, path="/content.json", method="GET", **headers):
     """The server's answer and its body."""
-    connection = http.client.HTTPConnection(address, timeout=10)
+    connection = http.client.HTTPConnection(address, timeout=LIMIT)
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     return answer, answer.read()
@@ -389,17 +382,18 @@ def test_server_survives_a_lost_database_and_a_lost_browser(database, address, c
     admin.cursor().execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
     )
-    time.sleep(live.CACHE_SECONDS)
+    wait_until(lambda: ask(address)[0].status == 503)  # what it has read is shown for a moment
     answer, body = ask(address)
     assert answer.status == 503 and b"not currently accepting connections" in body
     allow_connections("true")
     assert ask(address)[0].status == 200
     host, port = address.split(":")
+    threads = threading.active_count()
     with socket.create_connection((host, int(port))) as browser_socket:
         browser_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         browser_socket.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         browser_socket.recv(100)
-    time.sleep(0.5)
+    wait_until(lambda: threading.active_count() <= threads)
     assert ask(address)[0].status == 200 and capfd.readouterr().err == ""
     admin.close()
 
@@ -488,8 +482,8 @@ def test_trainings_of_another_length_are_another_task_that_keeps_its_id(store):
 
 
 @pytest.mark.parametrize("file", ["curve.png", "curve.svg"])
-def test_plot_writes_pictures(file, tmp_path, lrbench):
-    done = lrbench("plot", BEST, "POLY(k0=0.05, p=1.2, l=50)", "--out", tmp_path / file)
+def test_plot_writes_pictures(file, tmp_path, invoke):
+    done = invoke("plot", BEST, "POLY(k0=0.05, p=1.2, l=50)", "--out", tmp_path / file)
     assert done.returncode == 0
     assert (tmp_path / file).read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
 
@@ -521,8 +515,8 @@ def test_a_file_that_does_not_fit_on_the_disk_leaves_nothing(file, small_disk, s
         ("STEP(k0=0.1, gamma=0.1, l=9007199254740992)", 2**31 - 1),
     ],
 )
-def test_plot_shows_the_typical_length_of_a_policy(policy, end, lrbench):
-    done = lrbench("plot", policy, "--terminal")
+def test_plot_shows_the_typical_length_of_a_policy(policy, end, invoke):
+    done = invoke("plot", policy, "--terminal")
     assert done.returncode == 0
     last_tick = done.stdout.splitlines()[-4].split()[-1]
     assert last_tick.rstrip(".0") == str(end).rstrip(".0")
@@ -530,9 +524,9 @@ def test_plot_shows_the_typical_length_of_a_policy(policy, end, lrbench):
     assert "\x1b" not in done.stdout, "colours are for terminals"
 
 
-def test_plot_ends_a_curve_with_its_policy(lrbench):
+def test_plot_ends_a_curve_with_its_policy(invoke):
     policies = ("POLY(k0=0.05, p=1.2, l=50)", "FIX(k0=0.01)")
-    done = lrbench("plot", *policies, "--max-iter", 100, "--terminal")
+    done = invoke("plot", *policies, "--max-iter", 100, "--terminal")
     assert done.returncode == 0
     lowest = [line for line in done.stdout.splitlines() if "┤" in line or "│" in line][-1]
     assert lowest.rstrip("│").rstrip().endswith("x"), "POLY is 0 at 50, half-way, and ends"
@@ -546,8 +540,8 @@ def test_plot_ends_a_curve_with_its_policy(lrbench):
         ("FIX(k0=1e308)", "Caffe's learning rates"),
     ],
 )
-def test_plot_reports_policies_that_it_cannot_draw(policy, message, lrbench):
-    done = lrbench("plot", policy, "--terminal")
+def test_plot_reports_policies_that_it_cannot_draw(policy, message, invoke):
+    done = invoke("plot", policy, "--terminal")
     assert done.returncode == 2 and message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -571,7 +565,7 @@ def test_plot_without_a_display_suggests_other_outputs(display, reason, lrbench,
         (("plot", BEST, "--out", "/no/x.png"), "/no/x.png (No such file or directory): name"),
     ],
 )
-def test_invalid_input_is_reported_in_one_line(arguments, message, lrbench):
-    done = lrbench(*arguments)
+def test_invalid_input_is_reported_in_one_line(arguments, message, invoke):
+    done = invoke(*arguments)
     assert done.returncode == 2 and message in done.stderr
     assert len(done.stderr.splitlines()) == 1

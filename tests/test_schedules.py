@@ -2,17 +2,12 @@
 
 import json
 import os
-import random
-import signal
 import subprocess
-import sys
-import time
-import uuid
 
 import nets
 import numpy as np
 import pytest
-from conftest import ROOT
+from studies import start
 
 caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
 from test_solver import assert_same_weights  # noqa: E402
@@ -217,42 +212,22 @@ def test_a_snapshot_without_the_memory_of_plateau_is_an_error_in_one_sentence(
     assert fixed.state == "finished", "FIX needs no memory"
 
 
-def test_plateau_has_all_evaluations_after_kill_9_of_the_study(lrbench, digits, dsn):
+def test_plateau_has_all_evaluations_after_kill_9_of_the_study(
+    name, invoke, command, trials, gate, kill
+):
     """The stored rates equal those computed from all stored rows."""
-    name, text = "study-" + uuid.uuid4().hex, "PLATEAU(k0=0.05, gamma=0.7, l=50, of=top1)"
-    command = [
-        "study",
-        "run",
-        name,
-        os.path.join(ROOT, "solvers", "digits_solver.prototxt"),
-        "--data",
-        digits,
-        "--jobs",
-        "1",
-        "--policy",
-        text,
-        "--max-iter",
-        "1500",
-    ]
-    clock, killed = random.Random(5), 0
-    for _ in range(3):
-        study = subprocess.Popen(
-            [sys.executable, "-m", "lrbench_caffe"] + command,
-            env=dict(os.environ, PYTHONPATH=ROOT),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(clock.uniform(2.5, 4))
-        study.send_signal(signal.SIGKILL)
-        study.communicate()
-        killed += study.returncode == -signal.SIGKILL
-    done = lrbench(*command)
-    assert done.returncode == 0 and killed, done.stderr
-    with database.Store(dsn) as store:
-        (trial,) = store.trials(study=name)
-    assert trial.state == "finished" and [row.iteration for row in trial.rows] == list(
-        range(0, 1501, 50)
-    )
+    text = "PLATEAU(k0=0.05, gamma=0.7, l=10, of=top1)"
+    options = ("--seeds", "1", "--max-iter", "300")
+    for _ in range(2):
+        study = start(*command(name, *options, gate=gate, policies=[text]))
+        gate.wait()
+        kill(study, gate)
+    gate.open()
+    assert invoke("study", "run", name).returncode == 0
+    (trial,) = trials(name)
+    assert trial.attempt == 3 and trial.resumed_at
+    iterations = [row.iteration for row in trial.rows]
+    assert trial.state == "finished" and iterations == list(range(0, 301, 10))
     assert [row.lr for row in trial.rows] == pytest.approx(
         replayed(Policy.parse(text), trial.rows), rel=1e-6
     )
@@ -286,7 +261,7 @@ def test_lengths_in_epochs_are_converted_with_the_size_of_the_training_set(
         ).policy == "STEP(k0=0.01, gamma=0.5, l=%d)" % round(2 * samples / 50 / iter_size)
 
 
-def test_an_epoch_of_unknown_length_is_an_error_in_one_sentence(tmp_path, digits, lrbench):
+def test_an_epoch_of_unknown_length_is_an_error_in_one_sentence(tmp_path, digits, invoke):
     random_data = (
         'layer { name: "train" type: "DummyData" top: "data" top: "label" '
         "include { phase: TRAIN } dummy_data_param { "
@@ -295,7 +270,7 @@ def test_an_epoch_of_unknown_length_is_an_error_in_one_sentence(tmp_path, digits
     head, _, tail = nets.net().partition("layer {")
     test_layer = tail[tail.index("layer {") :]
     path = nets.write(tmp_path, net_text=head + random_data + test_layer)
-    done = lrbench(
+    done = invoke(
         "train", path, "--data", digits, "--policy", "STEP(k0=0.01, gamma=0.5, l=2 epochs)"
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
@@ -311,9 +286,9 @@ def test_an_epoch_of_unknown_length_is_an_error_in_one_sentence(tmp_path, digits
     ],
 )
 def test_a_policy_that_cannot_be_trained_is_an_error_before_the_training(
-    text, expected, solver, lrbench, dsn
+    text, expected, solver, invoke, dsn
 ):
-    done = lrbench("train", solver(), "--policy", text)
+    done = invoke("train", solver(), "--policy", text)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert all(part in done.stderr for part in expected)
 

@@ -16,9 +16,10 @@ import nets
 import pytest
 import simulation
 from conftest import ROOT, needs_caffe, private_home
-from studies import DIGITS, EXPECTED, POLICIES, keys, pause_on_its_way, start, wait_until
+from studies import DIGITS, EXPECTED, MAX_ITER, POLICIES, expected, held_rows, keys, start, states
 from trials import record
 from trials import trial as made_up
+from waiting import LIMIT, wait_until
 
 from lrbench_caffe.paths import home
 
@@ -40,41 +41,63 @@ from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Job
 
 
-def states(trials):
-    return {trial.state for trial in trials}
-
-
 @needs_caffe
-def test_a_study_trains_each_trial_once(name, lrbench, command, trials):
-    assert lrbench(*command(name)).returncode == 0
+def test_a_study_trains_each_trial_once(name, invoke, command, trials):
+    assert invoke(*command(name)).returncode == 0
     first = trials(name)
-    assert keys(first) == EXPECTED and states(first) == {"finished"}
+    assert keys(first) == EXPECTED and states(first) == ["finished"] * 4
     assert {trial.threads for trial in first} == {1}
     assert all("openblas" in trial.blas for trial in first)
-    assert lrbench(*command(name)).returncode == 0
+    assert invoke(*command(name)).returncode == 0
     assert trials(name) == first, "finished trials are not trained again"
-    assert lrbench(*command(name, "--policy", "EXP(k0=0.05, gamma=0.995)")).returncode == 0
-    assert trials(name)[:4] == first and len(trials(name)) == 6, "new trials are added"
-    assert "finished" in lrbench("study", "list").stdout
-    assert POLICIES[1] in lrbench("study", "show", name).stdout
+    new = ("--seeds", "1", "--policy", "EXP(k0=0.05, gamma=0.995)")
+    assert invoke(*command(name, *new)).returncode == 0
+    assert trials(name)[:4] == first and len(trials(name)) == 5, "new trials are added"
+    assert "finished" in invoke("study", "list").stdout
+    assert POLICIES[1] in invoke("study", "show", name).stdout
 
 
 @needs_caffe
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.long)])
 def test_killing_the_study_repeatedly_neither_loses_nor_duplicates_rows(
-    kills, name, lrbench, command, trials
+    name, invoke, command, trials, gate, kill
 ):
-    clock = random.Random(kills)
-    for _ in range(kills):
-        study = start(*command(name, "--jobs", "2"))
-        time.sleep(clock.uniform(1.5, 4))
-        study.kill()
-        study.communicate()
-    done = lrbench(*command(name))
-    assert done.returncode == 0, done.stderr
-    recorded = trials(name)
-    assert keys(recorded) == EXPECTED and states(recorded) == {"finished"}
-    rows = [row for trial in recorded for row in trial.rows]
+    """It is killed before its trainings begin, while two of them run, and after one has ended."""
+    study = start(*command(name, gate=gate))
+    wait_until(lambda: name + " (runs)" in invoke("study", "list").stdout)
+    kill(study, gate)
+    study = start(*command(name, "--jobs", "2", gate=gate))
+    gate.wait(2)
+    wait_until(lambda: held_rows(trials(name)) == 2)
+    kill(study, gate)
+    study = start(*command(name, "--jobs", "2", gate=gate))
+    gate.release(gate.wait(2)[0])
+    wait_until(lambda: "finished" in states(trials(name)))
+    kill(study, gate)
+    gate.open()
+    assert invoke("study", "run", name).returncode == 0
+    check_repeatedly_killed(name, trials(name))
+    resumed = [trial for trial in trials(name) if trial.resumed_at is not None]
+    assert resumed, "some trainings resumed from a snapshot"
+
+
+@needs_caffe
+@pytest.mark.long
+def test_killing_the_study_at_random_moments_neither_loses_nor_duplicates_rows(
+    name, invoke, command, trials, kill
+):
+    clock = random.Random(20)
+    for _ in range(20):
+        study = start(*command(name, "--jobs", "2", "--max-iter", "2000"))
+        time.sleep(clock.uniform(0.5, 5))
+        kill(study)
+    assert invoke(*command(name, "--max-iter", "2000")).returncode == 0
+    check_repeatedly_killed(name, trials(name), max_iter=2000)
+
+
+def check_repeatedly_killed(name, trials, max_iter=MAX_ITER):
+    assert keys(trials) == expected(max_iter=max_iter)
+    assert states(trials) == ["finished"] * 4
+    rows = [row for trial in trials for row in trial.rows]
     assert all(row.train_loss is not None for row in rows if row.iteration > 0)
     for row in rows:  # each row records whether its training had been resumed before
         assert row.resumed_at is None or row.resumed_at <= row.iteration
@@ -83,34 +106,36 @@ def test_killing_the_study_repeatedly_neither_loses_nor_duplicates_rows(
 
 
 @needs_caffe
-def test_ctrl_c_interrupts_a_study_which_then_resumes(name, lrbench, command, trials):
-    study = start(*command(name, "--jobs", "1"))
-    training = pause_on_its_way(study, lambda: trials(name))
+def test_ctrl_c_interrupts_a_study_which_then_resumes(name, invoke, command, trials, gate):
+    study = start(*command(name, "--seeds", "1", "--jobs", "1", gate=gate))
+    gate.wait()
+    wait_until(lambda: held_rows(trials(name)))
     study.send_signal(signal.SIGINT)
-    os.kill(training, signal.SIGCONT)
-    _, errors = study.communicate(timeout=60)
+    _, errors = study.communicate(timeout=LIMIT)
     assert study.returncode == 130 and "Traceback" not in errors
-    (interrupted,) = [trial for trial in trials(name) if trial.state == "interrupted"]
-    assert lrbench("study", "run", name).returncode == 0
+    (interrupted,) = trials(name)
+    assert interrupted.state == "interrupted"
+    gate.open()
+    assert invoke("study", "run", name).returncode == 0
     resumed = next(trial for trial in trials(name) if trial.id == interrupted.id)
     assert resumed.state == "finished" and resumed.attempt == 2
     assert resumed.resumed_at >= interrupted.rows[-1].iteration
     before = len(interrupted.rows)
     assert resumed.rows[:before] == interrupted.rows, "earlier rows stay as they were measured"
     assert {row.resumed_at for row in resumed.rows[before:]} == {resumed.resumed_at}
-    assert keys(trials(name)) == EXPECTED
+    assert keys(trials(name)) == expected(seeds=[1])
 
 
 @needs_caffe
 def test_a_trial_that_caffe_aborts_leaves_the_others_running(
-    name, tmp_path, digits, lrbench, trials
+    name, tmp_path, digits, invoke, trials
 ):
     """A kernel larger than its image is one of many errors that only a CHECK of Caffe finds."""
     net = nets.net(body=nets.BODY.replace("kernel_size: 3", "kernel_size: 30"))
     broken = nets.write(tmp_path, net_text=net)
     options = ("--policy", "FIX(k0=0.01)", "--data", digits)
-    assert lrbench("study", "run", name, broken, *options).returncode == 1
-    done = lrbench("study", "run", name, DIGITS, "--max-iter", "50", *options)
+    assert invoke("study", "run", name, broken, *options).returncode == 1
+    done = invoke("study", "run", name, DIGITS, "--max-iter", "50", *options)
     assert done.returncode == 1
     assert "1 of 2 trainings failed: `lrbench study run" in done.stderr
     by_network = {trial.setup.network.name: trial for trial in trials(name)}
@@ -122,32 +147,30 @@ def test_a_trial_that_caffe_aborts_leaves_the_others_running(
 
 @needs_caffe
 def test_a_study_takes_its_own_snapshots_and_not_those_of_the_solver(
-    name, tmp_path, digits, lrbench, trials
+    name, tmp_path, digits, trials, gate
 ):
     """Whatever their format and interval. The solver's settings are still recorded."""
-    more = 'snapshot: 100000 snapshot_prefix: "%s" snapshot_format: HDF5' % (tmp_path / "users")
-    path = nets.write(tmp_path, nets.solver(max_iter=1000000, test_interval=500, more=more))
+    more = 'snapshot: 7 snapshot_prefix: "%s" snapshot_format: HDF5' % (tmp_path / "users")
+    net = nets.net(head=nets.ACCURACY + nets.LOSS + gate.layer)
+    path = nets.write(tmp_path, nets.solver(max_iter=60, test_interval=10, more=more), net)
     study = start("study", "run", name, path, "--data", digits)
-    wait_until(lambda: any(row.iteration >= 1000 for trial in trials(name) for row in trial.rows))
+    gate.wait()
     study.send_signal(signal.SIGINT)
-    study.communicate(timeout=60)
+    study.communicate(timeout=LIMIT)
     (trial,) = trials(name)
-    assert trial.state == "interrupted" and trial.setup.solver["snapshot"] == 100000
+    assert trial.state == "interrupted" and trial.setup.solver["snapshot"] == 7
     files = os.listdir(os.path.join(home(), "studies", name, trial.id))
     assert "state.json" in files and any(file.endswith(".solverstate") for file in files)
     assert not list(tmp_path.glob("users*"))
 
 
 @needs_caffe
-def test_a_running_study_cannot_be_run_a_second_time(name, lrbench, command):
-    study = start(*command(name, "--max-iter", "1000000"))
-    try:
-        wait_until(lambda: os.path.exists(os.path.join(home(), "studies", name)))
-        second = lrbench("study", "run", name)
-        assert second.returncode == 2 and "already running" in second.stderr
-    finally:
-        study.send_signal(signal.SIGINT)
-        study.communicate(timeout=60)
+def test_a_running_study_cannot_be_run_a_second_time(name, invoke, command, gate, kill):
+    study = start(*command(name, gate=gate))
+    gate.wait()
+    second = invoke("study", "run", name)
+    assert second.returncode == 2 and "already running" in second.stderr
+    kill(study, gate)
 
 
 @needs_caffe
@@ -179,19 +202,19 @@ def test_a_training_whose_process_cannot_start_leaves_the_others_running(
 
 @needs_caffe
 def test_trainings_that_cannot_begin_are_reported_once_and_tried_again(
-    name, tmp_path, lrbench, digits, trials
+    name, tmp_path, invoke, digits, trials
 ):
     """They cannot begin here because the data folder does not contain the LMDB of the net."""
     arguments = ["study", "run", name, DIGITS, "--policy", "FIX(k0=0.01)"]
     arguments += ["--seeds", "3", "--max-iter", "50", "--data"]
-    done = lrbench(*arguments, tmp_path)
+    done = invoke(*arguments, tmp_path)
     assert done.returncode == 1 and done.stderr.count("was not found") == 1
     assert "3 of 3 trainings could not begin" in done.stderr
-    assert "3 of 3 trials have not begun" in lrbench("study", "show", name).stdout
+    assert "3 of 3 trials have not begun" in invoke("study", "show", name).stdout
     assert trials(name) == []
-    refused = lrbench(*arguments, digits + "-not-there")
+    refused = invoke(*arguments, digits + "-not-there")
     assert refused.returncode == 2 and "not found" in refused.stderr
-    shown = lrbench("study", "show", name).stdout
+    shown = invoke("study", "show", name).stdout
     assert shown.count("trials have not begun") == 1, "the refused jobs are not added"
 
 
@@ -222,56 +245,69 @@ def test_drawing_the_terminal_does_not_block_trainings_that_end(monkeypatch):
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
-    thread.join(120)
+    thread.join(LIMIT)
     assert not thread.is_alive()
 
 
 @needs_caffe
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_training_killed_by_a_signal_has_failed_and_can_be_tried_again(
-    number, name, lrbench, command, trials
+    name, invoke, command, trials, gate
 ):
-    study = start(*command(name, "--jobs", "1"))
-    training = pause_on_its_way(study, lambda: trials(name))
-    os.kill(training, number)
-    os.kill(training, signal.SIGCONT)
-    _, errors = study.communicate(timeout=200)
+    more = ("--seeds", "1", "--policy", "FIX(k0=0.02)")
+    study = start(*command(name, *more, "--jobs", "1", gate=gate))
+    for number, killed in ((signal.SIGKILL, 1), (signal.SIGSEGV, 2)):
+        (training,) = gate.wait()
+        wait_until(lambda: held_rows(trials(name)) == killed)
+        os.kill(training, number)
+        wait_until(lambda: states(trials(name)).count("failed") == killed)
+    gate.open()
+    _, errors = study.communicate(timeout=LIMIT)
     assert study.returncode == 1 and "Traceback" not in errors
-    assert sorted(trial.state for trial in trials(name)) == ["failed"] + ["finished"] * 3
-    failed = next(trial for trial in trials(name) if trial.state == "failed")
-    assert signal.Signals(number).name in failed.error and "Caffe's last message: " in failed.error
-    assert lrbench(*command(name)).returncode == 1, "a failed trial is not trained again by itself"
-    assert lrbench("study", "run", name, "--retry-failed").returncode == 0
-    assert keys(trials(name)) == EXPECTED and states(trials(name)) == {"finished"}
+    assert states(trials(name)) == ["failed", "failed", "finished"]
+    failed = [trial.error for trial in trials(name) if trial.state == "failed"]
+    assert all("Caffe's last message: " in error for error in failed)
+    assert ["SIGKILL" in error for error in failed] == [True, False]
+    assert ["SIGSEGV" in error for error in failed] == [False, True]
+    assert invoke("study", "run", name).returncode == 1, "a failed trial is not trained by itself"
+    assert invoke("study", "run", name, "--retry-failed").returncode == 0
+    assert states(trials(name)) == ["finished"] * 3
+    by_policies = [trial for trial in trials(name) if trial.policy in POLICIES]
+    assert keys(by_policies) == expected(seeds=[1])
 
 
 @needs_caffe
-def test_study_stop_interrupts_a_study_which_then_resumes(name, lrbench, command, trials):
-    study = start(*command(name, "--jobs", "1"))
-    training = pause_on_its_way(study, lambda: trials(name))
-    assert name + " (runs)" in lrbench("study", "list").stdout
-    os.kill(training, signal.SIGCONT)
-    stopped = lrbench("study", "stop", name)
+def test_study_stop_interrupts_a_study_which_then_resumes(name, invoke, command, trials, gate):
+    study = start(*command(name, "--seeds", "1", "--jobs", "1", gate=gate))
+    gate.wait()
+    assert name + " (runs)" in invoke("study", "list").stdout
+    stopped = invoke("study", "stop", name)
     assert stopped.returncode == 0 and "has stopped" in stopped.stdout
-    study.communicate(timeout=60)
-    assert study.returncode == 130 and "interrupted" in states(trials(name))
-    again = lrbench("study", "stop", name)
+    study.communicate(timeout=LIMIT)
+    assert study.returncode == 130 and states(trials(name)) == ["interrupted"]
+    again = invoke("study", "stop", name)
     assert again.returncode == 2 and "is not running" in again.stderr
-    assert lrbench("study", "run", name).returncode == 0 and keys(trials(name)) == EXPECTED
+    gate.open()
+    assert invoke("study", "run", name).returncode == 0
+    assert keys(trials(name)) == expected(seeds=[1])
 
 
 @needs_caffe
-def test_a_database_server_that_goes_away_costs_no_rows(dsn, name, lrbench, command, trials):
+def test_a_database_server_that_goes_away_costs_no_rows(dsn, name, command, trials, gate):
     """Naming the server keeps the study from starting it on demand."""
-    study = start(*command(name, "--dsn", dsn))
-    wait_until(lambda: any(trial.rows for trial in trials(name)))
+    study = start(*command(name, "--dsn", dsn, "--jobs", "2", gate=gate))
+    held = gate.wait(2)
+    wait_until(lambda: held_rows(trials(name)) == 2)
     database.server.stop()
     try:
+        for training in held:
+            gate.release(training)
         journal = os.path.join(home(), "journal")
         reported = next((line for line in study.stderr if journal in line), None)
+        gate.wait(2)  # the other two trainings do not end while the server is away
     finally:
         database.server.start()
-    _, errors = study.communicate(timeout=200)
+        gate.open()
+    _, errors = study.communicate(timeout=LIMIT)
     assert study.returncode == 0, errors
     assert reported, "the study reports where its rows wait"
     assert keys(trials(name)) == EXPECTED and {trial.attempt for trial in trials(name)} == {1}
@@ -286,7 +322,7 @@ def test_a_full_disk_fails_the_trainings_and_a_retry_completes_them(
     command += ["--data", digits, "--policy", POLICIES[0]]
     options = {
         "env": dict(os.environ, PYTHONPATH=ROOT, LRBENCH_HOME=str(small_disk), LRBENCH_DSN=dsn),
-        "timeout": 100,
+        "timeout": LIMIT,
     }
     free = os.statvfs(str(small_disk))
     with open(str(small_disk / "filler"), "wb", buffering=0) as filler:
@@ -306,18 +342,16 @@ def test_a_full_disk_fails_the_trainings_and_a_retry_completes_them(
 
 
 @needs_caffe
-def test_a_hopeless_training_is_pruned_with_a_reason(name, lrbench, digits, trials):
-    rates = ["0.01", "0.02", "0.03", "0.000000001"]
-    options = [option for rate in rates for option in ("--policy", "FIX(k0=%s)" % rate)]
-    options += ["--jobs", "1", "--prune", "0.3", "--max-iter", "200"]
-    done = lrbench("study", "run", name, DIGITS, "--data", digits, *options)
-    assert done.returncode == 0
+def test_a_hopeless_training_is_pruned_with_a_reason(name, invoke, command, trials):
+    policies = ["FIX(k0=%s)" % rate for rate in ("0.01", "0.02", "0.03", "0.000000001")]
+    options = ("--seeds", "1", "--jobs", "1", "--prune", "0.3")
+    assert invoke(*command(name, *options, policies=policies)).returncode == 0
     by_policy = {trial.policy: trial for trial in trials(name)}
     hopeless = by_policy.pop("FIX(k0=1e-09)")
     assert hopeless.state == "pruned" and "the median of 3 others" in hopeless.error
-    assert hopeless.rows and hopeless.rows[-1].iteration < 200
-    assert states(by_policy.values()) == {"finished"}
-    assert "(pruned)" in lrbench("study", "run", name).stdout, "and is not trained again"
+    assert hopeless.rows and hopeless.rows[-1].iteration < MAX_ITER
+    assert states(by_policy.values()) == ["finished"] * 3
+    assert "(pruned)" in invoke("study", "run", name).stdout, "and is not trained again"
 
 
 def verdicts(pruner, trial_id, *shares):
@@ -405,7 +439,7 @@ COUNT_ROWS = """
 
 
 @pytest.mark.parametrize(
-    "count, room", [(100, math.inf), pytest.param(10000, 2**32, marks=pytest.mark.long)]
+    "count, room", [(40, math.inf), pytest.param(10000, 2**32, marks=pytest.mark.long)]
 )
 def test_a_large_study_is_recorded_completely_in_little_memory(count, room, dsn):
     """Each trial has 280 evaluations. Only the training function is simulated.
@@ -428,7 +462,7 @@ def test_each_gpu_trains_one_job_at_a_time():
     A training ends only when three run, so the three GPUs must be in use at the same time.
     """
     busy, devices, lock = set(), set(), threading.Lock()
-    three_run = threading.Barrier(3, timeout=120)
+    three_run = threading.Barrier(3, timeout=LIMIT)
 
     def training(job, stop, on_event, threads):
         with lock:
@@ -471,6 +505,6 @@ def test_invalid_gpus_are_refused(text):
         (("run", "x", "--cluster", "tcp://127.0.0.1:1", "--jobs", "2"), "omit --jobs"),
     ],
 )
-def test_invalid_arguments_are_refused_in_one_line(arguments, message, lrbench):
-    done = lrbench("study", *arguments)
+def test_invalid_arguments_are_refused_in_one_line(arguments, message, invoke):
+    done = invoke("study", *arguments)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1

@@ -125,6 +125,26 @@ def diverging(condition):
     return Diverging()
 
 
+@pytest.fixture(scope="module")
+def searched(dsn):
+    """What Simulated().tune() returned, and the DSN of its database; tests must not change them."""
+    with new_database_on(dsn) as database:
+        yield Simulated().tune(database), database
+
+
+@pytest.fixture
+def tuned(searched):
+    """What Simulated().tune() returned."""
+    return searched[0]
+
+
+@pytest.fixture
+def searched_database(searched, dsn):
+    """The DSN of a copy of the database after Simulated().tune()."""
+    with new_database_on(dsn, template=searched[1].split("dbname=")[-1]) as address:
+        yield address
+
+
 def top1(tuned):
     return tuned.ranked[0].metrics["top1"].mean
 
@@ -157,8 +177,7 @@ def test_the_budget_is_not_exceeded_and_a_larger_one_gives_a_better_policy(budge
         assert tuned.ranked[0].function.split()[-1] not in ("FIX", "INV")
 
 
-def test_every_training_has_a_reason_and_short_trainings_come_first(database):
-    tuned = Simulated().tune(database)
+def test_every_training_has_a_reason_and_short_trainings_come_first(tuned):
     assert all(tried.why for tried in tuned.tried)
     order = [stage for stage, _ in itertools.groupby(tried.stage for tried in tuned.tried)]
     assert order == ["range", "height", "range", "coarse", "fine", "full"]
@@ -170,18 +189,17 @@ def test_every_training_has_a_reason_and_short_trainings_come_first(database):
     assert functions | {"FIX"} == set(TUNED), "the range test has already tried FIX"
 
 
-def test_the_same_search_again_trains_nothing_and_gives_the_same_result(database):
-    net = Simulated()
-    tuned, count = net.tune(database), net.count
+def test_the_same_search_again_trains_nothing_and_gives_the_same_result(tuned, searched_database):
+    net, database = Simulated(), searched_database
     assert net.tune(database) == tuned
-    assert net.count == count
+    assert net.count == 0
     sentence = "was started with the budget 20000, not 30000: start another study with --study NAME"
     with pytest.raises(InputError, match=sentence):
         net.tune(database, budget=30000)
     sentence = "was started with the functions SINEXP, NSTEP, .*, FIX, not SIN"
     with pytest.raises(InputError, match=sentence):
         net.tune(database, functions=["SIN"])
-    assert net.count == count
+    assert net.count == 0
     longer = net.tune(database, name="longer", budget=30000)
     assert top1(longer) >= top1(tuned) - 0.001
 
@@ -212,13 +230,12 @@ def test_a_study_with_rounding_errors_in_its_policies_is_continued(database, mon
             assert tried.trial.policy == candidates.without_noise(tried.trial.policy)
 
 
-def test_another_solver_or_net_in_the_same_study_is_refused(database):
-    Simulated().tune(database)
+def test_another_solver_or_net_in_the_same_study_is_refused(searched_database):
     other = Simulated()
     other.setup = dataclasses.replace(other.setup, solver=dict(SETTINGS, momentum=0.5))
     sentence = "the study search contains trainings of another version of test_tune.py or its net"
     with pytest.raises(InputError, match=sentence):
-        other.tune(database)
+        other.tune(searched_database)
 
 
 def test_failed_trainings_are_reported_and_repeated_by_the_same_command(database):
@@ -252,11 +269,10 @@ def test_other_waiting_jobs_of_the_study_are_not_trained(database):
         assert len(store.trials(study="search")) == len(tuned.tried)
 
 
-def test_a_task_with_another_optimizer_counts_as_similar(database):
-    Simulated().tune(database)
+def test_a_task_with_another_optimizer_counts_as_similar(searched_database):
     other = Simulated(best=0.002)
     other.setup = dataclasses.replace(other.setup, solver=dict(SETTINGS, type="Adam", momentum=0.9))
-    tuned = other.tune(database, "adam")
+    tuned = other.tune(searched_database, "adam")
     assert "SGD with momentum 0.9, yours has Adam with momentum 0.9" in tuned.notes[0]
     assert any(note.startswith("range test: good rates from 0.00") for note in tuned.notes)
 
@@ -291,21 +307,19 @@ def test_an_interrupted_search_continues_with_what_the_database_had_at_its_start
     assert notes[1].startswith("range test: good rates from")
 
 
-def test_a_task_with_results_needs_no_range_test_and_fewer_functions(database):
-    net = Simulated()
-    first = net.tune(database)
-    second = net.tune(database, name="second", budget=8000)
+def test_a_task_with_results_needs_no_range_test_and_fewer_functions(tuned, searched_database):
+    second = Simulated().tune(searched_database, name="second", budget=8000)
     sentence = "net on made up: the database has results for this task; its best policy is from 3"
     assert second.notes[0].startswith(sentence)
     assert "; its good constant rates go" in second.notes[0]
     assert "range" not in stages(second)
     assert len({tried.trial.function for tried in second.tried}) <= 8
-    assert top1(second) >= top1(first) - 0.001
+    assert top1(second) >= top1(tuned) - 0.001
 
 
-def test_policies_of_a_similar_task_are_moved_to_the_good_range(database):
-    Simulated(best=0.02).tune(database)
-    tuned = Simulated(best=0.002, dataset="other").tune(database, "other", budget=8000)
+def test_policies_of_a_similar_task_are_moved_to_the_good_range(searched_database):
+    other = Simulated(best=0.002, dataset="other")
+    tuned = other.tune(searched_database, "other", budget=8000)
     assert "% similar to net on other" in tuned.notes[0]
     spent, policy = tuned.incumbents[0]
     assert spent == 0
@@ -315,19 +329,18 @@ def test_policies_of_a_similar_task_are_moved_to_the_good_range(database):
     assert any("rates moved to this task's good range" in tried.why for tried in tuned.tried)
 
 
-def test_results_of_a_similar_task_save_at_least_half_of_the_iterations(dsn):
+def test_results_of_a_similar_task_save_at_least_half_of_the_iterations(
+    searched_database, database
+):
     net = Simulated(best=0.01, dataset="other")
-    with new_database_on(dsn) as filled, new_database_on(dsn) as empty:
-        Simulated(best=0.02).tune(filled)
-        with_results, without = net.tune(filled, "second"), net.tune(empty, "second")
+    with_results, without = net.tune(searched_database, "second"), net.tune(database, "second")
     enough = top1(without) - 0.001
     cost = net.cost_of(without, enough)
     assert cost < without.budget
     assert net.cost_of(with_results, enough) <= cost / 2
 
 
-def test_there_is_an_incumbent_from_the_range_test_on_and_the_last_one_is_the_result(database):
-    tuned = Simulated().tune(database)
+def test_there_is_an_incumbent_from_the_range_test_on_and_the_last_one_is_the_result(tuned):
     costs = [spent for spent, _ in tuned.incumbents]
     assert costs == sorted(costs)
     assert costs[0] < 0.3 * tuned.budget
@@ -513,8 +526,7 @@ def test_the_next_candidate_replaces_one_that_diverges_at_full_length(database):
     assert len(finished) == tuner.LEADERS
 
 
-def test_no_policy_reaches_a_constant_rate_that_diverged(database):
-    tuned = Simulated().tune(database)
+def test_no_policy_reaches_a_constant_rate_that_diverged(tuned):
     limit = min(
         tried.trial.parameters["k0"]
         for tried in tuned.tried
@@ -558,17 +570,17 @@ def test_a_net_that_does_not_learn_is_an_error(database):
 
 
 @needs_caffe
-def test_the_command_prints_a_line_for_the_solver(lrbench, tmp_path, digits, database, name):
+def test_the_command_prints_a_line_for_the_solver(invoke, tmp_path, digits, database, name):
     solver = nets.write(tmp_path, nets.solver(max_iter=40))
     arguments = ["tune", solver, "--data", digits, "--dsn", database, "--study", name]
-    arguments += ["--budget", "480", "--function", "POLY", "--format", "json"]
-    done = lrbench(*arguments)
+    arguments += ["--budget", "240", "--function", "POLY", "--format", "json"]
+    done = invoke(*arguments)
     assert done.returncode == 0, done.stderr
     best = json.loads(done.stdout)[0]
     assert best["rank"] == 1
     assert 'lr_policy: "%s"\nmax_iter: 40\n' % best["policy"] in done.stderr
-    assert "of 480 iterations in" in done.stderr
-    again = lrbench(*arguments)
+    assert "of 240 iterations in" in done.stderr
+    again = invoke(*arguments)
     assert again.stdout == done.stdout
     assert "finished" not in again.stderr
 
@@ -581,9 +593,9 @@ def test_the_command_prints_a_line_for_the_solver(lrbench, tmp_path, digits, dat
         (("--function", "SINN"), "did you mean SIN"),
     ],
 )
-def test_invalid_arguments_are_reported_in_one_line(arguments, sentence, lrbench, tmp_path, digits):
+def test_invalid_arguments_are_reported_in_one_line(arguments, sentence, invoke, tmp_path, digits):
     solver = nets.write(tmp_path, nets.solver(max_iter=120))
-    done = lrbench("tune", solver, "--data", digits, *arguments)
+    done = invoke("tune", solver, "--data", digits, *arguments)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1

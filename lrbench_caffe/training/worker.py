@@ -17,8 +17,11 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
+# isort: off
+import lrbench_caffe.training.quick_caffe  # noqa: F401 - before the first import of caffe
 from caffe.proto import caffe_pb2
 
+# isort: on
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.training import encoding, leveldb, solverstate
 from lrbench_caffe.training.device import choose_device
