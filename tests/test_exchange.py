@@ -12,8 +12,9 @@ import sys
 
 import pytest
 from conftest import ROOT, new_database_on
-from studies import start, wait_until
+from studies import start
 from trials import NETWORK, record, trial
+from waiting import wait_until
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.trial import Job
