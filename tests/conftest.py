@@ -5,6 +5,7 @@ import ctypes
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,9 @@ def pytest_configure():
 
     This is not done when a process of a test imports this file, since its environment is set.
     """
+    # A shell ignores Ctrl-C in what it runs in the background, and so would the tests' programs.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name.startswith(("PG", "LRBENCH_", "DASK_")):
             del os.environ[name]
