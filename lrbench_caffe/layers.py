@@ -15,6 +15,8 @@ Its ``param_str`` is a JSON object with these optional keys:
 * ``"probabilities": false``: the first bottom has scores, and there are no probabilities.
 
 A third bottom, the inputs of the softmax, ranks the classes more finely than its outputs do.
+LRBench itself uses more keys: ``"head"``, the name of the head; ``"flat": true`` for a loss to
+which all axes after the first are classes; and ``"binary": true`` for one score in each sample.
 """
 
 from __future__ import annotations
@@ -25,14 +27,12 @@ from typing import TYPE_CHECKING, Any
 import caffe
 import numpy as np
 
-from lrbench_caffe.metrics import Accumulator, from_arrays
+from lrbench_caffe.metrics import Accumulator, Metrics, from_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-    from lrbench_caffe.metrics import Metrics
 
     Blobs = Sequence[Any]  # caffe.Blob
 
@@ -55,6 +55,9 @@ class MetricsLayer(caffe.Layer):
         self._axis: int = param.get("axis", 1)
         self._ignore_label: int | None = param.get("ignore_label")
         self._has_probabilities: bool = param.get("probabilities", True)
+        self._is_flat: bool = param.get("flat", False)
+        self._is_binary: bool = param.get("binary", False)
+        self.head: str | None = param.get("head")
         self._accumulator = Accumulator()
         self._accuracies: list[tuple[float, float]] = []  # of each batch, if samples are ignored
         if len(bottom) != 2 and not (len(bottom) == 3 and self._has_probabilities):
@@ -70,24 +73,40 @@ class MetricsLayer(caffe.Layer):
             ValueError: The bottoms do not fit each other, or do not have the axis of the classes.
         """
         shape, labels = tuple(bottom[0].shape), bottom[1].count
-        if not -len(shape) <= self._axis < len(shape):
-            raise ValueError(
-                "MetricsLayer: the first bottom has the shape %s, which does not have the axis %d "
-                "of the classes" % (shape, self._axis)
-            )
-        classes = shape[self._axis]
-        samples = int(np.prod(shape)) // max(classes, 1)
-        if labels != samples:
-            raise ValueError(
-                "MetricsLayer: the first bottom has the shape %s, with %d classes along axis %d, "
-                "so that %d labels are expected instead of %d"
-                % (shape, classes, self._axis, samples, labels)
-            )
         if len(bottom) == 3 and tuple(bottom[2].shape) != shape:
             raise ValueError(
-                "MetricsLayer: the scores have the shape %s, but the softmax outputs %s"
-                % (tuple(bottom[2].shape), shape)
+                "%s: the scores have the shape %s, but the softmax outputs %s"
+                % (self._name, tuple(bottom[2].shape), shape)
             )
+        if self._is_binary and shape[-1] != 1 and bottom[0].count != shape[0]:
+            raise ValueError(
+                "%s: the scores have the shape %s, so a sample may have several labels; LRBench "
+                "measures classifiers with one label for each sample" % (self._name, shape)
+            )
+        samples = bottom[0].count // max(self._classes(shape), 1)
+        if labels != samples:
+            raise ValueError(
+                "%s: the first bottom has the shape %s, so %d labels are expected instead of %d"
+                % (self._name, shape, samples, labels)
+            )
+
+    def _classes(self, shape: tuple[int, ...]) -> int:
+        """The number of classes, or of scores in a sample, of a first bottom of this shape."""
+        if self._is_binary:
+            return 1
+        if self._is_flat:
+            return int(np.prod(shape[1:]))
+        if not -len(shape) <= self._axis < len(shape):
+            raise ValueError(
+                "%s: the first bottom has the shape %s, which does not have the axis %d of the "
+                "classes" % (self._name, shape, self._axis)
+            )
+        return shape[self._axis]
+
+    @property
+    def _name(self) -> str:
+        """What messages call this layer."""
+        return "MetricsLayer" if self.head is None else "the head %s" % self.head
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
         """Add one batch.
@@ -100,9 +119,9 @@ class MetricsLayer(caffe.Layer):
         labels = bottom[1].data.reshape(-1)
         rows = scores = self._rows(bottom[0])
         probabilities: NDArray[Any] | None = None
-        if not self._has_probabilities:
-            scores = _with_both_classes(rows)
-        else:
+        if self._is_binary:
+            scores = np.hstack([np.zeros_like(rows), rows])  # a sigmoid is above 0.5 above 0
+        elif self._has_probabilities:
             probabilities = rows
             scores = self._rows(bottom[2]) if len(bottom) == 3 else rows
             if not self._accumulator.samples:
@@ -111,8 +130,12 @@ class MetricsLayer(caffe.Layer):
             used = labels != self._ignore_label
             labels, scores = labels[used], scores[used]
             probabilities = None if probabilities is None else probabilities[used]
-            self._accuracies.append(_accuracies(labels, scores))
-        self._accumulator.add(probabilities, labels, scores)
+        try:
+            if self._ignore_label is not None:
+                self._accuracies.append(_accuracies(labels, scores))
+            self._accumulator.add(probabilities, labels, scores)
+        except ValueError as error:
+            raise ValueError("%s: %s" % (self._name, error)) from None
 
     def backward(self, top: Blobs, propagate_down: Sequence[bool], bottom: Blobs) -> None:
         """Do nothing: the layer is not part of the loss."""
@@ -127,19 +150,23 @@ class MetricsLayer(caffe.Layer):
         """
         accumulator, self._accumulator = self._accumulator, Accumulator()
         accuracies, self._accuracies = self._accuracies, []
-        metrics = accumulator.metrics()
-        if self._ignore_label is None:
-            return metrics
+        if not accuracies:
+            return accumulator.metrics()
         top1, top5 = np.mean(accuracies, axis=0).tolist()
-        return metrics._replace(top1=top1, top5=top5)
+        if not accumulator.samples:  # all of them were ignored
+            return Metrics(0, top1, top5, None, None, None, None)
+        return accumulator.metrics()._replace(top1=top1, top5=top5)
 
     def _rows(self, blob: Any) -> NDArray[Any]:
         """The values of a blob as (samples, classes), with the samples in the labels' order."""
+        if self._is_binary:
+            return blob.data.reshape(-1, 1)
+        if self._is_flat:
+            return blob.data.reshape(len(blob.data), -1)
         values = np.moveaxis(blob.data, self._axis, -1)
         return values.reshape(-1, values.shape[-1])
 
-    @staticmethod
-    def _check(probabilities: NDArray[Any]) -> None:
+    def _check(self, probabilities: NDArray[Any]) -> None:
         """Raise ValueError if the probabilities of a sample do not sum to 1.
 
         NaN passes, because a net that diverged is connected correctly.
@@ -147,9 +174,9 @@ class MetricsLayer(caffe.Layer):
         sums = probabilities.sum(axis=1)
         if (np.abs(sums - 1.0) > 1e-3).any():
             raise ValueError(
-                "MetricsLayer: invalid first bottom, expected softmax outputs, which sum to 1, "
-                "instead of a sum of %g: put a Softmax layer before it"
-                % sums[np.argmax(np.abs(sums - 1.0))]
+                "%s: invalid first bottom, expected softmax outputs, which sum to 1, instead of a "
+                "sum of %g: put a Softmax layer before it"
+                % (self._name, sums[np.argmax(np.abs(sums - 1.0))])
             )
 
 
@@ -159,13 +186,3 @@ def _accuracies(labels: NDArray[Any], scores: NDArray[Any]) -> tuple[float, floa
         return 0.0, 0.0
     batch = from_arrays(None, labels, scores)
     return batch.top1, batch.top5
-
-
-def _with_both_classes(scores: NDArray[Any]) -> NDArray[Any]:
-    """The scores; a single one is that of class 1, and class 0 gets the score 0.
-
-    A sigmoid is above 0.5 where its input is above 0.
-    """
-    if scores.shape[1] > 1:
-        return scores
-    return np.hstack([np.zeros_like(scores), scores])

@@ -9,7 +9,7 @@ import numpy as np
 from caffe.proto import caffe_pb2
 
 from lrbench_caffe.training import encoding, float32
-from lrbench_caffe.training.measurement import METRICS_MODULE
+from lrbench_caffe.training.metrics_layer import MODULE as METRICS_MODULE
 from lrbench_caffe.training.net import DATA_LAYERS
 
 # The fields of a SolverParameter that are recorded elsewhere or depend on where files lie.

@@ -54,13 +54,12 @@ def evaluate(
     if measurement is None:
         return Evaluation(solver.iter, monitor.lr, train_loss)
     net = solver.test_nets[measurement.test_net]
-    found = (layer for layer in net.layers if isinstance(layer, MetricsLayer))
-    layers = dict(zip(measurement.layers, found))
-    result = layers[measurement.head.layer].take()
+    layers = {layer.head: layer for layer in net.layers if type(layer) is MetricsLayer}
+    result = layers[measurement.head.name].take()
     test_loss = result.log_loss
     if weighted_losses(net):
         test_loss = losses[measurement.test_net] / test_iter[measurement.test_net]
-    heads = {head.name: _of_head(layers[head.layer].take()) for head in measurement.others}
+    heads = {head.name: _of_head(layers[head.name].take()) for head in measurement.others}
     return Evaluation(
         iteration=solver.iter,
         lr=monitor.lr,

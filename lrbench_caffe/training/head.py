@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrbench_caffe.errors import InputError, suggestion
 from lrbench_caffe.training import encoding
+from lrbench_caffe.training.blobs import Blob, Blobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SOFTMAX, SCORES, BINARY = "softmax", "scores", "binary"
-# The losses of classifiers with one label for each sample. SOFTMAX: the softmax of the scores gives
-# the probabilities. SCORES: there are no probabilities. BINARY: one score decides between two
-# classes.
+SOFTMAX, PROBABILITIES, SCORES, BINARY = "softmax", "probabilities", "scores", "binary"
+# The losses of classifiers with one label for each sample, and what their first bottom is. SOFTMAX:
+# scores whose softmax gives the probabilities. PROBABILITIES: the probabilities themselves. SCORES:
+# scores without probabilities. BINARY: one score that decides between two classes.
 LOSSES = {
     "SoftmaxWithLoss": SOFTMAX,
     "InfogainLoss": SOFTMAX,
-    "MultinomialLogisticLoss": SOFTMAX,
+    "MultinomialLogisticLoss": PROBABILITIES,
     "HingeLoss": SCORES,
     "SigmoidCrossEntropyLoss": BINARY,
 }
+# The losses that read an ignore_label, and those to which all axes after the first are classes.
+IGNORING = ("SoftmaxWithLoss", "InfogainLoss", "SigmoidCrossEntropyLoss")
+FLAT = ("MultinomialLogisticLoss", "HingeLoss")
 # The types of layers whose top has the shape of their first bottom, and of those that may only
 # change the height and the width.
 SAME_SHAPE = (
@@ -45,18 +49,11 @@ SAME_SHAPE = (
     "Eltwise",
 )
 SAME_CHANNELS = ("Pooling", "Crop")
+RESHAPING = ("Flatten", "Reshape", "Split")
+# Probabilities that go through one of these may still be probabilities, for example their mean.
+MIXING = ("Eltwise", "Concat", "Slice", "Power", "Scale", "Pooling", "Crop", "Permute")
 
-
-class Blob(NamedTuple):
-    """A blob as a layer reads it: a layer that works in place makes a new one of the same name.
-
-    Attributes:
-        name: Its name.
-        producer: The index of the layer whose top it is, -1 for an input of the net.
-    """
-
-    name: str
-    producer: int
+ELSEWHERE = -2  # the producer of a blob that the test net does not have
 
 
 class Use(NamedTuple):
@@ -66,8 +63,9 @@ class Use(NamedTuple):
         layer: The LayerParameter.
         compared: Its first bottom.
         labels: Its second bottom.
-        scores: The inputs of the softmax if compared is the top of a Softmax, else compared itself.
-        is_softmax: Whether compared is the top of a Softmax.
+        scores: The inputs of the softmax if compared has its outputs, else compared itself.
+        kind: What compared is: PROBABILITIES, SOFTMAX (scores, known to have a softmax), BINARY or
+            SCORES.
         axis: The axis of the classes.
         ignore_label: The label whose samples do not count for it, or None.
     """
@@ -76,7 +74,7 @@ class Use(NamedTuple):
     compared: Blob
     labels: Blob
     scores: Blob
-    is_softmax: bool
+    kind: str
     axis: int
     ignore_label: int | None
 
@@ -98,10 +96,10 @@ class Head(NamedTuple):
 
     Attributes:
         name: The name of its scores; if several heads share them, "scores:labels".
-        kind: SOFTMAX, SCORES or BINARY.
+        kind: What the layer that ranks its classes compares: SOFTMAX, PROBABILITIES, SCORES or
+            BINARY.
         uses: The layers of the test net that compare its scores with its labels.
         trained: The losses that the training net has for it.
-        axis: The axis of the classes.
         ignore_label: The label whose samples are left out, None if all samples count.
         classes: The number of classes, None if the layers on the way may change it.
     """
@@ -110,7 +108,6 @@ class Head(NamedTuple):
     kind: str
     uses: tuple[Use, ...]
     trained: tuple[Use, ...]
-    axis: int
     ignore_label: int | None
     classes: int | None
 
@@ -118,6 +115,16 @@ class Head(NamedTuple):
     def has_accuracy(self) -> bool:
         """Whether the test net has an Accuracy for it."""
         return any(use.is_accuracy for use in self.uses)
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether it has probabilities, without which there are no confidences."""
+        return self.kind in (SOFTMAX, PROBABILITIES)
+
+    @property
+    def ranking(self) -> Use:
+        """The layer that ranks its classes: an Accuracy, if possible of scores; else a loss."""
+        return _ranking(self.uses)
 
     @property
     def weight(self) -> float:
@@ -134,92 +141,171 @@ class Head(NamedTuple):
         return {self.name} | {encoding.readable(name) for name in names}
 
 
-def find_uses(layers: Sequence[Any]) -> list[Use]:
-    """Return the layers that compare scores with labels, in the order of the net.
-
-    Args:
-        layers: The LayerParameters of a net in one phase.
-    """
-    uses = []
-    producers: dict[str, int] = {}
-    activations: dict[Blob, tuple[Blob, Any]] = {}
-    for index, layer in enumerate(layers):
-        bottoms = [Blob(name, producers.get(name, -1)) for name in layer.bottom]
-        if (layer.type in LOSSES or layer.type == "Accuracy") and len(bottoms) >= 2:
-            uses.append(_use(layer, bottoms, activations))
-        producers.update(dict.fromkeys(layer.top, index))
-        if layer.type in ("Softmax", "Sigmoid") and bottoms:
-            activations[Blob(layer.top[0], index)] = bottoms[0], layer
-    return uses
+def find_uses(blobs: Blobs) -> list[Use]:
+    """Return the layers of a net that compare scores with labels, in the order of the net."""
+    return [
+        _use(blobs, index)
+        for index, layer in enumerate(blobs.layers)
+        if (layer.type in LOSSES or layer.type == "Accuracy") and len(layer.bottom) >= 2
+    ]
 
 
-def _use(layer: Any, bottoms: list[Blob], activations: dict[Blob, tuple[Blob, Any]]) -> Use:
-    compared, labels = bottoms[:2]
-    scores, activation = activations.get(compared, (compared, None))
-    is_softmax = activation is not None and activation.type == "Softmax"
-    if layer.type == "Accuracy":
-        axis, param = layer.accuracy_param.axis, layer.accuracy_param
+def _use(blobs: Blobs, index: int) -> Use:
+    layer = blobs.layers[index]
+    compared, labels = (blobs.read(index, name) for name in layer.bottom[:2])
+    scores, axis = _inputs_of_softmax(blobs, compared)
+    if layer.type in LOSSES:
+        kind, param = LOSSES[layer.type], layer.loss_param
+        axis = {
+            "SoftmaxWithLoss": layer.softmax_param.axis,
+            "InfogainLoss": layer.infogain_loss_param.axis,
+        }.get(layer.type, axis or 1)
+        if kind == BINARY:
+            scores = compared
     else:
-        axis, param = layer.softmax_param.axis, layer.loss_param
-        if layer.type == "InfogainLoss":
-            axis = layer.infogain_loss_param.axis
-        elif layer.type != "SoftmaxWithLoss":
-            axis = activation.softmax_param.axis if is_softmax else 1
-    ignore_label = param.ignore_label if param.HasField("ignore_label") else None
-    return Use(layer, compared, labels, scores, is_softmax, axis, ignore_label)
+        kind, param = _kind_of_compared(blobs, compared), layer.accuracy_param
+        axis = layer.accuracy_param.axis
+    reads_ignore_label = layer.type in IGNORING or layer.type == "Accuracy"
+    ignores = reads_ignore_label and param.HasField("ignore_label")
+    ignore_label = param.ignore_label if ignores else None
+    return Use(layer, compared, labels, scores, kind, axis, ignore_label)
 
 
-def find_heads(layers: Sequence[Any], trained_layers: Sequence[Any]) -> list[Head]:
+def _inputs_of_softmax(blobs: Blobs, compared: Blob) -> tuple[Blob, int | None]:
+    """The inputs of the Softmax or Sigmoid whose outputs these are, with its axis, else itself."""
+    layer = blobs.producer(compared)
+    if layer is None or not layer.bottom:
+        return compared, None
+    inputs = blobs.read(compared.producer, layer.bottom[0])
+    if layer.type in ("Softmax", "Sigmoid"):
+        return inputs, layer.softmax_param.axis if layer.type == "Softmax" else None
+    if layer.type in ("SoftmaxWithLoss", "InfogainLoss"):  # the second top has the probabilities
+        return inputs, layer.softmax_param.axis
+    return compared, None
+
+
+def _kind_of_compared(blobs: Blobs, compared: Blob) -> str:
+    """PROBABILITIES for outputs of a softmax, SCORES for a mixture of them, SOFTMAX for others."""
+    layer = blobs.producer(compared)
+    if layer is None:
+        return SOFTMAX
+    if layer.type in ("Softmax", "SoftmaxWithLoss", "InfogainLoss"):
+        return PROBABILITIES
+    if layer.type not in RESHAPING + MIXING:
+        return SOFTMAX
+    bottoms = layer.bottom[:1] if layer.type in RESHAPING else layer.bottom
+    kinds = {_kind_of_compared(blobs, blobs.read(compared.producer, name)) for name in bottoms}
+    if kinds == {SOFTMAX}:
+        return SOFTMAX
+    return PROBABILITIES if layer.type in RESHAPING and kinds == {PROBABILITIES} else SCORES
+
+
+def find_heads(blobs: Blobs, trained_blobs: Blobs) -> list[Head]:
     """Return the heads of a test net, in the order of the net.
 
     Args:
-        layers: The LayerParameters of the test net.
-        trained_layers: Those of the training net. Its losses tell how the scores of an Accuracy
-            become probabilities, and how much a head weighs.
+        blobs: The test net.
+        trained_blobs: The training net. Its losses tell how the scores of an Accuracy become
+            probabilities, and how much a head weighs.
     """
-    uses = find_uses(layers)
-    trained = [use for use in find_uses(trained_layers) if not use.is_accuracy]
+    uses = find_uses(blobs)
+    trained = [
+        _in_test_net(use, blobs, trained_blobs)
+        for use in find_uses(trained_blobs)
+        if not use.is_accuracy
+    ]
     groups: dict[tuple[Blob, Blob], list[Use]] = {}
     for use in uses:
         groups.setdefault((use.scores, use.labels), []).append(use)
-    shared = [scores.name for scores, _ in groups]
-    heads: list[Head] = []
+    heads = []
     for (scores, labels), group in groups.items():
-        losses = [
-            u for u in trained if (u.scores.name, u.labels.name) == (scores.name, labels.name)
-        ]
-        if not losses and len(groups) == len(trained) == 1:
-            losses = trained  # the training calls its scores by another name
-        name = scores.name if shared.count(scores.name) == 1 else scores.name + ":" + labels.name
-        name = encoding.readable(name)
-        if name in [head.name for head in heads]:  # the scores are changed in place between them
-            name += ":%d" % (len(heads) + 1)
-        head = _head(name, group, losses, layers)
+        of_scores = [use for use in trained if use.scores == scores]
+        of_both = [use for use in of_scores if use.labels == labels]
+        if not of_scores and len(groups) == len(trained) == 1:
+            of_scores = of_both = trained  # the training calls its scores by another name
+        tested = [use for use in uses if use.scores == scores and not use.is_accuracy]
+        head = _head(blobs, group, of_both, of_scores + tested)
         if head is not None:
             heads.append(head)
-    return heads
+    return _named(heads)
 
 
-def _head(name: str, uses: list[Use], trained: list[Use], layers: Sequence[Any]) -> Head | None:
-    """The head with these uses; None for several labels in a sample, which is another task."""
-    kinds = {LOSSES[use.layer.type] for use in uses + trained if not use.is_accuracy}
-    accuracies = [use for use in uses if use.is_accuracy]
-    main = (accuracies or uses)[0]
-    classes = count_classes(layers, main.scores, main.axis)
-    kind = SCORES
-    if SOFTMAX in kinds or any(use.is_softmax for use in uses):
-        kind = SOFTMAX
-    elif BINARY in kinds and (classes == 1 or (classes is None and not accuracies)):
-        kind, classes = BINARY, 2
-    elif BINARY in kinds and not accuracies:
-        return None
-    ignored = (use.ignore_label for use in [*accuracies, *uses, *trained])
-    ignore_label = next((label for label in ignored if label is not None), None)
-    return Head(name, kind, tuple(uses), tuple(trained), main.axis, ignore_label, classes)
+def _in_test_net(use: Use, blobs: Blobs, trained_blobs: Blobs) -> Use:
+    """A use of the training net with the blobs of the test net that correspond to its own."""
+
+    def counterpart(blob: Blob) -> Blob:
+        return blobs.counterpart(blob, trained_blobs) or Blob(blob.name, ELSEWHERE)
+
+    return use._replace(
+        compared=counterpart(use.compared),
+        labels=counterpart(use.labels),
+        scores=counterpart(use.scores),
+    )
+
+
+def _head(blobs: Blobs, uses: list[Use], trained: list[Use], losses: list[Use]) -> Head | None:
+    """The head with these uses, not named yet; None if a sample may have several labels.
+
+    Args:
+        blobs: The test net.
+        uses: Its layers that compare the scores with the labels.
+        trained: The losses of the training net that do so.
+        losses: All losses of the scores.
+    """
+    ranking = _ranking(uses)
+    classes = count_classes(blobs, ranking.compared, ranking.axis)
+    kind = ranking.kind
+    loss_kinds = {use.kind for use in losses}
+    if any(use.compared == ranking.compared and use.kind == PROBABILITIES for use in losses):
+        kind = PROBABILITIES
+    elif ranking.is_accuracy and kind == SOFTMAX and SOFTMAX not in loss_kinds:
+        # A Softmax before a MultinomialLogisticLoss makes probabilities of the same scores.
+        kind = SOFTMAX if PROBABILITIES in loss_kinds else SCORES
+    if BINARY in loss_kinds and kind in (SCORES, BINARY):
+        if classes == 1 or (classes is None and not ranking.is_accuracy):
+            kind, classes = BINARY, 2
+        elif not ranking.is_accuracy:
+            return None
+    ignore_label = _ignore_label(ranking, [*uses, *trained], classes)
+    return Head("", kind, tuple(uses), tuple(trained), ignore_label, classes)
+
+
+def _ranking(uses: Sequence[Use]) -> Use:
+    candidates = [use for use in uses if use.is_accuracy] or list(uses)
+    return min(candidates, key=lambda use: use.kind == PROBABILITIES)
+
+
+def _ignore_label(ranking: Use, uses: Sequence[Use], classes: int | None) -> int | None:
+    """The label that is left out: that of the ranking layer.
+
+    An Accuracy without an ignore_label counts the label that the loss ignores if it is a class. If
+    it is not, Caffe reads what is beside the scores, and here the label is left out.
+    """
+    if ranking.ignore_label is not None or not ranking.is_accuracy:
+        return ranking.ignore_label
+    for use in uses:
+        label = use.ignore_label
+        if label is not None and not use.is_accuracy and not 0 <= label < (classes or 0):
+            return label
+    return None
+
+
+def _named(heads: list[Head]) -> list[Head]:
+    """The heads, each with a name of its own."""
+    scores = [head.uses[0].scores.name for head in heads]
+    named: list[Head] = []
+    for head, name in zip(heads, scores):
+        if scores.count(name) > 1:
+            name += ":" + head.uses[0].labels.name
+        name = encoding.readable(name)
+        if name in [other.name for other in named]:  # the scores are changed in place between them
+            name += ":%d" % (len(named) + 1)
+        named.append(head._replace(name=name))
+    return named
 
 
 def choose_head(heads: Sequence[Head], network: str, name: str | None = None) -> Head:
-    """Return the head to measure.
+    """Return the head to rank by.
 
     It is the head that a user names; else the only one that has an Accuracy; else, of those with an
     Accuracy or of all, the one whose loss has the largest loss_weight.
@@ -232,72 +318,75 @@ def choose_head(heads: Sequence[Head], network: str, name: str | None = None) ->
     Raises:
         InputError: No head has the name, several have it, or several are equal.
     """
-    names = ", ".join(head.name for head in heads)
     if name is not None:
-        named = [head for head in heads if head.name == name]
-        named = named or [head for head in heads if name in head.names]
-        if not named:
-            raise InputError(
-                "the test net %r does not have the head %r%s: its heads are %s"
-                % (network, name, suggestion(name, [head.name for head in heads]), names)
-            )
-        candidates = named
-    else:
-        candidates = [head for head in heads if head.has_accuracy] or list(heads)
-        heaviest = max(head.weight for head in candidates)
-        candidates = [head for head in candidates if head.weight == heaviest]
+        return _named_head(heads, network, name)
+    candidates = [head for head in heads if head.has_accuracy] or list(heads)
+    heaviest = max(head.weight for head in candidates)
+    candidates = [head for head in candidates if head.weight == heaviest]
     if len(candidates) > 1:
         raise InputError(
             "the test net %r has %d heads of equal weight, %s: name the one to rank by with "
             "--head, for example --head %s"
-            % (
-                network,
-                len(candidates),
-                ", ".join(head.name for head in candidates),
-                candidates[0].name,
-            )
+            % (network, len(candidates), _list(candidates), candidates[0].name)
         )
     return candidates[0]
 
 
-def count_classes(layers: Sequence[Any], blob: Blob, axis: int) -> int | None:
+def _named_head(heads: Sequence[Head], network: str, name: str) -> Head:
+    named = [head for head in heads if head.name == name]
+    named = named or [head for head in heads if name in head.names]
+    if not named:
+        raise InputError(
+            "the test net %r does not have the head %r%s: its heads are %s"
+            % (network, name, suggestion(name, [head.name for head in heads]), _list(heads))
+        )
+    if len(named) > 1:
+        raise InputError(
+            "the name %r fits several heads of the test net %r: choose one of %s"
+            % (name, network, _list(named))
+        )
+    return named[0]
+
+
+def _list(heads: Sequence[Head]) -> str:
+    return ", ".join(head.name for head in heads)
+
+
+def count_classes(blobs: Blobs, scores: Blob, axis: int) -> int | None:
     """Return the number of classes of a blob of scores.
 
     It is the num_output of the layer that the scores come from, None if the layers on the way may
     change the number.
 
     Args:
-        layers: The LayerParameters of a net in one phase.
-        blob: The scores.
+        blobs: The net.
+        scores: The scores.
         axis: The axis of the classes.
     """
-    name, index = blob
-    while index >= 0:
-        layer = layers[index]
+    layer = blobs.producer(scores)
+    while layer is not None:
         classes = _outputs(layer, axis)
         if classes is not None:
             return classes
-        if layer.type not in SAME_SHAPE and not (layer.type in SAME_CHANNELS and axis == 1):
+        crops_space = layer.type != "Crop" or layer.crop_param.axis > 1
+        keeps_channels = layer.type in SAME_CHANNELS and axis == 1 and crops_space
+        if layer.type not in SAME_SHAPE and not keeps_channels:
             return None
-        name = layer.bottom[0]
-        index = _producer(layers[:index], name)
+        scores = blobs.read(scores.producer, layer.bottom[0])
+        layer = blobs.producer(scores)
     return None
 
 
 def _outputs(layer: Any, axis: int) -> int | None:
     """The num_output of a layer that has it along an axis, else None."""
+    is_convolution = layer.type in ("Convolution", "Deconvolution")
     if layer.type == "InnerProduct":
         param, along = layer.inner_product_param, layer.inner_product_param.axis
-    elif layer.type in ("Convolution", "Deconvolution"):
+    elif is_convolution:
         param, along = layer.convolution_param, layer.convolution_param.axis
     elif layer.type in ("LSTM", "RNN"):
         param, along = layer.recurrent_param, 2
     else:
         return None
-    is_last = layer.type != "Convolution" and layer.type != "Deconvolution" and axis == -1
+    is_last = axis == -1 and not is_convolution
     return int(param.num_output) if axis == along or is_last else None
-
-
-def _producer(layers: Sequence[Any], name: str) -> int:
-    """The index of the last layer with a top of this name, -1 if there is none."""
-    return max((n for n, layer in enumerate(layers) if name in layer.top), default=-1)

@@ -221,7 +221,7 @@ def describe(
     else:
         test = _describe_test(param, measurement, train, emit)
         settings["test_batch_size"] = test and test.batch_size
-        if measurement.others:
+        if measurement.is_recorded:
             settings["head"] = measurement.head.name
         if measurement.test_net:
             settings["test_net"] = measurement.test_net
