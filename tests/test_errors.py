@@ -239,7 +239,7 @@ def has_loaded(pid, library):
 
 
 def imports_its_modules(parent):
-    return has_loaded(parent.pid, "_multiarray_umath")
+    return has_loaded(parent.pid, "_psycopg") or children(parent.pid)
 
 
 def starts_a_training(parent):

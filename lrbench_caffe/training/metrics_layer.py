@@ -159,7 +159,8 @@ def _settings(layer: Any, name: str) -> dict[str, Any]:
                 % (name, key, ", ".join(_KEYS))
             )
         expected, example = _KEYS[key]
-        if type(value) is not expected or not -(2**31) <= float(value) < 2**31:
+        is_large = isinstance(value, int) and abs(value) >= 2**31
+        if type(value) is not expected or is_large:
             raise InputError(
                 "the metrics layer %r: invalid %s=%s in its param_str, expected for example "
                 '{"%s": %s}' % (name, key, json.dumps(value), key, example)
