@@ -91,7 +91,8 @@ class Setup:
         classes: The learning task: the number of classes, None if the net does not define it.
         solver: The fields of Caffe's SolverParameter by name, ``batch_size`` and
             ``test_batch_size``; ``head``, the head that is ranked by, if the test net has several;
-            and ``test_net``, the index of the test net, if it is not the first.
+            and ``test_net``, the index of the test net, if it is not the first, None if there is
+            none.
         seed: Caffe's random_seed.
     """
 
@@ -105,7 +106,7 @@ class Setup:
     @property
     def has_test_net(self) -> bool:
         """Whether the solver has a test net, without which only the train loss is recorded."""
-        return "test_iter" in self.solver
+        return self.solver.get("test_net", 0) is not None
 
 
 @dataclass(frozen=True)

@@ -667,10 +667,10 @@ def test_tables_of_another_program_are_left_alone(empty_database):
         ),
     ],
 )
-def test_a_table_of_versions_of_another_program_is_reported(new_database, statements, problem):
-    query(new_database, statements)
+def test_a_table_of_versions_of_another_program_is_reported(empty_database, statements, problem):
+    query(empty_database, statements)
     with pytest.raises(InputError, match="cannot create the schema .*" + problem):
-        Store(new_database)
+        Store(empty_database)
 
 
 def test_a_database_without_its_own_id_is_reported(store, new_database):

@@ -47,9 +47,9 @@ def hostile_trial(text=HOSTILE):
 def hostile_tables():
     """A table with a title and cells from the trial."""
     entry = hostile_trial()
-    task = entry.setup.dataset, entry.setup.network
+    (block,) = ranking.group_comparable([entry])
     return [
-        tables.ranking(task, ranking.rank([entry], ranking.parse_criterion("top1"))),
+        tables.ranked(block, ranking.rank([entry], ranking.parse_criterion("top1"))),
         tables.results([entry], "study %s" % HOSTILE),
     ]
 

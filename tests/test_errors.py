@@ -92,7 +92,11 @@ FORESEEN = {
     "a head that the net does not have": Case(
         ["'fc'", "its heads are ip"], arguments=["--head", "fc"]
     ),
-    "no test net": Case(["test_iter"], solver=nets.solver().replace("test_iter: 4", "")),
+    "a Top-1 to reach without a test net": Case(
+        ["no test net", "--until-top1"],
+        solver=nets.solver().replace("test_iter: 4", ""),
+        arguments=["--until-top1", "0.9"],
+    ),
     "an unknown lr_policy": Case(
         ["'stepp'", "did you mean step?"], solver=nets.solver('lr_policy: "stepp"')
     ),

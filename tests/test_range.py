@@ -304,7 +304,7 @@ def test_a_sweep_is_a_single_training_with_a_growing_rate(name, invoke, trials, 
         ((DIGITS, "--sweep", "--max-iter", "499"), "give --max-iter 500 or more"),
         (
             (DIGITS, "--out", "no/folder/range.png"),
-            "no/folder/range.png: name another file with --out",
+            "no/folder/range.png (No such file or directory): name another file with --out",
         ),
         ((DIGITS, "--out", "range"), "expected a name that ends in one of"),
         ((DIGITS, "--study", "no/name"), "invalid study name"),

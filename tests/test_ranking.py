@@ -361,6 +361,6 @@ def test_markdown_and_latex_contain_values_as_people_read_them(table):
 
 def test_special_characters_in_names_are_escaped():
     evil = Table("a|b_c", (Column("x", "x"),), (("<b>|$&\\ \n",),))
-    assert formats.render([evil], "markdown").splitlines()[-1] == "| \\<b\\>\\|$\\&\\\\ \ufffd |"
+    assert formats.render([evil], "markdown").splitlines()[-1] == r"| \<b\>\|$\&\\   |"
     assert r"$<$b$>$$|$\$\&\textbackslash{}" in formats.render([evil], "latex")
     assert json.loads(formats.render([evil], "json")) == [{"x": "<b>|$&\\ \n"}]

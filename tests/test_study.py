@@ -221,13 +221,13 @@ def test_trainings_that_cannot_begin_are_reported_once_and_tried_again(
 def test_drawing_the_terminal_does_not_block_trainings_that_end(monkeypatch):
     """If locks were taken in another order, the display and the trainings would deadlock."""
 
-    def terminal(**options):
+    def terminal(stderr):
         return Console(file=io.StringIO(), force_terminal=True)
 
     def fast_live(**options):
         return Live(**dict(options, refresh_per_second=1000))
 
-    monkeypatch.setattr("lrbench_caffe.display.study.Console", terminal)
+    monkeypatch.setattr("lrbench_caffe.display.study.plain_console", terminal)
     monkeypatch.setattr("lrbench_caffe.display.study.Live", fast_live)
     jobs = [Job("x", id=str(n)) for n in range(200)]
 

@@ -217,6 +217,7 @@ def describe(
     settings["batch_size"] = train and train.batch_size
     test, classes = None, None
     if measurement is None:
+        settings["test_net"] = None
         emit("note", "the solver has no test net: nothing is measured but the train loss")
     else:
         test = _describe_test(param, measurement, train, emit)
