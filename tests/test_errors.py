@@ -81,7 +81,7 @@ FORESEEN = {
         net=nets.net(head=nets.LOSS.replace("SoftmaxWithLoss", "SigmoidCrossEntropyLoss")),
     ),
     "labels that do not fit the scores": Case(
-        ["axis 1", "100 labels are expected instead of 6400"],
+        ["head m", "100 labels are expected instead of 6400"],
         net=nets.net(
             head=nets.LOSS + 'layer { name: "m" type: "Python" bottom: "ip" bottom: "data" '
             "include { phase: TEST } "

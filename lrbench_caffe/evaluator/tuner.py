@@ -453,10 +453,9 @@ class _Search:
     def _final_losses(self, candidate: Candidate, length: int) -> dict[int, float]:
         """Look up the last test loss of each finished trial of a candidate, by seed."""
         return {
-            seed: test_loss
+            seed: trial.rows[-1].test_loss or 0.0
             for seed, trial in self._trials_by_seed(candidate, length).items()
-            for test_loss in [trial.rows[-1].test_loss]
-            if trial.state == FINISHED and test_loss is not None
+            if trial.state == FINISHED and trial.rows[-1].test_loss is not None
         }
 
     @property
