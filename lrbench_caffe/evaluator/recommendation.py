@@ -329,7 +329,10 @@ def _results(
     lengths = _needed_lengths(store, query, tasks)
     policies = _best_policies(store, query, tasks, lengths, limit)
     constants = standings.constant_rates(store, tasks)
-    good_ranges = [_good_range(task, constants[n]) for n, task in enumerate(tasks)]
+    good_ranges = [
+        _good_range(task, _of_the_same_head(query, task, constants[n]))
+        for n, task in enumerate(tasks)
+    ]
     return tuple(
         TaskResults(
             task=task,
@@ -423,6 +426,15 @@ def _rates(policies: Iterable[Standing]) -> tuple[float, float] | None:
     rates = [float(text) for entry in policies for text in _RATE.findall(entry.policy)]
     positive = [rate for rate in rates if rate > 0]
     return (min(positive), max(positive)) if positive else None
+
+
+def _of_the_same_head(
+    query: Query, task: TrainedTask, constants: Iterable[ConstantRate]
+) -> list[ConstantRate]:
+    """The constant rates without those of another head of the query's own network."""
+    if not query.solver or task.network.hash != query.network.hash:
+        return list(constants)
+    return [c for c in constants if _measured(c.settings) == _measured(query.solver)]
 
 
 def _good_range(task: TrainedTask, constants: Iterable[ConstantRate]) -> GoodRange | None:

@@ -452,11 +452,12 @@ class _Search:
 
     def _final_losses(self, candidate: Candidate, length: int) -> dict[int, float]:
         """Look up the last test loss of each finished trial of a candidate, by seed."""
-        return {
-            seed: trial.rows[-1].test_loss or 0.0
+        losses = {
+            seed: trial.rows[-1].test_loss
             for seed, trial in self._trials_by_seed(candidate, length).items()
-            if trial.state == FINISHED and trial.rows[-1].test_loss is not None
+            if trial.state == FINISHED
         }
+        return {seed: loss for seed, loss in losses.items() if loss is not None}
 
     @property
     def _seeds(self) -> range:
