@@ -165,6 +165,9 @@ KINDS = (
     + scores("saturated", 10, "large")
     + top_1_and_5("saturated")
     + loss("SoftmaxWithLoss", "saturated", more="loss_weight: 0.001")
+    # A part of the loss that another layer reads, too: Caffe inserts a Split, which has the loss.
+    + 'layer { name: "size" type: "AbsVal" bottom: "data" top: "size" loss_weight: 0.001 }\n'
+    'layer { name: "read" type: "Silence" bottom: "size" }\n'
     # All classes are tied.
     + scores("tied", filler='type: "constant"', more="bias_filler { value: 0 }")
     + top_1_and_5("tied")
@@ -383,6 +386,95 @@ REGRESSION = (
 def test_what_is_not_a_classifier_with_one_label_is_refused(net, expected):
     with pytest.raises(InputError, match=expected):
         measured(net)
+
+
+def test_a_mean_of_softmax_outputs_does_not_get_another_softmax():
+    net = scores("a") + softmax("a", "p") + scores("b") + softmax("b", "q")
+    net += 'layer { name: "mean" type: "Eltwise" bottom: "p" bottom: "q" top: "mean" }\n'
+    net += accuracy("top1", "mean").replace("include { phase: TEST }", "")
+    measurement, added = measured(net)
+    assert not measurement.head.has_probabilities
+    assert [layer.type for layer in added] == ["Python"]
+    measurement, added = measured(net + loss("MultinomialLogisticLoss", "mean"))
+    assert measurement.head.has_probabilities and "Softmax" not in [layer.type for layer in added]
+
+
+def test_a_loss_is_computed_on_the_blob_that_it_reads_in_the_training():
+    """In the test net, a Softmax in place replaces the scores."""
+    train_net = scores("a") + loss("SoftmaxWithLoss", "a")
+    test_net = scores("a") + softmax("a", "a")
+    test_net += accuracy("top1", "a").replace("include { phase: TEST }", "")
+    _, added = measured(test_net, train_net)
+    types = [layer.type for layer in added]
+    assert types[0] == "SoftmaxWithLoss" and types.count("Softmax") == 0
+
+
+@pytest.mark.parametrize(
+    "train_loss",
+    [
+        scores("extra").replace('top: "extra"', 'top: "extra" loss_weight: 0.1'),
+        loss("EuclideanLoss", "a"),
+        'layer { name: "p" type: "Python" bottom: "a" bottom: "label" top: "p" loss_weight: 1 '
+        'python_param { module: "m" layer: "L" } }\n',
+    ],
+)
+def test_layers_with_weights_and_losses_of_other_labels_are_not_added(train_loss):
+    """They would draw random numbers, or fail on the classes that an Accuracy reads."""
+    test_net = scores("a") + accuracy("top1", "a").replace("include { phase: TEST }", "")
+    train_net = scores("a") + loss("SoftmaxWithLoss", "a") + train_loss
+    measurement, added = measured(test_net, train_net)
+    assert not any("Loss" in layer.type for layer in added)
+    assert any("cannot be computed on the test net" in note for note in measurement.notes)
+
+
+@pytest.mark.parametrize(
+    "accuracy_param, loss_param, expected",
+    [
+        ("ignore_label: 3", "ignore_label: 4", 3),
+        ("", "ignore_label: 4", None),  # a class, which Caffe's Accuracy counts
+        ("", "ignore_label: 255", 255),  # not a class
+    ],
+)
+def test_the_accuracy_decides_which_label_is_ignored(accuracy_param, loss_param, expected):
+    net = scores("a") + loss("SoftmaxWithLoss", "a", more="loss_param { %s }" % loss_param)
+    net += accuracy("top1", "a", param=accuracy_param).replace("include { phase: TEST }", "")
+    assert measured(net)[0].head.ignore_label == expected
+
+
+def test_a_layer_in_place_on_a_loss_is_refused():
+    net = scores("a") + loss("SoftmaxWithLoss", "a", more='top: "l"')
+    net += 'layer { name: "half" type: "Power" bottom: "l" top: "l" power_param { scale: 0.5 } }\n'
+    with pytest.raises(
+        InputError, match=r"'half' works in place on the loss of the layer 'a_loss'"
+    ):
+        measured(net)
+
+
+@pytest.mark.parametrize(
+    "param_str, expected",
+    [
+        ("[1]", r"invalid param_str"),
+        ('{"axis": "2"}', r"invalid axis=\"2\""),
+        ('{"ignorelabel": 3}', r"unknown key 'ignorelabel'.* axis, ignore_label"),
+        ('{"probabilities": null}', r"invalid probabilities=null"),
+    ],
+)
+def test_an_invalid_metrics_layer_is_refused(param_str, expected):
+    layer = (
+        'layer { name: "m" type: "Python" bottom: "p" bottom: "label" python_param { '
+        'module: "lrbench_caffe.layers" layer: "MetricsLayer" param_str: \'%s\' } }' % param_str
+    )
+    with pytest.raises(InputError, match=expected):
+        measured(scores("a") + softmax("a", "p") + layer)
+
+
+def test_the_record_names_a_head_that_does_not_follow_from_the_net_that_is_trained():
+    net = scores("a") + loss("SoftmaxWithLoss", "a")
+    assert not measured(net)[0].is_recorded
+    assert measured(net, net + 'layer { name: "r" type: "ReLU" bottom: "a" top: "a" }')[
+        0
+    ].is_recorded
+    assert measured(net + loss("SoftmaxWithLoss", "a", "other"), head="a:label")[0].is_recorded
 
 
 def test_the_loss_of_the_training_is_only_added_to_a_test_net_without_a_loss():

@@ -62,10 +62,13 @@ def add_metrics_layers(
         What an evaluation measures, None if the solver has no test net.
 
     Raises:
-        InputError: The net is not a classifier, or the head or the test net cannot be found.
+        InputError: The net is not a classifier, the head or the test net cannot be found, or the
+            train loss cannot be read.
     """
     tests = len(solver.test_net_param)
     _check_choice(tests, head, test_net)
+    trained = layers_in_phase(solver.train_net_param, caffe_pb2.TRAIN, solver.train_state)
+    _check_losses(trained)
     if not tests:
         return None
     net = solver.test_net_param[test_net]
@@ -74,7 +77,6 @@ def add_metrics_layers(
     )
     network = encoding.readable(net.name)
     layers = _layers_of(net, solver.test_state[test_net] if solver.test_state else None)
-    trained = layers_in_phase(solver.train_net_param, caffe_pb2.TRAIN, solver.train_state)
     notes = [] if tests == 1 else [_note_on_test_nets(tests, test_net)]
     instrumented = InstrumentedNet(layers, trained)
     written = written_heads(layers, network)
@@ -120,6 +122,18 @@ def _check_choice(tests: int, head: str | None, test_net: int) -> None:
             "invalid test net %d, expected a number from 0 to %d: the solver has %d test net%s"
             % (test_net, tests - 1, tests, "" if tests == 1 else "s")
         )
+
+
+def _check_losses(trained: Sequence[Any]) -> None:
+    """Raise InputError if a layer works in place on a loss, which Caffe then does not hold."""
+    for index, loss in enumerate(trained):
+        for layer in trained[index + 1 :]:
+            if is_loss(loss) and set(loss.top) & set(layer.top) & set(layer.bottom):
+                raise InputError(
+                    "the layer %r works in place on the loss of the layer %r, so the train loss "
+                    "cannot be read: give it a top of its own"
+                    % (encoding.readable(layer.name), encoding.readable(loss.name))
+                )
 
 
 def _layers_of(net: Any, solver_state: Any) -> list[Any]:

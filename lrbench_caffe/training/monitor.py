@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -111,12 +111,34 @@ class Monitor:
         return lambda: None
 
 
-def weighted_losses(net: caffe.Net) -> list[tuple[caffe._caffe.Blob, float]]:
-    """Return the blobs that the loss of a net is made of, each with its loss_weight.
+class WeightedBlob(NamedTuple):
+    """A blob that the loss of a net is made of.
+
+    Attributes:
+        blob: The Caffe blob; its values are summed.
+        weight: Its loss_weight.
+        stays: Whether its memory stays where it is. A Split, which Caffe inserts if other layers
+            read the blob, too, moves it at the first forward pass.
+    """
+
+    blob: caffe._caffe.Blob
+    weight: float
+    stays: bool
+
+
+def weighted_losses(net: caffe.Net) -> list[WeightedBlob]:
+    """Return the blobs that the loss of a net is made of.
 
     They are read by number, not by name: Caffe gives several losses without a top the same name.
     """
-    return [(blob, weight) for blob, weight in zip(net._blobs, net._blob_loss_weights) if weight]
+    types = {
+        top: layer.type for index, layer in enumerate(net.layers) for top in net._top_ids(index)
+    }
+    return [
+        WeightedBlob(blob, weight, types[number].endswith("Loss"))
+        for number, (blob, weight) in enumerate(zip(net._blobs, net._blob_loss_weights))
+        if weight
+    ]
 
 
 def loss_reader(net: caffe.Net, gpu: bool = False) -> Callable[[], float]:
@@ -130,10 +152,10 @@ def loss_reader(net: caffe.Net, gpu: bool = False) -> Callable[[], float]:
         A function without arguments; its value is the sum of the losses, weighted by loss_weight.
     """
     weighted = weighted_losses(net)
-    if gpu:
-        return lambda: sum(weight * float(blob.data.sum()) for blob, weight in weighted)
-    # On the CPU the memory of a blob stays where it is, so that one view serves all iterations.
-    views = [(blob.data, weight) for blob, weight in weighted]
+    if gpu or not all(loss.stays for loss in weighted):
+        return lambda: sum(loss.weight * float(loss.blob.data.sum()) for loss in weighted)
+    # On the CPU one view serves all iterations.
+    views = [(loss.blob.data, loss.weight) for loss in weighted]
     if [(view.size, weight) for view, weight in views] == [(1, 1.0)]:
         item: Callable[[], float] = views[0][0].item  # the usual net, read in 0.1 microseconds
         return item
