@@ -15,8 +15,9 @@ Its ``param_str`` is a JSON object with these optional keys:
 * ``"probabilities": false``: the first bottom has scores, and there are no probabilities.
 
 A third bottom, the inputs of the softmax, ranks the classes more finely than its outputs do.
-LRBench itself uses more keys: ``"head"``, the name of the head; ``"flat": true`` for a loss to
-which all axes after the first are classes; and ``"binary": true`` for one score in each sample.
+LRBench itself uses more keys: ``"head"``, the name of the head; ``"optional": true`` for a head
+whose problems do not end the training; ``"flat": true`` for a loss to which all axes after the first
+are classes; and ``"binary": true`` for one score in each sample.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ class MetricsLayer(caffe.Layer):
     Bottoms: the softmax outputs, with one axis of classes; one label for each of their samples;
     and optionally the scores, in the shape of the softmax outputs. Caffe calls setup, reshape,
     forward and backward; LRBench calls :meth:`take`.
+
+    Attributes:
+        head: The name of the head, None if LRBench has not given it one.
+        problem: Why an optional head cannot be measured, None if it can.
+        is_reported: Whether the user has read the problem.
     """
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
@@ -58,6 +64,9 @@ class MetricsLayer(caffe.Layer):
         self._is_flat: bool = param.get("flat", False)
         self._is_binary: bool = param.get("binary", False)
         self.head: str | None = param.get("head")
+        self._is_optional: bool = param.get("optional", False)
+        self.problem: str | None = None
+        self.is_reported = False
         self._accumulator = Accumulator()
         self._accuracies: list[tuple[float, float]] = []  # of each batch, if samples are ignored
         if len(bottom) != 2 and not (len(bottom) == 3 and self._has_probabilities):
@@ -72,6 +81,13 @@ class MetricsLayer(caffe.Layer):
         Raises:
             ValueError: The bottoms do not fit each other, or do not have the axis of the classes.
         """
+        try:
+            self._check_shapes(bottom)
+        except ValueError as error:
+            self._reject(str(error))
+
+    def _check_shapes(self, bottom: Blobs) -> None:
+        """Raise ValueError if the shapes of the bottoms are invalid."""
         shape, labels = tuple(bottom[0].shape), bottom[1].count
         if len(bottom) == 3 and tuple(bottom[2].shape) != shape:
             raise ValueError(
@@ -109,12 +125,12 @@ class MetricsLayer(caffe.Layer):
         return "MetricsLayer" if self.head is None else "the head %s" % self.head
 
     def forward(self, bottom: Blobs, top: Blobs) -> None:
-        """Add one batch.
+        """Add one batch; do nothing once an optional head had a problem.
 
         Raises:
             ValueError: The first bottom is not a softmax output, or a label is invalid.
         """
-        if self.phase != caffe.TEST:
+        if self.phase != caffe.TEST or self.problem is not None:
             return
         labels = bottom[1].data.reshape(-1)
         rows = scores = self._rows(bottom[0])
@@ -124,8 +140,8 @@ class MetricsLayer(caffe.Layer):
         elif self._has_probabilities:
             probabilities = rows
             scores = self._rows(bottom[2]) if len(bottom) == 3 else rows
-            if not self._accumulator.samples:
-                self._check(rows)
+            if not self._accumulator.samples and not self._sums_to_1(rows):
+                return
         if self._ignore_label is not None:
             used = labels != self._ignore_label
             labels, scores = labels[used], scores[used]
@@ -135,7 +151,7 @@ class MetricsLayer(caffe.Layer):
                 self._accuracies.append(_accuracies(labels, scores))
             self._accumulator.add(probabilities, labels, scores)
         except ValueError as error:
-            raise ValueError("%s: %s" % (self._name, error)) from None
+            self._reject("%s: %s" % (self._name, error))
 
     def backward(self, top: Blobs, propagate_down: Sequence[bool], bottom: Blobs) -> None:
         """Do nothing: the layer is not part of the loss."""
@@ -166,18 +182,26 @@ class MetricsLayer(caffe.Layer):
         values = np.moveaxis(blob.data, self._axis, -1)
         return values.reshape(-1, values.shape[-1])
 
-    def _check(self, probabilities: NDArray[Any]) -> None:
-        """Raise ValueError if the probabilities of a sample do not sum to 1.
+    def _sums_to_1(self, probabilities: NDArray[Any]) -> bool:
+        """Whether the probabilities of each sample sum to 1; reject them if not.
 
         NaN passes, because a net that diverged is connected correctly.
         """
         sums = probabilities.sum(axis=1)
-        if (np.abs(sums - 1.0) > 1e-3).any():
-            raise ValueError(
-                "%s: invalid first bottom, expected softmax outputs, which sum to 1, instead of a "
-                "sum of %g: put a Softmax layer before it"
-                % (self._name, sums[np.argmax(np.abs(sums - 1.0))])
-            )
+        if not (np.abs(sums - 1.0) > 1e-3).any():
+            return True
+        self._reject(
+            "%s: invalid first bottom, expected softmax outputs, which sum to 1, instead of a sum "
+            "of %g: put a Softmax layer before it"
+            % (self._name, sums[np.argmax(np.abs(sums - 1.0))])
+        )
+        return False
+
+    def _reject(self, problem: str) -> None:
+        """Keep the problem of an optional head, which does not end the training; raise others."""
+        if not self._is_optional:
+            raise ValueError(problem)
+        self.problem = problem
 
 
 def _accuracies(labels: NDArray[Any], scores: NDArray[Any]) -> tuple[float, float]:

@@ -263,6 +263,21 @@ def test_the_user_chooses_the_head(tmp_path, digits, dsn):
         train(path, head="c")
 
 
+def test_a_head_beside_the_main_one_that_cannot_be_measured_does_not_end_the_training(
+    tmp_path, digits, dsn
+):
+    """Caffe's sigmoid loss also takes targets between 0 and 1, which are not classes."""
+    head = scores("main") + accuracy("top1", "main") + loss("SoftmaxWithLoss", "main")
+    head += scores("mask", 1) + 'layer { name: "soft" type: "Power" bottom: "label" top: "soft" '
+    head += "power_param { scale: 0.05 shift: 0.05 } }\n"
+    head += loss("SigmoidCrossEntropyLoss", "mask", "soft")
+    log, trial, notes = run_both(tmp_path, net_on(digits, body="", head=head))
+    assert trial.rows[-1].top1 == pytest.approx(log.tests[6, 0]["top1"])
+    assert trial.rows[-1].heads is None
+    (note,) = [note for note in notes if "left out" in note]
+    assert "the head mask: invalid label" in note
+
+
 def test_branches_of_training_and_test_may_have_different_blobs(tmp_path, digits, dsn):
     """The same weights under one name in the training and under another in the test."""
     shared = ' param { name: "w" } param { name: "b" } '

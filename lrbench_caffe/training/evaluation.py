@@ -13,7 +13,7 @@ from lrbench_caffe.trial import HEAD_METRICS, Evaluation
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import caffe
 
@@ -27,6 +27,7 @@ def evaluate(
     measurement: Measurement | None,
     test_iter: Sequence[int],
     stop: threading.Event,
+    on_note: Callable[[str], object],
 ) -> Evaluation:
     """Evaluate the whole test set once, with the current weights.
 
@@ -40,6 +41,7 @@ def evaluate(
         measurement: What to measure, None without a test net.
         test_iter: Batches of the test set, for each test net.
         stop: Set to interrupt the evaluation.
+        on_note: Called with a sentence for each head that cannot be measured, once.
 
     Returns:
         The row. Its lr is the rate of the next iteration.
@@ -59,7 +61,14 @@ def evaluate(
     test_loss = result.log_loss
     if weighted_losses(net):
         test_loss = losses[measurement.test_net] / test_iter[measurement.test_net]
-    heads = {head.name: _of_head(layers[head.name].take()) for head in measurement.others}
+    heads = {}
+    for head in measurement.others:
+        layer = layers[head.name]
+        if layer.problem is None:
+            heads[head.name] = _of_head(layer.take())
+        elif not layer.is_reported:
+            layer.is_reported = True
+            on_note("%s; this head is left out" % layer.problem)
     return Evaluation(
         iteration=solver.iter,
         lr=monitor.lr,

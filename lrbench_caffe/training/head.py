@@ -227,7 +227,8 @@ def find_heads(blobs: Blobs, trained_blobs: Blobs) -> list[Head]:
         head = _head(blobs, group, of_both, of_scores + tested)
         if head is not None:
             heads.append(head)
-    return _named(heads)
+    certain = [head for head in heads if head.kind != BINARY or head.classes is not None]
+    return _named(certain or heads)
 
 
 def _in_test_net(use: Use, blobs: Blobs, trained_blobs: Blobs) -> Use:
@@ -262,8 +263,10 @@ def _head(blobs: Blobs, uses: list[Use], trained: list[Use], losses: list[Use]) 
         # A Softmax before a MultinomialLogisticLoss makes probabilities of the same scores.
         kind = SOFTMAX if PROBABILITIES in loss_kinds else SCORES
     if BINARY in loss_kinds and kind in (SCORES, BINARY):
-        if classes == 1 or (classes is None and not ranking.is_accuracy):
+        if classes == 1:
             kind, classes = BINARY, 2
+        elif classes is None and not ranking.is_accuracy:
+            kind = BINARY  # unless it has several outputs, which its metrics layer finds out
         elif not ranking.is_accuracy:
             return None
     ignore_label = _ignore_label(ranking, [*uses, *trained], classes)

@@ -120,11 +120,15 @@ class InstrumentedNet:
         copy.ClearField("exclude")
         return copy
 
-    def add_metrics(self, head: Head) -> MeasuredHead:
+    def add_metrics(self, head: Head, is_optional: bool) -> MeasuredHead:
         """Add a metrics layer for a head, and a Softmax if it needs one.
 
         They follow the layer that compares the scores with the labels, because a later layer could
         change the scores in place.
+
+        Args:
+            head: The head.
+            is_optional: Whether the training continues without it if it cannot be measured.
         """
         use = head.ranking
         end = self._index_of(use.layer) + 1
@@ -143,7 +147,7 @@ class InstrumentedNet:
             name=self._unused("lrbench_metrics"), type="Python", bottom=bottoms
         )
         metrics.python_param.module, metrics.python_param.layer = MODULE, LAYER
-        metrics.python_param.param_str = json.dumps(self._param(head))
+        metrics.python_param.param_str = json.dumps(self._param(head, is_optional))
         self.layers[end:end] = [*added, metrics]
         trained_labels = head.trained[0].labels.name if head.trained else None
         return MeasuredHead(
@@ -170,9 +174,11 @@ class InstrumentedNet:
         return producer is not None and producer.type == "Softmax"
 
     @staticmethod
-    def _param(head: Head) -> dict[str, object]:
+    def _param(head: Head, is_optional: bool) -> dict[str, object]:
         """The param_str of a head's metrics layer."""
         param: dict[str, object] = {"head": head.name}
+        if is_optional:
+            param["optional"] = True
         if head.ranking.axis != 1:
             param["axis"] = head.ranking.axis
         if head.ignore_label is not None:

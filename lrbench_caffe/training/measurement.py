@@ -91,8 +91,9 @@ def add_metrics_layers(
         heads = find_heads(Blobs(instrumented.layers), Blobs(trained))
         if not heads:
             raise InputError(_not_a_classifier(network, layers, trained))
-        chosen = heads.index(choose_head(heads, network, head))
-        measured = [instrumented.add_metrics(found) for found in heads]
+        ranked_by = choose_head(heads, network, head)
+        chosen = heads.index(ranked_by)
+        measured = [instrumented.add_metrics(found, found is not ranked_by) for found in heads]
     main = measured[chosen]
     others = tuple(other for n, other in enumerate(measured) if n != chosen)
     if others:

@@ -143,7 +143,14 @@ def _evaluate_and_emit(
     stop: threading.Event,
 ) -> tuple[str, str | None] | None:
     """Evaluate and emit the row; return how the training ends if it ends here, else None."""
-    row = evaluate(solver, monitor, plan.measurement, plan.test_iter, stop)
+    row = evaluate(
+        solver,
+        monitor,
+        plan.measurement,
+        plan.test_iter,
+        stop,
+        on_note=lambda note: emit("note", note),
+    )
     if row.test_loss is None or math.isfinite(row.test_loss):
         emit("row", to_dict(monitor.observe(row)))
         is_reached = row.top1 is not None and row.top1 >= plan.until_top1
