@@ -272,7 +272,7 @@ def monitor() -> None:
     param = caffe_pb2.SolverParameter(
         max_iter=10**9, test_interval=10**9, test_iter=[1], test_initialization=False
     )
-    plan = loop.Plan(param)
+    plan = loop.Plan(param, None)
 
     def main_loop() -> float:
         """Train until a progress event comes after at least `iterations`; return us/iteration."""
@@ -302,9 +302,11 @@ def evaluation() -> None:
     """Compare an evaluation with all metrics with Caffe's test pass: accuracy and loss only."""
     import caffe
 
-    from lrbench_caffe.training import head, prototxt
+    from lrbench_caffe.training import prototxt
     from lrbench_caffe.training import solver as loop
+    from lrbench_caffe.training.evaluation import evaluate
     from lrbench_caffe.training.lr_policy import policy_from_solver
+    from lrbench_caffe.training.measurement import add_metrics_layers
     from lrbench_caffe.training.monitor import Monitor
 
     caffe.set_mode_cpu()
@@ -312,7 +314,7 @@ def evaluation() -> None:
         path = write_lenet(folder)
         param = prototxt.resolve(prototxt.read_solver(path), path)
         plain = loop.create_solver(param)
-        head.add_metrics_layer(param)
+        measurement = add_metrics_layers(param)
         measured = loop.create_solver(param)
         lr_monitor = Monitor(measured, policy_from_solver(param), True)
 
@@ -323,7 +325,8 @@ def evaluation() -> None:
                 net._forward(0, len(net.layers) - 1)
 
         def all_metrics() -> None:
-            loop.evaluate(measured, lr_monitor, 20, threading.Event())
+            stop = threading.Event()
+            evaluate(measured, lr_monitor, measurement, [20], stop, on_note=print)
 
         pairs = paired(lambda: timed(all_metrics), lambda: timed(accuracy_only), pairs=15)
     report("an evaluation / Caffe's accuracy-only test pass", [a / b for a, b in pairs], "", 1.03)

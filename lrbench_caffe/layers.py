@@ -16,8 +16,8 @@ Its ``param_str`` is a JSON object with these optional keys:
 
 A third bottom, the inputs of the softmax, ranks the classes more finely than its outputs do.
 LRBench itself uses more keys: ``"head"``, the name of the head; ``"optional": true`` for a head
-whose problems do not end the training; ``"flat": true`` for a loss to which all axes after the first
-are classes; and ``"binary": true`` for one score in each sample.
+whose problems do not end the training; ``"flat": true`` for a loss to which all axes after the
+first are classes; and ``"binary": true`` for one score in each sample.
 """
 
 from __future__ import annotations
