@@ -10,7 +10,7 @@ lint:  ## check style, types, imports and shell scripts
 test:  ## run the tests, with the real Caffe and a real PostgreSQL
 	docker/run python3 -m pytest -n 4 --dist loadfile
 
-soak:  ## run the long variants of the tests: many kills, 10,000 trials, many examples; about ten minutes
+soak:  ## run the long variants of the tests: many kills, 10,000 trials, all pages of the docs; about 20 minutes
 	docker/run python3 -m pytest -m long
 	docker/run python3 -m pytest -m hypothesis --hypothesis-profile "many examples"
 
