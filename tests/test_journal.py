@@ -236,7 +236,7 @@ def execute(dsn, statement):
 def leave_journal(dsn, header=None, trial=None):
     """Leave the journal of a finished trial behind, as a program without its database does."""
     trial = trial or new_trial()
-    with database.Store(dsn, on_note=None) as store:
+    with database.Store(dsn, delivers=False) as store:
         identity, name = store.identity, store.where
     path = os.path.join(home(), "journal", trial.id + "-1.jsonl")
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -279,7 +279,7 @@ def test_a_journal_does_not_go_to_another_database_under_the_same_address(dsn):
 
 
 def test_a_journal_of_an_earlier_version_is_delivered_where_its_database_is_certain(dsn):
-    with database.Store(dsn, on_note=None) as store:
+    with database.Store(dsn, delivers=False) as store:
         same_address, _ = leave_journal(dsn, store.where)
         begun, _ = leave_journal(dsn, "lrbench at localhost, port 5599")
         store.begin(begun)

@@ -80,7 +80,7 @@ def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
     def print_note(note: str) -> None:
         console.print_line("note: " + note, aside=True)
 
-    with database.Store(dsn, on_note=None) as store:
+    with database.Store(dsn, delivers=False) as store:
         store.require_writing()
         delivery = database.delivery.deliver_waiting(store, print_note, journals, again=True)
     for journal in delivery.others:

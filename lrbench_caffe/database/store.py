@@ -214,9 +214,10 @@ class Store:
         dsn: The connection string of the database. Without it, ``LRBENCH_DSN`` names the
             database. Without either, the private server is used, and started on demand.
         read_only: Ask the database to refuse all changes.
-        on_note: Called with each message about journals that wait for this database, which are
-            delivered when the Store is opened; see :mod:`~lrbench_caffe.database.delivery`. By
-            default the messages are logged. None leaves the journals alone.
+        on_note: Called with each message about journals that wait for this database (None: the
+            messages are logged).
+        delivers: Whether to deliver these journals when the Store is opened; see
+            :mod:`~lrbench_caffe.database.delivery`.
 
     Attributes:
         where: The database's name for messages, without its password.
@@ -236,7 +237,8 @@ class Store:
         self,
         dsn: str | None = None,
         read_only: bool = False,
-        on_note: Callable[[str], None] | None = delivery.log_note,
+        on_note: Callable[[str], None] | None = None,
+        delivers: bool = True,
     ) -> None:
         self._dsn = dsn or os.environ.get("LRBENCH_DSN")
         self._read_only = read_only
@@ -248,9 +250,9 @@ class Store:
         except InputError:
             connection.close()
             raise
-        if on_note is not None:
+        if delivers:
             with contextlib.suppress(DatabaseUnavailable):  # the next call raises it again
-                delivery.deliver_waiting(self, on_note)
+                delivery.deliver_waiting(self, on_note or delivery.log_note)
 
     def __enter__(self) -> Store:
         return self

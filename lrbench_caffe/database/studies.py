@@ -309,7 +309,7 @@ class Claim:
         self._name = name
         self._stop = stop
         self._on_note = on_note
-        self._store = Store(dsn, on_note=None)
+        self._store = Store(dsn, delivers=False)
         self._id = _id(self._store, name)
         # Requests before this claim were for other programs. They are subtracted and not reset, so
         # that a request right after the claim is not lost.
