@@ -471,6 +471,9 @@ def _publish(
         for path, written in zip(files[:3], new[:3]):
             os.rename(written, path)
     except (lmdb.Error, OSError) as error:
+        for path, aside in zip(files[:3], old[:3]):
+            if os.path.exists(aside) and not os.path.exists(path):
+                os.rename(aside, path)
         shutil.rmtree(partial, ignore_errors=True)
         needed = sum(records.lmdb_bytes(part.images, pad) for part in (train, test))
         raise InputError(

@@ -456,7 +456,7 @@ def test_a_result_with_one_seed_leads_beyond_the_noise_or_is_only_mentioned(lead
         trial("FIX(k0=0.01)", [0.1, top1], seed) for seed, top1 in enumerate((0.8, 0.82, 0.81), 1)
     ]
     single = trial("FIX(k0=0.1)", [0.1, 0.81 + lead])
-    ranked = tuner._most_seeds_first(ranking.rank([*several, single]), 1000)
+    ranked = tuner._most_seeds_first(ranking.rank([*several, single]), 1000, by_top1=True)
     assert [entry.rank for entry in ranked] == ([2, 1] if lead < 0.01 else [1, 2])
     assert ranked[0].policy == first
     tuned = tuner.Tuned(

@@ -214,7 +214,7 @@ def _is_refused_for_a_reason(path: str) -> bool:
 @contextlib.contextmanager
 def _lock(path: str) -> Iterator[IO[bytes] | None]:
     """A journal, opened and locked; None if another program writes or delivers it."""
-    with open(path, "rb") as file:
+    with open(path, "r+b") as file:  # on NFS, only a file that can be written can be locked
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -274,8 +274,11 @@ def _set_aside(file: JournalFile, error: Exception) -> None:
     )
     if not file.path.endswith(REFUSED):
         with contextlib.suppress(OSError):
-            os.rename(file.path, file.path + REFUSED)
-            file.path += REFUSED
+            path = file.path + REFUSED
+            while os.path.exists(path):  # an earlier attempt was refused, too
+                path = path[: -len(REFUSED)] + "-again" + REFUSED
+            os.rename(file.path, path)
+            file.path = path
     # If there is no room for the reason, the journal is tried again later.
     with contextlib.suppress(OSError), open(file.path + REASON, "w", encoding="utf-8") as text:
         text.write(file.refusal + "\n")

@@ -210,6 +210,9 @@ def jobs(store: Store, name: str) -> list[StudyJob]:
     """
     lines = store.select(_JOBS, [name])
     if not lines:
+        if store.select("SELECT FROM study WHERE name = %s", [name]):
+            resume = command(store, name) or "lrbench study run %s SOLVER.prototxt" % name
+            raise InputError("the study %s has no trainings yet: `%s` starts them" % (name, resume))
         raise selection.unknown_study(store, name)
     return [
         StudyJob(
@@ -310,7 +313,11 @@ class Claim:
         self._stop = stop
         self._on_note = on_note
         self._store = Store(dsn, delivers=False)
-        self._id = _id(self._store, name)
+        try:
+            self._id = _id(self._store, name)
+        except InputError:
+            self._store.close()
+            raise
         # Requests before this claim were for other programs. They are subtracted and not reset, so
         # that a request right after the claim is not lost.
         self._passed_on = self._take()

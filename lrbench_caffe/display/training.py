@@ -69,8 +69,9 @@ class TrainingDisplay(ProgressDisplay):
         """Print the Top-1 of the heads that the table does not show."""
         if best is not None and best.heads:
             heads = (
-                "%s %s %%" % (name, percent(metrics["top1"] or 0.0))
+                "%s %s %%" % (name, "-" if top1 is None else percent(top1))
                 for name, metrics in best.heads.items()
+                for top1 in [metrics["top1"]]
             )
             self.print_line(
                 "Top-1 of the other heads at iteration %d: %s" % (best.iteration, ", ".join(heads))

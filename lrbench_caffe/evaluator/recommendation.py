@@ -203,7 +203,9 @@ def query_from_setup(setup: Setup, dataset: str | None = None, network: str | No
         own = Dataset(dataset, own.shape, None, None)
     return Query(
         own,
-        Network(network, "", setup.network.prototxt) if network else setup.network,
+        setup.network
+        if network in (None, setup.network.name)
+        else Network(str(network), "", setup.network.prototxt),
         setup.classes,
         setup.solver,
     )

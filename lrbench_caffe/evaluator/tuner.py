@@ -527,6 +527,11 @@ class _Search:
         leader = spreads[self._policy_text(challenger, length)]
         return _is_noise(leader, incumbent, self._test_samples)
 
+    def _most_seeds_first(self, length: int) -> list[ranking.Ranked]:
+        """The policies of a length, the best first; of tied ones, that with the most seeds."""
+        by_top1 = len(self._criterion.weights) == 1
+        return _most_seeds_first(self._ranked(length), self._test_samples, by_top1)
+
     @property
     def _test_samples(self) -> int | None:
         return self._trainer.setup.dataset.test_samples
@@ -753,7 +758,7 @@ class _Search:
 
     def _best(self, length: int) -> tuple[ranking.Ranked, Candidate] | None:
         """Find the first of the ranked policies of a length, or None if none finished."""
-        ranked = _most_seeds_first(self._ranked(length), self._test_samples)
+        ranked = self._most_seeds_first(length)
         if not (ranked and ranked[0].rank):
             return None
         return ranked[0], self._candidates[ranked[0].policy, length]
@@ -814,7 +819,7 @@ class _Search:
             if reached:
                 key = min(reached, key=lambda key: (reached[key], key[1]))
                 length, target = key[1], (top1, reached[key])
-        ranked = _most_seeds_first(self._ranked(length), self._test_samples)
+        ranked = self._most_seeds_first(length)
         if not (ranked and ranked[0].rank):
             trials = [tried.trial for tried in self._tried]
             failed = "".join("; %s" % line for line in failures.causes(trials))
@@ -871,22 +876,25 @@ def _is_noise(leader: ranking.Spread, other: ranking.Spread, samples: int | None
 
 
 def _most_seeds_first(
-    ranked: Sequence[ranking.Ranked], samples: int | None
+    ranked: Sequence[ranking.Ranked], samples: int | None, by_top1: bool
 ) -> list[ranking.Ranked]:
     """Sort tied policies by the number of their seeds.
 
     A policy with one seed goes behind the first policy with several seeds if its lead over that
-    policy may be noise.
+    policy may be noise, which is known for Top-1 only.
 
     Args:
         ranked: The ranked policies.
         samples: The size of the test set, or None.
+        by_top1: Whether they are ranked by Top-1 alone.
     """
     several = next((entry for entry in ranked if entry.rank and len(entry.trials) > 1), None)
 
     def position(entry: ranking.Ranked) -> tuple[float, int]:
         rank = entry.rank or math.inf
-        if several and several.rank and entry.has_one_seed and rank < several.rank:
+        if not (by_top1 and several and several.rank and entry.has_one_seed):
+            return rank, -len(entry.trials)
+        if rank < several.rank:
             is_noise = _is_noise(entry.metrics["top1"], several.metrics["top1"], samples)
             rank = several.rank if is_noise else rank
         return rank, -len(entry.trials)

@@ -38,7 +38,9 @@ class Spread(NamedTuple):
         >>> round(low, 4), round(high, 4)
         (0.9641, 0.9959)
         """
-        if self.mean is None or not self.deviation:
+        if self.mean is None or self.deviation is None:
+            return None
+        if self.deviation <= ROUNDING * abs(self.mean):
             return None
         from scipy.special import stdtrit  # imported here: it takes a tenth of a second
 
@@ -57,7 +59,8 @@ def spread(values: Iterable[float | None]) -> Spread:
     if not numbers:
         return Spread(None, None, 0)
     n = len(numbers)
-    mean = math.fsum(numbers) / n
+    # The division can round the mean of equal values to another number.
+    mean = min(max(math.fsum(numbers) / n, min(numbers)), max(numbers))
     if n == 1:
         return Spread(mean, None, 1)
     squares = math.fsum((number - mean) ** 2 for number in numbers)

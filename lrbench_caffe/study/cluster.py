@@ -16,11 +16,17 @@ import signal
 import tempfile
 import time
 import uuid
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import distributed
+
+try:
+    from multiprocessing import resource_tracker
+except ImportError:  # its name before Python 3.8
+    from multiprocessing import (  # type: ignore[attr-defined, no-redef]
+        semaphore_tracker as resource_tracker,
+    )
 from distributed import Client, LocalCluster, Queue, Variable
 
 from lrbench_caffe.errors import InputError, TrialError

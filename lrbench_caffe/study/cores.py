@@ -15,6 +15,7 @@ from lrbench_caffe.study.interfaces import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from lrbench_caffe.study.events import OnJobEvent
     from lrbench_caffe.study.stop import Stop
@@ -55,9 +56,13 @@ class Cores(Pool):
             TrialError: The system has no threads left.
         """
         with ThreadPoolExecutor(self._slots) as threads:
+            trainings: list[Future[None]] = []
             try:
-                trainings = [threads.submit(self._train_job, job, stop, on_event) for job in jobs]
+                for job in jobs:
+                    trainings.append(threads.submit(self._train_job, job, stop, on_event))
             except RuntimeError as error:
+                for training in trainings:
+                    training.cancel()
                 raise TrialError(
                     "cannot train %d at a time (%s): end other programs, or give a smaller --jobs"
                     % (self._slots, error)
