@@ -48,7 +48,7 @@ class MetricsLayer(caffe.Layer):
     Attributes:
         head: The name of the head, None if LRBench has not given it one.
         problem: Why an optional head cannot be measured, None if it can.
-        is_reported: Whether the user has read the problem.
+        is_reported: Whether a note has reported the problem.
     """
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:
@@ -94,7 +94,7 @@ class MetricsLayer(caffe.Layer):
                 "%s: the scores have the shape %s, but the softmax outputs %s"
                 % (self._name, tuple(bottom[2].shape), shape)
             )
-        if self._is_binary and shape[-1] != 1 and bottom[0].count != shape[0]:
+        if self._is_binary and not _has_one_score(shape):
             raise ValueError(
                 "%s: the scores have the shape %s, so a sample may have several labels; LRBench "
                 "measures classifiers with one label for each sample" % (self._name, shape)
@@ -202,6 +202,11 @@ class MetricsLayer(caffe.Layer):
         if not self._is_optional:
             raise ValueError(problem)
         self.problem = problem
+
+
+def _has_one_score(shape: tuple[int, ...]) -> bool:
+    """Whether scores of this shape are one for each sample, pixel, or step of a sequence."""
+    return len(shape) == 1 or shape[1] == 1 or (len(shape) == 3 and shape[2] == 1)
 
 
 def _accuracies(labels: NDArray[Any], scores: NDArray[Any]) -> tuple[float, float]:

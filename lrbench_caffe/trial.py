@@ -90,9 +90,9 @@ class Setup:
         dataset: The dataset.
         classes: The learning task: the number of classes, None if the net does not define it.
         solver: The fields of Caffe's SolverParameter by name, ``batch_size`` and
-            ``test_batch_size``; ``head``, the head that is ranked by, if the test net has several;
-            and ``test_net``, the index of the test net, if it is not the first, None if there is
-            none.
+            ``test_batch_size``; ``head``, the head that is ranked by, where it does not follow from
+            the net that is trained; and ``test_net``, the index of the test net, if it is not the
+            first, None if there is none.
         seed: Caffe's random_seed.
     """
 
@@ -124,7 +124,8 @@ class Evaluation:
         test_loss: The mean loss over the test set.
         top1: Top-1 accuracy, from 0 to 1.
         top5: Top-5 accuracy, from 0 to 1.
-        ac: Average confidence. ac, cd and cdac are None if no sample is classified correctly.
+        ac: Average confidence. ac, cd and cdac are None if no sample is classified correctly, or if
+            the head has no probabilities.
         cd: Confidence deviation.
         cdac: Confidence deviation across classes.
         ld: Loss difference, None without one of the losses.
@@ -132,6 +133,8 @@ class Evaluation:
             which its batches come in another order. None if it was not resumed.
         class_confidence: The average confidence of each class, None for a class without a correctly
             classified sample. None as a whole if it was not measured.
+        heads: top1, top5, ac, cd and cdac of the other heads of the test net by their names. None
+            if there are none.
     """
 
     iteration: int

@@ -268,14 +268,15 @@ def test_a_head_beside_the_main_one_that_cannot_be_measured_does_not_end_the_tra
 ):
     """Caffe's sigmoid loss also takes targets between 0 and 1, which are not classes."""
     head = scores("main") + accuracy("top1", "main") + loss("SoftmaxWithLoss", "main")
+    head += scores("flag", 1) + loss("SigmoidCrossEntropyLoss", "flag")  # its labels are digits
     head += scores("mask", 1) + 'layer { name: "soft" type: "Power" bottom: "label" top: "soft" '
     head += "power_param { scale: 0.05 shift: 0.05 } }\n"
     head += loss("SigmoidCrossEntropyLoss", "mask", "soft")
     log, trial, notes = run_both(tmp_path, net_on(digits, body="", head=head))
     assert trial.rows[-1].top1 == pytest.approx(log.tests[6, 0]["top1"])
     assert trial.rows[-1].heads is None
-    (note,) = [note for note in notes if "left out" in note]
-    assert "the head mask: invalid label" in note
+    left_out = [note for note in notes if "left out" in note]
+    assert [note.split(":")[0] for note in left_out] == ["the head flag", "the head mask"]
 
 
 def test_branches_of_training_and_test_may_have_different_blobs(tmp_path, digits, dsn):
@@ -414,14 +415,24 @@ def test_a_mean_of_softmax_outputs_does_not_get_another_softmax():
     assert measurement.head.has_probabilities and "Softmax" not in [layer.type for layer in added]
 
 
-def test_a_loss_is_computed_on_the_blob_that_it_reads_in_the_training():
-    """In the test net, a Softmax in place replaces the scores."""
-    train_net = scores("a") + loss("SoftmaxWithLoss", "a")
-    test_net = scores("a") + softmax("a", "a")
-    test_net += accuracy("top1", "a").replace("include { phase: TEST }", "")
-    _, added = measured(test_net, train_net)
-    types = [layer.type for layer in added]
-    assert types[0] == "SoftmaxWithLoss" and types.count("Softmax") == 0
+def test_a_loss_of_scores_that_a_softmax_replaces_in_place_is_not_added(tmp_path, digits, dsn):
+    """Caffe allows a layer to work in place on a blob if no other layer reads it."""
+    head = scores("a") + loss("SoftmaxWithLoss", "a", more="include { phase: TRAIN }")
+    head += softmax("a", "a", "include { phase: TEST }") + accuracy("top1", "a")
+    log, trial, notes = run_both(tmp_path, net_on(digits, body="", head=head))
+    last = trial.rows[-1]
+    assert last.top1 == pytest.approx(log.tests[6, 0]["top1"]) and last.ac is not None
+    assert last.test_loss == pytest.approx(last.train_loss, rel=0.5)
+    assert any("cannot be computed on the test net" in note for note in notes)
+
+
+def test_an_accuracy_of_sigmoid_outputs_is_ranked_by_their_inputs():
+    net = scores("a", 1) + loss("SigmoidCrossEntropyLoss", "a")
+    net += 'layer { name: "s" type: "Sigmoid" bottom: "a" top: "s" }\n'
+    net += accuracy("top1", "s").replace("include { phase: TEST }", "")
+    measurement, added = measured(net)
+    assert measurement.head.classes == 2 and not measurement.head.has_probabilities
+    assert list(added[-1].bottom) == ["a", "label"]
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ class Use(NamedTuple):
         compared: Its first bottom.
         labels: Its second bottom.
         scores: The inputs of the softmax if compared has its outputs, else compared itself.
-        kind: What compared is: PROBABILITIES, SOFTMAX (scores, known to have a softmax), BINARY or
-            SCORES.
+        kind: What compared is: PROBABILITIES, SOFTMAX (scores; for an Accuracy, the losses decide
+            whether they have a softmax), BINARY or SCORES.
         axis: The axis of the classes.
         ignore_label: The label whose samples do not count for it, or None.
     """
@@ -373,7 +373,7 @@ def count_classes(blobs: Blobs, scores: Blob, axis: int) -> int | None:
             return classes
         crops_space = layer.type != "Crop" or layer.crop_param.axis > 1
         keeps_channels = layer.type in SAME_CHANNELS and axis == 1 and crops_space
-        if layer.type not in SAME_SHAPE and not keeps_channels:
+        if not layer.bottom or (layer.type not in SAME_SHAPE and not keeps_channels):
             return None
         scores = blobs.read(scores.producer, layer.bottom[0])
         layer = blobs.producer(scores)

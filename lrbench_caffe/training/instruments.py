@@ -79,13 +79,23 @@ class InstrumentedNet:
             return None
         read = [blob for blob in bottoms if blob is not None]
         end = 1 + max((blob.producer for blob in read), default=-1)
-        if any(blobs.read(end, blob.name) != blob for blob in read):
+        if any(blobs.read(end, blob.name) != blob or self._is_changed(blob) for blob in read):
             return None
         # The labels of an Accuracy are classes. In the training they may be, for example, vectors.
         classes = {use.labels for use in find_uses(blobs) if use.is_accuracy}
         if classes & set(read) and not self._takes_classes(blobs, loss, read):
             return None
         return list(loss.bottom), end
+
+    def _is_changed(self, blob: Blob) -> bool:
+        """Whether a layer works in place on a blob, which Caffe allows its only reader."""
+        blobs = Blobs(self.layers)
+        return any(
+            blob.name in layer.bottom
+            and blob.name in layer.top
+            and blobs.read(index, blob.name) == blob
+            for index, layer in enumerate(self.layers)
+        )
 
     def _takes_classes(self, blobs: Blobs, loss: Any, bottoms: Sequence[Blob]) -> bool:
         kind = LOSSES.get(loss.type)
@@ -95,7 +105,7 @@ class InstrumentedNet:
         """The place of the only loss if its scores have another name in the training."""
         blobs = Blobs(self.layers)
         heads = {(use.scores, use.labels): use for use in find_uses(blobs)}
-        if len(heads) != 1 or loss.type not in LOSSES:
+        if len(heads) != 1 or loss.type not in LOSSES or len(loss.bottom) != 2:
             return None
         (use,) = heads.values()
         scores = use.compared if LOSSES[loss.type] == PROBABILITIES else use.scores
@@ -104,6 +114,7 @@ class InstrumentedNet:
         if (
             has_probabilities != (LOSSES[loss.type] == PROBABILITIES)
             or blobs.read(end, scores.name) != scores
+            or self._is_changed(scores)
             or not self._takes_classes(blobs, loss, [scores])
         ):
             return None
@@ -114,7 +125,7 @@ class InstrumentedNet:
         copy = caffe_pb2.LayerParameter()
         copy.CopyFrom(loss)
         copy.name = self._unused("lrbench_" + loss.name)
-        copy.bottom[:2] = bottoms[:2]
+        copy.bottom[:] = bottoms
         copy.top[:] = [self._unused("lrbench_" + top) for top in loss.top]
         copy.ClearField("include")
         copy.ClearField("exclude")
@@ -138,8 +149,10 @@ class InstrumentedNet:
             added.append(softmax)
             bottoms = [softmax.name, use.labels.name, use.compared.name]
         else:
-            bottoms = [use.compared.name, use.labels.name]
             is_live = Blobs(self.layers).read(end, use.scores.name) == use.scores
+            # A sigmoid is above 0.5 where its input is above 0.
+            compared = use.scores if head.kind == BINARY and is_live else use.compared
+            bottoms = [compared.name, use.labels.name]
             # An Accuracy of softmax outputs ranks by them.
             if self._has_scores(use) and not use.is_accuracy and is_live:
                 bottoms.append(use.scores.name)
@@ -149,6 +162,8 @@ class InstrumentedNet:
         metrics.python_param.module, metrics.python_param.layer = MODULE, LAYER
         metrics.python_param.param_str = json.dumps(self._param(head, is_optional))
         self.layers[end:end] = [*added, metrics]
+        if is_optional and head.kind == BINARY:  # its labels may be anything
+            return MeasuredHead(head.name, head.classes, head.ignore_label, False, None)
         trained_labels = head.trained[0].labels.name if head.trained else None
         return MeasuredHead(
             head.name,

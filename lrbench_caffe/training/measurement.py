@@ -93,7 +93,7 @@ def add_metrics_layers(
             raise InputError(_not_a_classifier(network, layers, trained))
         ranked_by = choose_head(heads, network, head)
         chosen = heads.index(ranked_by)
-        measured = [instrumented.add_metrics(found, found is not ranked_by) for found in heads]
+        measured = [instrumented.add_metrics(each, each is not ranked_by) for each in heads]
     main = measured[chosen]
     others = tuple(other for n, other in enumerate(measured) if n != chosen)
     if others:
@@ -128,8 +128,10 @@ def _check_choice(tests: int, head: str | None, test_net: int) -> None:
 def _check_losses(trained: Sequence[Any]) -> None:
     """Raise InputError if a layer works in place on a loss, which Caffe then does not hold."""
     for index, loss in enumerate(trained):
+        weights = list(loss.loss_weight) or [1.0]
+        tops = {top for top, weight in zip(loss.top, weights) if weight and is_loss(loss)}
         for layer in trained[index + 1 :]:
-            if is_loss(loss) and set(loss.top) & set(layer.top) & set(layer.bottom):
+            if tops & set(layer.top) & set(layer.bottom):
                 raise InputError(
                     "the layer %r works in place on the loss of the layer %r, so the train loss "
                     "cannot be read: give it a top of its own"
@@ -155,7 +157,9 @@ def _chosen_layer(written: Sequence[MeasuredHead], network: str, name: str | Non
         return names.index(name)
     if name is None and len(names) == 1:
         return 0
-    problem = "has several metrics layers" if name is None else "has no metrics layer %r" % name
+    problem = "has several metrics layers"
+    if name is not None:
+        problem = "does not have the metrics layer %r" % name
     raise InputError(
         "the test net %r %s: name the one to rank by with --head, one of %s"
         % (network, problem, ", ".join(names))
@@ -206,7 +210,7 @@ def _not_a_classifier(network: str, layers: Sequence[Any], trained: Sequence[Any
     """Why a test net without heads cannot be measured, and what to do."""
     for blobs in (Blobs(layers), Blobs(trained)):
         for index, layer in enumerate(blobs.layers):
-            if LOSSES.get(layer.type) != BINARY:
+            if LOSSES.get(layer.type) != BINARY or not layer.bottom:
                 continue
             if count_classes(blobs, blobs.read(index, layer.bottom[0]), 1) != 1:
                 return (

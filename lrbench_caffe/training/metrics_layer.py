@@ -71,8 +71,8 @@ def data_layer_of(labels: str, layers: Sequence[Any]) -> str | None:
 def written_heads(layers: Sequence[Any], network: str) -> list[MeasuredHead]:
     """Return the heads of the metrics layers in a test net.
 
-    The metrics layers are told the names of their heads, which are their own names, and get the
-    inputs of their Softmax as a third bottom.
+    The metrics layers get the names of their heads, which are their own names, in their param_str,
+    and the inputs of their Softmax as a third bottom.
 
     Args:
         layers: The LayerParameters of the net; the metrics layers are changed.

@@ -112,7 +112,8 @@ def train(
     try:
         while True:
             iteration = solver.iter
-            if plan.evaluates(iteration):
+            has_something = plan.measurement is not None or monitor.losses
+            if plan.evaluates(iteration) and has_something:
                 before_evaluation()
                 end = _evaluate_and_emit(solver, monitor, plan, emit, stop)
                 if end is not None:

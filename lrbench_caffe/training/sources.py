@@ -97,8 +97,8 @@ def _database(layer: Any, has_labels: bool) -> Source:
     samples, shape = None, None
     if is_lmdb:
         _check_lock(layer, param.source)
-        records.check_map(param.source)
         samples, shape = records.describe_lmdb(param.source)
+        records.check_map(param.source)
     _check_samples(layer, param, samples)
     return Source(layer.name, param.source, param.batch_size, samples, shape, has_labels)
 

@@ -172,7 +172,7 @@ class _Session:
         self._solver, self._monitor, self._policy, self._param = solver, monitor, policy, param
         self._snapshots, self._resumed_at, self._emit = snapshots, resumed_at, emit
         self._rows: list[dict[str, Any]] = []
-        self._has_last_snapshot = False
+        self._snapshot_at: int | None = None  # the iteration of the last snapshot
 
     def emit(self, kind: str, content: Any) -> None:
         """Pass an event on; keep the rows, and add where the training has resumed."""
@@ -202,6 +202,7 @@ class _Session:
 
     def after_snapshot(self) -> None:
         """Write the state of a policy with memory beside the snapshot that Caffe has taken."""
+        self._snapshot_at = self._solver.iter
         if self._policy.has_memory:
             solverstate.write_policy_state(
                 encoding.to_path(self._param.snapshot_prefix),
@@ -221,10 +222,8 @@ class _Session:
 
     def _take_last_snapshot(self) -> None:
         """Take the snapshot after the training, unless there is one of this iteration."""
-        solver, param = self._solver, self._param
-        taken = param.snapshot and solver.iter % param.snapshot == 0
-        if param.snapshot_after_train and not taken and not self._has_last_snapshot:
-            self._has_last_snapshot = True
+        solver = self._solver
+        if self._param.snapshot_after_train and self._snapshot_at != solver.iter:
             solver.snapshot()
             self.after_snapshot()
 
