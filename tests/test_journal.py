@@ -391,7 +391,7 @@ def test_a_rejected_journal_is_set_aside_with_the_reason_and_does_not_delay_othe
         record(recorder, other, [0])
     path = os.path.join(home(), "journal", trial.id + "-1.jsonl.refused")
     assert sorted(journals()) == [os.path.basename(path), os.path.basename(path) + ".txt"]
-    assert stored(dsn, other).state == "finished" and database.undelivered()[-1] == path
+    assert stored(dsn, other).state == "finished" and path in database.undelivered()
     assert len(notes) == 1 and "rejects a value" in notes[0] and notes[0].endswith(".refused")
     with open(path + ".txt") as reason:
         assert reason.read().strip() in notes[0]
