@@ -317,7 +317,8 @@ def test_a_database_server_that_goes_away_costs_no_rows(dsn, name, command, tria
 def test_a_full_disk_fails_the_trainings_and_a_retry_completes_them(
     dsn, name, digits, small_disk, tmp_path, trials
 ):
-    path = nets.write(tmp_path, nets.solver(max_iter=500, test_interval=5))
+    # The rows are more than a pipe holds, so the training cannot end before the disk is full.
+    path = nets.write(tmp_path, nets.solver(max_iter=1000, test_interval=2, test_iter=1))
     command = [sys.executable, "-m", "lrbench_caffe", "study", "run", name, path]
     command += ["--data", digits, "--policy", POLICIES[0]]
     options = {
@@ -332,13 +333,13 @@ def test_a_full_disk_fails_the_trainings_and_a_retry_completes_them(
     assert full.returncode == 1 and "Traceback" not in full.stderr
     assert failed.state == "failed"
     assert "No space left" in failed.error and "LRBENCH_HOME" in failed.error
-    assert failed.rows and failed.rows[-1].iteration < 500, "rows that fit are kept"
+    assert failed.rows and failed.rows[-1].iteration < 1000, "rows that fit are kept"
     os.remove(str(small_disk / "filler"))
     retry = subprocess.run([*command, "--retry-failed"], stdout=subprocess.DEVNULL, **options)
     assert retry.returncode == 0
     (done,) = trials(name)
     assert done.state == "finished"
-    assert [row.iteration for row in done.rows] == list(range(0, 501, 5))
+    assert [row.iteration for row in done.rows] == list(range(0, 1001, 2))
 
 
 @needs_caffe
