@@ -318,7 +318,7 @@ def test_a_full_disk_fails_the_trainings_and_a_retry_completes_them(
     dsn, name, digits, small_disk, tmp_path, trials
 ):
     # The rows are more than a pipe holds, so the training cannot end before the disk is full.
-    path = nets.write(tmp_path, nets.solver(max_iter=1000, test_interval=2, test_iter=1))
+    path = nets.write(tmp_path, nets.solver(max_iter=500, test_interval=2, test_iter=1))
     command = [sys.executable, "-m", "lrbench_caffe", "study", "run", name, path]
     command += ["--data", digits, "--policy", POLICIES[0]]
     options = {
@@ -333,24 +333,25 @@ def test_a_full_disk_fails_the_trainings_and_a_retry_completes_them(
     assert full.returncode == 1 and "Traceback" not in full.stderr
     assert failed.state == "failed"
     assert "No space left" in failed.error and "LRBENCH_HOME" in failed.error
-    assert failed.rows and failed.rows[-1].iteration < 1000, "rows that fit are kept"
+    assert failed.rows and failed.rows[-1].iteration < 500, "rows that fit are kept"
     os.remove(str(small_disk / "filler"))
     retry = subprocess.run([*command, "--retry-failed"], stdout=subprocess.DEVNULL, **options)
     assert retry.returncode == 0
     (done,) = trials(name)
     assert done.state == "finished"
-    assert [row.iteration for row in done.rows] == list(range(0, 1001, 2))
+    assert [row.iteration for row in done.rows] == list(range(0, 501, 2))
 
 
 @needs_caffe
 def test_a_hopeless_training_is_pruned_with_a_reason(name, invoke, command, trials):
     policies = ["FIX(k0=%s)" % rate for rate in ("0.01", "0.02", "0.03", "0.000000001")]
-    options = ("--seeds", "1", "--jobs", "1", "--prune", "0.3")
+    # The rows are more than a pipe holds, so the training cannot end before it is pruned.
+    options = ("--seeds", "1", "--jobs", "1", "--prune", "0.3", "--max-iter", "3000")
     assert invoke(*command(name, *options, policies=policies)).returncode == 0
     by_policy = {trial.policy: trial for trial in trials(name)}
     hopeless = by_policy.pop("FIX(k0=1e-09)")
     assert hopeless.state == "pruned" and "the median of 3 others" in hopeless.error
-    assert hopeless.rows and hopeless.rows[-1].iteration < MAX_ITER
+    assert hopeless.rows and hopeless.rows[-1].iteration < 3000
     assert states(by_policy.values()) == ["finished"] * 3
     assert "(pruned)" in invoke("study", "run", name).stdout, "and is not trained again"
 
