@@ -19,7 +19,6 @@ from waiting import LIMIT, wait_until
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
-SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
 sys.path.insert(0, ROOT)  # for `pytest` without an installed package
 TEMPLATE = "new_with_schema"  # a database on each server of the tests
 EMPTY = "template1"  # PostgreSQL's own template

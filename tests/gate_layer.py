@@ -8,8 +8,10 @@ import time
 
 import caffe
 
+from lrbench_caffe.training.snapshots import FIRST_COST, MAX_SHARE
+
 POLL_SECONDS = 0.02
-SNAPSHOT_SECONDS = 1  # a training takes its first snapshot when it has run for this long
+SNAPSHOT_SECONDS = FIRST_COST / MAX_SHARE  # after which a training takes its first snapshot
 
 
 class GateLayer(caffe.Layer):

@@ -12,7 +12,7 @@ from lrbench_caffe.cli.options import (
     ranking_option,
     trial_filters,
 )
-from lrbench_caffe.cli.output import print_written
+from lrbench_caffe.cli.output import print_remarks, print_written
 
 
 @click.command()
@@ -28,7 +28,6 @@ def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
     policy with one seed is placed by its value, because its noise is unknown.
     """
     from lrbench_caffe import database, ranking
-    from lrbench_caffe.cli.output import print_remarks
     from lrbench_caffe.display import console, tables
 
     criterion = ranking.parse_criterion(by)

@@ -141,7 +141,7 @@ def _deliver_locked(
     with contextlib.suppress(FileNotFoundError), _lock(path) as locked:
         if locked is not None:  # else another program delivers it at this moment
             file = JournalFile(path, leftover=True)
-            events = file.undelivered_events() - 1  # without the line that names the database
+            events = file.undelivered_events()
             done = deliver(store, file, on_note)
             return (0 if file.refusal or not done else events), file.refusal
     return 0, None

@@ -139,9 +139,11 @@ class JournalFile:
 
     def undelivered_events(self) -> int:
         """Return the number of events that the database does not have yet."""
+        lines = 0
         with contextlib.suppress(FileNotFoundError):
-            return sum(map(len, self.undelivered_lines())) + len(self.unwritten)
-        return len(self.unwritten)
+            lines = sum(map(len, self.undelivered_lines()))
+        header = 1 if lines and not self.delivered else 0  # the line that names the database
+        return lines - header + len(self.unwritten)
 
 
 def encode(kind: str, content: object) -> bytes:

@@ -81,9 +81,10 @@ def _rich_table(table: Table) -> RichTable:
 def _print_table(table: Table) -> None:
     console = Console()
     if console.is_terminal:
-        fits = console.width >= WIDE and len(parts(table, console.width, gap=3)) == 1
-        padding = 1 if fits else 0
-        for part in parts(table, console.width, gap=1 + 2 * padding):
+        padding, tables = 1, parts(table, console.width, gap=3)
+        if console.width < WIDE or len(tables) > 1:
+            padding, tables = 0, parts(table, console.width, gap=1)
+        for part in tables:
             rich_table = _rich_table(part)
             rich_table.padding = (0, padding)
             console.print(rich_table)

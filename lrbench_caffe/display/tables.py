@@ -103,7 +103,7 @@ def _results_row(trial: Trial, settings: str) -> tuple[object, ...]:
 
 def _task_values(dataset: Dataset, network: Network) -> tuple[object, ...]:
     """The values of _TASK_COLUMNS."""
-    shape = "x".join(map(str, dataset.shape)) if dataset.shape else None
+    shape = ranking.shape_text(dataset.shape)
     return network.hash, shape, dataset.train_samples, dataset.test_samples
 
 

@@ -105,11 +105,10 @@ class TaskResults(NamedTuple):
             mean Top-1. Enough are two seeds, trainings as long as the solver's (or if that is
             unknown, as the longest trainings of the task), and the classifier head that the solver
             measures.
-        good: The good range of its constant rates, or None if it has fewer than three of them or
-            none is better than guessing.
         rates: The smallest and the largest rate of the best policies, or None if their text does
             not give rates.
-        good_range: The good range with its evidence, or None.
+        good_range: The good range of its constant rates with its evidence, or None if it has fewer
+            than three of them or none is better than guessing.
         shortcomings: For each of the policies, what its evidence lacks; empty if it is enough.
     """
 
@@ -117,10 +116,14 @@ class TaskResults(NamedTuple):
     similarity: float
     comparisons: tuple[Comparison, ...]
     policies: tuple[Standing, ...]
-    good: ranges.Range | None
     rates: tuple[float, float] | None
     good_range: GoodRange | None = None
     shortcomings: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def good(self) -> ranges.Range | None:
+        """The good range of its constant rates, or None."""
+        return self.good_range.good if self.good_range else None
 
     @property
     def has_enough_evidence(self) -> bool:
@@ -341,14 +344,13 @@ def _results(
             similarity=_similarity(comparisons),
             comparisons=tuple(comparisons),
             policies=tuple(policies[n]),
-            good=good.good if good else None,
             rates=_rates(policies[n]),
-            good_range=good,
+            good_range=good_range,
             shortcomings=tuple(
                 _shortcomings(standing, query, lengths[n]) for standing in policies[n]
             ),
         )
-        for n, ((task, comparisons), good) in enumerate(zip(compared, good_ranges))
+        for n, ((task, comparisons), good_range) in enumerate(zip(compared, good_ranges))
     )
 
 

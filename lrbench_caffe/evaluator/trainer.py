@@ -276,7 +276,9 @@ def _task(setup: Setup) -> tuple[object, ...]:
 
 def _command(kind: str, job: Job, name: str) -> str:
     """The command that resumes an evaluation, without its other options."""
-    arguments = ["lrbench", kind, job.solver, *(["--data", job.data] if job.data else [])]
+    arguments = ["lrbench", kind, job.solver]
+    for option, value in (("--data", job.data), ("--head", job.head), ("--test-net", job.test_net)):
+        arguments += [option, str(value)] if value else []
     return " ".join(map(shlex.quote, [*arguments, "--study", name]))
 
 

@@ -17,6 +17,7 @@ from lrbench_caffe.ranking.blocks import (
     names_remarks,
     network_label,
     settings_text,
+    shape_text,
     task_titles,
 )
 from lrbench_caffe.ranking.criteria import METRICS, Criterion, parse_criterion
@@ -48,6 +49,7 @@ __all__ = [
     "parse_criterion",
     "rank",
     "settings_text",
+    "shape_text",
     "sort_by_top1",
     "spread",
     "task_titles",

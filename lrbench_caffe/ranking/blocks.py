@@ -54,11 +54,6 @@ class Block(NamedTuple):
     trials: tuple[Trial, ...]
 
 
-def is_measured(trial: Trial) -> bool:
-    """Return whether a trial has a Top-1; a training without a test net does not have one."""
-    return any(row.top1 is not None for row in trial.rows)
-
-
 def group_by_task(trials: Iterable[Trial]) -> dict[Task, list[Trial]]:
     """Group trials by (dataset, network), in the order in which these tasks first appear."""
     tasks: dict[Task, list[Trial]] = {}
@@ -100,7 +95,7 @@ def _blocks(task: Task, title: str, trials: Iterable[Trial]) -> list[Block]:
 
 
 def _position(block: Block) -> tuple[bool, int, int, str]:
-    finished = sum(trial.state == FINISHED and is_measured(trial) for trial in block.trials)
+    finished = sum(trial.state == FINISHED and trial.best is not None for trial in block.trials)
     return not finished, -(block.max_iter or 0), -finished, block.title
 
 
@@ -138,14 +133,22 @@ def network_label(network: Network) -> str:
     return "%s@%s" % (network.name, network.hash[:HASH_DIGITS])
 
 
+def shape_text(shape: Sequence[int] | None) -> str | None:
+    """Return the shape of a sample as text; None if it is unknown.
+
+    >>> shape_text((1, 28, 28))
+    '1x28x28'
+    """
+    return "x".join(map(str, shape)) if shape else None
+
+
 def dataset_label(dataset: Dataset) -> str:
     """Return a dataset's name with the shape of a sample and the numbers of samples.
 
     >>> dataset_label(Dataset("digits", (1, 8, 8), 1397, 400))
     'digits@1x8x8/1397/400'
     """
-    shape = "x".join(map(str, dataset.shape)) if dataset.shape else None
-    facts = (shape, dataset.train_samples, dataset.test_samples)
+    facts = (shape_text(dataset.shape), dataset.train_samples, dataset.test_samples)
     return "%s@%s" % (dataset.name, "/".join("?" if fact is None else str(fact) for fact in facts))
 
 

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
-from lrbench_caffe.ranking.blocks import Settings, group_comparable, is_measured, settings_text
+from lrbench_caffe.ranking.blocks import Settings, group_comparable, settings_text
 from lrbench_caffe.ranking.criteria import METRICS, Criterion
 from lrbench_caffe.ranking.noise import Spread, is_tied, spread
 from lrbench_caffe.trial import FINISHED, Trial
@@ -148,7 +148,7 @@ def pareto_front(entries: Iterable[Ranked], names: Collection[str]) -> list[Rank
 
 
 def _counts(trial: Trial) -> bool:
-    return trial.state == FINISHED and is_measured(trial)
+    return trial.state == FINISHED and trial.best is not None
 
 
 def _group_by_policy(trials: Iterable[Trial], settings: Settings) -> list[Ranked]:
@@ -162,7 +162,7 @@ def _group_by_policy(trials: Iterable[Trial], settings: Settings) -> list[Ranked
 def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
     counted = counted_trials(trials)
     others = [trial for trial in trials if not _counts(trial)]
-    summaries = [trial.summary for trial in counted or others if is_measured(trial)]
+    summaries = [trial.summary for trial in counted or others]
     metrics = {
         name: spread(getattr(summary, name) for summary in summaries if summary) for name in METRICS
     }

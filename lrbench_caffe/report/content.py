@@ -114,7 +114,7 @@ def _task(store: Store, block: Block, criterion: Criterion) -> dict[str, Any]:
     front = {entry.label for entry in ranking.pareto_front(entries, PARETO_METRICS)}
     rows = store.rows([trial.id for entry in _drawn(entries) for trial in _all_trials(entry)])
     facts = [
-        ["shape", "x".join(map(str, dataset.shape)) if dataset.shape else None],
+        ["shape", ranking.shape_text(dataset.shape)],
         ["train samples", dataset.train_samples],
         ["test samples", dataset.test_samples],
         ["classes", trials[0].setup.classes],

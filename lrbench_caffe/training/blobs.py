@@ -24,11 +24,15 @@ class Blobs:
     """The blobs of a net in one phase.
 
     Attributes:
-        layers: The LayerParameters that the net has in the phase, in order.
+        layers: The LayerParameters that the net has in the phase, in order. The list may grow.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self.layers = layers
+
+    def index_of(self, layer: Any) -> int:
+        """Return the index of one of the layers: of this object, not of one with its content."""
+        return next(n for n, other in enumerate(self.layers) if other is layer)
 
     def read(self, index: int, name: str) -> Blob:
         """Return the blob that a layer reads by a name.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from lrbench_caffe import metrics
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.layers import MetricsLayer
-from lrbench_caffe.training.monitor import weighted_losses
 from lrbench_caffe.trial import HEAD_METRICS, Evaluation
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def evaluate(
     layers = {layer.head: layer for layer in net.layers if type(layer) is MetricsLayer}
     result = layers[measurement.head.name].take()
     test_loss = result.log_loss
-    if weighted_losses(net):
+    if any(net._blob_loss_weights):
         test_loss = losses[measurement.test_net] / test_iter[measurement.test_net]
     heads = {}
     for head in measurement.others:

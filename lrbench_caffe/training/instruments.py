@@ -38,6 +38,7 @@ class InstrumentedNet:
 
     Attributes:
         layers: The LayerParameters in order.
+        blobs: The blobs of these layers, as they are now.
     """
 
     def __init__(self, layers: Sequence[Any], trained: Sequence[Any]) -> None:
@@ -48,7 +49,8 @@ class InstrumentedNet:
             trained: Those of the training net.
         """
         self.layers = list(layers)
-        self._trained = trained
+        self.blobs = Blobs(self.layers)
+        self._trained = Blobs(trained)
 
     def add_losses(self) -> bool:
         """Add the losses of the training net; return whether the test net has them now.
@@ -56,7 +58,7 @@ class InstrumentedNet:
         All are added or none, so that the test loss and the train loss are the same sum. Only
         losses without parameters are added, each where the blobs are that it reads in the training.
         """
-        losses = [layer for layer in self._trained if is_loss(layer)]
+        losses = [layer for layer in self._trained.layers if is_loss(layer)]
         places = [self._place(loss) for loss in losses]
         if len(losses) == 1 and places == [None]:
             places = [self._place_of_other_names(losses[0])]
@@ -72,8 +74,8 @@ class InstrumentedNet:
 
     def _place(self, loss: Any) -> tuple[list[str], int] | None:
         """The bottoms of a copied loss in the test net and its index, None without a place."""
-        blobs, trained = Blobs(self.layers), Blobs(self._trained)
-        index = next(n for n, layer in enumerate(self._trained) if layer is loss)
+        blobs, trained = self.blobs, self._trained
+        index = trained.index_of(loss)
         bottoms = [blobs.counterpart(trained.read(index, name), trained) for name in loss.bottom]
         if not loss.type.endswith("Loss") or None in bottoms:
             return None
@@ -83,39 +85,38 @@ class InstrumentedNet:
             return None
         # The labels of an Accuracy are classes. In the training they may be, for example, vectors.
         classes = {use.labels for use in find_uses(blobs) if use.is_accuracy}
-        if classes & set(read) and not self._takes_classes(blobs, loss, read):
+        if classes & set(read) and not self._takes_classes(loss, read[0]):
             return None
         return list(loss.bottom), end
 
     def _is_changed(self, blob: Blob) -> bool:
         """Whether a layer works in place on a blob, which Caffe allows its only reader."""
-        blobs = Blobs(self.layers)
         return any(
             blob.name in layer.bottom
             and blob.name in layer.top
-            and blobs.read(index, blob.name) == blob
+            and self.blobs.read(index, blob.name) == blob
             for index, layer in enumerate(self.layers)
         )
 
-    def _takes_classes(self, blobs: Blobs, loss: Any, bottoms: Sequence[Blob]) -> bool:
+    def _takes_classes(self, loss: Any, scores: Blob) -> bool:
+        """Whether the labels of a loss of these scores are classes."""
         kind = LOSSES.get(loss.type)
-        return kind is not None and (kind != BINARY or count_classes(blobs, bottoms[0], 1) == 1)
+        return kind is not None and (kind != BINARY or count_classes(self.blobs, scores, 1) == 1)
 
     def _place_of_other_names(self, loss: Any) -> tuple[list[str], int] | None:
         """The place of the only loss if its scores have another name in the training."""
-        blobs = Blobs(self.layers)
-        heads = {(use.scores, use.labels): use for use in find_uses(blobs)}
+        heads = {(use.scores, use.labels): use for use in find_uses(self.blobs)}
         if len(heads) != 1 or loss.type not in LOSSES or len(loss.bottom) != 2:
             return None
         (use,) = heads.values()
         scores = use.compared if LOSSES[loss.type] == PROBABILITIES else use.scores
         has_probabilities = use.kind == PROBABILITIES and scores == use.compared
-        end = self._index_of(use.layer) + 1
+        end = self.blobs.index_of(use.layer) + 1
         if (
             has_probabilities != (LOSSES[loss.type] == PROBABILITIES)
-            or blobs.read(end, scores.name) != scores
+            or self.blobs.read(end, scores.name) != scores
             or self._is_changed(scores)
-            or not self._takes_classes(blobs, loss, [scores])
+            or not self._takes_classes(loss, scores)
         ):
             return None
         return [scores.name, use.labels.name], end
@@ -142,14 +143,14 @@ class InstrumentedNet:
             is_optional: Whether the training continues without it if it cannot be measured.
         """
         use = head.ranking
-        end = self._index_of(use.layer) + 1
+        end = self.blobs.index_of(use.layer) + 1
         added = []
         if head.kind == SOFTMAX:
             softmax = self._softmax(use)
             added.append(softmax)
             bottoms = [softmax.name, use.labels.name, use.compared.name]
         else:
-            is_live = Blobs(self.layers).read(end, use.scores.name) == use.scores
+            is_live = self.blobs.read(end, use.scores.name) == use.scores
             # A sigmoid is above 0.5 where its input is above 0.
             compared = use.scores if head.kind == BINARY and is_live else use.compared
             bottoms = [compared.name, use.labels.name]
@@ -171,7 +172,7 @@ class InstrumentedNet:
             head.ignore_label,
             head.has_probabilities,
             data_layer_of(use.labels.name, self.layers),
-            trained_labels and data_layer_of(trained_labels, self._trained),
+            trained_labels and data_layer_of(trained_labels, self._trained.layers),
         )
 
     def _softmax(self, use: Use) -> Any:
@@ -185,7 +186,7 @@ class InstrumentedNet:
 
     def _has_scores(self, use: Use) -> bool:
         """Whether a layer compares the outputs of a Softmax, whose inputs are in the net."""
-        producer = Blobs(self.layers).producer(use.compared)
+        producer = self.blobs.producer(use.compared)
         return producer is not None and producer.type == "Softmax"
 
     @staticmethod
@@ -205,9 +206,6 @@ class InstrumentedNet:
         elif head.ranking.layer.type in FLAT:
             param["flat"] = True
         return param
-
-    def _index_of(self, layer: Any) -> int:
-        return next(n for n, other in enumerate(self.layers) if other is layer)
 
     def _unused(self, name: str) -> str:
         """The name, with underscores at its end if a layer or a blob has it already."""

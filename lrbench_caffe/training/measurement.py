@@ -88,7 +88,7 @@ def add_metrics_layers(
     if written:
         chosen = _chosen_layer(written, network, head)
     else:
-        heads = find_heads(Blobs(instrumented.layers), Blobs(trained))
+        heads = find_heads(instrumented.blobs, Blobs(trained))
         if not heads:
             raise InputError(_not_a_classifier(network, layers, trained))
         ranked_by = choose_head(heads, network, head)
