@@ -16,9 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _MAX_LENGTH = 500  # characters of Caffe's log in a message
-_ADDRESS_SPACE_HINT = (  # Caffe's message, "Cannot allocate memory", does not name what is missing
-    ": the LMDBs do not fit into the address space that a process may use, raise the limit (ulimit "
-    "-v), or make the LMDBs again with a smaller map, as `lrbench data` does"
+# A part of a fatal message of Caffe that does not say what to do, and what to add to it.
+_HINTS = (
+    (
+        "mdb_status == 0 (12 vs. 0)",
+        "the LMDBs do not fit into the address space that a process may use, raise the limit "
+        "(ulimit -v), or make the LMDBs again with a smaller map, as `lrbench data` does",
+    ),
+    (
+        "cudaSuccess (2 vs. 0)",
+        "the GPU has no memory left, end other programs on it (`nvidia-smi` lists them), train "
+        "fewer at the same time (--jobs), or choose a smaller batch_size",
+    ),
+    (
+        "cudaSuccess (35 vs. 0)",
+        "a Caffe that is built with CUDA needs an NVIDIA driver even to train on the CPU, install "
+        "a driver, or use a Caffe that is built for the CPU only",
+    ),
 )
 _GLOG_PREFIX = r"%s\d{4} [^\]]*\] "  # severity, month and day, then time, thread, file and line
 
@@ -140,7 +154,7 @@ def fatal_message(log: str) -> str | None:
             break
         message.append(line)
     text = _one_line(" ".join(message))
-    return text + _ADDRESS_SPACE_HINT if "mdb_status == 0 (12 vs. 0)" in text else text
+    return ": ".join([text, *(hint for part, hint in _HINTS if part in text)])
 
 
 def last_log_line(log: str) -> str | None:

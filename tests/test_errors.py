@@ -363,3 +363,18 @@ def test_a_cuda_error_is_explained(cuda_message, expected):
     from lrbench_caffe.training.device import gpu_problem
 
     assert expected in gpu_problem(cuda_message)
+
+
+@pytest.mark.parametrize(
+    "error, advice",
+    [
+        ("(2 vs. 0)  out of memory", "the GPU has no memory left"),
+        ("(35 vs. 0)  CUDA driver version is insufficient", "needs an NVIDIA driver even to train"),
+    ],
+)
+def test_a_cuda_error_that_ends_a_training_says_what_to_do(error, advice):
+    from lrbench_caffe.errors import fatal_message
+
+    line = "F1127 02:00:00.000000 7 syncedmem.cpp:71] Check failed: error == cudaSuccess %s\n*** x"
+    message = fatal_message(line % error)
+    assert error.split()[-1] in message and advice in message

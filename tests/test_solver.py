@@ -324,6 +324,26 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged_with_its_rows(tmp_
     assert trial.state == "diverged" and len(trial.rows) >= 1 and "loss became" in trial.error
 
 
+def test_scores_that_are_not_finite_end_the_trial_as_diverged_although_the_loss_is(
+    tmp_path, digits, dsn
+):
+    """As on a GPU, where Caffe's SoftmaxWithLoss turns a NaN into a finite loss."""
+    head = """
+        layer { name: "negative" type: "Power" bottom: "ip" top: "negative" include { phase: TEST }
+          power_param { scale: 0 shift: -1 } }
+        layer { name: "nan" type: "Log" bottom: "negative" top: "nan" include { phase: TEST } }
+        layer { name: "prob" type: "Softmax" bottom: "nan" top: "prob" include { phase: TEST } }
+        layer { name: "accuracy" type: "Accuracy" bottom: "prob" bottom: "label" top: "accuracy"
+          include { phase: TEST } }
+        layer { name: "finite" type: "EuclideanLoss" bottom: "ip" bottom: "ip" top: "finite"
+          include { phase: TEST } }
+        layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss"
+          include { phase: TRAIN } }
+    """
+    trial = train(nets.write(tmp_path, net_text=nets.net(head=head)), data=digits, dsn=dsn)
+    assert (trial.state, trial.error) == ("diverged", "the test loss became nan at iteration 20")
+
+
 def test_the_same_seed_gives_the_same_rows_and_another_seed_does_not(tmp_path, digits, dsn):
     path = nets.write(tmp_path)
     rows = [train(path, data=digits, seed=seed).rows for seed in (1, 1, 2)]

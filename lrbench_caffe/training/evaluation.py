@@ -58,7 +58,8 @@ def evaluate(
     layers = {layer.head: layer for layer in net.layers if type(layer) is MetricsLayer}
     result = layers[measurement.head.name].take()
     test_loss = result.log_loss
-    if any(net._blob_loss_weights):
+    # On a GPU, Caffe's SoftmaxWithLoss is finite even if the scores are NaN; the log loss is not.
+    if any(net._blob_loss_weights) and not (test_loss is not None and math.isnan(test_loss)):
         test_loss = losses[measurement.test_net] / test_iter[measurement.test_net]
     heads = {}
     for head in measurement.others:

@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from lrbench_caffe.trial import Evaluation
 
 
+# On a GPU, too, Caffe's own losses write their value to the host's memory in the forward pass. It is
+# read there, and nothing waits for the backward pass.
+HOST_LOSSES = (
+    "ContrastiveLoss",
+    "EuclideanLoss",
+    "HingeLoss",
+    "InfogainLoss",
+    "MultinomialLogisticLoss",
+    "SigmoidCrossEntropyLoss",
+    "SoftmaxWithLoss",
+)
+
+
 class Monitor:
     """Sets base_lr before every iteration and records the loss of every mini-batch.
 
@@ -48,7 +61,7 @@ class Monitor:
             policy: The policy to train under.
             native: Whether Caffe computes the rate, as ``install`` returned it.
             iter_size: Mini-batches in an iteration.
-            gpu: Whether the losses have to be copied from the GPU.
+            gpu: Whether the net runs on a GPU.
             memory: The memory that a policy with memory resumes with.
         """
         self.losses: list[float] = []
@@ -117,13 +130,19 @@ class WeightedBlob(NamedTuple):
     Attributes:
         blob: The Caffe blob; its values are summed.
         weight: Its loss_weight.
-        stays: Whether its memory stays where it is. A Split, which Caffe inserts if other layers
-            read the blob, too, moves it at the first forward pass.
+        type: The type of the layer that computes it. It is Split if other layers read the blob,
+            too; a Split moves the memory of the blob at the first forward pass.
     """
 
     blob: caffe._caffe.Blob
     weight: float
-    stays: bool
+    type: str
+
+    def stays_in_host_memory(self, gpu: bool) -> bool:
+        """Whether each forward pass writes the blob to the same place in the host's memory."""
+        if gpu:
+            return self.type in HOST_LOSSES
+        return self.type.endswith("Loss")
 
 
 def weighted_losses(net: caffe.Net) -> list[WeightedBlob]:
@@ -135,7 +154,7 @@ def weighted_losses(net: caffe.Net) -> list[WeightedBlob]:
         top: layer.type for index, layer in enumerate(net.layers) for top in net._top_ids(index)
     }
     return [
-        WeightedBlob(blob, weight, types[number].endswith("Loss"))
+        WeightedBlob(blob, weight, types[number])
         for number, (blob, weight) in enumerate(zip(net._blobs, net._blob_loss_weights))
         if weight
     ]
@@ -146,15 +165,15 @@ def loss_reader(net: caffe.Net, gpu: bool = False) -> Callable[[], float]:
 
     Args:
         net: A Caffe net.
-        gpu: Whether the losses have to be copied from the GPU.
+        gpu: Whether the net runs on a GPU.
 
     Returns:
         A function without arguments; its value is the sum of the losses, weighted by loss_weight.
     """
     weighted = weighted_losses(net)
-    if gpu or not all(loss.stays for loss in weighted):
+    if not all(loss.stays_in_host_memory(gpu) for loss in weighted):
         return lambda: sum(loss.weight * float(loss.blob.data.sum()) for loss in weighted)
-    # On the CPU one view serves all iterations.
+    # One view serves all iterations.
     views = [(loss.blob.data, loss.weight) for loss in weighted]
     if [(view.size, weight) for view, weight in views] == [(1, 1.0)]:
         item: Callable[[], float] = views[0][0].item  # the usual net, read in 0.1 microseconds
