@@ -20,6 +20,9 @@ containers:  ## build the images and run the compose file with a real engine
 bench:  ## measure what the program costs beside Caffe itself
 	docker/run python3 benchmarks/overhead.py
 
+gpu:  ## check a GPU against the CPU, and measure what the program costs there
+	docker/run python3 benchmarks/gpu.py
+
 docs:  ## build the documentation as a web site; warnings and broken links are errors
 	docs/build
 
@@ -27,4 +30,4 @@ clean:  ## remove what tests, tools and Python left in this folder
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo lint test soak containers bench docs clean
+.PHONY: help demo lint test soak containers bench gpu docs clean

@@ -127,9 +127,9 @@ def training() -> None:
     report("LeNet, lrbench train / caffe train", [a / b for a, b in pairs], "", 0.99, worse=min)
 
 
-def speed_of_caffe(path: str, first: int, last: int) -> float:
+def speed_of_caffe(path: str, first: int, last: int, *options: str) -> float:
     """Return the iterations a second of `caffe train`, by the times in its log."""
-    command = ["caffe", "train", "--solver", path, "--logtostderr=1", "--minloglevel=0"]
+    command = ["caffe", "train", "--solver", path, "--logtostderr=1", "--minloglevel=0", *options]
     log = subprocess.run(
         command,
         check=True,
@@ -152,10 +152,11 @@ def logged_time(log: str, iteration: int) -> float:
     return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
-def speed_of_lrbench(path: str, first: int) -> float:
+def speed_of_lrbench(path: str, first: int, *options: str) -> float:
     """Return the iterations a second of `lrbench train` from an iteration on."""
     policy = "SIN2(k0=0.01, k1=0.06, l=2000)"
     command = [sys.executable, "-m", "lrbench_caffe", "train", path, "--policy", policy, "--json"]
+    command += options
     environment = dict(os.environ, PYTHONPATH=ROOT)
     points = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.trial import Evaluation
 
 
-# On a GPU, too, Caffe's own losses write their value to the host's memory in the forward pass. It is
+# Caffe's own losses. On a GPU, too, they write their value to the host's memory at once. It is
 # read there, and nothing waits for the backward pass.
 HOST_LOSSES = (
     "ContrastiveLoss",

@@ -1,0 +1,134 @@
+"""Checks a GPU: the digits on the GPU and on the CPU, divergence, and LRBench's cost.
+
+Run `make gpu`, or `docker/run python3 benchmarks/gpu.py [INDEX]` for another GPU than the first. It
+takes two minutes and needs a Caffe that is built for this GPU. The exit status is 1 if a check
+failed. The speeds are figures, not checks: repeat them on an idle machine.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+from overhead import PAIRS, ROOT, paired, speed_of_caffe, speed_of_lrbench, write_lenet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lrbench_caffe.trial import Evaluation, Trial
+
+DIGITS = os.path.join(ROOT, "solvers", "digits_solver.prototxt")
+# The losses of the same seed on both devices differ by the order of sums in single precision.
+TOLERANCE = 1e-3
+
+
+def train_digits(data: str, gpu: int | None, policy: str | None = None) -> Trial:
+    """Train the digits with seed 1 on a GPU, or on the CPU if gpu is None."""
+    from lrbench_caffe import train
+
+    return train(DIGITS, policy, data=data, seed=1, gpu=gpu)
+
+
+def compare(cpu: Sequence[Evaluation], gpu: Sequence[Evaluation]) -> float:
+    """Print the rows of the CPU and the GPU; return the largest difference of their test losses."""
+    print("iteration   test loss: CPU, GPU   Top-1 %: CPU, GPU")
+    differences = [0.0]
+    for a, b in zip(cpu, gpu):
+        losses, shares = (a.test_loss or 0, b.test_loss or 0), (a.top1 or 0, b.top1 or 0)
+        differences.append(abs(losses[0] - losses[1]))
+        percents = tuple(100 * share for share in shares)
+        print("%9d   %8.6f %10.6f   %8.2f %8.2f" % (a.iteration, *losses, *percents))
+    return max(differences)
+
+
+def check(name: str, passed: bool, detail: str) -> bool:
+    """Print the result of a check, and return whether it passed."""
+    print("%-6s %s: %s" % ("ok" if passed else "FAILED", name, detail), flush=True)
+    return passed
+
+
+def checks(data: str, gpu: int) -> bool:
+    """Check the rows of a GPU against those of the CPU, and its errors; return if all is right."""
+    first, second, cpu = (train_digits(data, device) for device in (gpu, gpu, None))
+    difference = compare(cpu.rows, first.rows)
+    diverged = train_digits(data, gpu, "FIX(k0=10000)")
+    command = [sys.executable, "-m", "lrbench_caffe", "train", DIGITS, "--data", data]
+    missing = subprocess.run([*command, "--gpu", "99"], stderr=subprocess.PIPE, text=True)
+    passed = [
+        check(
+            "the curves of GPU and CPU agree",
+            len(cpu.rows) == len(first.rows) and difference < TOLERANCE,
+            "the test losses differ by at most %.2g" % difference,
+        ),
+        check(
+            "a training that diverges ends",
+            diverged.state == "diverged",
+            "%s, %s" % (diverged.state, diverged.error),
+        ),
+        check(
+            "a GPU that is not there is one sentence",
+            missing.returncode == 2 and missing.stderr.count("\n") == 1,
+            missing.stderr.strip(),
+        ),
+    ]
+    # Some of cuDNN's algorithms add in any order, so this is not a check.
+    print("the same seed twice on the GPU: %s rows" % ("equal" if same(first, second) else "other"))
+    return all(passed)
+
+
+def same(first: Trial, second: Trial) -> bool:
+    """Whether two trials have the same rows, digit for digit."""
+    return tuple(first.rows) == tuple(second.rows)
+
+
+def speed(gpu: int) -> None:
+    """Compare LeNet's iterations a second through `lrbench train` with those of `caffe train`."""
+    first, last = 1000, 5000
+    settings = dict(test_interval=10**6, test_initialization=False, display=500, random_seed=1)
+    options = ("--gpu", str(gpu))
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_lenet(folder, max_iter=last + 1, **settings)
+        pairs = paired(
+            lambda: speed_of_lrbench(path, first, *options),
+            lambda: speed_of_caffe(path, first, last, *options),
+            pairs=PAIRS,
+        )
+    ratios = [a / b for a, b in pairs]
+    print(
+        "LeNet, iterations a second: lrbench train %.0f, caffe train %.0f, median of the ratios "
+        "%.3f [%.3f to %.3f, %d pairs]"
+        % (
+            statistics.median(a for a, _ in pairs),
+            statistics.median(b for _, b in pairs),
+            statistics.median(ratios),
+            min(ratios),
+            max(ratios),
+            len(pairs),
+        )
+    )
+
+
+def main() -> int:
+    """Run everything in a private home; return the exit status."""
+    from conftest import private_home
+
+    from lrbench_caffe import InputError, datasets
+
+    gpu = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    with private_home(), tempfile.TemporaryDirectory() as data:
+        datasets.convert("digits", data)
+        try:
+            passed = checks(data, gpu)
+        except InputError as error:
+            print(error, file=sys.stderr)
+            return 2
+        speed(gpu)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
