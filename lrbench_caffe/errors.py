@@ -124,6 +124,16 @@ def disk_problem(error: Exception, folder: str, needed: int | None = None) -> st
     return getattr(error, "strerror", None) or str(error)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, with a regular noun.
+
+    Example:
+        >>> counted(1, "journal"), counted(2, "journal")
+        ('1 journal', '2 journals')
+    """
+    return "%d %s%s" % (number, noun, "" if number == 1 else "s")
+
+
 def megabytes(size: int) -> str:
     """Return a number of bytes in MB.
 

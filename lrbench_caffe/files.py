@@ -115,9 +115,10 @@ def check_writable(path: str) -> None:
     """
     if _own_descriptor(path) is not None:
         return
+    names_folder = path.endswith(os.sep)
     path = os.path.realpath(path)
     target = path if os.path.exists(path) else os.path.dirname(path)
-    if os.path.isdir(path):
+    if os.path.isdir(path) or names_folder:
         number = errno.EISDIR
     elif not os.path.exists(target):
         number = errno.ENOENT

@@ -103,6 +103,13 @@ def cifar10(tmp_path_factory):
 
 
 @needs_caffe
+def test_a_folder_whose_name_is_not_utf8_can_hold_a_dataset(tmp_path):
+    folder = os.path.join(str(tmp_path), os.fsdecode(b"data\xff"))
+    files = datasets.convert("digits", folder)
+    assert records.describe_lmdb(files.test) == (400, (1, 8, 8))
+
+
+@needs_caffe
 def test_digits_have_1397_training_and_400_test_images_of_8x8_with_40_per_digit(tmp_path):
     files = datasets.convert("digits", str(tmp_path))
     assert files.written

@@ -252,7 +252,7 @@ def test_a_path_is_checked_without_being_opened(tmp_path):
     for name in ("new", "pipe"):
         files.check_writable(str(tmp_path / name))
     files.check_writable("/dev/stdout")
-    for name in ("", "dangling", "no/file"):
+    for name in ("", "dangling", "no/file", "new/"):
         with pytest.raises(OSError):
-            files.check_writable(str(tmp_path / name))
+            files.check_writable(os.path.join(str(tmp_path), name))
     assert sorted(os.listdir(str(tmp_path))) == ["dangling", "pipe"]

@@ -304,9 +304,9 @@ def test_every_command_that_opens_the_database_delivers(lrbench, dsn, tmp_path, 
 def test_a_command_that_only_reads_reports_what_waits(lrbench, dsn, tmp_path):
     trial, path = leave_journal(dsn)
     done = lrbench("db", "export", tmp_path / "export.jsonl")
-    assert done.returncode == 0 and "1 journals in" in done.stderr
+    assert done.returncode == 0 and "1 journal for" in done.stderr
     assert "only reads; `lrbench db deliver` delivers them" in done.stderr and os.path.exists(path)
-    assert "waiting 1 journals" in lrbench("db", "status").stdout
+    assert "waiting 1 journal" in lrbench("db", "status").stdout
     delivered = lrbench("db", "deliver")
     assert delivered.returncode == 0 and journals() == []
     assert "3 events delivered, 0 journals refused" in delivered.stdout
@@ -351,7 +351,7 @@ def test_a_right_that_is_lost_during_a_training_costs_no_rows(limited_user, quic
     assert "is back" in notes[1] and "2 events wait in" in notes[-1]
     assert path in database.undelivered() and journals() == [os.path.basename(path)]
     (reported,) = waiting_notes(address)
-    assert "1 journals" in reported and "lacks rights (INSERT on evaluation)" in reported
+    assert "1 journal for" in reported and "lacks rights (INSERT on evaluation)" in reported
     execute(owner, "GRANT INSERT ON evaluation TO " + user)
     waiting_notes(address)
     assert path not in database.undelivered() and journals() == []
@@ -369,7 +369,7 @@ def test_a_command_that_could_not_record_everything_ends_with_status_1(
     solver = nets.write(tmp_path, nets.solver(max_iter=2, test_interval=2))
     done = lrbench("train", solver, "--data", digits, "--dsn", address)
     assert done.returncode == 1 and "row-level security" in done.stdout + done.stderr
-    assert "1 trainings are not in the database yet" in done.stderr
+    assert "the rows of 1 training wait in " in done.stderr
     refused = lrbench("db", "deliver", "--dsn", address)
     assert refused.returncode == 1 and "row-level security" in refused.stderr
     execute(owner, "ALTER TABLE evaluation DISABLE ROW LEVEL SECURITY")

@@ -19,7 +19,7 @@ import click
 from lrbench_caffe import __version__
 from lrbench_caffe.cli import data, database, paper, reports, search, studies, training
 from lrbench_caffe.display.printable import printable
-from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError
+from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError, counted
 
 FAILED, INVALID_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 
@@ -90,8 +90,9 @@ def _check_recorded() -> None:
     journals = database.undelivered() if database else []
     if journals:
         raise DatabaseUnavailable(
-            "%d trainings are not in the database yet: %s; `lrbench db deliver` delivers them, or "
-            "prints the reason" % (len(journals), os.path.dirname(journals[0]))
+            "the rows of %s wait in %s and are not in the database yet: `lrbench db deliver` "
+            "delivers them, or prints the reason"
+            % (counted(len(journals), "training"), os.path.dirname(journals[0]))
         )
 
 

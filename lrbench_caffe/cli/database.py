@@ -6,7 +6,7 @@ import click
 
 from lrbench_caffe.cli.options import Filters, database_option, trial_filters
 from lrbench_caffe.cli.output import print_written
-from lrbench_caffe.errors import DatabaseUnavailable
+from lrbench_caffe.errors import DatabaseUnavailable, counted
 
 
 @click.group()
@@ -31,7 +31,7 @@ def status() -> None:
     click.echo("DSN     %s" % private.dsn)
     waiting = len(list(delivery.waiting_journals()))
     if waiting:
-        click.echo("waiting %d journals: `lrbench db deliver` delivers them" % waiting)
+        click.echo("waiting %s: `lrbench db deliver` delivers them" % counted(waiting, "journal"))
 
 
 @db.command()
@@ -111,7 +111,7 @@ def db_export(filters: Filters, file: str, name: str | None, dsn: str | None) ->
 
     with progress.ProgressDisplay() as display:
         trials = exchange.export_trials(file, dsn, filters, name, progress=display)
-    print_written(file, "%d trials" % trials)
+    print_written(file, counted(trials, "trial"))
 
 
 @db.command("import")

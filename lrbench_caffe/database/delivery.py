@@ -32,7 +32,7 @@ from itertools import groupby
 from typing import IO, TYPE_CHECKING, Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 from lrbench_caffe.database.journal_file import ENDING, Event, JournalFile, folder
-from lrbench_caffe.errors import DatabaseUnavailable, InputError
+from lrbench_caffe.errors import DatabaseUnavailable, InputError, counted
 from lrbench_caffe.trial import INTERRUPTED, Evaluation, Trial, from_dict
 
 if TYPE_CHECKING:
@@ -111,25 +111,25 @@ def deliver_waiting(
     if not own:
         return Delivery(0, [], others, None)
     problem = store.writing_problem()
-    delivered, refused = 0, []
+    delivered, refused, done = 0, [], 0
     for journal in own if problem is None else ():
         try:
             events, refusal = _deliver_locked(store, journal.path, on_note)
         except DatabaseUnavailable as error:
             problem = str(error)
             break
-        delivered += events
+        delivered, done = delivered + events, done + 1
         if refusal:
             refused.append(refusal)
     if delivered:
         on_note(
-            "delivered to the database %s: %d events that waited in %s"
-            % (store.where, delivered, folder())
+            "delivered to the database %s: %s that waited in %s"
+            % (store.where, counted(delivered, "event"), folder())
         )
     if problem:
         on_note(
-            "%d journals in %s wait for the database %s, which cannot record them now: %s"
-            % (len(own), folder(), store.where, problem)
+            "still waiting in %s: %s for the database %s, which cannot record now: %s"
+            % (folder(), counted(len(own) - done, "journal"), store.where, problem)
         )
     return Delivery(delivered, refused, others, problem)
 

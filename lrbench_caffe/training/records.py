@@ -185,7 +185,7 @@ def _mapped(path: str, **options: Any) -> Iterator[Any]:
     import lmdb
 
     try:
-        database = lmdb.open(path, **options)
+        database = lmdb.open(os.fsencode(path), **options)
     except lmdb.MemoryError:
         raise InputError(
             "the LMDB %s does not fit into the address space that this process may use: raise the "
