@@ -33,7 +33,7 @@ uncompiled_packages=(
     "plotly==5.18.0; python_version < '3.8'"
 )
 
-# The modules that packages.txt brings where Caffe is Debian's, and pip's names of their packages.
+# The modules that apt brings with Debian's Caffe, and pip's names of their packages.
 modules=(h5py=h5py lmdb=lmdb matplotlib=matplotlib PIL=pillow psycopg2=psycopg2-binary sklearn=scikit-learn)
 
 fail() {
@@ -46,8 +46,9 @@ python() {
     (cd / && python3 "$@")
 }
 
+# A folder without __init__.py, such as one with Caffe's source, is not a module.
 has_module() {
-    python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)" 2> /dev/null
+    python -c "import importlib.util, sys; sys.exit(not getattr(importlib.util.find_spec('$1'), 'origin', None))" 2> /dev/null
 }
 
 packages() {

@@ -27,6 +27,7 @@ def check_pycaffe() -> None:
     """
     try:
         import caffe
+        from caffe import _caffe
     except Exception as error:  # any error of the libraries that it imports
         reason = " ".join(("%s: %s" % (type(error).__name__, error)).split())
         raise InputError(
@@ -34,8 +35,8 @@ def check_pycaffe() -> None:
             "Python and its numpy, in a folder on PYTHONPATH that every user can read"
             % (*sys.version_info[:2], sys.executable, reason)
         ) from None
-    folder = os.path.dirname(os.path.abspath(caffe.__file__))
-    problem = _base_lr_problem(caffe)
+    folder = os.path.dirname(os.path.abspath(_caffe.__file__))
+    problem = _base_lr_problem(_caffe)
     if problem:
         raise InputError(
             "Caffe in %s cannot change the learning rate during a training, because %s: use BVLC's "
@@ -49,11 +50,11 @@ def check_pycaffe() -> None:
         )
 
 
-def _base_lr_problem(caffe: ModuleType) -> str | None:
+def _base_lr_problem(library: ModuleType) -> str | None:
     """Why the base_lr of a solver cannot be set, None if it can."""
-    if not hasattr(caffe._caffe.Solver, "param"):
+    if not hasattr(library.Solver, "param"):
         return "solver.param is missing"
-    base_lr = getattr(getattr(caffe._caffe, "SolverParameter", None), "base_lr", None)
+    base_lr = getattr(getattr(library, "SolverParameter", None), "base_lr", None)
     if base_lr is None:
         return "solver.param.base_lr is missing"
     if isinstance(base_lr, property) and base_lr.fset is None:
