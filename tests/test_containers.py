@@ -60,6 +60,9 @@ def test_gpu_and_cpu_images_differ_in_build_arguments_only(services):
     cpu, gpu = (dict(services[name]["build"]) for name in ("lrbench", "lrbench-gpu"))
     arguments = gpu.pop("args")
     assert cpu == gpu and set(arguments) == {"BASE", "SECTIONS", "CAFFE_PACKAGES"}
+    for name, value in arguments.items():
+        assert value.startswith("${LRBENCH_GPU_%s" % name), "a user changes it in .env"
+    assert "PACKAGES-" in arguments["CAFFE_PACKAGES"], "an empty value is not the default"
     with open(os.path.join(ROOT, "docker", "Dockerfile")) as file:
         declared = {line[4:].partition("=")[0].strip() for line in file if line.startswith("ARG ")}
     assert declared == set(arguments)

@@ -4,6 +4,7 @@ Only this package and the module ``lrbench_caffe.layers`` import Caffe.
 
 A training starts in ``worker``, which turns a job into a trial:
 
+* ``pycaffe`` checks that this Caffe can be used;
 * ``job`` resolves the solver and the policy and describes the trial, with the help of ``reader``
   (reads prototxts as Caffe does; ``encoding`` holds their texts), ``prototxt`` (resolves the solver
   and its nets), ``settings`` (checks the solver), ``head`` and ``blobs`` (find where a net

@@ -30,6 +30,7 @@ from lrbench_caffe.training.job import check_measurement, describe, prepare
 from lrbench_caffe.training.lr_policy import install
 from lrbench_caffe.training.measurement import add_metrics_layers
 from lrbench_caffe.training.monitor import Monitor
+from lrbench_caffe.training.pycaffe import check_pycaffe
 from lrbench_caffe.training.snapshots import Snapshots
 from lrbench_caffe.training.solver import Plan, create_solver, train
 from lrbench_caffe.trial import DIVERGED, INTERRUPTED, Evaluation, Job, from_dict, to_dict
@@ -97,8 +98,9 @@ def run(
         only_describe: Whether to end after "begin".
 
     Raises:
-        InputError: The job cannot be trained.
+        InputError: The job cannot be trained, or not by this Caffe.
     """
+    check_pycaffe()
     param, policy = prepare(job)
     gpu = choose_device(param, job.gpu, emit)
     native = install(policy, param)
