@@ -157,13 +157,16 @@ def speed_of_lrbench(path: str, first: int, *options: str) -> float:
     policy = "SIN2(k0=0.01, k1=0.06, l=2000)"
     command = [sys.executable, "-m", "lrbench_caffe", "train", path, "--policy", policy, "--json"]
     command += options
-    environment = dict(os.environ, PYTHONPATH=ROOT)
+    path_of_modules = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+    environment = dict(os.environ, PYTHONPATH=path_of_modules)
     points = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         for line in process.stdout or ():
             event = json.loads(line)
             if event["event"] == "progress" and event["iteration"] >= first:
                 points.append((time.monotonic(), event["iteration"]))
+    if len(points) < 2:
+        raise RuntimeError("lrbench train ended with status %d too early" % process.returncode)
     return speed(points)
 
 

@@ -25,13 +25,17 @@ _HINTS = (
     ),
     (
         "cudaSuccess (2 vs. 0)",
-        "the GPU has no memory left, end other programs on it (`nvidia-smi` lists them), train "
-        "fewer at the same time (--jobs), or choose a smaller batch_size",
+        "the GPU has no memory left; end other programs on it (`nvidia-smi` lists them), train "
+        "fewer nets at the same time (--jobs), or choose a smaller batch_size",
     ),
     (
         "cudaSuccess (35 vs. 0)",
-        "a Caffe that is built with CUDA needs an NVIDIA driver even to train on the CPU, install "
-        "a driver, or use a Caffe that is built for the CPU only",
+        "there is no NVIDIA driver, or it is too old for this Caffe's CUDA; a Caffe with CUDA "
+        "needs a driver even to train on the CPU",
+    ),
+    (
+        "no kernel image is available",
+        "this Caffe is not compiled for this card; use one that is, or train on the CPU",
     ),
 )
 _GLOG_PREFIX = r"%s\d{4} [^\]]*\] "  # severity, month and day, then time, thread, file and line

@@ -369,7 +369,8 @@ def test_a_cuda_error_is_explained(cuda_message, expected):
     "error, advice",
     [
         ("(2 vs. 0)  out of memory", "the GPU has no memory left"),
-        ("(35 vs. 0)  CUDA driver version is insufficient", "needs an NVIDIA driver even to train"),
+        ("(35 vs. 0)  CUDA driver version is insufficient", "needs a driver even to train"),
+        ("(209 vs. 0)  no kernel image is available", "not compiled for this card"),
     ],
 )
 def test_a_cuda_error_that_ends_a_training_says_what_to_do(error, advice):

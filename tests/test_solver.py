@@ -6,6 +6,7 @@ import subprocess
 import nets
 import numpy as np
 import pytest
+from conftest import ROOT, TESTS
 
 caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
 from lrbench_caffe import InputError, Policy, TrialError, metrics, train  # noqa: E402
@@ -342,6 +343,41 @@ def test_scores_that_are_not_finite_end_the_trial_as_diverged_although_the_loss_
     """
     trial = train(nets.write(tmp_path, net_text=nets.net(head=head)), data=digits, dsn=dsn)
     assert (trial.state, trial.error) == ("diverged", "the test loss became nan at iteration 20")
+
+
+def test_a_loss_that_hides_nan_weights_ends_the_trial_as_diverged(
+    tmp_path, digits, dsn, monkeypatch
+):
+    """As on a GPU, where the training loss stays finite."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, TESTS]))
+    loss = (
+        'layer { name: "loss" type: "Python" bottom: "ip" top: "loss" loss_weight: 1 '
+        "include { phase: TRAIN } python_param { module: 'finite_loss' layer: 'FiniteLoss' } }\n"
+    )
+    trial = train(nets.write(tmp_path, net_text=nets.net(head=nets.ACCURACY + loss)), data=digits)
+    expected = ("diverged", "the weights became nan before iteration 1")
+    assert (trial.state, trial.error) == expected
+
+
+@pytest.mark.parametrize("type", ["SoftmaxWithLoss", "EuclideanLoss", "Python"])
+def test_the_loss_is_read_alike_for_the_cpu_and_for_a_gpu(type, tmp_path, digits):
+    from lrbench_caffe.training.monitor import loss_reader, weighted_losses
+
+    layers = {
+        "SoftmaxWithLoss": nets.LOSS,
+        "EuclideanLoss": 'layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "ip" '
+        'top: "loss" }',
+        "Python": 'layer { name: "loss" type: "Python" bottom: "ip" top: "loss" loss_weight: 2 '
+        "python_param { module: 'finite_loss' layer: 'FiniteLoss' } }",
+    }
+    tmp_path.joinpath("net.prototxt").write_text(net_on(digits, head=layers[type]))
+    net = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TRAIN)
+    readers = [loss_reader(net, gpu) for gpu in (False, True)]
+    loss = net._forward(0, len(net.layers) - 1)
+    assert readers[0]() == readers[1]() == pytest.approx(loss)
+    # What a Python layer computes may be on a GPU only, so it is copied.
+    in_host_memory = [weighted.stays_in_host_memory(True) for weighted in weighted_losses(net)]
+    assert in_host_memory == [type != "Python"]
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_does_not(tmp_path, digits, dsn):

@@ -141,7 +141,7 @@ class WeightedBlob(NamedTuple):
     def stays_in_host_memory(self, gpu: bool) -> bool:
         """Whether each forward pass writes the blob to the same place in the host's memory."""
         if gpu:
-            return self.type in HOST_LOSSES
+            return self.type in HOST_LOSSES and self.blob.count == 1
         return self.type.endswith("Loss")
 
 

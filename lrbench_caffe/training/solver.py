@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import caffe
+import numpy as np
 from caffe.proto import caffe_pb2
 
 from lrbench_caffe.errors import InputError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # Seconds of training between two looks at the clock, the losses and the request to stop.
 CHUNK_SECONDS = 0.25
+# On a GPU, Caffe's SoftmaxWithLoss turns a NaN into -log of the smallest float32, which is 87.3365.
+HIDING_LOSS = 87.3
 NEVER = 2**31 - 1  # the largest test_interval that Caffe can hold
 
 
@@ -125,7 +128,10 @@ def train(
             seconds = time.monotonic() - started
             if plan.snapshots(solver.iter):
                 after_snapshot()
-            error = _divergence(monitor.losses[recorded:], iteration, plan.iter_size)
+            losses = monitor.losses[recorded:]
+            error = _divergence(losses, iteration, plan.iter_size)
+            if error is None and losses[-1] > HIDING_LOSS and _has_nan(solver.net):
+                error = "the weights became nan before iteration %d" % solver.iter
             if error is not None:
                 return DIVERGED, error
             chunk = max(1, int((solver.iter - iteration) * CHUNK_SECONDS / max(seconds, 1e-6)))
@@ -170,6 +176,11 @@ def _divergence(losses: list[float], iteration: int, iter_size: int) -> str | No
         if not math.isfinite(loss):
             return "the train loss became %g at iteration %d" % (loss, iteration + n // iter_size)
     return None
+
+
+def _has_nan(net: caffe.Net) -> bool:
+    """Whether a weight of a net is NaN."""
+    return any(np.isnan(blob.data).any() for blobs in net.params.values() for blob in blobs)
 
 
 def _progress(iteration: int, monitor: Monitor, plan: Plan) -> dict[str, object]:
