@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # Seconds of training between two looks at the clock, the losses and the request to stop.
 CHUNK_SECONDS = 0.25
-# On a GPU, Caffe's SoftmaxWithLoss turns a NaN into -log of the smallest float32, which is 87.3365.
-HIDING_LOSS = 87.3
+# On a GPU, Caffe's SoftmaxWithLoss turns a NaN into -log of the smallest normal float32.
+HIDING_LOSS = 87.3365
 NEVER = 2**31 - 1  # the largest test_interval that Caffe can hold
 
 
@@ -130,7 +130,7 @@ def train(
                 after_snapshot()
             losses = monitor.losses[recorded:]
             error = _divergence(losses, iteration, plan.iter_size)
-            if error is None and losses[-1] > HIDING_LOSS and _has_nan(solver.net):
+            if error is None and abs(losses[-1] - HIDING_LOSS) < 1e-3 and _has_nan(solver.net):
                 error = "the weights became nan before iteration %d" % solver.iter
             if error is not None:
                 return DIVERGED, error
