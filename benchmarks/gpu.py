@@ -2,7 +2,7 @@
 
 Run `make gpu`, or `python3 benchmarks/gpu.py [INDEX]` for another GPU than the first. The Caffe of
 `python3` has to be compiled for this GPU; `caffe train`, for the speed, has to be on the PATH. The
-exit status is 1 if a check failed. The speeds are figures, not checks: repeat them on an idle
+exit status is 1 if a check failed. The speed is not one of the checks: repeat it on an idle
 machine. All of it takes about two minutes on an H200.
 """
 
@@ -10,13 +10,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from typing import TYPE_CHECKING
 
-from overhead import PAIRS, ROOT, paired, speed_of_caffe, speed_of_lrbench, write_lenet
+from overhead import (
+    ROOT,
+    environment,
+    paired,
+    report,
+    speed_of_caffe,
+    speed_of_lrbench,
+    write_lenet,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +68,9 @@ def checks(data: str, gpu: int) -> bool:
     difference = compare(cpu.rows, first.rows)
     diverged = train_digits(data, gpu, "FIX(k0=10000)")
     command = [sys.executable, "-m", "lrbench_caffe", "train", DIGITS, "--data", data]
-    missing = subprocess.run([*command, "--gpu", "99"], stderr=subprocess.PIPE, text=True)
+    missing = subprocess.run(
+        [*command, "--gpu", "99"], stderr=subprocess.PIPE, env=environment(), text=True
+    )
     passed = [
         check(
             "the curves of GPU and CPU agree",
@@ -98,21 +107,9 @@ def speed(gpu: int) -> None:
         pairs = paired(
             lambda: speed_of_lrbench(path, first, *options),
             lambda: speed_of_caffe(path, first, last, *options),
-            pairs=PAIRS,
         )
     ratios = [a / b for a, b in pairs]
-    print(
-        "LeNet, iterations a second: lrbench train %.0f, caffe train %.0f, median of the ratios "
-        "%.3f [%.3f to %.3f, %d pairs]"
-        % (
-            statistics.median(a for a, _ in pairs),
-            statistics.median(b for _, b in pairs),
-            statistics.median(ratios),
-            min(ratios),
-            max(ratios),
-            len(pairs),
-        )
-    )
+    report("LeNet on the GPU, lrbench train / caffe train", ratios, "", 0.97, worse=min)
 
 
 def main() -> int:

@@ -77,6 +77,12 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a command that finds this project and what PYTHONPATH names."""
+    folders = filter(None, [ROOT, os.environ.get("PYTHONPATH")])
+    return dict(os.environ, PYTHONPATH=os.pathsep.join(folders))
+
+
 def write_lenet(folder: str, **settings: Any) -> str:
     """Write a solver prototxt for LeNet, and its data, into a folder.
 
@@ -157,10 +163,8 @@ def speed_of_lrbench(path: str, first: int, *options: str) -> float:
     policy = "SIN2(k0=0.01, k1=0.06, l=2000)"
     command = [sys.executable, "-m", "lrbench_caffe", "train", path, "--policy", policy, "--json"]
     command += options
-    path_of_modules = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-    environment = dict(os.environ, PYTHONPATH=path_of_modules)
     points = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as process:
         for line in process.stdout or ():
             event = json.loads(line)
             if event["event"] == "progress" and event["iteration"] >= first:
@@ -395,9 +399,10 @@ def command_line() -> None:
     """Measure `lrbench --help`, and what docker/run adds to a command in a built environment."""
 
     def seconds(*command: str) -> float:
-        environment = dict(os.environ, PYTHONPATH=ROOT)
         return timed(
-            lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+            lambda: subprocess.run(
+                command, check=True, stdout=subprocess.DEVNULL, env=environment()
+            )
         )
 
     help_command = (sys.executable, "-m", "lrbench_caffe", "--help")

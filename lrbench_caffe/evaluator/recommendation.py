@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrbench_caffe import ranking
 from lrbench_caffe.database import standings
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import InputError, counted
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.trial import Dataset, Network
 
@@ -417,12 +417,11 @@ def evidence(standing: Standing) -> str:
     """
     count = standing.top1.n
     length = "" if standing.max_iter is None else " of %d iterations" % standing.max_iter
-    plural = "" if count == 1 else "s"
     seeds = ", ".join(map(str, standing.seeds[:LISTED_SEEDS]))
     if len(standing.seeds) > LISTED_SEEDS:
         seeds += ", ..."
-    with_seeds = " with seed%s %s" % (plural, seeds) if seeds else ""
-    return "%d training%s%s%s" % (count, plural, length, with_seeds)
+    with_seeds = " with seed%s %s" % ("" if count == 1 else "s", seeds) if seeds else ""
+    return counted(count, "training") + length + with_seeds
 
 
 def _rates(policies: Iterable[Standing]) -> tuple[float, float] | None:
