@@ -30,6 +30,8 @@ FAILED = "failed"  # stopped by an error
 STATES = (RUNNING, FINISHED, DIVERGED, PRUNED, INTERRUPTED, FAILED)
 
 HEAD_METRICS = ("top1", "top5", "ac", "cd", "cdac")  # the metrics of each head of a net
+SET_METRICS = ("test_loss", *HEAD_METRICS, "ld")  # the metrics on each set of samples
+TEST_SET = "test"  # the name of the set if there is only one
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,9 @@ class Setup:
         classes: The learning task: the number of classes, None if the net does not define it.
         solver: The fields of Caffe's SolverParameter by name, ``batch_size`` and
             ``test_batch_size``; ``head``, the head that is ranked by, where it does not follow from
-            the net that is trained; and ``test_net``, the index of the test net, if it is not the
-            first, None if there is none.
+            the net that is trained; ``test_net``, the index of the test net, if it is not the
+            first, None if there is none; and ``select`` and ``report``, the sets that decide and
+            that are reported, if they differ.
         seed: Caffe's random_seed.
     """
 
@@ -108,10 +111,18 @@ class Setup:
         """Whether the solver has a test net, without which only the train loss is recorded."""
         return self.solver.get("test_net", 0) is not None
 
+    @property
+    def report(self) -> str:
+        """The set on which the metrics of the trial are reported, :data:`TEST_SET` by default."""
+        return str(self.solver.get("report", TEST_SET))
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """One row of a trial: one evaluation of the whole test set (section III).
+
+    A solver may have several test nets, each with its own set of samples. The metrics are those on
+    the set by which decisions are made; ``other_sets`` has those on the others.
 
     What a net does not define is None: a training without a test net has its train loss only, and a
     classifier without probabilities has neither confidences nor deviations.
@@ -150,6 +161,28 @@ class Evaluation:
     resumed_at: Optional[int] = None
     class_confidence: Optional[Tuple[Optional[float], ...]] = None
     heads: Optional[Dict[str, Dict[str, Optional[float]]]] = field(default=None, hash=False)
+    measured_on: str = TEST_SET
+    other_sets: Optional[Dict[str, Dict[str, Optional[float]]]] = field(default=None, hash=False)
+
+    def on(self, name: str) -> "Evaluation":
+        """Return the row with the metrics on the set of this name, or itself if it has none.
+
+        The class confidences and the other heads are recorded for one set only, so the row of
+        another set is without them.
+        """
+        others = dict(self.other_sets or {})
+        if name == self.measured_on or name not in others:
+            return self
+        metrics: Dict[str, Any] = others.pop(name)
+        others[self.measured_on] = {metric: getattr(self, metric) for metric in SET_METRICS}
+        return dataclasses.replace(
+            self,
+            measured_on=name,
+            other_sets=others,
+            class_confidence=None,
+            heads=None,
+            **metrics,
+        )
 
 
 class Summary(NamedTuple):
@@ -221,7 +254,10 @@ class Trial:
 
     @property
     def best(self) -> Optional[Evaluation]:
-        """The row with the highest Top-1, the earliest if several have it, None without a Top-1."""
+        """The row with the highest Top-1, the earliest if several have it, None without a Top-1.
+
+        The Top-1 is that on the set that decides.
+        """
         measured = [(row.top1, -row.iteration, row) for row in self.rows if row.top1 is not None]
         return max(measured, key=lambda item: item[:2])[-1] if measured else None
 
@@ -232,9 +268,11 @@ class Trial:
 
     @property
     def summary(self) -> Optional[Summary]:
-        """The eight metrics at the best row, None without a Top-1."""
-        best = self.best
-        if best is None or best.top1 is None or best.top5 is None:
+        """The eight metrics on the reported set at the best row, None without a Top-1."""
+        if self.best is None:
+            return None
+        best = self.best.on(self.setup.report)
+        if best.top1 is None or best.top5 is None:
             return None
         return Summary(
             best.top1,

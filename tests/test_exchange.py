@@ -386,7 +386,7 @@ def test_a_row_has_the_columns_of_version_1_of_the_format():
     assert (VERSION, COLUMN_LIST) == (
         1,
         "iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at, "
-        "class_confidence, heads",
+        "class_confidence, heads, measured_on, other_sets",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from lrbench_caffe.trial import Evaluation
+from lrbench_caffe.trial import TEST_SET, Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,14 @@ _SQL_TYPES = {
     "resumed_at": "integer",
     "class_confidence": "real[]",
     "heads": "jsonb",
+    "measured_on": "text",
+    "other_sets": "jsonb",
 }
+# The last columns of an export, which are left out from the end while they have these values.
+_TAIL = (("heads", None), ("measured_on", TEST_SET), ("other_sets", None))
+TAIL_VALUES = tuple(value for _, value in _TAIL)
+WIDTH_WITHOUT_TAIL = len(EVALUATION_COLUMNS) - len(_TAIL)
+assert EVALUATION_COLUMNS[WIDTH_WITHOUT_TAIL:] == tuple(name for name, _ in _TAIL)
 
 
 def sql_type(column: str) -> str:
@@ -32,10 +39,16 @@ def sql_type(column: str) -> str:
 
 
 def exported_row(row: Sequence[Any]) -> Sequence[Any]:
-    """Return a row as an export holds it: without the heads if the net has only one."""
-    return row[:-1] if row[-1] is None else row
+    """Return a row as an export holds it: without the values of the tail that are the usual ones.
+
+    Earlier versions of the program read such a row as long as nothing of the tail is left.
+    """
+    width = len(row)
+    while width > WIDTH_WITHOUT_TAIL and row[width - 1] == TAIL_VALUES[width - len(row) - 1]:
+        width -= 1
+    return row[:width]
 
 
 def imported_row(row: list[Any]) -> list[Any]:
     """Return a row of an export with a value for every column."""
-    return [*row, None] if len(row) == len(EVALUATION_COLUMNS) - 1 else row
+    return [*row, *TAIL_VALUES[len(row) - WIDTH_WITHOUT_TAIL :]]

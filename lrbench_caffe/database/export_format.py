@@ -17,7 +17,8 @@ of that kind in the file. These lines come before the first trial that refers to
 
 A "rows" line belongs to the trial above it. Its rows are in the order of their iterations. The
 values of a row are in the order of :data:`~lrbench_caffe.database.columns.EVALUATION_COLUMNS`. The
-last one, the other heads of a net, is left out if there are none. A trial with many rows has
+last ones, the other heads of a net, the set of the row and the metrics on other sets, are left out
+from the end while they have nothing but the usual: null, "test", null. A trial with many rows has
 several such lines.
 
 Unknown values are null. Times are seconds since the epoch.

@@ -127,7 +127,7 @@ CREATE INDEX trial_by_start ON trial (started_at);
 COMMENT ON TABLE trial IS 'one training of a network on a dataset under a policy with a seed';
 COMMENT ON COLUMN trial.solver IS
     'the SolverParameter by Caffe''s field names, with batch_size and test_batch_size; head and test_net name what is
-     measured, if there are several';
+     measured, if there are several; select and report name the sets that decide and that are reported, if they differ';
 COMMENT ON COLUMN trial.attempt IS 'the number of times that the trial was started';
 COMMENT ON COLUMN trial.resumed_at IS
     'the iteration that this attempt resumed from; NULL if it started from the beginning';
@@ -157,6 +157,8 @@ CREATE TABLE evaluation (
     class_confidence real[] CONSTRAINT evaluation_class_confidence_range
         CHECK (0 <= ALL (class_confidence) AND 1.00001 >= ALL (class_confidence)),
     heads jsonb CONSTRAINT evaluation_heads_are_named CHECK (jsonb_typeof(heads) = 'object'),
+    measured_on title NOT NULL DEFAULT 'test',
+    other_sets jsonb CONSTRAINT evaluation_other_sets_are_named CHECK (jsonb_typeof(other_sets) = 'object'),
     CONSTRAINT evaluation_pkey PRIMARY KEY (trial_id, iteration),
     CONSTRAINT evaluation_top1_with_top5 CHECK ((top1 IS NULL) = (top5 IS NULL))
 );
@@ -170,6 +172,11 @@ COMMENT ON COLUMN evaluation.top1 IS
     'Top-1 accuracy; NULL, with top5, for a training without a test net, which has its train loss only';
 COMMENT ON COLUMN evaluation.heads IS
     'top1, top5, ac, cd and cdac of the other heads of the test net, by their names; NULL if it has only one';
+COMMENT ON COLUMN evaluation.measured_on IS
+    'the set of samples that the metrics of this row are of; decisions are made by it';
+COMMENT ON COLUMN evaluation.other_sets IS
+    'test_loss, top1, top5, ac, cd, cdac and ld on the other sets of the solver''s test nets, by their names; NULL if there is
+     only one set';
 COMMENT ON COLUMN evaluation.ac IS 'average confidence';
 COMMENT ON COLUMN evaluation.cd IS 'confidence deviation';
 COMMENT ON COLUMN evaluation.cdac IS 'confidence deviation across classes';
@@ -209,9 +216,11 @@ COMMENT ON TABLE study_trial IS
 
 CREATE VIEW result AS
 SELECT trial.id AS trial, policy.text AS policy, network.name AS network, dataset.name AS dataset, trial.seed, trial.state,
-       best.ld, best.iteration AS iterations, best.top1, best.top5, best.ac, best.cd, best.cdac, policy.n_params,
-       best.lr, best.train_loss, best.test_loss, task.classes, framework.name || ' ' || framework.version AS framework,
-       trial.host, trial.started_at, trial.ended_at, trial.error, origin.name AS origin
+       reported.ld, reported.iteration AS iterations, reported.top1, reported.top5, reported.ac, reported.cd, reported.cdac, policy.n_params,
+       reported.lr, reported.train_loss, reported.test_loss, task.classes, framework.name || ' ' || framework.version AS framework,
+       trial.host, trial.started_at, trial.ended_at, trial.error, origin.name AS origin,
+       CASE WHEN best.other_sets ? (trial.solver->>'report') THEN trial.solver->>'report' ELSE best.measured_on END AS reported_on,
+       best.measured_on AS selected_on, best.top1 AS selected_top1
 FROM trial
 JOIN policy ON policy.id = trial.policy_id
 JOIN network ON network.id = trial.network_id
@@ -221,10 +230,12 @@ LEFT JOIN task ON task.id = trial.task_id
 LEFT JOIN origin ON origin.id = trial.origin_id
 LEFT JOIN evaluation best ON best.trial_id = trial.id AND best.iteration = COALESCE(
     trial.best_iteration,  -- set at the end; a running trial is shown with its best row so far
-    (SELECT iteration FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL ORDER BY top1 DESC, iteration LIMIT 1));
+    (SELECT iteration FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL ORDER BY top1 DESC, iteration LIMIT 1))
+-- The best row, with the metrics on the set that is reported.
+CROSS JOIN LATERAL jsonb_populate_record(best, COALESCE(best.other_sets->(trial.solver->>'report'), '{}')) AS reported;
 COMMENT ON VIEW result IS
     'one row for each trial, with the eight metrics of the paper at its best evaluation: ld, iterations (#Iterations), top1,
-     top5, ac, cd, cdac, n_params (#Param)';
+     top5, ac, cd, cdac, n_params (#Param); the evaluation is the one with the highest Top-1 on the set selected_on';
 
 CREATE FUNCTION learning(solver jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS
     $$ SELECT solver - ARRAY['display', 'snapshot', 'snapshot_after_train', 'snapshot_format', 'debug_info', 'solver_mode', 'device_id',

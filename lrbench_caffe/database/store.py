@@ -613,9 +613,11 @@ def _shared_row_id(cursor: Any, table: str, content: dict[str, Any]) -> int:
 
 
 def _adapted(
-    value: float | tuple[float | None, ...] | dict[str, Any] | None,
+    value: float | str | tuple[float | None, ...] | dict[str, Any] | None,
 ) -> float | str | None:
     """A value of a row as it is sent to PostgreSQL: an array and an object as their text."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict):
         return json.dumps(value)
     if isinstance(value, tuple):

@@ -14,7 +14,11 @@ import re
 import uuid
 from typing import Any, Callable, Iterable, Mapping
 
-from lrbench_caffe.database.columns import EVALUATION_COLUMNS
+from lrbench_caffe.database.columns import (
+    EVALUATION_COLUMNS,
+    WIDTH_WITHOUT_TAIL,
+    imported_row,
+)
 from lrbench_caffe.database.export_format import (
     MAX_LINE_BYTES,
     SHARED_FIELDS,
@@ -24,7 +28,7 @@ from lrbench_caffe.database.export_format import (
 )
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
-from lrbench_caffe.trial import HEAD_METRICS, RUNNING, STATES
+from lrbench_caffe.trial import HEAD_METRICS, RUNNING, SET_METRICS, STATES
 
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
@@ -151,10 +155,11 @@ def check_rows(rows: Any, previous: int) -> int:
 def _check_row(row: Any, previous: int) -> int:
     """Check a row and return its iteration; previous is the iteration of the row before."""
     width = len(EVALUATION_COLUMNS)
-    if type(row) is not list or len(row) not in (width - 1, width):
-        raise InvalidLine("a row is not a list of %d or %d values" % (width - 1, width))
+    if type(row) is not list or not WIDTH_WITHOUT_TAIL <= len(row) <= width:
+        raise InvalidLine("a row is not a list of %d to %d values" % (WIDTH_WITHOUT_TAIL, width))
+    row = imported_row(row)
     iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at = row[:11]
-    classes, *heads = row[11:]
+    classes, heads, measured_on, other_sets = row[11:]
     if not (type(iteration) is int and previous < iteration <= _INT32_MAX):
         raise _invalid(
             "iteration", iteration, "a whole number above the previous iteration, %d" % previous
@@ -168,8 +173,12 @@ def _check_row(row: Any, previous: int) -> int:
         raise _invalid("resumed_at", resumed_at, "an iteration before this one", iteration)
     if classes is not None and not _are_confidences(classes):
         raise _invalid("class_confidence", classes, "a list of numbers from 0 to 1", iteration)
-    if heads not in ([], [None]) and not _are_heads(heads[0]):
-        raise _invalid("heads", heads[0], "the metrics of other heads by their names", iteration)
+    if heads is not None and not _are_heads(heads):
+        raise _invalid("heads", heads, "the metrics of other heads by their names", iteration)
+    if not _is_name(measured_on):
+        raise _invalid("measured_on", measured_on, "the name of a set", iteration)
+    if other_sets is not None and not _are_sets(other_sets):
+        raise _invalid("other_sets", other_sets, "the metrics on other sets by name", iteration)
     return iteration
 
 
@@ -219,16 +228,39 @@ def _is_share(value: float | None) -> bool:
 def _are_heads(heads: Any) -> bool:
     """Whether these are the metrics of heads by the heads' names."""
     return type(heads) is dict and all(
-        0 < len(name) <= _MAX_NAME
-        and not _NOT_STORABLE.search(name)
+        _is_name(name)
         and type(metrics) is dict
         and set(metrics) == set(HEAD_METRICS)
-        and all(
-            value is None or (type(value) in (int, float) and 0 <= value <= _MAX_CONFIDENCE)
-            for value in metrics.values()
-        )
+        and all(value is None or _is_confidence(value) for value in metrics.values())
         for name, metrics in heads.items()
     )
+
+
+def _are_sets(sets: Any) -> bool:
+    """Whether these are the metrics on sets of samples by the sets' names."""
+    return type(sets) is dict and all(
+        _is_name(name)
+        and type(metrics) is dict
+        and set(metrics) == set(SET_METRICS)
+        and all(
+            value is None
+            or (
+                type(value) in (int, float) and math.isfinite(value)
+                if metric in ("test_loss", "ld")
+                else _is_confidence(value)
+            )
+            for metric, value in metrics.items()
+        )
+        for name, metrics in sets.items()
+    )
+
+
+def _is_name(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= _MAX_NAME and not _NOT_STORABLE.search(value)
+
+
+def _is_confidence(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _MAX_CONFIDENCE
 
 
 def _are_confidences(values: Any) -> bool:
