@@ -61,7 +61,7 @@ setup(
         "scipy",
         "threadpoolctl>=3.1",
     ],
-    extras_require={"test": ["hypothesis", "pytest", "selenium"]},
+    extras_require={"notebook": ["pandas"], "test": ["hypothesis", "pytest", "selenium"]},
     entry_points={"console_scripts": ["lrbench = lrbench_caffe.__main__:main"]},
     classifiers=["License :: OSI Approved :: BSD License", "Programming Language :: Python :: 3"],
 )

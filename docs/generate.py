@@ -29,6 +29,11 @@ API = [
         ["lrbench_caffe.train", "lrbench_caffe.InputError", "lrbench_caffe.TrialError"],
     ),
     (
+        "In a notebook",
+        "[two_policies.ipynb](../examples/two_policies.ipynb) shows both.",
+        ["lrbench_caffe.trials", "lrbench_caffe.plot"],
+    ),
+    (
         "Policies",
         "The LR module needs numpy only. [policies.md](policies.md) describes the functions.",
         [

@@ -123,6 +123,26 @@ def test_a_call_without_a_command_shows_an_example(run):
     assert done.returncode == 2 and "docker/run lrbench --help" in done.stderr
 
 
+@needs_caffe
+def test_docker_run_installs_a_command_on_the_path(run, variables, tmp_path):
+    folder = tmp_path / "my bin"
+    done = run("--install", str(folder))
+    assert done.returncode == 0 and done.stdout.startswith("%s/lrbench\n" % folder), done.stderr
+    assert "add the folder to the PATH" in done.stdout
+    assert run("--install", str(folder)).returncode == 0, "its own command is replaced"
+    version = subprocess.run(
+        [str(folder / "lrbench"), "--version"], capture_output=True, text=True, env=variables
+    )
+    assert version.stdout == run("lrbench", "--version").stdout != ""
+
+
+def test_docker_run_replaces_no_other_command(run, tmp_path):
+    (tmp_path / "lrbench").write_text("another program")
+    done = run("--install", str(tmp_path))
+    assert done.returncode == 1 and "is there already and is another command" in done.stderr
+    assert (tmp_path / "lrbench").read_text() == "another program"
+
+
 def test_without_caffe_docker_run_names_the_programs_to_install(tmp_path):
     """A folder called caffe, such as a checkout of Caffe, does not count as an installed Caffe."""
     programs = tmp_path / "programs"

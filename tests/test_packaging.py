@@ -20,8 +20,8 @@ PACKAGES = {
     "psycopg2": "psycopg2-binary",
     "sklearn": "scikit-learn",
 }
-# No package brings Caffe, which needs scikit-image; only type checkers have _typeshed.
-UNDECLARED = {"_typeshed", "caffe", "lrbench_caffe", "skimage"}
+# No package brings Caffe, which needs scikit-image and pandas; only type checkers have _typeshed.
+UNDECLARED = {"_typeshed", "caffe", "lrbench_caffe", "pandas", "skimage"}
 
 
 @pytest.fixture(scope="module")

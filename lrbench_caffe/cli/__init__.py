@@ -17,7 +17,17 @@ from typing import Any, NoReturn
 import click
 
 from lrbench_caffe import __version__
-from lrbench_caffe.cli import data, database, paper, reports, search, studies, training
+from lrbench_caffe.cli import (
+    completion,
+    data,
+    database,
+    explain,
+    paper,
+    reports,
+    search,
+    studies,
+    training,
+)
 from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError, counted
 
@@ -126,5 +136,9 @@ for command in (
     paper.reproduce,
     database.db,
     data.data,
+    explain.policies,
+    explain.metrics,
+    explain.about,
+    completion.completion,
 ):
     main.add_command(command)

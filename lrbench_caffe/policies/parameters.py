@@ -131,7 +131,7 @@ def checked_parameters(function: str, parameters: dict[str, Any]) -> dict[str, A
         if name not in parameters and name not in defaults:
             raise InputError(
                 "%s: missing parameter %s, expected %s"
-                % (function, name, _expected(function, name))
+                % (function, name, expected_value(function, name))
             )
     values = {
         name: _checked_value(function, name, parameters[name])
@@ -166,8 +166,15 @@ def checked_piece_length(function: str, value: object) -> int:
     return length
 
 
-def _expected(function: str, name: str) -> str:
-    """The description of a parameter's valid values."""
+def expected_value(function: str, name: str) -> str:
+    """Return a description of the valid values of a function's parameter.
+
+    Example:
+        >>> expected_value("STEP", "gamma")
+        'a decay factor above 0 and at most 1, for example 0.9'
+    """
+    if name == "of":
+        return "one of %s" % ", ".join(_PLATEAU_METRICS)
     if (function, name) == ("NSTEP", "l"):
         return _EXPECTED_STEPS
     return _rule(function, name).expected

@@ -10,6 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 import matplotlib
+import matplotlib.figure
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -17,6 +18,7 @@ from lrbench_caffe import files
 from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
+from lrbench_caffe.policies.catalogue import FAMILIES
 from lrbench_caffe.report.curves import sample_schedule, trial_schedule, typical_length
 
 if TYPE_CHECKING:
@@ -28,21 +30,27 @@ if TYPE_CHECKING:
     from lrbench_caffe.ranking.ranges import Curve
     from lrbench_caffe.trial import Trial
 
-__all__ = ["check_path", "curves", "drawn_length", "pyplot", "range_test", "rates", "save"]
+__all__ = [
+    "check_path",
+    "curves",
+    "curves_figure",
+    "drawn_length",
+    "pyplot",
+    "range_test",
+    "rates",
+    "rates_figure",
+    "save",
+]
 
+RATES_SIZE = (10, 4.5)  # inches
 POINTS = 5000  # of a learning rate curve
 DEFAULT_LENGTH = 10000  # iterations to draw for policies without a length of their own
 MAX_ITERATION = 2**31 - 1  # Caffe counts iterations with 32 bits
 MAX_RATE = 3.4e38  # the largest float32, in which Caffe keeps the learning rate
-matplotlib.use("Agg")
+if not os.environ.get("MPLBACKEND", "").startswith("module://"):  # that of a notebook stays
+    matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (after the backend is chosen: servers have no window)
 
-FAMILIES = (  # the classes of section II; the cyclic policies in two, for fewer lines in a panel
-    ("constant and decaying", ("FIX", "STEP", "NSTEP", "EXP", "INV", "POLY")),
-    ("triangular cycles", ("TRI", "TRI2", "TRIEXP")),
-    ("sine and cosine cycles", ("SIN", "SIN2", "SINEXP", "COS")),
-)
-OTHER_FAMILY = "beyond the 13"
 # The first line of a panel is solid and the others are dashed, because cycles coincide at first.
 SOLID, DASHED = "-", (0, (4, 3))
 
@@ -55,10 +63,15 @@ class _RateCurve(NamedTuple):
     lr: np.ndarray
 
 
-def curves(trials: Sequence[Trial], path: str, title: str) -> None:
-    """Plot the learning rate and the Top-1 of trials against the iteration.
+class Picture(matplotlib.figure.Figure):
+    """A figure that a notebook shows, whichever backend matplotlib uses there."""
 
-    Each family of functions has a row of two panels: learning rates left, Top-1 right.
+    def _repr_png_(self) -> bytes:
+        return _encoded(self, "png", None)
+
+
+def curves(trials: Sequence[Trial], path: str, title: str) -> None:
+    """Write the figure of :func:`curves_figure` to a file.
 
     Args:
         trials: The trials with their rows. Trials without a Top-1 are left out.
@@ -68,19 +81,34 @@ def curves(trials: Sequence[Trial], path: str, title: str) -> None:
     Raises:
         InputError: No trial has a Top-1, or the picture cannot be written.
     """
+    save(curves_figure(trials, title), path)
+
+
+def curves_figure(trials: Sequence[Trial], title: str) -> Picture:
+    """Plot the learning rate and the Top-1 of trials against the iteration.
+
+    Each family of functions has a row of two panels: learning rates left, Top-1 right.
+
+    Args:
+        trials: The trials with their rows. Trials without a Top-1 are left out.
+        title: The first line of the picture's title.
+
+    Raises:
+        InputError: No trial has a Top-1.
+    """
     trials = [trial for trial in trials if trial.top1_curve]
     if not trials:
         raise InputError("there is nothing to draw: no trial has been evaluated yet")
     families = _by_family(trials)
-    figure, panels = pyplot.subplots(
-        len(families), 2, figsize=(13, 3.4 * len(families)), sharex=True, squeeze=False
-    )
+    figure = _new_picture((13, 3.4 * len(families)))
+    panels = figure.subplots(len(families), 2, sharex=True, squeeze=False)
     best = 100 * max(top1 for trial in trials for _, top1 in trial.top1_curve)
     for (name, members), (rates, accuracy) in zip(families, panels):
         colors = pyplot.get_cmap("tab10")
         for n, trial in enumerate(members):
             _draw_trial(trial, rates, accuracy, colors(n), DASHED if n else SOLID)
         rates.set_ylabel("%s\nlearning rate" % name)
+        rates.set_ylim(bottom=0)
         accuracy.set_ylabel("Top-1 (%)")
         accuracy.set_ylim(best - 12, best + 0.6)  # where the policies differ
         accuracy.axhline(best, color="gray", linewidth=0.8, linestyle=":")
@@ -94,16 +122,24 @@ def curves(trials: Sequence[Trial], path: str, title: str) -> None:
         fontsize=11,
     )
     figure.tight_layout(rect=(0, 0, 1, 0.99))
-    save(figure, path)
+    return figure
+
+
+def _new_picture(size: tuple[float, float]) -> Picture:
+    """A figure of this width and height in inches, which matplotlib does not keep."""
+    figure = Picture(figsize=size)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _by_family(trials: list[Trial]) -> list[tuple[str, list[Trial]]]:
     """The trials of each family that has any, in the order of FAMILIES."""
+    *paper, others = FAMILIES
     families = []
-    for name, functions in FAMILIES:
-        families.append((name, [trial for trial in trials if trial.function in functions]))
+    for name in paper:
+        families.append((name, [trial for trial in trials if trial.function in FAMILIES[name]]))
     members = [trial for _, family in families for trial in family]
-    families.append((OTHER_FAMILY, [trial for trial in trials if trial not in members]))
+    families.append((others, [trial for trial in trials if trial not in members]))
     return [(name, family) for name, family in families if family]
 
 
@@ -144,12 +180,27 @@ def rates(
     """
     if out:
         check_path(out)
-    last = max_iter or drawn_length(policies)
-    lines = [_rate_curve(policy, last) for policy in policies]
     if terminal:
-        _draw_in_terminal(lines)
-    if out or not terminal:
-        _draw_figure(lines, out)
+        _draw_in_terminal(_rate_curves(policies, max_iter))
+    if out:
+        save(rates_figure(policies, max_iter), out)
+    elif not terminal:
+        _show_window(_rate_curves(policies, max_iter))
+
+
+def rates_figure(policies: Sequence[Policy], max_iter: int | None = None) -> Picture:
+    """Plot the learning rates of policies against the iteration, as :func:`rates` does.
+
+    Args:
+        policies: The policies, in the order of the legend.
+        max_iter: The last iteration to draw; None for :func:`drawn_length`.
+
+    Raises:
+        InputError: A rate is beyond Caffe's numbers.
+    """
+    figure = _new_picture(RATES_SIZE)
+    _draw_rates(figure, figure.subplots(), _rate_curves(policies, max_iter))
+    return figure
 
 
 def _plain(text: str) -> str:
@@ -161,6 +212,11 @@ def drawn_length(policies: Sequence[Policy]) -> int:
     """Return the number of iterations that shows the shape of each of the policies."""
     lengths = [typical_length(policy) for policy in policies]
     return min(max(filter(None, lengths), default=DEFAULT_LENGTH), MAX_ITERATION)
+
+
+def _rate_curves(policies: Sequence[Policy], max_iter: int | None) -> list[_RateCurve]:
+    last = max_iter or drawn_length(policies)
+    return [_rate_curve(policy, last) for policy in policies]
 
 
 def _rate_curve(policy: Policy, last: int) -> _RateCurve:
@@ -192,9 +248,7 @@ def _draw_in_terminal(lines: list[_RateCurve]) -> None:
         print(printable(line.label if single else "%s  %s" % (marker, line.label)))
 
 
-def _draw_figure(lines: list[_RateCurve], out: str | None) -> None:
-    """Draw to a file, or in a window if there is none."""
-    figure, panel = _new_figure(in_window=not out)
+def _draw_rates(figure: Figure, panel: Axes, lines: list[_RateCurve]) -> None:
     columns, width = (1, 110) if len(lines) < 4 else (2, 55)
     for n, line in enumerate(lines):
         label = textwrap.fill(line.label, width)
@@ -206,22 +260,19 @@ def _draw_figure(lines: list[_RateCurve], out: str | None) -> None:
     _style(panel)
     panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncol=columns)
     figure.tight_layout()
-    if out:
-        save(figure, out)
-    else:
-        pyplot.show()
 
 
-def _new_figure(in_window: bool) -> tuple[Figure, Axes]:
+def _show_window(lines: list[_RateCurve]) -> None:
     try:
-        if in_window:
-            pyplot.switch_backend("TkAgg")
-        return pyplot.subplots(figsize=(10, 4.5), num="lrbench plot")
+        pyplot.switch_backend("TkAgg")
+        figure, panel = pyplot.subplots(figsize=RATES_SIZE, num="lrbench plot")
     except Exception as error:  # matplotlib and Tk raise several types without a display
         reason = error if os.environ.get("DISPLAY") else "DISPLAY is not set"
         raise InputError(
             "cannot open a window (%s): give --out FILE.png, or --terminal" % reason
         ) from None
+    _draw_rates(figure, panel, lines)
+    pyplot.show()
 
 
 def range_test(test: RangeTest, path: str) -> None:
@@ -306,17 +357,23 @@ def save(figure: Figure, path: str) -> None:
     """
     # The same figure gives the same file: an SVG would have random ids and the time.
     metadata = {"Date": None} if _extension(path) == "svg" else None
-    picture = io.BytesIO()
     try:
-        with pyplot.rc_context({"svg.hashsalt": "lrbench"}):
-            figure.savefig(picture, format=_extension(path), dpi=110, metadata=metadata)
+        picture = _encoded(figure, _extension(path), metadata)
     except ValueError as error:
         raise InputError(
             "cannot write the picture to %s (%s): name another file" % (path, error)
         ) from None
     finally:
         pyplot.close(figure)
-    files.write(path, picture.getvalue(), "picture")
+    files.write(path, picture, "picture")
+
+
+def _encoded(figure: Figure, format: str, metadata: dict[str, None] | None) -> bytes:
+    """A figure in the format of a picture file."""
+    picture = io.BytesIO()
+    with pyplot.rc_context({"svg.hashsalt": "lrbench"}):
+        figure.savefig(picture, format=format, dpi=110, metadata=metadata)
+    return picture.getvalue()
 
 
 def _extension(path: str) -> str:
