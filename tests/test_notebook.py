@@ -1,5 +1,7 @@
 """What a notebook uses: the trials as a DataFrame, and the charts."""
 
+from dataclasses import replace
+
 import pytest
 from trials import trial
 
@@ -13,8 +15,9 @@ pytest.importorskip("matplotlib")
 @pytest.fixture
 def recorded(store):
     """Two trials of the database, with two evaluations each."""
-    first = trial("FIX(k0=0.01)", (0.5, 0.9), started=1000.0)
-    trials = [first, trial("SIN(k0=0.01, k1=0.1, l=50)", (0.6, 0.8), started=2000.0)]
+    first = trial("FIX(k0=0.01)", (0.5, 0.9))
+    later = replace(trial("SIN(k0=0.01, k1=0.1, l=50)", (0.6, 0.8)), started=first.started + 1)
+    trials = [first, later]
     for made in trials:
         store.begin(made)
         for row in made.rows:
