@@ -5,9 +5,12 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import socket
 import struct
 import threading
+import time
+import urllib.parse
 
 import browser
 import pytest
@@ -17,12 +20,13 @@ from waiting import LIMIT, wait_until
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
+from lrbench_caffe.trial import Job
 
 psycopg2 = pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
 pytest.importorskip("plotly", reason="needs plotly: run the tests with `make test`")
-from lrbench_caffe.database import Store  # noqa: E402
+from lrbench_caffe.database import Store, studies  # noqa: E402
 from lrbench_caffe.report import content, curves, live, page, plots  # noqa: E402
 
 BEST, SECOND = "SIN2(k0=0.01, k1=0.06, l=100)", "FIX(k0=0.02)"
@@ -98,6 +102,14 @@ def browser_errors(driver):
     ]
 
 
+def open_page(driver, url):
+    """Open a page and wait until its scripts have drawn it."""
+    driver.get("about:blank")  # a page with another fragment would not be loaded again
+    driver.get(url)
+    script = "return 'started' in document.documentElement.dataset"
+    wait_until(lambda: driver.execute_script(script))
+
+
 @pytest.fixture
 def report(store, tmp_path, chromium):
     """A function that opens the report of some trials in the browser."""
@@ -107,8 +119,7 @@ def report(store, tmp_path, chromium):
         path = tmp_path / "out.html"
         page.write(str(path), content.load(store, {}, ranking.parse_criterion("top1")))
         chromium.get_log("browser")
-        chromium.get("file://%s" % path)
-        wait_until(lambda: chromium.execute_script("return document.readyState") == "complete")
+        open_page(chromium, "file://%s" % path)
         return chromium
 
     return open_report
@@ -125,7 +136,7 @@ def test_report_shows_the_ranking_and_draws_the_best_policies(report):
     ]
     assert column(driver, 1) == ["1", "2", "3", "-"] and column(driver, 6)[0] == "99.00 ± 0.00"
     assert column(driver, 12) == ["equal values", "equal values", "one seed", "-"]
-    assert BEST + ", seed 1" in drawn(driver, "top1")
+    assert BEST in drawn(driver, "top1")
     assert BEST in drawn(driver, "rate") and BEST in drawn(driver, "classes")
     cost = driver.find_element("id", "cost").get_attribute("aria-label")
     assert "Pareto front: FIX(k0=0.02)" in cost
@@ -154,6 +165,8 @@ def test_policies_can_be_selected_and_searched(report):
     click(driver, "#choose-none")
     assert drawn(driver, "top1") == []
     click(driver, "#body tr:nth-child(2) input")
+    assert drawn(driver, "top1") == [SECOND]
+    click(driver, "#seeds")
     assert drawn(driver, "top1") == [SECOND + ", seed 1", SECOND + ", seed 2"]
     driver.find_element("id", "search").send_keys("sin2 0.06")
     assert column(driver, 2) == [BEST + " Pareto"]
@@ -165,6 +178,128 @@ def test_the_four_curves_zoom_together(report):
     script = "return document.getElementById(arguments[0]).layout.xaxis.range"
     for chart in ("rate", "top1", "train_loss", "test_loss"):
         wait_until(lambda: driver.execute_script(script, chart) == [0, 100])
+
+
+def test_the_mean_over_the_seeds_is_drawn_in_a_band_of_one_deviation(report):
+    driver = report([trial(BEST, [0.1, top1], seed) for seed, top1 in enumerate((0.6, 0.7, 0.8))])
+    script = "return document.getElementById('top1').data.map(({x, y, fill}) => [x, y, fill])"
+    (band, edge, fill), (iterations, means, _) = driver.execute_script(script)
+    assert (iterations, fill) == ([0, 100], "toself") and means == pytest.approx([10, 70])
+    assert band == [0, 100, 100, 0] and edge == pytest.approx([10, 80, 60, 10])
+
+
+def test_a_single_evaluation_is_visible(report):
+    driver = report([trial(BEST, [0.6])])
+    script = "return document.getElementById('top1').data.map(trace => trace.mode)"
+    assert driver.execute_script(script) == ["lines+markers"]
+
+
+def faded(driver, selector):
+    """The texts of the elements that are faded."""
+    elements = driver.find_elements("css selector", selector + ".faded")
+    return [element.text.split("\n")[0] for element in elements]
+
+
+def test_one_policy_is_shown_in_all_charts_and_the_table(report):
+    driver = report(example_trials())
+    click(driver, "#legend button")
+    others = driver.find_elements("css selector", "#legend button")[1:]
+    assert faded(driver, "#legend button") == [button.text for button in others]
+    assert len(faded(driver, "#body tr")) == len(column(driver, 2)) - 1
+    script = """
+        const traces = [...document.querySelectorAll('#top1 .scatterlayer > .trace')];
+        return traces.map(trace => [trace.__data__[0].trace.meta, trace.style.opacity]);"""
+    opacities = driver.execute_script(script)
+    assert {label: opacity for label, opacity in opacities if label == BEST} == {BEST: ""}
+    assert {opacity for label, opacity in opacities if label != BEST} == {"0.12"}
+    click(driver, "#legend button")
+    driver.execute_script("document.getElementById('title').scrollIntoView()")
+    assert faded(driver, "#legend button") == []
+
+
+def test_thirteen_policies_have_different_lines(report):
+    policies = ["FIX(k0=0.0%d)" % n for n in range(10, 23)]
+    driver = report([trial(policy) for policy in policies])
+    for checkbox in driver.find_elements("css selector", "#body input:not(:checked)"):
+        driver.execute_script("arguments[0].click()", checkbox)
+    script = """
+        const traces = document.getElementById('top1').data;
+        return traces.map(({line, marker}) => [line.color, line.dash, marker.symbol].join());"""
+    assert len(set(driver.execute_script(script))) == len(policies)
+    assert len(driver.find_elements("css selector", "#legend button")) == len(policies)
+
+
+def compared(driver):
+    """The cells of the comparison by the name of the metric."""
+    rows = driver.find_elements("css selector", "#differences tr")
+    cells = [[cell.text for cell in row.find_elements("css selector", "td")] for row in rows]
+    return {name: values for name, *values in cells}
+
+
+def test_selected_policies_are_compared_and_noise_is_called_noise(report):
+    near = "SIN(k0=0.01, k1=0.06, l=100)"
+    driver = report(
+        [trial(BEST, [0.1, top1], seed) for seed, top1 in enumerate((0.90, 0.91, 0.92))]
+        + [trial(near, [0.1, top1], seed) for seed, top1 in enumerate((0.89, 0.91, 0.90))]
+        + [trial(SECOND, [0.1, top1], seed) for seed, top1 in enumerate((0.60, 0.61, 0.62))]
+        + [trial("FIX(k0=0.001)", [0.1, 0.5])]
+    )
+    first, *others = compared(driver)["Top-1 %"]
+    assert first == "91.00 \u00b1 1.00"
+    assert others == [
+        "90.00 \u00b1 1.00 (\u22121.00, within the noise)",
+        "61.00 \u00b1 1.00 (\u221230.00, worse)",
+        "50.00 (\u221241.00, one seed)",
+    ]
+    click(driver, "#choose-none")
+    assert not driver.find_element("id", "comparison").is_displayed()
+
+
+def test_the_address_keeps_what_the_reader_sees(report):
+    driver = report(example_trials())
+    click(driver, "#choose-none")
+    click(driver, "#body tr:nth-child(2) input")
+    click(driver, "th[data-key=iterations] button")
+    click(driver, "#log-rate")
+    driver.find_element("id", "to").send_keys("100\t")
+    wait_until(lambda: "zoom=0-100" in driver.current_url)
+    before = (column(driver, 2), drawn(driver, "top1"))
+    open_page(driver, driver.current_url)
+    assert (column(driver, 2), drawn(driver, "top1")) == before == (before[0], [SECOND])
+    assert driver.find_element("id", "log-rate").is_selected()
+    assert driver.find_element("id", "to").get_attribute("value") == "100"
+
+
+def test_charts_are_saved_as_pictures_and_numbers(report):
+    driver = report(example_trials())
+    driver.execute_script("""
+        window.saved = [];
+        HTMLAnchorElement.prototype.click = function () { saved.push([this.download, this.href]); };
+        """)
+    for button in driver.find_elements("css selector", "figure:has(#top1) .tools button"):
+        driver.execute_script("arguments[0].click()", button)
+    wait_until(lambda: driver.execute_script("return saved.length") == 3)
+    saved = dict(driver.execute_script("return saved"))
+    names = ("top-1-accuracy.png", "top-1-accuracy.svg", "top-1-accuracy.csv")
+    assert sorted(saved) == sorted(names)
+    assert saved[names[0]].startswith("data:image/png;base64,")
+    assert saved[names[1]].startswith("data:image/svg+xml")
+    lines = urllib.parse.unquote(saved[names[2]].partition(",")[2]).splitlines()
+    assert lines[0] == "line,x,y" and '"%s",200,99' % BEST in lines
+
+
+def test_the_facts_name_what_was_trained(report):
+    driver = report(example_trials())
+    names = [element.text for element in driver.find_elements("css selector", "#facts dt")]
+    values = [element.text for element in driver.find_elements("css selector", "#facts dd")]
+    facts = dict(zip(names, values))
+    assert facts["shape of a sample"] == "1x8x8" and facts["train samples"] == "1000"
+    assert facts["framework"] == "Caffe 1.0.0" and facts["trained"].startswith("2023-11-1")
+
+
+def test_a_page_without_trials_has_at_most_2_mb(store):
+    empty = content.load(store, {}, ranking.parse_criterion("top1"))
+    assert len(page.render(empty)) <= 2e6
 
 
 def test_html_in_names_is_shown_as_text(report):
@@ -322,7 +457,7 @@ def test_page_fits_a_phone(report):
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     try:
-        driver.refresh()
+        open_page(driver, driver.current_url)
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 360
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -332,7 +467,7 @@ def test_live_page_grows_and_keeps_selection_and_sorting(store, address, chromiu
     record(store, *example_trials())
     running = trial("TRI(k0=0.01, k1=0.06, l=100)", [0.1], state="running")
     record(store, running)
-    chromium.get("http://%s/" % address)
+    open_page(chromium, "http://%s/" % address)
     click(chromium, "#choose-none")
     click(chromium, "th[data-key=policy] button")
     checkboxes = chromium.find_elements("css selector", "#body input")
@@ -344,17 +479,56 @@ def test_live_page_grows_and_keeps_selection_and_sorting(store, address, chromiu
     script = "return document.getElementById('top1').data[0].y.length"
     wait_until(lambda: chromium.execute_script(script) == 3)
     assert column(chromium, 2) == before, "still sorted by policy"
-    assert drawn(chromium, "top1") == [running.policy + ", seed 1"]
+    assert drawn(chromium, "top1") == [running.policy]
     store.end(running.id, "finished", 1700000500.0)
     wait_until(lambda: running.policy in column(chromium, 2))
     record(store, trial("EXP(k0=0.05, gamma=0.995)"))
     wait_until(lambda: "EXP(k0=0.05, gamma=0.995)" in column(chromium, 2))
-    assert drawn(chromium, "top1") == [running.policy + ", seed 1"]
+    assert drawn(chromium, "top1") == [running.policy]
     assert browser_errors(chromium) == []
 
 
+def test_live_page_shows_how_far_trainings_are(store, address, chromium):
+    made = trial("TRI(k0=0.01, k1=0.06, l=100)", [0.1, 0.5], state="running")
+    started = dataclasses.replace(made, started=time.time() - 60)
+    record(store, *example_trials(), started)
+    open_page(chromium, "http://%s/" % address)
+    (running,) = [text for text in column(chromium, 2) if text.startswith("TRI")]
+    assert re.search(r"\(1 running: [\d]+ %, about [\d:]+( s)? left\)", running), running
+    assert made.policy in drawn(chromium, "top1"), "it is drawn from its first rows on"
+
+
+def test_live_page_lists_tasks_and_studies(store, address, chromium):
+    record(store, *example_trials(), trial(BEST, dataset="other"))
+    studies.add(store, "a study", [Job("x.prototxt")])
+    open_page(chromium, "http://%s/" % address)
+    tasks = [row.text for row in chromium.find_elements("css selector", "#tasks tr")]
+    assert len(tasks) == 2 and BEST + " 99.00" in tasks[0]
+    assert chromium.find_element("css selector", "#studies tr").text.startswith("a study")
+    click(chromium, "#tasks tr:nth-child(2) a")
+    assert "other" in chromium.find_element("id", "h-ranking").text
+    assert browser_errors(chromium) == []
+
+
+def test_live_page_says_that_its_server_is_gone(database, store, chromium):
+    record(store, *example_trials())
+    source = live.ContentSource({}, ranking.parse_criterion("top1"), database)
+    server = live.open_server(source, "127.0.0.1", 0)
+    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.05))
+    thread.start()
+    open_page(chromium, "http://127.0.0.1:%d/" % server.server_port)
+    banner = chromium.find_element("id", "banner")
+    wait_until(lambda: chromium.find_element("id", "status").text.startswith("Live"))
+    assert not banner.is_displayed()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    wait_until(banner.is_displayed)
+    assert "the server does not answer" in banner.text and "Not up to date since" in banner.text
+
+
 def test_live_page_of_an_empty_database_shows_the_first_trials(store, address, chromium):
-    chromium.get("http://%s/" % address)
+    open_page(chromium, "http://%s/" % address)
     assert chromium.find_element("id", "empty").is_displayed()
     record(store, *example_trials())
     wait_until(lambda: column(chromium, 2)[:1] == [BEST + " Pareto"])

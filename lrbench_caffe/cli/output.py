@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Iterable
 
 
@@ -27,3 +29,14 @@ def print_written(path: str, size: str) -> None:
     from lrbench_caffe.display import console
 
     console.print_line("%s: %s" % (path, size), aside=files.is_standard_output(path))
+
+
+def command_line() -> str:
+    """Return the command that runs now, without the password that a DSN may have."""
+    words, hides = ["lrbench"], False
+    for word in sys.argv[1:]:
+        if hides or word.startswith("--dsn="):
+            word = "--dsn=..." if word.startswith("--dsn=") else "..."
+        hides = word == "--dsn"
+        words.append(word)
+    return " ".join(map(shlex.quote, words))

@@ -12,7 +12,7 @@ from lrbench_caffe.cli.options import (
     ranking_option,
     trial_filters,
 )
-from lrbench_caffe.cli.output import print_remarks, print_written
+from lrbench_caffe.cli.output import command_line, print_remarks, print_written
 
 
 @click.command()
@@ -85,7 +85,8 @@ def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
     page.check_path(out)
     with database.Store(dsn) as store, progress.ProgressDisplay() as display:
         database.selection.check(store, filters)
-        size = page.write(out, content.load(store, filters, criterion, progress=display))
+        loaded = content.load(store, filters, criterion, display, command_line())
+        size = page.write(out, loaded)
     print_written(out, "%.1f MB" % (size / 1e6))
 
 

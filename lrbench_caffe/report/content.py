@@ -5,8 +5,12 @@ This is what :mod:`lrbench_caffe.report.page` puts into the page and its scripts
     {"title": ..., "filters": [...], "created": seconds since the epoch,
      "criterion": {"kind": ..., "metrics": [...]},          # of ranking.Criterion
      "states": {"finished": 12, "running": 1, ...},
+     "command": the command that made the report, or None,
+     "studies": [{"name": ..., "states": "2 running, 3 finished"}, ...],
+     "t_quantiles": of Student's t for 1, 2, ... degrees of freedom,
      "tasks": [{"id": ..., "title": ..., "dataset": ..., "network": ...,
-                "facts": [[name, value], ...], "trials": number of trials, "policies": [...],
+                "max_iter": ..., "facts": [[name, value], ...],
+                "trials": number of trials, "policies": [...],
                 "range_curves": [...] or None, "problems": [...]}, ...]}
 
 A task of the page is a block of comparable trials: trainings of another length, or with other
@@ -30,7 +34,7 @@ from lrbench_caffe.display.printable import printable, printable_lines
 from lrbench_caffe.display.tables import states_note
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
-from lrbench_caffe.ranking import ranges
+from lrbench_caffe.ranking import noise, ranges
 from lrbench_caffe.report import curves
 from lrbench_caffe.report.page import prototxt_lines
 
@@ -46,6 +50,10 @@ if TYPE_CHECKING:
 MAX_DRAWN = 60  # policies of a task that can be drawn; the table lists all of them
 POINTS = 600  # of a learning rate curve
 PARETO_METRICS = ("top1", "iterations")
+MAX_NAMES = 3  # of hosts and versions in the facts
+TIME = "%Y-%m-%d %H:%M %Z"
+MAX_STUDIES = 200  # in the list of studies, the newest
+MAX_FREEDOM = 200  # degrees of freedom; from there on the quantiles hardly change
 MIN_CONSTANT_RATES = 3  # for a range test
 
 
@@ -54,6 +62,7 @@ def load(
     filters: dict[str, str | None],
     criterion: Criterion,
     progress: Callable[[str, int, int | None], None] | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Read the content of a report from a database.
 
@@ -63,6 +72,7 @@ def load(
             :meth:`lrbench_caffe.database.Store.trials`.
         criterion: How the policies are ranked.
         progress: Called with (what is being read, tasks done, None).
+        command: The command that makes the report.
 
     Returns:
         The content, which can be written as JSON; see the description of this module.
@@ -91,8 +101,31 @@ def load(
         "created": time.time(),
         "criterion": {"kind": criterion.kind, "metrics": list(criterion.weights)},
         "states": _state_counts(trials, waiting),
+        "command": command,
+        "studies": [] if any(filters.values()) else _studies(store),
+        "t_quantiles": _t_quantiles(),
         "tasks": tasks,
     }
+
+
+def _studies(store: Store) -> list[dict[str, str]]:
+    """The newest studies with their trials by state."""
+    return [
+        {
+            "name": printable(study.name),
+            "states": ", ".join("%d %s" % (n, state) for state, n in sorted(study.states.items())),
+        }
+        for study in studies.summaries(store)[:MAX_STUDIES]
+    ]
+
+
+@functools.lru_cache(maxsize=1)
+def _t_quantiles() -> list[float]:
+    """The quantiles of the test in :func:`lrbench_caffe.ranking.is_tied`."""
+    from scipy.special import stdtrit  # imported here: it takes a tenth of a second
+
+    freedoms = range(1, MAX_FREEDOM + 1)
+    return [float("%.6g" % stdtrit(n, 1 - noise.SIGNIFICANCE / 2)) for n in freedoms]
 
 
 def _waiting_jobs(store: Store, study: str) -> int:
@@ -113,24 +146,59 @@ def _task(store: Store, block: Block, criterion: Criterion) -> dict[str, Any]:
     by_metric = {name: _ranked_by(name, trials) for name in ranking.METRICS}
     front = {entry.label for entry in ranking.pareto_front(entries, PARETO_METRICS)}
     rows = store.rows([trial.id for entry in _drawn(entries) for trial in _all_trials(entry)])
-    facts = [
-        ["shape", ranking.shape_text(dataset.shape)],
-        ["train samples", dataset.train_samples],
-        ["test samples", dataset.test_samples],
-        ["classes", trials[0].setup.classes],
-        ["iterations", block.max_iter],
-    ]
     return {
         "id": printable(_block_id(block)),
         "title": printable(block.title),
         "dataset": printable(dataset.name),
         "network": printable(network.name),
-        "facts": facts,
+        "max_iter": block.max_iter,
+        "facts": _facts(block),
         "trials": len(trials),
         "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
         "range_curves": _range_curves(entries, rows),
         "problems": [_problem(trial) for trial in trials if trial.error],
     }
+
+
+def _facts(block: Block) -> list[list[object]]:
+    """What a reader has to know to repeat the trials, each with its name."""
+    dataset, trials = block.dataset, block.trials
+    settings = dict(trials[0].setup.solver)
+    max_iter, batch_size = settings.pop("max_iter", None), settings.pop("batch_size", None)
+    return [
+        ["network", "%s (%s)" % (printable(block.network.name), block.network.hash[:8])],
+        ["dataset", printable(dataset.name)],
+        ["shape of a sample", ranking.shape_text(dataset.shape)],
+        ["train samples", dataset.train_samples],
+        ["test samples", dataset.test_samples],
+        ["classes", trials[0].setup.classes],
+        ["iterations", max_iter],
+        ["batch size", batch_size],
+        ["solver", printable(ranking.settings_text(sorted(settings.items())))],
+        ["host", _listed(trial.host for trial in trials)],
+        ["BLAS", _listed(trial.blas for trial in trials)],
+        ["framework", _listed("%s %s" % _framework(trial) for trial in trials)],
+        ["trained", _period(trials)],
+    ]
+
+
+def _framework(trial: Trial) -> tuple[str, str]:
+    return trial.setup.framework.name, trial.setup.framework.version
+
+
+def _listed(names: Iterable[str | None]) -> str:
+    """Different names, the most frequent first, and how many more there are."""
+    counts = collections.Counter(printable(name) for name in names if name)
+    most = [name for name, _ in counts.most_common(MAX_NAMES)]
+    more = len(counts) - len(most)
+    return ", ".join(most) + (" and %d more" % more if more else "")
+
+
+def _period(trials: Sequence[Trial]) -> str:
+    """From the first start to the last end in the user's zone."""
+    started = min(trial.started for trial in trials)
+    ended = max(trial.ended or trial.started for trial in trials)
+    return " to ".join(time.strftime(TIME, time.localtime(t)) for t in (started, ended))
 
 
 def _block_id(block: Block) -> str:
@@ -181,7 +249,7 @@ def _policy(
         "interval": entry.metrics["top1"].interval if entry.trials else None,
         "on_front": entry.label in front,
         "metrics": {
-            name: [spread.mean, None if name == "n_params" else spread.deviation]
+            name: [spread.mean, None if name == "n_params" else spread.deviation, spread.n]
             for name, spread in entry.metrics.items()
         },
         "ranks": {name: [ranked.rank, ranked.tied] for name, ranked in ranks.items()},
@@ -194,6 +262,7 @@ def _run(trial: Trial, rows: Iterable[Evaluation]) -> dict[str, Any]:
     return {
         "seed": trial.setup.seed,
         "state": trial.state,
+        "started": round(trial.started),
         "origin": printable(trial.origin) if trial.origin else trial.origin,
         "iteration": [row.iteration for row in rows],
         "top1": [row.top1 for row in rows],

@@ -1,8 +1,8 @@
 """The report as one self-contained HTML page.
 
-The page holds the content as JSON, its own scripts and plotly.js. It loads nothing from elsewhere;
-its Content-Security-Policy forbids that. Everything that comes from the database is JSON data. The
-scripts put it into the page as text, never as HTML.
+The page holds the content as JSON, its own scripts and plotly.js, which is compressed. It loads
+nothing from elsewhere; its Content-Security-Policy forbids that. Everything that comes from the
+database is JSON data. The scripts put it into the page as text, never as HTML.
 """
 
 from __future__ import annotations
@@ -15,16 +15,42 @@ import importlib.util
 import json
 import os
 import re
-from typing import Any
+import zlib
+from typing import Any, NamedTuple
 
 from lrbench_caffe import files
 from lrbench_caffe.errors import InputError
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-SCRIPTS = ("table.js", "charts.js", "page.js")
+SCRIPTS = (
+    "styles.js",
+    "progress.js",
+    "table.js",
+    "charts.js",
+    "comparison.js",
+    "page.js",
+)
+GZIP = 31  # zlib's wbits for a gzip stream
 # A schedule that only Caffe implements, e.g. sigmoid(base_lr=0.1, gamma=0.1, stepsize=20).
 _CAFFE_SCHEDULE = re.compile(r"([a-z]+)\((.*)\)$")
 _CAFFE_PARAMETER = re.compile(r"(\w+)=(\[[^\]]*\]|[^,]+)")
+
+
+_PART = '<script type="text/plain" data-part>%s</script>'
+
+
+class PackedScript(NamedTuple):
+    """A script as gzip in base 85.
+
+    Attributes:
+        text: The base 85.
+        length: The number of bytes of the gzip.
+        digest: The digest of the script, as a Content-Security-Policy has it.
+    """
+
+    text: str
+    length: int
+    digest: str
 
 
 def write(path: str, content: dict[str, Any]) -> int:
@@ -63,26 +89,35 @@ def render(content: dict[str, Any], live: bool = False) -> str:
         content: What :func:`lrbench_caffe.report.content.load` returns.
         live: Whether the page asks the server that it came from for newer content.
     """
-    scripts = [plotly_js(), *map(_read, SCRIPTS)]
+    packed = packed_plotly()
+    parts = [_read(name) for name in SCRIPTS]
+    start = _read("start.js")
     return _read("page.html").format(
-        policy=html.escape(_security_policy(scripts, live)),
+        policy=html.escape(_security_policy([packed.digest, *map(_digest, [*parts, start])], live)),
         title=html.escape(content["title"]),
         style=_read("page.css"),
         content=_json_in_html(content),
         live=" data-live" if live else "",
-        scripts="\n".join("<script>%s</script>" % script for script in scripts),
+        length=packed.length,
+        plotly=packed.text,
+        parts="\n".join(_PART % part for part in parts),
+        start=start,
     )
 
 
-def _security_policy(scripts: list[str], live: bool) -> str:
-    """The Content-Security-Policy that allows these scripts and nothing else."""
-    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
-    hashes = ["'sha256-%s'" % base64.b64encode(digest).decode() for digest in digests]
+def _security_policy(digests: list[str], live: bool) -> str:
+    """The Content-Security-Policy that allows the scripts with these digests and nothing else."""
     return (
         "default-src 'none'; script-src %s; style-src 'unsafe-inline'; img-src data: blob:; "
         "connect-src %s; base-uri 'none'; form-action 'none'"
-        % (" ".join(hashes), "'self'" if live else "'none'")
+        % (" ".join(digests), "'self'" if live else "'none'")
     )
+
+
+def _digest(script: str) -> str:
+    """The digest of a script in the form of a Content-Security-Policy."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return "'sha256-%s'" % base64.b64encode(digest).decode()
 
 
 def _json_in_html(content: dict[str, Any]) -> str:
@@ -118,8 +153,8 @@ def prototxt_lines(policy: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def plotly_js() -> str:
-    """Return plotly.js, which is a file of the Python package plotly.
+def packed_plotly() -> PackedScript:
+    """Return plotly.js, which is a file of the Python package plotly, as start.js unpacks it.
 
     The package is not imported, because that takes a second.
 
@@ -131,7 +166,12 @@ def plotly_js() -> str:
         raise InputError("the report needs plotly, which is not installed: pip install plotly")
     path = os.path.join(os.path.dirname(spec.origin), "package_data", "plotly.min.js")
     with open(path, encoding="utf-8") as file:
-        return file.read().replace("</script", "<\\/script")
+        script = file.read()
+    compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
+    packed = compressor.compress(script.encode()) + compressor.flush()
+    # Without "<", the text can neither end its element nor begin a comment.
+    text = base64.b85encode(packed, pad=True).decode().replace("<", ",")
+    return PackedScript(text, len(packed), _digest(script))
 
 
 @functools.lru_cache(maxsize=None)

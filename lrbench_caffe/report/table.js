@@ -17,11 +17,8 @@ const Ranking = (() => {
   const HEADINGS = [["rank", "rank"], ["policy", "policy"], ["seeds", "seeds"]]
     .concat(METRICS.map(([key, heading]) => [key, heading]))
     .concat([["interval", "95 % interval"]]);
-  const COLOURS = ["#3b82c4", "#d9702e", "#3a9d5d", "#c8434b", "#8d6cc7", "#a0714f", "#d163a7",
-    "#7a7f87", "#a09a20", "#1fa3b3"];
-  const DASHES = ["solid", "dash", "dot", "dashdot"];
-  const CSS_DASHES = {solid: "solid", dash: "dashed", dot: "dotted", dashdot: "double"};
   const DEFAULT_SELECTION = 6;  // the number of best policies that are selected at first
+  const MAX_RUNNING = 6;  // of the policies that are trained now, which are selected as well
   const TIED = "tied: the difference is within the noise of the seeds";
 
   const rows = new Map();   // the table row of each policy, by its label
@@ -30,7 +27,7 @@ const Ranking = (() => {
   let sorting = {key: "rank", descending: false};
   let selectedLabels = null;  // null until the reader selects: the best policies
   let searchText = "";
-  let onSelect = () => {};
+  let listeners = {selected() {}, sorted() {}, pointed() {}};
 
   function decimal(value) { return value.toFixed(4); }
   function integer(value) { return value.toFixed(0); }
@@ -58,18 +55,15 @@ const Ranking = (() => {
       while (taken.has(free)) free++;
       slots.set(policy.label, free);
     }
-    const slot = slots.get(policy.label);
-    return {
-      color: COLOURS[slot % COLOURS.length],
-      dash: DASHES[Math.floor(slot / COLOURS.length) % DASHES.length],
-    };
+    return Styles.ofSlot(slots.get(policy.label));
   }
 
   function labelsOf(list) { return new Set(list.map(policy => policy.label)); }
 
   function bestLabels() {
     const measured = policies.filter(policy => policy.runs.some(run => run.iteration.length));
-    return labelsOf(measured.slice(0, DEFAULT_SELECTION));
+    const running = measured.filter(policy => policy.runs.some(run => run.state === "running"));
+    return labelsOf([...measured.slice(0, DEFAULT_SELECTION), ...running.slice(0, MAX_RUNNING)]);
   }
 
   function selection() {
@@ -81,7 +75,7 @@ const Ranking = (() => {
   function select(labels) {
     selectedLabels = labels;
     draw();
-    onSelect();
+    listeners.selected();
   }
 
   function sortValue(policy) {
@@ -122,10 +116,18 @@ const Ranking = (() => {
       if (checkbox.checked) labels.add(label); else labels.delete(label);
       select(labels);
     });
-    const name = make("label", {}, checkbox, make("span", {class: "swatch"}),
+    const name = make("label", {}, checkbox, make("span", {class: "mark"}),
       make("span", {class: "name"}));
-    return make("tr", {}, make("td", {class: "text"}), make("td", {class: "text policy"}, name),
+    const row = make("tr", {}, make("td", {class: "text"}), make("td", {class: "text policy"}, name),
       make("td", {}), ...METRICS.map(() => make("td", {})), make("td", {}));
+    row.addEventListener("mouseenter", () => listeners.pointed(label));
+    row.addEventListener("mouseleave", () => listeners.pointed(null));
+    return row;
+  }
+
+  // Fades the rows of the other policies; without a label, none.
+  function highlight(label) {
+    rows.forEach((row, of) => row.classList.toggle("faded", label !== null && of !== label));
   }
 
   function writeRow(policy, isSelected) {
@@ -155,10 +157,11 @@ const Ranking = (() => {
   function writeName(cell, policy, isSelected) {
     const line = isSelected ? style(policy) : null;
     cell.querySelector("input").checked = isSelected;
-    cell.querySelector(".swatch").style.borderTop = isSelected
-      ? "4px " + CSS_DASHES[line.dash] + " " + line.color : "4px solid transparent";
+    fill(cell.querySelector(".mark"), Styles.swatch(line));
     const name = [policy.label];
-    if (policy.note) name.push(" ", make("span", {class: "note"}, "(" + policy.note + ")"));
+    const running = Progress.text(policy);
+    if (running) name.push(" ", make("span", {class: "note"}, running));
+    else if (policy.note) name.push(" ", make("span", {class: "note"}, "(" + policy.note + ")"));
     if (policy.on_front) name.push(" ",
       make("span", {class: "front", title: "on the Pareto front of Top-1 and #Iter"}, "Pareto"));
     fill(cell.querySelector(".name"), ...name);
@@ -192,10 +195,13 @@ const Ranking = (() => {
     const descending = sorting.key === key ? !sorting.descending : Boolean(metric && metric[3]);
     sorting = {key, descending};
     draw();
+    listeners.sorted();
   }
 
-  function begin(whenSelected) {
-    onSelect = whenSelected;
+  // The listeners are called when the reader has selected or sorted, and with the label of the
+  // policy under the mouse (null: none any more).
+  function begin(newListeners) {
+    listeners = newListeners;
     for (const [key, text] of HEADINGS) {
       const button = make("button", {type: "button"}, text);
       button.addEventListener("click", () => sort(key));
@@ -219,12 +225,22 @@ const Ranking = (() => {
   function update(newPolicies, isOtherTask) {
     policies = newPolicies;
     if (isOtherTask) {
-      selectedLabels = null;
+      if (rows.size) selectedLabels = null;
       slots.clear();
       rows.clear();
     }
     draw();
   }
 
-  return {begin, update, selection, style, make, METRICS};
+  // What the address keeps: the labels that the reader selected (null: none yet) and the sorting.
+  function state() {
+    return {labels: selectedLabels && [...selectedLabels], sorting};
+  }
+
+  function restore(labels, newSorting) {
+    if (labels) selectedLabels = new Set(labels);
+    if (newSorting && HEADINGS.some(([key]) => key === newSorting.key)) sorting = newSorting;
+  }
+
+  return {begin, update, selection, style, highlight, state, restore, make, METRICS};
 })();
