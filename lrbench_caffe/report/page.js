@@ -76,7 +76,7 @@
       + "the highest Top-1. Policies with = at their rank are tied: their difference is within "
       + "the noise of the seeds (Welch's t-test at 5 %). A policy with one seed is placed by its "
       + "value, because its noise is unknown. The 95 % interval is that of the mean Top-1 "
-      + "(Student's t). Data: " + facts.join(", ") + ".";
+      + "(Student's t). Data: " + facts.join(", ") + "." + task.sets;
   }
 
   function problemRow(trial) {
