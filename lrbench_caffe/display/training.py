@@ -103,7 +103,9 @@ class TrainingDisplay(ProgressDisplay):
         if row.top1 is not None:
             self._top1 = row.top1
             self._best_top1 = max(row.top1, self._best_top1 or 0.0)
-        test_loss = "" if row.test_loss is None else ", %s test" % number(row.test_loss)
+        test_loss = ""
+        if row.test_loss is not None:
+            test_loss = ", %s %s" % (number(row.test_loss), row.measured_on)
         self.print_line(
             "%6d: lr %-8.4g loss %s train%s%s%s"
             % (
