@@ -216,7 +216,8 @@ def summary(test: RangeTest) -> list[str]:
         "" if len(test.trials) == 1 else "s",
         test.study,
     )
-    return [*failures.causes(test.trials), *_good_rates(test, cost), *_sets(test.trials)]
+    sets = _sets(test.trials) if test.good else []
+    return [*failures.causes(test.trials), *_good_rates(test, cost), *sets]
 
 
 def _sets(trials: Iterable[Trial]) -> list[str]:
