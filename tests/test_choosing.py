@@ -8,7 +8,7 @@ from trials import record
 from trials import trial as made_up
 
 from lrbench_caffe import ranking
-from lrbench_caffe.display import tables
+from lrbench_caffe.display import console, tables
 from lrbench_caffe.display.formats import render
 from lrbench_caffe.trial import SET_METRICS
 
@@ -112,6 +112,32 @@ def test_tables_have_both_accuracies_and_name_the_sets(two_policies):
         *("test", "test"),
         0.9,
     )
+
+
+def test_a_set_with_a_strange_name_is_shown_as_visible_text(two_policies, store, capsys):
+    name = "va\x1b[31m|l"
+    strange = [
+        dataclasses.replace(
+            t,
+            setup=dataclasses.replace(t.setup, solver=dict(t.setup.solver, select=name)),
+            rows=tuple(dataclasses.replace(row, measured_on=name) for row in t.rows),
+        )
+        for t in two_policies
+    ]
+    record(store, *strange)
+    assert {row.measured_on for t in store.trials() for row in t.rows} == {name}
+    table = tables.results(strange)
+    header, line = render([table], "markdown").splitlines()[:2]
+    assert "\x1b" not in header and header.count(" | ") == line.count(" | ")
+    console.print_tables(table)
+    for sentence in ranking.sets_remarks(strange):
+        console.print_line(sentence)
+    printed = capsys.readouterr().out
+    assert (
+        "\x1b" not in printed and "chosen on the va\N{REPLACEMENT CHARACTER}[31m|l set" in printed
+    )
+    (task,) = content.load(store, {}, ranking.parse_criterion("top1"))["tasks"]
+    assert "\x1b" not in json.dumps(task)
 
 
 def test_commands_name_the_sets_and_rank_by_the_one_that_decides(
