@@ -6,9 +6,9 @@ This is what :mod:`lrbench_caffe.report.page` puts into the page and its scripts
      "criterion": {"kind": ..., "metrics": [...]},          # of ranking.Criterion
      "states": {"finished": 12, "running": 1, ...},
      "tasks": [{"id": ..., "title": ..., "dataset": ..., "network": ...,
-                "facts": [[name, value], ...], "sets": on which set numbers are chosen and reported,
-                "trials": number of trials, "policies": [...],
-                "range_curves": [...] or None, "problems": [...]}, ...]}
+                "facts": [[name, value], ...], "trials": number of trials, "policies": [...],
+                "range_curves": [...] or None, "problems": [...],
+                "sets": on which set numbers are chosen and reported}, ...]}
 
 A task of the page is a block of comparable trials: trainings of another length, or with other
 solver settings, are another task. A policy has its label, rank and metrics, the interval of its
@@ -127,29 +127,12 @@ def _task(store: Store, block: Block, criterion: Criterion) -> dict[str, Any]:
         "dataset": printable(dataset.name),
         "network": printable(network.name),
         "facts": facts,
-        "sets": printable(_sets(trials)),
         "trials": len(trials),
         "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
         "range_curves": _range_curves(entries, rows),
         "problems": [_problem(trial) for trial in trials if trial.error],
+        "sets": printable(_sets(trials)),
     }
-
-
-def _sets(trials: Sequence[Trial]) -> str:
-    """On which set the numbers are chosen, on which they are reported, and which curves have."""
-    pairs = set(filter(None, map(ranking.sets_of, trials)))
-    text = "".join(" Numbers are %s." % sentence for sentence in ranking.sets_remarks(trials))
-    if any(select != report for select, report in pairs):
-        text += " The curves are those on the set by which is chosen."
-    return text
-
-
-def _selected(entry: Ranked, trials: Sequence[Trial]) -> list[Any] | None:
-    """The deciding set and the mean Top-1 on it, None if it is the one that is reported."""
-    pairs = filter(None, map(ranking.sets_of, trials))
-    name = next((select for select, report in pairs if select != report), None)
-    mean = entry.deciding["top1"].mean
-    return None if name is None or mean is None else [printable(name), mean]
 
 
 def _block_id(block: Block) -> str:
@@ -203,10 +186,10 @@ def _policy(
             name: [spread.mean, None if name == "n_params" else spread.deviation]
             for name, spread in entry.metrics.items()
         },
-        "selected": _selected(entry, _all_trials(entry)),
         "ranks": {name: [ranked.rank, ranked.tied] for name, ranked in ranks.items()},
         "rate_curves": _rate_curves(entry, rows),
         "runs": [_run(trial, rows.get(trial.id, ())) for trial in _all_trials(entry)],
+        "selected": _selected(entry, _all_trials(entry)),
     }
 
 
@@ -279,3 +262,20 @@ def _range_curves(entries: list[Ranked], rows: RowsById) -> list[dict[str, Any]]
     if len({trial.parameters["k0"] for trial in trials}) < MIN_CONSTANT_RATES:
         return None
     return [curve._asdict() for curve in ranges.top1_curves(trials)] or None
+
+
+def _sets(trials: Sequence[Trial]) -> str:
+    """On which set the numbers are chosen, on which they are reported, and which curves have."""
+    pairs = set(filter(None, map(ranking.sets_of, trials)))
+    text = "".join(" Numbers are %s." % sentence for sentence in ranking.sets_remarks(trials))
+    if any(select != report for select, report in pairs):
+        text += " The curves are those on the set that decides."
+    return text
+
+
+def _selected(entry: Ranked, trials: Sequence[Trial]) -> list[Any] | None:
+    """The deciding set and the mean Top-1 on it, None if it is the one that is reported."""
+    pairs = filter(None, map(ranking.sets_of, trials))
+    name = next((select for select, report in pairs if select != report), None)
+    mean = entry.deciding["top1"].mean
+    return None if name is None or mean is None else [printable(name), mean]

@@ -81,7 +81,7 @@ def curves(trials: Sequence[Trial], path: str, title: str) -> None:
         for n, trial in enumerate(members):
             _draw_trial(trial, rates, accuracy, colors(n), DASHED if n else SOLID)
         rates.set_ylabel("%s\nlearning rate" % name)
-        accuracy.set_ylabel(_top1_label(trials))
+        accuracy.set_ylabel("Top-1 (%)")
         accuracy.set_ylim(best - 12, best + 0.6)  # where the policies differ
         accuracy.axhline(best, color="gray", linewidth=0.8, linestyle=":")
         accuracy.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
@@ -90,7 +90,8 @@ def curves(trials: Sequence[Trial], path: str, title: str) -> None:
     for panel in panels[-1]:
         panel.set_xlabel("iteration")
     figure.suptitle(
-        "%s\ndot: the best evaluation of a policy; dotted line: the best of all" % _plain(title),
+        "%s\n%s; dot: the best evaluation of a policy; dotted line: the best of all"
+        % (_plain(title), _top1_label(trials)),
         fontsize=11,
     )
     figure.tight_layout(rect=(0, 0, 1, 0.99))
