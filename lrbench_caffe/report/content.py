@@ -7,13 +7,14 @@ This is what :mod:`lrbench_caffe.report.page` puts into the page and its scripts
      "states": {"finished": 12, "running": 1, ...},
      "tasks": [{"id": ..., "title": ..., "dataset": ..., "network": ...,
                 "facts": [[name, value], ...], "trials": number of trials, "policies": [...],
-                "range_curves": [...] or None, "problems": [...],
-                "sets": on which set numbers are chosen and reported}, ...]}
+                "range_curves": [...] or None, "problems": [...]}, ...]}
 
 A task of the page is a block of comparable trials: trainings of another length, or with other
 solver settings, are another task. A policy has its label, rank and metrics, the interval of its
 mean Top-1, its learning rate curves, and a run for each trial with the trial's rows as lists.
-Accuracies are shares of 1, as in the database.
+Accuracies are shares of 1, as in the database. The text "sets" of a task says on which set numbers
+are chosen and on which they are reported; "selected" of a policy is the first of these sets and the
+mean Top-1 on it, None if they are the same.
 """
 
 from __future__ import annotations
