@@ -246,6 +246,17 @@ def test_a_validation_set_that_cannot_be_used_is_a_sentence(tmp_path, digits, va
     )
 
 
+@pytest.mark.parametrize("command", ["train", "range --out x.png", "recommend --solver"])
+def test_commands_take_the_sets_by_name(command, tmp_path, digits, validation, invoke, monkeypatch):
+    monkeypatch.chdir(str(tmp_path))
+    path = nets.write(tmp_path, SIX, net_on(digits))
+    options = ("--validation", validation, "--select", "validaton", "--test-net", "test")
+    done = invoke(*command.split(), path, *options)
+    assert done.returncode == 2
+    message = "--select: the solver does not have a test net 'validaton': did you mean validation?"
+    assert done.stderr.strip().endswith(message)
+
+
 def test_batches_that_are_much_smaller_are_mentioned(tmp_path, digits, dsn):
     prime = write_lmdb(tmp_path / "prime", samples=53)
     path = nets.write(tmp_path, SIX, net_on(digits, test_batch=50).replace("test_iter: 4", ""))
