@@ -71,6 +71,10 @@ def test_a_set_is_chosen_by_its_name_or_the_number_of_its_test_net():
         chosen_sets(two, "x", None)
     with pytest.raises(InputError, match="--select: invalid test net 2, expected a number from 0"):
         chosen_sets(two, 0, "2")
+    with pytest.raises(InputError, match="--test-net: invalid test net -1, expected a number"):
+        chosen_sets(two, -1, None)
+    with pytest.raises(InputError, match="--select: the solver does not have a test net '--1'"):
+        chosen_sets(two, 0, "--1")
     with pytest.raises(InputError, match="no test net, so --test-net and --select"):
         chosen_sets((), 0, "validation")
 
