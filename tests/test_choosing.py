@@ -10,17 +10,18 @@ from trials import trial as made_up
 from lrbench_caffe import ranking
 from lrbench_caffe.display import console, tables
 from lrbench_caffe.display.formats import render
-from lrbench_caffe.trial import SET_METRICS
+from lrbench_caffe.trial import SET_METRICS, Job
 
 pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
 from test_tune import SETTINGS, Simulated
 
-from lrbench_caffe.database import Store, exchange, validation
+from lrbench_caffe.database import Store, exchange, studies, validation
 from lrbench_caffe.database.columns import EVALUATION_COLUMNS
 from lrbench_caffe.evaluator import prior, recommendation, tuner
 from lrbench_caffe.report import content, page
+from lrbench_caffe.study.pruning import Pruner
 
 GOOD, LUCKY, THIRD = "FIX(k0=0.01)", "FIX(k0=0.02)", "FIX(k0=0.03)"
 SETS = {"max_iter": 100, "type": "SGD", "select": "validation", "report": "test"}
@@ -214,6 +215,18 @@ def test_invalid_sets_in_an_export_are_refused(column, value):
     values[EVALUATION_COLUMNS.index(column)] = value
     with pytest.raises(validation.InvalidLine, match=column):
         validation.check_rows([values], -1)
+
+
+def test_a_trial_is_pruned_beside_those_of_its_own_set(store):
+    others = [made_up(top1=(0.9,)) for _ in range(3)]
+    others += [trial(GOOD, (0.3,), (0.9,)) for _ in range(3)]
+    record(store, *others)
+    pruner, job = Pruner(0.2, studies.reached(store, [t.id for t in others])), Job("x", id="new")
+    new = trial(GOOD, (0.2,), (0.2,))
+    assert pruner.on_event(job, "begin", new) is None
+    assert pruner.on_event(job, "row", new.rows[0]) is None
+    state, reason = pruner.on_event(job, "row", made_up(top1=(0.2,)).rows[0])
+    assert state == "pruned" and "below 90.00 %" in reason
 
 
 class OnTwoSets(Simulated):
