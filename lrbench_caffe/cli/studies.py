@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from lrbench_caffe.cli.options import (
@@ -68,8 +70,7 @@ def study_run(
     seeds: int | None,
     max_iter: int | None,
     data: str | None,
-    head: str | None,
-    test_net: int,
+    measured: dict[str, Any],
     pool: PoolOptions,
     prune: float | None,
     retry_failed: bool,
@@ -93,8 +94,7 @@ def study_run(
                 seed=seed,
                 max_iter=max_iter,
                 data=data,
-                head=head,
-                test_net=test_net,
+                **measured,
             )
             for seed in range(1, (seeds or 1) + 1)
             for policy in policies or [None]
@@ -107,8 +107,7 @@ def study_run(
                 "--seeds": seeds,
                 "--max-iter": max_iter,
                 "--data": data,
-                "--head": head,
-                "--test-net": test_net,
+                **{"--" + option.replace("_", "-"): value for option, value in measured.items()},
             },
         )
         jobs = []
@@ -180,7 +179,7 @@ def _print_study(name: str, dsn: str | None, format: str) -> tuple[int, int, int
     Returns:
         How many trials the study has, how many of them have not begun, and how many failed.
     """
-    from lrbench_caffe import database
+    from lrbench_caffe import database, ranking
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.study import failures
 
@@ -188,6 +187,7 @@ def _print_study(name: str, dsn: str | None, format: str) -> tuple[int, int, int
         states = [job.state for job in database.studies.jobs(store, name)]
         trials = store.trials(study=name, best_only=True)
     console.print_tables(*tables.study(name, trials), format=format)
+    print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(failures.causes(trials), format)
     return len(states), states.count(None), len(failures.failed_trials(trials))
 
