@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from lrbench_caffe.cli.options import (
@@ -13,6 +15,7 @@ from lrbench_caffe.cli.options import (
     evaluation_options,
     format_option,
     measurement_options,
+    stopping_options,
 )
 from lrbench_caffe.cli.output import print_remarks
 from lrbench_caffe.errors import InputError
@@ -103,12 +106,14 @@ def range_command(
     metavar="N",
     help="Iterations to spend on all trainings together [default: 20 times the solver's max_iter]",
 )
+@stopping_options
 @evaluation_options("tune")
 def tune(
     solver: str,
     functions: tuple[str, ...],
     goal: str,
     budget: int | None,
+    stopping: dict[str, Any],
     name: str | None,
     data: str | None,
     head: str | None,
@@ -130,7 +135,17 @@ def tune(
     def print_decision(sentence: str) -> None:
         console.print_line(sentence, aside=True)
 
-    trainer = Trainer(solver, pool.create(), "tune", name, data, dsn, head=head, test_net=test_net)
+    trainer = Trainer(
+        solver,
+        pool.create(),
+        "tune",
+        name,
+        data,
+        dsn,
+        head=head,
+        test_net=test_net,
+        stopping=stopping,
+    )
     if budget:
         trainer.budget = budget
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from lrbench_caffe.cli.options import (
@@ -13,6 +15,7 @@ from lrbench_caffe.cli.options import (
     format_option,
     measurement_options,
     pool_options,
+    stopping_options,
 )
 from lrbench_caffe.cli.output import print_remarks
 from lrbench_caffe.errors import InputError, TrialError
@@ -50,6 +53,7 @@ def study() -> None:
 )
 @data_option
 @measurement_options
+@stopping_options
 @pool_options
 @click.option(
     "--prune",
@@ -70,6 +74,7 @@ def study_run(
     data: str | None,
     head: str | None,
     test_net: int,
+    stopping: dict[str, Any],
     pool: PoolOptions,
     prune: float | None,
     retry_failed: bool,
@@ -95,6 +100,7 @@ def study_run(
                 data=data,
                 head=head,
                 test_net=test_net,
+                **stopping,
             )
             for seed in range(1, (seeds or 1) + 1)
             for policy in policies or [None]
@@ -109,6 +115,7 @@ def study_run(
                 "--data": data,
                 "--head": head,
                 "--test-net": test_net,
+                **{"--" + name.replace("_", "-"): [value] for name, value in stopping.items()},
             },
         )
         jobs = []

@@ -22,7 +22,7 @@ from lrbench_caffe.study import UNFINISHED, failures, process
 from lrbench_caffe.trial import FINISHED, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lrbench_caffe.study import ClaimedStudy
     from lrbench_caffe.study.cluster import Cluster
@@ -48,6 +48,8 @@ class Trainer:
         describe: Reads the solver, as :func:`lrbench_caffe.study.process.describe` does.
         head: The head of the test net to rank by (None: it is read from the net).
         test_net: The index of the test net to measure.
+        stopping: When trainings end early: the fields patience, patience_metric and min_delta of
+            :class:`lrbench_caffe.trial.Job`.
 
     Attributes:
         setup: The solver's :class:`lrbench_caffe.trial.Setup`.
@@ -74,12 +76,14 @@ class Trainer:
         describe: Callable[[Job], Trial] = process.describe,
         head: str | None = None,
         test_net: int = 0,
+        stopping: Mapping[str, Any] | None = None,
     ) -> None:
         self._job = Job(
             os.path.abspath(solver),
             data=data and os.path.abspath(data),
             head=head,
             test_net=test_net,
+            **(stopping or {}),
         )
         self._pool, self._display = pool, display
         self._trials: dict[str, Trial] = {}  # those that were requested, by their id
@@ -122,6 +126,14 @@ class Trainer:
                 yield
             finally:
                 self._study = None
+
+    @property
+    def stopping_texts(self) -> dict[str, str]:
+        """When trainings end early, as the user stated it; "none" for what was not stated."""
+        return {
+            option: "none" if value is None else str(value)
+            for option, value in _stopping_options(self._job).items()
+        }
 
     def _note(self, sentence: str) -> None:
         """Show a message of the study, within the picture of a round if there is one."""
@@ -274,11 +286,22 @@ def _task(setup: Setup) -> tuple[object, ...]:
     return setup.network.hash, setup.dataset, settings
 
 
+def _stopping_options(job: Job) -> dict[str, object]:
+    """The options for early stopping by name, with None for those that are not stated."""
+    return {
+        "patience": job.patience,
+        "patience-metric": job.patience_metric,
+        "min-delta": job.min_delta,
+    }
+
+
 def _command(kind: str, job: Job, name: str) -> str:
     """The command that resumes an evaluation, without its other options."""
     arguments = ["lrbench", kind, job.solver]
     for option, value in (("--data", job.data), ("--head", job.head), ("--test-net", job.test_net)):
         arguments += [option, str(value)] if value else []
+    for option, stated in _stopping_options(job).items():
+        arguments += [] if stated is None else ["--" + option, str(stated)]
     return " ".join(map(shlex.quote, [*arguments, "--study", name]))
 
 

@@ -16,7 +16,7 @@ from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study.child import child_process
 from lrbench_caffe.study.events import EventReader, first_verdict
 from lrbench_caffe.study.stop import Stop, interruptible
-from lrbench_caffe.trial import FAILED, INTERRUPTED, Job
+from lrbench_caffe.trial import FAILED, FINISHED, INTERRUPTED, Job
 
 if TYPE_CHECKING:
     from lrbench_caffe.policies import Policy
@@ -204,6 +204,7 @@ def _final_state(
         state, error = end["state"], end["error"]
     else:
         state, error = INTERRUPTED, None
-    if verdict and state in (FAILED, INTERRUPTED):
+    ended_early = state == FINISHED and error is not None
+    if verdict and (ended_early or state in (FAILED, INTERRUPTED)):
         return verdict
     return state, error

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from lrbench_caffe.training.display import Display
     from lrbench_caffe.training.measurement import Measurement
     from lrbench_caffe.training.monitor import Monitor
+    from lrbench_caffe.training.patience import EarlyStop
+    from lrbench_caffe.trial import Evaluation
 
 # Seconds of training between two looks at the clock, the losses and the request to stop.
 CHUNK_SECONDS = 0.25
@@ -41,9 +44,12 @@ class Plan:
     Attributes:
         measurement: What an evaluation measures, None without a test net.
         max_iter: The iteration at which training ends.
+        test_interval: The iterations between two evaluations.
         test_iter: Batches of the test set in an evaluation, for each test net.
         iter_size: Mini-batches in an iteration.
         until_top1: The Top-1 accuracy, a share of 1, at which training ends early.
+        early_stop: Ends a training that has stopped improving; None: it trains to its end.
+        display: Emits what Caffe logs; None: nothing.
     """
 
     def __init__(
@@ -61,27 +67,37 @@ class Plan:
         self.max_iter, self.iter_size = param.max_iter, param.iter_size
         self.test_iter = tuple(param.test_iter)
         self.until_top1 = math.inf if until_top1 is None else until_top1
+        self.early_stop: EarlyStop | None = None
+        self.display: Display | None = None
         self._at_start = param.test_initialization and measurement is not None
-        self._test_interval = param.test_interval
+        self.test_interval = param.test_interval
         if measurement is None:
-            self._test_interval = param.test_interval or param.display or param.max_iter
+            self.test_interval = param.test_interval or param.display or param.max_iter
         self._snapshot = param.snapshot
 
     def evaluates(self, iteration: int) -> bool:
         """Whether there is an evaluation after this many iterations, as in Caffe and at the end."""
         if iteration >= self.max_iter:
             return True
-        return iteration % self._test_interval == 0 and (iteration > 0 or self._at_start)
+        return iteration % self.test_interval == 0 and (iteration > 0 or self._at_start)
 
     def snapshots(self, iteration: int) -> bool:
         """Whether Caffe itself takes a snapshot after this many iterations."""
         return self._snapshot > 0 and iteration % self._snapshot == 0
 
     def next_stop(self, iteration: int) -> int:
-        """The next iteration at which there is an evaluation, a snapshot of Caffe's, or the end."""
-        intervals = [every for every in (self._test_interval, self._snapshot) if every]
+        """The next iteration with an evaluation, a snapshot of Caffe's, a display, or the end."""
+        display = self.display.interval if self.display else 0
+        intervals = [every for every in (self.test_interval, self._snapshot, display) if every]
         stops = [iteration - iteration % every + every for every in intervals]
         return min([*stops, self.max_iter])
+
+    def observe(self, row: Evaluation) -> tuple[str, str | None] | None:
+        """Receive an evaluation; return how the training ends if it ends early, else None."""
+        reason = self.early_stop.observe(row) if self.early_stop else None
+        if row.top1 is not None and row.top1 >= self.until_top1:
+            return FINISHED, None
+        return (FINISHED, reason) if reason and row.iteration < self.max_iter else None
 
 
 def train(
@@ -93,7 +109,7 @@ def train(
     before_evaluation: Callable[[], None] = lambda: None,
     after_snapshot: Callable[[], None] = lambda: None,
 ) -> tuple[str, str | None]:
-    """Train until max_iter, until_top1, divergence, or a request to stop: the main loop.
+    """Train until max_iter, an early end, divergence, or a request to stop: the main loop.
 
     As in ``Solver::Step``, an iteration begins with the evaluation and ends with the snapshot. The
     iterations between two evaluations run in chunks of :data:`CHUNK_SECONDS`.
@@ -103,6 +119,7 @@ def train(
         monitor: The monitor of this solver.
         plan: When to evaluate and when to end.
         emit: Receives each event: ("row", dict), ("progress", dict), ("note", sentence).
+            The plan's display emits its events itself.
         stop: Set to interrupt the training.
         before_evaluation: Called before each evaluation. A snapshot taken here repeats the
             evaluation when it is resumed.
@@ -123,12 +140,11 @@ def train(
                     return end
             if iteration >= plan.max_iter:
                 return FINISHED, None
-            started, recorded = time.monotonic(), len(monitor.losses)
-            monitor.step(min(chunk, plan.next_stop(iteration) - iteration))
+            started = time.monotonic()
+            losses = _step(monitor, plan, iteration, chunk)
             seconds = time.monotonic() - started
             if plan.snapshots(solver.iter):
                 after_snapshot()
-            losses = monitor.losses[recorded:]
             error = _divergence(losses, iteration, plan.iter_size)
             if error is None and abs(losses[-1] - HIDING_LOSS) < 1e-3 and _has_nan(solver.net):
                 error = "the weights became nan before iteration %d" % solver.iter
@@ -140,6 +156,16 @@ def train(
                 return INTERRUPTED, None
     except KeyboardInterrupt:
         return INTERRUPTED, None
+
+
+def _step(monitor: Monitor, plan: Plan, iteration: int, chunk: int) -> list[float]:
+    """Train a chunk, up to the plan's next stop; return the losses of its mini-batches."""
+    recorded, lr = len(monitor.losses), monitor.lr if plan.display else 0.0
+    monitor.step(min(chunk, plan.next_stop(iteration) - iteration))
+    losses = monitor.losses[recorded:]
+    if plan.display:
+        plan.display.record(iteration, lr, losses)
+    return losses
 
 
 def _evaluate_and_emit(
@@ -160,8 +186,7 @@ def _evaluate_and_emit(
     )
     if row.test_loss is None or math.isfinite(row.test_loss):
         emit("row", to_dict(monitor.observe(row)))
-        is_reached = row.top1 is not None and row.top1 >= plan.until_top1
-        return (FINISHED, None) if is_reached else None
+        return plan.observe(row)
     if row.iteration > 0:
         return DIVERGED, "the test loss became %g at iteration %d" % (row.test_loss, row.iteration)
     # Batch normalization, for example: its running averages are 0 before training.
