@@ -103,9 +103,9 @@ def test_the_decision_is_that_of_a_second_implementation_and_survives_a_resume(
     ],
 )
 def test_a_length_is_in_evaluations_iterations_or_epochs(length, iterations, words):
-    rule = patience.read(Job("s", patience=length, min_delta=0.5), interval=20, epoch=27.94)
+    rule = patience.read(Job("s", patience=length, min_delta=0.5), interval=20, epoch=lambda: 27.94)
     assert rule == Patience(iterations, "top1", 0.5, words)
-    assert patience.read(Job("s"), interval=20, epoch=None) is None
+    assert patience.read(Job("s"), interval=20, epoch=lambda: None) is None
     reason = rule.reason(Memory(0.25, 100), 100 + iterations)
     assert reason == "top1 has not improved by 0.5 or more for %s, since 0.25 at iteration 100" % (
         words
@@ -124,6 +124,7 @@ def test_a_length_is_in_evaluations_iterations_or_epochs(length, iterations, wor
         ({"patience": 3, "patience_metric": "test-loss"}, "did you mean test_loss"),
         ({"patience": 3, "min_delta": -0.1}, "invalid min_delta=-0.1, expected 0 or more"),
         ({"patience": 3, "min_delta": math.nan}, "invalid min_delta=nan"),
+        ({"patience": 3, "min_delta": 2}, "invalid min_delta=2, .* for top1 a share of 1"),
         ({"patience": 3, "min_delta": "0.1"}, "invalid min_delta=0.1"),
         ({"min_delta": 0.0}, "--min-delta 0.0 has no effect without --patience"),
         ({"patience_metric": "top1"}, "--patience-metric top1 has no effect without --patience"),
@@ -136,7 +137,7 @@ def test_invalid_settings_are_an_error_before_a_study_begins(fields, message):
 
 def test_epochs_need_the_length_of_an_epoch():
     with pytest.raises(InputError, match="cannot convert 3 epochs to iterations"):
-        patience.read(Job("s", patience="3 epochs"), interval=20, epoch=None)
+        patience.read(Job("s", patience="3 epochs"), interval=20, epoch=lambda: None)
 
 
 def test_a_verdict_of_the_same_row_counts_before_an_early_end():

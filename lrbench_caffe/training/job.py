@@ -232,7 +232,10 @@ def describe(
     name = encoding.readable(named.name) or "unnamed"
     settings = canonical.solver_settings(param)
     settings["batch_size"] = train and train.batch_size
-    settings.update(stopping.settings if stopping else {})
+    if stopping:
+        settings.update(stopping.settings)
+        if stopping.iterations >= param.max_iter:
+            emit("note", stopping.no_effect(param.max_iter))
     test, classes = None, None
     if measurement is None:
         settings["test_net"] = None

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe.errors import InputError, counted, suggestion
 from lrbench_caffe.policies.notation import iterations_of_epochs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lrbench_caffe.trial import Evaluation, Job
 
 METRICS = ("top1", "test_loss", "train_loss")  # attributes of an Evaluation
@@ -45,10 +48,8 @@ class Patience(NamedTuple):
             "min_delta": self.min_delta,
         }
 
-    def note(self, max_iter: int) -> str | None:
-        """Return a sentence if a training of this length cannot end early, else None."""
-        if self.iterations < max_iter:
-            return None
+    def no_effect(self, max_iter: int) -> str:
+        """Return a sentence about a training that is not longer than the patience."""
         return "--patience has no effect: the training of %d iterations is not longer than %s" % (
             max_iter,
             self.length,
@@ -83,12 +84,12 @@ class Patience(NamedTuple):
         if iteration - memory.since < self.iterations:
             return None
         delta = " by %g or more" % self.min_delta if self.min_delta else ""
-        since = "" if memory.best is None else ", since %.6g" % memory.best
-        return "%s has not improved%s for %s%s at iteration %d" % (
+        since = "counted from the start" if memory.best is None else "since %.6g" % memory.best
+        return "%s has not improved%s for %s, %s at iteration %d" % (
             self.metric,
             delta,
             self.length,
-            since or ", counted from the start",
+            since,
             memory.since,
         )
 
@@ -144,32 +145,34 @@ def check(job: Job) -> None:
             "invalid patience_metric=%s%s"
             % (job.patience_metric, suggestion(job.patience_metric, METRICS))
         )
+    largest = 1.0 if job.patience_metric in (None, "top1") else sys.float_info.max
     is_number = type(job.min_delta) in (int, float)
-    if job.min_delta is not None and not (is_number and 0 <= job.min_delta < math.inf):
+    if job.min_delta is not None and not (is_number and 0 <= job.min_delta <= largest):
         raise InputError(
-            "invalid min_delta=%s, expected 0 or more, for example 0.0005" % job.min_delta
+            "invalid min_delta=%s, expected 0 or more, and for top1 a share of 1, for example 0.0005"
+            % job.min_delta
         )
     _read_length(str(job.patience), interval=1, epoch=1e6)  # any interval and epoch
 
 
-def read(job: Job, interval: int, epoch: float | None) -> Patience | None:
+def read(job: Job, interval: int, epoch: Callable[[], float | None]) -> Patience | None:
     """Read when a job ends early.
 
     Args:
         job: The job.
         interval: The iterations between two evaluations.
-        epoch: The iterations in an epoch, None if they are unknown.
+        epoch: Returns the iterations in an epoch, None if they are unknown.
 
     Returns:
         The Patience, None if the job does not end early.
 
     Raises:
-        InputError: A value is invalid, or the length is in epochs and epoch is None.
+        InputError: A value is invalid, or the length is in epochs and their iterations are unknown.
     """
     check(job)
     if job.patience is None:
         return None
-    iterations, length = _read_length(str(job.patience), interval, epoch)
+    iterations, length = _read_length(str(job.patience), interval, epoch())
     return Patience(iterations, job.patience_metric or METRICS[0], job.min_delta or 0.0, length)
 
 

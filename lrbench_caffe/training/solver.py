@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from lrbench_caffe.training.display import Display
+    from lrbench_caffe.training.log_lines import LogLines
     from lrbench_caffe.training.measurement import Measurement
     from lrbench_caffe.training.monitor import Monitor
     from lrbench_caffe.training.patience import EarlyStop
@@ -38,18 +38,28 @@ HIDING_LOSS = 87.3365
 NEVER = 2**31 - 1  # the largest test_interval that Caffe can hold
 
 
+def evaluation_interval(param: caffe_pb2.SolverParameter, measurement: Measurement | None) -> int:
+    """Return the iterations between two rows of a resolved SolverParameter.
+
+    Without a test net there is a row of the train loss at every test_interval, else as often as
+    Caffe displays it, else at the end.
+    """
+    if measurement is None:
+        return param.test_interval or param.display or param.max_iter
+    return param.test_interval
+
+
 class Plan:
     """What to evaluate, when, and when to end.
 
     Attributes:
         measurement: What an evaluation measures, None without a test net.
         max_iter: The iteration at which training ends.
-        test_interval: The iterations between two evaluations.
         test_iter: Batches of the test set in an evaluation, for each test net.
         iter_size: Mini-batches in an iteration.
         until_top1: The Top-1 accuracy, a share of 1, at which training ends early.
         early_stop: Ends a training that has stopped improving; None: it trains to its end.
-        display: Emits what Caffe logs; None: nothing.
+        log: Emits the lines of Caffe's log; None: nothing.
     """
 
     def __init__(
@@ -57,38 +67,33 @@ class Plan:
         param: caffe_pb2.SolverParameter,
         measurement: Measurement | None,
         until_top1: float | None = None,
+        early_stop: EarlyStop | None = None,
+        log: LogLines | None = None,
     ) -> None:
-        """Read the plan from a resolved SolverParameter; until_top1=None is never reached.
-
-        Without a test net there is a row of the train loss at every test_interval, else as often as
-        Caffe displays it, else at the end.
-        """
+        """Read the plan from a resolved SolverParameter; until_top1=None is never reached."""
         self.measurement = measurement
         self.max_iter, self.iter_size = param.max_iter, param.iter_size
         self.test_iter = tuple(param.test_iter)
         self.until_top1 = math.inf if until_top1 is None else until_top1
-        self.early_stop: EarlyStop | None = None
-        self.display: Display | None = None
+        self.early_stop, self.log = early_stop, log
         self._at_start = param.test_initialization and measurement is not None
-        self.test_interval = param.test_interval
-        if measurement is None:
-            self.test_interval = param.test_interval or param.display or param.max_iter
+        self._test_interval = evaluation_interval(param, measurement)
         self._snapshot = param.snapshot
 
     def evaluates(self, iteration: int) -> bool:
         """Whether there is an evaluation after this many iterations, as in Caffe and at the end."""
         if iteration >= self.max_iter:
             return True
-        return iteration % self.test_interval == 0 and (iteration > 0 or self._at_start)
+        return iteration % self._test_interval == 0 and (iteration > 0 or self._at_start)
 
     def snapshots(self, iteration: int) -> bool:
         """Whether Caffe itself takes a snapshot after this many iterations."""
         return self._snapshot > 0 and iteration % self._snapshot == 0
 
     def next_stop(self, iteration: int) -> int:
-        """The next iteration with an evaluation, a snapshot of Caffe's, a display, or the end."""
-        display = self.display.interval if self.display else 0
-        intervals = [every for every in (self.test_interval, self._snapshot, display) if every]
+        """The next iteration with an evaluation, a snapshot of Caffe's, a log line, or the end."""
+        logged = self.log.interval if self.log else 0
+        intervals = [every for every in (self._test_interval, self._snapshot, logged) if every]
         stops = [iteration - iteration % every + every for every in intervals]
         return min([*stops, self.max_iter])
 
@@ -119,7 +124,7 @@ def train(
         monitor: The monitor of this solver.
         plan: When to evaluate and when to end.
         emit: Receives each event: ("row", dict), ("progress", dict), ("note", sentence).
-            The plan's display emits its events itself.
+            The plan's log emits its events itself.
         stop: Set to interrupt the training.
         before_evaluation: Called before each evaluation. A snapshot taken here repeats the
             evaluation when it is resumed.
@@ -160,11 +165,11 @@ def train(
 
 def _step(monitor: Monitor, plan: Plan, iteration: int, chunk: int) -> list[float]:
     """Train a chunk, up to the plan's next stop; return the losses of its mini-batches."""
-    recorded, lr = len(monitor.losses), monitor.lr if plan.display else 0.0
+    recorded, lr = len(monitor.losses), monitor.lr if plan.log else 0.0
     monitor.step(min(chunk, plan.next_stop(iteration) - iteration))
     losses = monitor.losses[recorded:]
-    if plan.display:
-        plan.display.record(iteration, lr, losses)
+    if plan.log:
+        plan.log.record(iteration, lr, losses)
     return losses
 
 

@@ -25,15 +25,15 @@ from caffe.proto import caffe_pb2
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.training import encoding, leveldb, patience, solverstate
 from lrbench_caffe.training.device import choose_device
-from lrbench_caffe.training.display import Display
 from lrbench_caffe.training.files import plain_path
 from lrbench_caffe.training.job import check_measurement, describe, prepare
+from lrbench_caffe.training.log_lines import LogLines
 from lrbench_caffe.training.lr_policy import install
 from lrbench_caffe.training.measurement import add_metrics_layers
 from lrbench_caffe.training.monitor import Monitor
 from lrbench_caffe.training.pycaffe import check_pycaffe
 from lrbench_caffe.training.snapshots import Snapshots
-from lrbench_caffe.training.solver import Plan, create_solver, train
+from lrbench_caffe.training.solver import Plan, create_solver, evaluation_interval, train
 from lrbench_caffe.training.sources import iterations_per_epoch
 from lrbench_caffe.trial import DIVERGED, INTERRUPTED, Evaluation, Job, from_dict, to_dict
 
@@ -95,7 +95,8 @@ def run(
     Args:
         job: What to train.
         emit: Receives each event and its content: "note" (a sentence), "begin" (a Trial as a
-            dict), "progress" (a dict), "row" (an Evaluation as a dict), "end" (state and error).
+            dict), "progress" and "display" (a dict), "row" (an Evaluation as a dict), "end" (state
+            and error).
         stop: Set to interrupt the training.
         only_describe: Whether to end after "begin".
 
@@ -110,8 +111,8 @@ def run(
     check_measurement(job, policy, measurement)
     databases = leveldb.Databases(param)
     databases.try_lock()
-    plan = Plan(param, measurement, job.until_top1)
-    stopping = patience.read(job, plan.test_interval, iterations_per_epoch(param))
+    interval = evaluation_interval(param, measurement)
+    stopping = patience.read(job, interval, lambda: iterations_per_epoch(param))
     policy_state = solverstate.NO_STATE
     if job.resume and policy.has_memory:
         policy_state = solverstate.read_policy_state(job.resume, policy)
@@ -120,9 +121,6 @@ def run(
     resume = latest.solverstate if latest else job.resume
     resumed_at = solverstate.snapshot_iteration(resume) if resume else None
     trial = describe(param, policy, measurement, stopping, emit)
-    note = stopping and stopping.note(param.max_iter)
-    if note:
-        emit("note", note)
     emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
     if only_describe:
         return
@@ -135,10 +133,12 @@ def run(
     solver = create_solver(param)
     if resume:
         solver.restore(plain_path(resume))
+    early_stop = None
     if stopping:
-        plan.early_stop, losses = solverstate.resumed_early_stop(stopping, job.resume, emit)
+        early_stop, losses = solverstate.resumed_early_stop(stopping, job.resume, emit)
         policy_state = policy_state._replace(losses=losses or policy_state.losses)
-    plan.display = Display(param, plan.test_interval, emit) if job.verbose else None
+    log = LogLines(param, interval, emit) if job.verbose else None
+    plan = Plan(param, measurement, job.until_top1, early_stop, log)
     monitor = Monitor(solver, policy, native, param.iter_size, gpu, policy_state.memory)
     session = _Session(solver, monitor, policy, plan, param, snapshots, resumed_at, emit)
     if latest:

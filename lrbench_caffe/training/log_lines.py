@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LINES = 5  # between two evaluations, if the solver does not have a display interval
 
 
-class Display:
+class LogLines:
     """Emits a "display" event for each iteration at which Caffe writes its rate and its loss.
 
     As in Caffe, the loss is the mean over the mini-batches of an iteration, and then over the last
