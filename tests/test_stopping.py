@@ -122,7 +122,7 @@ def test_a_length_is_in_evaluations_iterations_or_epochs(length, iterations, wor
         ({"patience": "soon"}, "invalid patience=soon"),
         ({"patience": "0 epochs"}, "less than one iteration"),
         ({"patience": 3, "patience_metric": "test-loss"}, "did you mean test_loss"),
-        ({"patience": 3, "min_delta": -0.1}, "invalid min_delta=-0.1, expected 0 or more"),
+        ({"patience": 3, "min_delta": -0.1}, "invalid min_delta=-0.1, expected a change"),
         ({"patience": 3, "min_delta": math.nan}, "invalid min_delta=nan"),
         ({"patience": 3, "min_delta": 2}, "invalid min_delta=2, .* for top1 a share of 1"),
         ({"patience": 3, "min_delta": "0.1"}, "invalid min_delta=0.1"),

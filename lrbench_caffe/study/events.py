@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Optional, Tuple
 
-from lrbench_caffe.trial import Evaluation, Job, Trial, from_dict
+from lrbench_caffe.trial import FINISHED, Evaluation, Job, Trial, from_dict
 
 Verdict = Tuple[str, str]
 OnEvent = Callable[[str, Any], Optional[Verdict]]
@@ -53,6 +53,15 @@ def first_verdict(verdicts: Iterable[Verdict | None]) -> Verdict | None:
         ('failed', 'full disk')
     """
     return next(filter(None, verdicts), None)
+
+
+def ended_early(state: str, error: str | None) -> bool:
+    """Return whether this is the end of a training that has stopped improving.
+
+    A verdict on the row with which it ended counts before that: a training that is stuck has not
+    improved either.
+    """
+    return state == FINISHED and error is not None
 
 
 class EventReader:

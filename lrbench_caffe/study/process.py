@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study.child import child_process
-from lrbench_caffe.study.events import EventReader, first_verdict
+from lrbench_caffe.study.events import EventReader, ended_early, first_verdict
 from lrbench_caffe.study.stop import Stop, interruptible
-from lrbench_caffe.trial import FAILED, FINISHED, INTERRUPTED, Job
+from lrbench_caffe.trial import FAILED, INTERRUPTED, Job
 
 if TYPE_CHECKING:
     from lrbench_caffe.policies import Policy
@@ -204,7 +204,6 @@ def _final_state(
         state, error = end["state"], end["error"]
     else:
         state, error = INTERRUPTED, None
-    ended_early = state == FINISHED and error is not None
-    if verdict and (ended_early or state in (FAILED, INTERRUPTED)):
+    if verdict and (ended_early(state, error) or state in (FAILED, INTERRUPTED)):
         return verdict
     return state, error

@@ -149,8 +149,8 @@ def check(job: Job) -> None:
     is_number = type(job.min_delta) in (int, float)
     if job.min_delta is not None and not (is_number and 0 <= job.min_delta <= largest):
         raise InputError(
-            "invalid min_delta=%s, expected 0 or more, and for top1 a share of 1, for example 0.0005"
-            % job.min_delta
+            "invalid min_delta=%s, expected a change of the metric, and for top1 a share of 1, for "
+            "example 0.0005" % job.min_delta
         )
     _read_length(str(job.patience), interval=1, epoch=1e6)  # any interval and epoch
 
