@@ -255,7 +255,7 @@ class Trial:
 
     @property
     def ended_early(self) -> bool:
-        """Whether the trial finished before its max_iter, according to its last row."""
+        """Whether the trial finished before its max_iter; the trial needs its last row."""
         max_iter = self.setup.solver.get("max_iter")
         is_shorter = isinstance(max_iter, int) and self.rows and self.rows[-1].iteration < max_iter
         return self.state == FINISHED and bool(is_shorter)

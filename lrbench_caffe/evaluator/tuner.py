@@ -858,14 +858,13 @@ def _mean_highest_top1(trials: list[Trial]) -> list[tuple[int, float]]:
     Returns:
         (iteration, mean) of each evaluation; empty if a trial did not finish.
     """
-    if any(trial.state != FINISHED for trial in trials):
+    if any(trial.state != FINISHED or not trial.top1_curve for trial in trials):
         return []
     curves = [list(itertools.accumulate((top1 for _, top1 in t.top1_curve), max)) for t in trials]
-    longest = max(trials, key=lambda trial: len(trial.top1_curve)).top1_curve
+    longest = max((trial.top1_curve for trial in trials), key=len)
     return [
         (iteration, sum(curve[min(n, len(curve) - 1)] for curve in curves) / len(curves))
         for n, (iteration, _) in enumerate(longest)
-        if all(curves)
     ]
 
 
