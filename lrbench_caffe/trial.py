@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RUNNING = "running"
-FINISHED = "finished"  # reached max_iter or until_top1
+FINISHED = "finished"  # reached max_iter or until_top1, or stopped improving (patience)
 DIVERGED = "diverged"  # the loss is not finite, or the net is stuck at chance
 PRUNED = "pruned"  # stopped because it was hopeless
 INTERRUPTED = "interrupted"  # stopped by the user
@@ -240,7 +240,8 @@ class Trial:
         threads: The number of BLAS threads, None if unknown.
         state: One of STATES.
         ended: When it ended, in seconds since the epoch, None while it runs.
-        error: Why a failed, diverged or pruned trial ended, in one sentence.
+        error: Why a failed, diverged or pruned trial ended, or a finished one whose patience ran
+            out, in one sentence.
         rows: The evaluations in order.
         attempt: How many times it was started, from 1.
         resumed_at: The iteration from which this attempt resumed, None if it began at 0.
@@ -264,6 +265,20 @@ class Trial:
     attempt: int = 1
     resumed_at: Optional[int] = None
     origin: Optional[str] = None
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the trial finished before its max_iter; the trial needs its last row."""
+        max_iter = self.setup.solver.get("max_iter")
+        is_shorter = isinstance(max_iter, int) and self.rows and self.rows[-1].iteration < max_iter
+        return self.state == FINISHED and bool(is_shorter)
+
+    @property
+    def length(self) -> int:
+        """The iterations that the trial was planned for, or else those of its rows."""
+        last = self.rows[-1].iteration if self.rows else 0
+        max_iter = self.setup.solver.get("max_iter")
+        return max(last, max_iter) if isinstance(max_iter, int) else last
 
     @property
     def best(self) -> Optional[Evaluation]:
@@ -314,7 +329,7 @@ class Trial:
         Args:
             state: One of STATES except RUNNING.
             ended: When it ended, in seconds since the epoch.
-            error: Why it failed, diverged or was pruned, in one sentence.
+            error: Why it failed, diverged, was pruned or ended early, in one sentence.
         """
         return dataclasses.replace(self, state=state, ended=ended, error=error)
 
@@ -349,6 +364,11 @@ class Job:
         select: The set by which decisions are made: its name, or the index of its test net. None:
             the validation set if there is one, else the set that is reported.
         validation: The path of a validation set, which a copy of the first test net measures.
+        patience: The trial ends when patience_metric has not improved for this long: a number of
+            evaluations, or a text such as "2000 iterations" or "3 epochs".
+        patience_metric: "top1", "test_loss" or "train_loss". None: "top1".
+        min_delta: The smallest improvement of patience_metric that counts. None: any does.
+        verbose: Whether "display" events have the loss and the rate of single iterations.
     """
 
     solver: str
@@ -370,6 +390,10 @@ class Job:
     test_net: Union[int, str] = 0
     select: Optional[str] = None
     validation: Optional[str] = None
+    patience: Union[int, str, None] = None
+    patience_metric: Optional[str] = None
+    min_delta: Optional[float] = None
+    verbose: bool = False
 
 
 def to_dict(value: "DataclassInstance") -> Dict[str, Any]:

@@ -242,3 +242,28 @@ def test_a_training_that_cannot_begin_on_its_second_worker_has_failed(monkeypatc
     (_, _), (_, row), (kind, trial) = events
     assert (kind, trial.state, trial.error) == ("end", "failed", "no data here")
     assert trial.rows == (row,)
+
+
+def _end_early(job, channel):
+    """What a worker sends of a training that ends before the program has judged its last row."""
+    client = distributed.get_client()
+    sender = workers._Sender(distributed.Queue(channel, client=client), job.id)
+    sender.on_event("begin", made_up(top1=(), state="running"))
+    sender.on_event("row", made_up().rows[0])
+    sender.on_event("end", made_up(error="top1 has not improved"))
+    sender.send("done", None)
+
+
+def test_a_verdict_on_the_last_row_counts_before_an_early_end(monkeypatch):
+    monkeypatch.setattr(workers, "train_job", _end_early)
+    ends = []
+
+    def judge(job, kind, content):
+        if kind == "end":
+            ends.append((content.state, content.error))
+        return ("diverged", "it is stuck") if kind == "row" else None
+
+    options = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
+    with distributed.Client(dashboard_address=None, **options) as client:
+        clusters._Trainings(client, (), [Job("x", id="1")], Stop(), judge).run()
+    assert ends == [("diverged", "it is stuck")]

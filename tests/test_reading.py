@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -146,6 +147,70 @@ def test_nets_in_old_formats_are_upgraded_in_a_file_and_within_a_solver(text, tm
     for net in (from_file, resolved.train_net_param):
         assert [layer.type for layer in net.layer] == ["InnerProduct"] and not net.layers
         assert net.layer[0].inner_product_param.num_output == 3
+
+
+# The nets of a solver of 2014 in one file: a net to train and two to test, which share its weights.
+V1_NET = """ name: "{name}"
+  layers {{ name: "digits" type: DATA top: "data" top: "label"
+    data_param {{ source: "{source}" backend: LMDB batch_size: 50 scale: 0.0625 }} }}
+  layers {{ name: "ip" type: INNER_PRODUCT bottom: "data" top: "ip" {rates}
+    inner_product_param {{ num_output: 10 weight_filler {{ type: "xavier" }} }} }}
+  {head}
+"""
+V1_LOSS = 'layers { name: "loss" type: SOFTMAX_LOSS bottom: "ip" bottom: "label" }'
+V1_ACCURACY = """layers { name: "prob" type: SOFTMAX bottom: "ip" top: "prob" }
+  layers { name: "accuracy" type: ACCURACY bottom: "prob" bottom: "label" top: "accuracy" }"""
+V1_SOLVER = """test_iter: 8 test_iter: 27 test_interval: 3 max_iter: 3 base_lr: 0.01 momentum: 0.9
+lr_policy: "fixed" solver_type: NESTEROV random_seed: 7 solver_mode: CPU snapshot_prefix: "caffe"
+"""
+
+
+def test_a_solver_of_2014_with_its_nets_trains_as_caffe_does_with_the_nets_in_files(
+    tmp_path, digits, dsn
+):
+    """Caffe itself upgrades nets in files only, and aborts on those within a solver."""
+    from lrbench_caffe import train
+
+    rates = "blobs_lr: 1 blobs_lr: 2 weight_decay: 1 weight_decay: 0"
+    texts = [
+        V1_NET.format(name=name, source=os.path.join(digits, source), rates=rates, head=head)
+        for name, source, head in (
+            ("train", "digits_train_lmdb", V1_LOSS),
+            ("test", "digits_test_lmdb", V1_ACCURACY),
+            ("test-on-train", "digits_train_lmdb", V1_ACCURACY),
+        )
+    ]
+    fields = ("train_net", "test_net", "test_net")
+    names = []
+    for number, text in enumerate(texts):
+        names.append("%d.prototxt" % number)
+        tmp_path.joinpath(names[-1]).write_text(text)
+    in_files = "".join('%s: "%s"\n' % pair for pair in zip(fields, names))
+    within = "".join("%s_param {%s}\n" % pair for pair in zip(fields, texts))
+    (tmp_path / "files.prototxt").write_text(V1_SOLVER + in_files)
+    (tmp_path / "one.prototxt").write_text(V1_SOLVER + within)
+    done = subprocess.run(
+        ["caffe", "train", "--solver", "files.prototxt"],
+        cwd=str(tmp_path),
+        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, GLOG_log_dir=str(tmp_path), GLOG_logtostderr="1"),
+    )
+    accuracies = [float(value) for value in re.findall(r"accuracy = (\S+)", done.stderr)]
+    trial = train(tmp_path / "one.prototxt", snapshot_prefix=str(tmp_path / "ours"))
+    ours, caffes = (weights(tmp_path, name + b"_iter_3.caffemodel") for name in (b"ours", b"caffe"))
+    assert ours == caffes
+    assert [row.top1 for row in trial.rows] == pytest.approx(accuracies[0::2], abs=1e-6)
+    networks = []
+    for name in ("files", "one"):
+        path = str(tmp_path / (name + ".prototxt"))
+        resolved = prototxt.resolve(prototxt.read_solver(path), path)
+        networks.append(canonical.canonical_network(resolved.train_net_param))
+        assert (resolved.type, len(resolved.test_net_param)) == ("Nesterov", 2)
+        for net in (resolved.train_net_param, *resolved.test_net_param):
+            assert net.layer[0].transform_param.scale == 0.0625 and not net.layers
+    assert networks[0] == networks[1]
 
 
 def test_bytes_that_are_not_utf8_survive_in_names_and_are_readable_in_the_database(tmp_path):

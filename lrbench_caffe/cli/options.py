@@ -76,6 +76,40 @@ def measurement_options(command: Command) -> Command:
     return _with_options(with_measured, _HEAD, _TEST_NET, _SELECT, _VALIDATION)
 
 
+STOPPING_OPTIONS = ("patience", "patience_metric", "min_delta")
+
+
+def stopping_options(command: Command) -> Command:
+    """Add the options for early stopping; the command receives those given as ``stopping``."""
+
+    @functools.wraps(command)
+    def with_stopping(**options: Any) -> Any:
+        values = {name: options.pop(name) for name in STOPPING_OPTIONS}
+        stopping = {name: value for name, value in values.items() if value is not None}
+        return command(stopping=stopping, **options)
+
+    return _with_options(
+        with_stopping,
+        click.option(
+            "--patience",
+            metavar="N",
+            help="End a training early when its metric has not improved for N evaluations, or "
+            "for a length such as '2000 iterations' or '3 epochs'",
+        ),
+        click.option(
+            "--patience-metric",
+            metavar="METRIC",
+            help="Metric that has to improve: top1, test_loss or train_loss [default: top1]",
+        ),
+        click.option(
+            "--min-delta",
+            type=click.FloatRange(0),
+            metavar="X",
+            help="Smallest improvement of the metric that counts, e.g. 0.0005 [default: any]",
+        ),
+    )
+
+
 format_option = click.option(
     "--format",
     type=click.Choice(FORMATS),

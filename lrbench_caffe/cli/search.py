@@ -15,6 +15,7 @@ from lrbench_caffe.cli.options import (
     evaluation_options,
     format_option,
     measurement_options,
+    stopping_options,
 )
 from lrbench_caffe.cli.output import print_remarks
 from lrbench_caffe.errors import InputError
@@ -104,12 +105,14 @@ def range_command(
     metavar="N",
     help="Iterations to spend on all trainings together [default: 20 times the solver's max_iter]",
 )
+@stopping_options
 @evaluation_options("tune")
 def tune(
     solver: str,
     functions: tuple[str, ...],
     goal: str,
     budget: int | None,
+    stopping: dict[str, Any],
     name: str | None,
     data: str | None,
     measured: dict[str, Any],
@@ -130,7 +133,7 @@ def tune(
     def print_decision(sentence: str) -> None:
         console.print_line(sentence, aside=True)
 
-    trainer = Trainer(solver, pool.create(), "tune", name, data, dsn, **measured)
+    trainer = Trainer(solver, pool.create(), "tune", name, data, dsn, stopping=stopping, **measured)
     if budget:
         trainer.budget = budget
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)

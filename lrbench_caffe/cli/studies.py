@@ -15,6 +15,7 @@ from lrbench_caffe.cli.options import (
     format_option,
     measurement_options,
     pool_options,
+    stopping_options,
 )
 from lrbench_caffe.cli.output import print_remarks
 from lrbench_caffe.errors import InputError, TrialError
@@ -52,6 +53,7 @@ def study() -> None:
 )
 @data_option
 @measurement_options
+@stopping_options
 @pool_options
 @click.option(
     "--prune",
@@ -71,6 +73,7 @@ def study_run(
     max_iter: int | None,
     data: str | None,
     measured: dict[str, Any],
+    stopping: dict[str, Any],
     pool: PoolOptions,
     prune: float | None,
     retry_failed: bool,
@@ -95,6 +98,7 @@ def study_run(
                 max_iter=max_iter,
                 data=data,
                 **measured,
+                **stopping,
             )
             for seed in range(1, (seeds or 1) + 1)
             for policy in policies or [None]
@@ -108,6 +112,7 @@ def study_run(
                 "--max-iter": max_iter,
                 "--data": data,
                 **{"--" + option.replace("_", "-"): value for option, value in measured.items()},
+                **{"--" + name.replace("_", "-"): [value] for name, value in stopping.items()},
             },
         )
         jobs = []

@@ -13,8 +13,10 @@ from lrbench_caffe.cli.options import (
     database_option,
     format_option,
     measurement_options,
+    stopping_options,
 )
 from lrbench_caffe.errors import TrialError
+from lrbench_caffe.trial import FINISHED
 
 
 @click.command()
@@ -53,6 +55,7 @@ from lrbench_caffe.errors import TrialError
     metavar="X",
     help="Stop at the first evaluation that reaches this Top-1, e.g. 0.99",
 )
+@stopping_options
 @click.option(
     "--snapshot-prefix",
     metavar="PREFIX",
@@ -72,12 +75,23 @@ from lrbench_caffe.errors import TrialError
     metavar="N",
     help="Level of the train net, as in caffe train",
 )
+@click.option(
+    "--verbose",
+    is_flag=True,
+    help="Print the rate and the loss of single iterations too, as Caffe logs them: every display "
+    "iterations of the solver, or else five times between two evaluations",
+)
 @click.option("--log", metavar="FILE", help="Write Caffe's own log to this file")
 @click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON")
 @format_option
 @database_option
 def train(
-    solver: str, as_json: bool, format: str, measured: dict[str, Any], **options: Any
+    solver: str,
+    as_json: bool,
+    format: str,
+    measured: dict[str, Any],
+    stopping: dict[str, Any],
+    **options: Any,
 ) -> None:
     """Train a Caffe solver prototxt and record its metrics.
 
@@ -86,13 +100,13 @@ def train(
     from lrbench_caffe.display import console, progress
     from lrbench_caffe.study import process
 
-    options.update(measured)
+    options.update(measured, **stopping)
     if as_json:
         trial = process.train(solver, on_event=console.print_event, **options)
     else:
         with progress.TrainingDisplay(format) as display:
             trial = process.train(solver, on_event=display.on_event, **options)
-    if trial.error:
+    if trial.error and trial.state != FINISHED:
         raise TrialError("%s; the evaluations before that are in the database" % trial.error)
 
 

@@ -10,6 +10,7 @@ from lrbench_caffe.display.speed import SpeedMeter
 from lrbench_caffe.display.table import number, percent
 from lrbench_caffe.display.tables import results
 from lrbench_caffe.ranking import sets_remarks
+from lrbench_caffe.trial import FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,10 +63,17 @@ class TrainingDisplay(ProgressDisplay):
             )
         elif kind == "progress":
             self._show_progress(content)
+        elif kind == "display":
+            # In the words of Caffe's log, so that programs that read it find them.
+            self.print_line("Iteration {iteration}, lr = {lr:g}, loss = {loss:g}".format(**content))
         elif kind == "row":
             self._show_row(content)
         elif kind == "end":
             self._trial = content
+            if content.state == FINISHED and content.error:
+                self.print_line(
+                    "ended at iteration %d: %s" % (content.rows[-1].iteration, content.error)
+                )
             self._show_other_heads(content.best)
 
     def _show_other_heads(self, best: Evaluation | None) -> None:

@@ -30,7 +30,7 @@ def plateau_start(trial: Trial) -> float | None:
     for evaluated, test_loss in _curve(trial):
         if lowest is None or test_loss < lowest * (1 - MIN_IMPROVEMENT):
             lowest, iteration = test_loss, evaluated
-    start = iteration / trial.rows[-1].iteration
+    start = iteration / trial.length
     return start if 0 < start <= MAX_PLATEAU_START else None
 
 
@@ -44,13 +44,13 @@ def longest_wait(trial: Trial, end: float) -> float:
     Returns:
         The wait as a share of the training.
     """
-    last_iteration = trial.rows[-1].iteration
+    length = trial.length
     lowest, improved_at, longest = math.inf, 0, 0
     for iteration, test_loss in _curve(trial):
-        if test_loss < lowest and iteration <= end * last_iteration:
+        if test_loss < lowest and iteration <= end * length:
             longest = max(longest, iteration - improved_at)
             lowest, improved_at = test_loss, iteration
-    return longest / last_iteration
+    return longest / length
 
 
 def warmup_length(trial: Trial) -> int:

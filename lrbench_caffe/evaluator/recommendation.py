@@ -442,7 +442,10 @@ def evidence(standing: Standing) -> str:
     '2 trainings of 600 iterations with seeds 1, 2'
     """
     count = standing.top1.n
-    length = "" if standing.max_iter is None else " of %d iterations" % standing.max_iter
+    at_most = "at most " if "patience" in standing.settings else ""
+    length = (
+        "" if standing.max_iter is None else " of %s%d iterations" % (at_most, standing.max_iter)
+    )
     seeds = ", ".join(map(str, standing.seeds[:LISTED_SEEDS]))
     if len(standing.seeds) > LISTED_SEEDS:
         seeds += ", ..."

@@ -22,7 +22,7 @@ from lrbench_caffe.study import UNFINISHED, failures, process
 from lrbench_caffe.trial import FINISHED, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lrbench_caffe.study import ClaimedStudy
     from lrbench_caffe.study.cluster import Cluster
@@ -46,6 +46,8 @@ class Trainer:
         dsn: DSN of the database (None: ``$LRBENCH_DSN``, else the private server).
         display: Makes the context manager that shows a round of trainings.
         describe: Reads the solver, as :func:`lrbench_caffe.study.process.describe` does.
+        stopping: When trainings end early: the fields patience, patience_metric and min_delta of
+            :class:`lrbench_caffe.trial.Job`.
         **measured: What is measured: head, test_net, select and validation as fields of
             :class:`lrbench_caffe.trial.Job`.
 
@@ -72,9 +74,10 @@ class Trainer:
         dsn: str | None = None,
         display: Callable[[], Any] = StudyDisplay,
         describe: Callable[[Job], Trial] = process.describe,
+        stopping: Mapping[str, Any] | None = None,
         **measured: Any,
     ) -> None:
-        self._job = study.absolute_paths(Job(solver, data=data, **measured))
+        self._job = study.absolute_paths(Job(solver, data=data, **(stopping or {}), **measured))
         self._pool, self._display = pool, display
         self._trials: dict[str, Trial] = {}  # those that were requested, by their id
         self._study: ClaimedStudy | None = None  # within the context of claim()
@@ -116,6 +119,14 @@ class Trainer:
                 yield
             finally:
                 self._study = None
+
+    @property
+    def stopping_texts(self) -> dict[str, str]:
+        """When trainings end early, as the user stated it; "none" for what was not stated."""
+        return {
+            option: "none" if value is None else str(value)
+            for option, value in _stopping_options(self._job).items()
+        }
 
     def _note(self, sentence: str) -> None:
         """Show a message of the study, within the picture of a round if there is one."""
@@ -268,12 +279,23 @@ def _task(setup: Setup) -> tuple[object, ...]:
     return setup.network.hash, setup.dataset, settings
 
 
+def _stopping_options(job: Job) -> dict[str, object]:
+    """The options for early stopping by name, with None for those that are not stated."""
+    return {
+        "patience": job.patience,
+        "patience-metric": job.patience_metric,
+        "min-delta": job.min_delta,
+    }
+
+
 def _command(kind: str, job: Job, name: str) -> str:
     """The command that resumes an evaluation, without its other options."""
     arguments = ["lrbench", kind, job.solver]
     for option in ("data", "head", "test_net", "select", "validation"):
         value = getattr(job, option)
         arguments += ["--" + option.replace("_", "-"), str(value)] if value else []
+    for option, stated in _stopping_options(job).items():
+        arguments += [] if stated is None else ["--" + option, str(stated)]
     return " ".join(map(shlex.quote, [*arguments, "--study", name]))
 
 

@@ -303,6 +303,7 @@ class _Search:
             "goal": self._goal,
             "functions": self._functions,
             "seed": self._first_seed,
+            **self._trainer.stopping_texts,
         }
         study = self._trainer.name
         with Store(self._trainer.dsn) as store:
@@ -629,7 +630,7 @@ class _Search:
             for trial in self._constant_trials
             if trial.state == FINISHED and _constant_rate(trial) == good.best
         ]
-        return max(trials, key=lambda trial: trial.rows[-1].iteration, default=None)
+        return max(trials, key=lambda trial: trial.length, default=None)
 
     def _untried(self, candidates: Iterable[Candidate], length: int) -> list[Candidate]:
         """Select the candidates that can be tried at a length and were not tried yet."""
@@ -852,14 +853,19 @@ def _constant_rate(trial: Trial) -> float:
 def _mean_highest_top1(trials: list[Trial]) -> list[tuple[int, float]]:
     """Average the highest Top-1 so far over trials of the same length.
 
+    A trial that finished early keeps its highest Top-1 until the end of the others.
+
     Returns:
         (iteration, mean) of each evaluation; empty if a trial did not finish.
     """
-    if any(trial.state != FINISHED for trial in trials):
+    if any(trial.state != FINISHED or not trial.top1_curve for trial in trials):
         return []
-    curves = [itertools.accumulate((top1 for _, top1 in t.top1_curve), max) for t in trials]
-    iterations = (iteration for iteration, _ in trials[0].top1_curve)
-    return [(iteration, sum(tops) / len(tops)) for iteration, *tops in zip(iterations, *curves)]
+    curves = [list(itertools.accumulate((top1 for _, top1 in t.top1_curve), max)) for t in trials]
+    longest = max((trial.top1_curve for trial in trials), key=len)
+    return [
+        (iteration, sum(curve[min(n, len(curve) - 1)] for curve in curves) / len(curves))
+        for n, (iteration, _) in enumerate(longest)
+    ]
 
 
 def _is_noise(leader: ranking.Spread, other: ranking.Spread, samples: int | None) -> bool:

@@ -12,6 +12,7 @@ from lrbench_caffe.display import formats
 from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paper import comparison, descent, figures, scaling, targets
+from lrbench_caffe.trial import FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,7 +147,7 @@ def _parts(
         )
     yield from _gaps_in_the_paper(target)
     for trial in trials:
-        if trial.error:
+        if trial.error and trial.state != FINISHED:
             yield "Not counted: %s, seed %d, %s: %s." % (
                 trial.policy,
                 trial.setup.seed,

@@ -132,9 +132,27 @@ def _parameter_in_iterations(value: object, epoch: float | None) -> object:
 
 def _in_iterations(length: object, epoch: float | None) -> object:
     """A length with epochs converted to iterations. Any other value is returned unchanged."""
-    match = _EPOCHS.fullmatch(length) if isinstance(length, str) else None
-    if not match:
-        return length
+    iterations = iterations_of_epochs(length, epoch) if isinstance(length, str) else None
+    return length if iterations is None else iterations
+
+
+def iterations_of_epochs(length: str, epoch: float | None) -> int | None:
+    """Return the iterations of a length in epochs, None if the text is not such a length.
+
+    Args:
+        length: The text, for example "5 epochs".
+        epoch: The number of iterations in an epoch, not necessarily whole; None if it is unknown.
+
+    Raises:
+        InputError: The length is in epochs, and epoch is None or the length rounds to 0 iterations.
+
+    Example:
+        >>> iterations_of_epochs("1.5 epochs", epoch=390.625), iterations_of_epochs("l", epoch=1)
+        (586, None)
+    """
+    match = _EPOCHS.fullmatch(length)
+    if match is None:
+        return None
     if epoch is None:
         raise InputError(
             "cannot convert %s to iterations, because the length of an epoch is unknown (the "

@@ -76,8 +76,8 @@ def top1_curves(trials: Iterable[Trial], count: int = CURVES) -> list[Curve]:
     """Return curves at equal distances along the trainings.
 
     Args:
-        trials: Trials under FIX, with all their rows. A trial that diverged keeps the Top-1 of its
-            last row after that.
+        trials: Trials under FIX, with all their rows. A trial that diverged or finished early keeps
+            the Top-1 of its last row after that.
         count: The largest number of curves.
 
     Returns:
@@ -102,8 +102,9 @@ def top1_after(
     """Return the mean Top-1 after some number of iterations for each value of a policy parameter.
 
     Args:
-        trials: Trials with all their rows. A trial that diverged before the iteration counts with
-            the Top-1 of its last row; other trials that ended before it do not count.
+        trials: Trials with all their rows. A trial that diverged or finished early before the
+            iteration counts with the Top-1 of its last row; other trials that ended before it do
+            not count.
         iteration: The number of iterations.
         parameter: The name of a parameter that all policies have, such as "k0".
 
@@ -115,7 +116,7 @@ def top1_after(
     for trial in trials:
         diverged = trial.state == DIVERGED
         curve = [top1 for evaluated, top1 in trial.top1_curve if evaluated <= iteration]
-        if curve and (trial.rows[-1].iteration >= iteration or diverged):
+        if curve and (trial.rows[-1].iteration >= iteration or diverged or trial.ended_early):
             value = trial.parameters[parameter]
             results.setdefault(value, []).append((curve[-1], diverged))
     return [

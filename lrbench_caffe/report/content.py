@@ -39,6 +39,7 @@ from lrbench_caffe.policies import parse_or_none
 from lrbench_caffe.ranking import noise, ranges
 from lrbench_caffe.report import curves
 from lrbench_caffe.report.page import prototxt_lines
+from lrbench_caffe.trial import FINISHED
 
 if TYPE_CHECKING:
     from lrbench_caffe.database import Store
@@ -158,7 +159,9 @@ def _task(store: Store, block: Block, criterion: Criterion) -> dict[str, Any]:
         "trials": len(trials),
         "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
         "range_curves": _range_curves(entries, rows),
-        "problems": [_problem(trial) for trial in trials if trial.error],
+        "problems": [
+            _problem(trial) for trial in trials if trial.error and trial.state != FINISHED
+        ],
         "sets": printable(_sets(trials)),
     }
 

@@ -32,7 +32,7 @@ from distributed import Client, LocalCluster, Queue, Variable
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import worker
 from lrbench_caffe.study.cores import usable_cores
-from lrbench_caffe.study.events import EventReader
+from lrbench_caffe.study.events import EventReader, ended_early
 from lrbench_caffe.study.interfaces import Pool
 from lrbench_caffe.trial import FAILED
 
@@ -222,6 +222,10 @@ class _Trainings:
             if kind == "problem":  # the execution that could not begin may be the last one
                 self._problems[job_id] = content
             return
+        verdict = self._verdicts.get(job_id)
+        if kind == "end" and verdict and ended_early(content["state"], content["error"]):
+            # The worker did not have the verdict yet.
+            content = dict(content, state=verdict[0], error=verdict[1])
         if kind != "done":
             content = execution.reader.read(kind, content)
             verdict = self._on_event(self._jobs[job_id], kind, content)

@@ -11,11 +11,15 @@ An event has a kind and a content:
     A dict with the number of finished iterations ``iteration``, ``max_iter``, the learning rate
     ``lr`` and the last mini-batch loss ``loss``. About four per second; on a Dask cluster at most
     one per second.
+``"display"``
+    Only from a verbose job: a dict with the iteration ``iteration`` at Caffe's display interval,
+    its learning rate ``lr``, and its loss ``loss``, averaged as in Caffe's log.
 ``"row"``
     An Evaluation. A resumed trial first repeats the rows up to its snapshot, because they may not
     have been recorded.
 ``"end"``
-    The Trial as it ended: all its rows, its state, and the error if it has one.
+    The Trial as it ended: all its rows, its state, and the error if it has one. A trial that
+    finished early has the reason as its error.
 ``"problem"``
     Only from a pool: why a training could not begin (str). The error of a training that has begun
     is in its "end".
@@ -24,8 +28,8 @@ A function that receives events is called ``on_event(kind, content)``, or
 ``on_event(job, kind, content)`` if it receives those of several trainings. It returns None, or a
 verdict: the pair (state, reason). A verdict interrupts the training, which then ends in that state
 with that reason as its error. The first verdict counts; of verdicts on the same event, that of the
-journal, then those of the other receivers in their order. It is ignored if the training finishes or
-diverges before the interruption takes effect.
+journal, then those of the other receivers in their order. It is ignored if the training diverges,
+or finishes otherwise than early, before the interruption takes effect.
 
 Contents travel between processes as JSON. :class:`EventReader` turns them back into values.
 """
@@ -34,7 +38,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Optional, Tuple
 
-from lrbench_caffe.trial import Evaluation, Job, Trial, from_dict
+from lrbench_caffe.trial import FINISHED, Evaluation, Job, Trial, from_dict
 
 Verdict = Tuple[str, str]
 OnEvent = Callable[[str, Any], Optional[Verdict]]
@@ -49,6 +53,15 @@ def first_verdict(verdicts: Iterable[Verdict | None]) -> Verdict | None:
         ('failed', 'full disk')
     """
     return next(filter(None, verdicts), None)
+
+
+def ended_early(state: str, error: str | None) -> bool:
+    """Return whether this is the end of a training that has stopped improving.
+
+    A verdict on the row with which it ended counts before that: a training that is stuck has not
+    improved either.
+    """
+    return state == FINISHED and error is not None
 
 
 class EventReader:

@@ -22,6 +22,7 @@ from lrbench_caffe.policies import Policy
 from lrbench_caffe.study.events import first_verdict
 from lrbench_caffe.study.pruning import Pruner
 from lrbench_caffe.study.stop import interruptible
+from lrbench_caffe.training import patience
 from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
 
 if TYPE_CHECKING:
@@ -300,6 +301,7 @@ def checked_job(job: Job) -> Job:
     if job.policy is not None:
         # Any epoch will do to check the text: the training reads the real one from its data.
         Policy.parse(job.policy, epoch=10**6)
+    patience.check(job)
     return checked
 
 

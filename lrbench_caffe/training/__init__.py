@@ -15,8 +15,9 @@ A training starts in ``worker``, which turns a job into a trial:
   the CPU or a GPU);
 * ``lr_policy`` translates between policies and the solver's ``lr_policy``;
 * ``leveldb`` lets trainings that read the same LevelDB wait for each other;
-* ``solver`` is the training loop, ``monitor`` the LR schedule monitor that it steps with, and
-  ``evaluation`` runs the test nets;
+* ``solver`` is the training loop, ``monitor`` the LR schedule monitor that it steps with,
+  ``evaluation`` runs the test nets, ``patience`` ends a training that has stopped improving, and
+  ``log_lines`` has the values of Caffe's log;
 * ``snapshots`` and ``solverstate`` let a training resume where it was interrupted;
 * ``records`` reads and writes LMDBs and mean files.
 """

@@ -15,7 +15,7 @@ from caffe.proto import caffe_pb2
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
-from lrbench_caffe.training import canonical, encoding, prototxt, sources
+from lrbench_caffe.training import canonical, encoding, patience, prototxt, sources
 from lrbench_caffe.training.files import find_file, plain_path, shown
 from lrbench_caffe.training.lr_policy import CaffePolicy, policy_from_solver
 from lrbench_caffe.training.sets import find_sets
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lrbench_caffe.training.measurement import MeasuredSet, Measurement
+    from lrbench_caffe.training.patience import Patience
     from lrbench_caffe.training.sets import Sets
     from lrbench_caffe.trial import Job
 
@@ -56,6 +57,7 @@ def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy, 
             "invalid until_top1=%s, expected a share of the test samples from 0 to 1"
             % job.until_top1
         )
+    patience.check(job)
     solver = prototxt.read_solver(job.solver)
     try:
         apply(job, solver)
@@ -162,41 +164,55 @@ def check_measurement(
         measurement: What an evaluation measures, None without a test net.
 
     Raises:
-        InputError: The job ends at a Top-1, or a PLATEAU follows a metric, that is not measured.
+        InputError: The job ends at a Top-1, or its patience or a PLATEAU follows a metric, that is
+            not measured.
     """
     if measurement is None and job.until_top1 is not None:
         raise InputError(
             "%s has no test net, so no Top-1 is measured: leave out --until-top1, or add a test net"
             % job.solver
         )
+    if job.patience is not None:
+        metric = job.patience_metric or patience.METRICS[0]
+        problem = _not_measured(metric, measurement)
+        if problem:
+            raise InputError(
+                "--patience follows the metric %s, which is not measured because %s: use "
+                "--patience-metric train_loss" % (metric, problem)
+            )
     if isinstance(policy, CaffePolicy) or not policy.has_memory:
         return
     parts = policy.parts if isinstance(policy, Composition) else (policy,)
     for part in parts:
         if not isinstance(part, Policy):
             continue
-        metric = part.parameters.get("of", "test_loss") if part.function == "PLATEAU" else None
-        has_metric = metric in (None, "train_loss") or (
-            measurement is not None and (metric != "test_loss" or measurement.has_loss)
-        )
-        if not has_metric:
+        if part.function != "PLATEAU":
+            continue
+        metric = part.parameters.get("of", "test_loss")
+        problem = _not_measured(metric, measurement)
+        if problem:
             raise InputError(
                 "%s follows the metric %s, which is not measured because %s: use PLATEAU with "
-                "of=train_loss"
-                % (
-                    part,
-                    metric,
-                    "the solver has no test net"
-                    if measurement is None
-                    else "the test net has no loss and no probabilities",
-                )
+                "of=train_loss" % (part, metric, problem)
             )
+
+
+def _not_measured(metric: str, measurement: Measurement | None) -> str | None:
+    """Why a metric of the rows is not measured, None if it is."""
+    if metric == "train_loss":
+        return None
+    if measurement is None:
+        return "the solver has no test net"
+    if metric == "test_loss" and not measurement.has_loss:
+        return "the test net has no loss and no probabilities"
+    return None
 
 
 def describe(
     param: caffe_pb2.SolverParameter,
     policy: Policy | CaffePolicy,
     measurement: Measurement | None,
+    stopping: Patience | None,
     emit: Callable[[str, Any], object],
 ) -> Trial:
     """Describe the trial that is about to run.
@@ -205,6 +221,7 @@ def describe(
         param: The resolved SolverParameter.
         policy: The policy to train under.
         measurement: What an evaluation measures, None without a test net.
+        stopping: When the training ends early, None if it does not.
         emit: Receives each "note" about what is measured, and what of it is not complete.
 
     Returns:
@@ -219,6 +236,10 @@ def describe(
     name = encoding.readable(named.name) or "unnamed"
     settings = canonical.solver_settings(param)
     settings["batch_size"] = train and train.batch_size
+    if stopping:
+        settings.update(stopping.settings)
+        if stopping.iterations >= param.max_iter:
+            emit("note", stopping.no_effect(param.max_iter))
     test, classes = None, None
     if measurement is None:
         settings["test_net"] = None

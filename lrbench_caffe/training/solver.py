@@ -25,14 +25,28 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from lrbench_caffe.training.log_lines import LogLines
     from lrbench_caffe.training.measurement import Measurement
     from lrbench_caffe.training.monitor import Monitor
+    from lrbench_caffe.training.patience import EarlyStop
+    from lrbench_caffe.trial import Evaluation
 
 # Seconds of training between two looks at the clock, the losses and the request to stop.
 CHUNK_SECONDS = 0.25
 # On a GPU, Caffe's SoftmaxWithLoss turns a NaN into -log of the smallest normal float32.
 HIDING_LOSS = 87.3365
 NEVER = 2**31 - 1  # the largest test_interval that Caffe can hold
+
+
+def evaluation_interval(param: caffe_pb2.SolverParameter, measurement: Measurement | None) -> int:
+    """Return the iterations between two rows of a resolved SolverParameter.
+
+    Without a test net there is a row of the train loss at every test_interval, else as often as
+    Caffe displays it, else at the end.
+    """
+    if measurement is None:
+        return param.test_interval or param.display or param.max_iter
+    return param.test_interval
 
 
 class Plan:
@@ -44,6 +58,8 @@ class Plan:
         test_iter: Batches of the test set in an evaluation, for each test net.
         iter_size: Mini-batches in an iteration.
         until_top1: The Top-1 accuracy, a share of 1, at which training ends early.
+        early_stop: Ends a training that has stopped improving; None: it trains to its end.
+        log: Emits the lines of Caffe's log; None: nothing.
     """
 
     def __init__(
@@ -51,20 +67,17 @@ class Plan:
         param: caffe_pb2.SolverParameter,
         measurement: Measurement | None,
         until_top1: float | None = None,
+        early_stop: EarlyStop | None = None,
+        log: LogLines | None = None,
     ) -> None:
-        """Read the plan from a resolved SolverParameter; until_top1=None is never reached.
-
-        Without a test net there is a row of the train loss at every test_interval, else as often as
-        Caffe displays it, else at the end.
-        """
+        """Read the plan from a resolved SolverParameter; until_top1=None is never reached."""
         self.measurement = measurement
         self.max_iter, self.iter_size = param.max_iter, param.iter_size
         self.test_iter = tuple(param.test_iter)
         self.until_top1 = math.inf if until_top1 is None else until_top1
+        self.early_stop, self.log = early_stop, log
         self._at_start = param.test_initialization and measurement is not None
-        self._test_interval = param.test_interval
-        if measurement is None:
-            self._test_interval = param.test_interval or param.display or param.max_iter
+        self._test_interval = evaluation_interval(param, measurement)
         self._snapshot = param.snapshot
 
     def evaluates(self, iteration: int) -> bool:
@@ -78,10 +91,18 @@ class Plan:
         return self._snapshot > 0 and iteration % self._snapshot == 0
 
     def next_stop(self, iteration: int) -> int:
-        """The next iteration at which there is an evaluation, a snapshot of Caffe's, or the end."""
-        intervals = [every for every in (self._test_interval, self._snapshot) if every]
+        """The next iteration with an evaluation, a snapshot of Caffe's, a log line, or the end."""
+        logged = self.log.interval if self.log else 0
+        intervals = [every for every in (self._test_interval, self._snapshot, logged) if every]
         stops = [iteration - iteration % every + every for every in intervals]
         return min([*stops, self.max_iter])
+
+    def observe(self, row: Evaluation) -> tuple[str, str | None] | None:
+        """Receive an evaluation; return how the training ends if it ends early, else None."""
+        reason = self.early_stop.observe(row) if self.early_stop else None
+        if row.top1 is not None and row.top1 >= self.until_top1:
+            return FINISHED, None
+        return (FINISHED, reason) if reason and row.iteration < self.max_iter else None
 
 
 def train(
@@ -93,7 +114,7 @@ def train(
     before_evaluation: Callable[[], None] = lambda: None,
     after_snapshot: Callable[[], None] = lambda: None,
 ) -> tuple[str, str | None]:
-    """Train until max_iter, until_top1, divergence, or a request to stop: the main loop.
+    """Train until max_iter, an early end, divergence, or a request to stop: the main loop.
 
     As in ``Solver::Step``, an iteration begins with the evaluation and ends with the snapshot. The
     iterations between two evaluations run in chunks of :data:`CHUNK_SECONDS`.
@@ -103,6 +124,7 @@ def train(
         monitor: The monitor of this solver.
         plan: When to evaluate and when to end.
         emit: Receives each event: ("row", dict), ("progress", dict), ("note", sentence).
+            The plan's log emits its events itself.
         stop: Set to interrupt the training.
         before_evaluation: Called before each evaluation. A snapshot taken here repeats the
             evaluation when it is resumed.
@@ -123,12 +145,11 @@ def train(
                     return end
             if iteration >= plan.max_iter:
                 return FINISHED, None
-            started, recorded = time.monotonic(), len(monitor.losses)
-            monitor.step(min(chunk, plan.next_stop(iteration) - iteration))
+            started = time.monotonic()
+            losses = _step(monitor, plan, iteration, chunk)
             seconds = time.monotonic() - started
             if plan.snapshots(solver.iter):
                 after_snapshot()
-            losses = monitor.losses[recorded:]
             error = _divergence(losses, iteration, plan.iter_size)
             if error is None and abs(losses[-1] - HIDING_LOSS) < 1e-3 and _has_nan(solver.net):
                 error = "the weights became nan before iteration %d" % solver.iter
@@ -140,6 +161,16 @@ def train(
                 return INTERRUPTED, None
     except KeyboardInterrupt:
         return INTERRUPTED, None
+
+
+def _step(monitor: Monitor, plan: Plan, iteration: int, chunk: int) -> list[float]:
+    """Train a chunk, up to the plan's next stop; return the losses of its mini-batches."""
+    recorded, lr = len(monitor.losses), monitor.lr if plan.log else 0.0
+    monitor.step(min(chunk, plan.next_stop(iteration) - iteration))
+    losses = monitor.losses[recorded:]
+    if plan.log:
+        plan.log.record(iteration, lr, losses)
+    return losses
 
 
 def _evaluate_and_emit(
@@ -160,8 +191,7 @@ def _evaluate_and_emit(
     )
     if row.test_loss is None or math.isfinite(row.test_loss):
         emit("row", to_dict(monitor.observe(row)))
-        is_reached = row.top1 is not None and row.top1 >= plan.until_top1
-        return (FINISHED, None) if is_reached else None
+        return plan.observe(row)
     if row.iteration > 0:
         return DIVERGED, "the test loss became %g at iteration %d" % (row.test_loss, row.iteration)
     # Batch normalization, for example: its running averages are 0 before training.

@@ -1,14 +1,15 @@
-"""A snapshot that Caffe takes for its user, and the state of the policy beside it.
+"""A snapshot that Caffe takes for its user, and what depends on earlier rows beside it.
 
 Beside ``PREFIX_iter_N.solverstate``, the file ``PREFIX_iter_N.policystate`` keeps the state of a
-policy with memory. A trial's own snapshots (``snapshots``) need none, since they have the rows.
+policy with memory and of early stopping. A trial's own snapshots (``snapshots``) need none, since
+they have the rows.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from caffe.proto import caffe_pb2
 from google.protobuf.message import DecodeError
@@ -16,9 +17,13 @@ from google.protobuf.message import DecodeError
 from lrbench_caffe import files
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies.plateau import Memory
+from lrbench_caffe.training import patience
 from lrbench_caffe.training.files import find_file
+from lrbench_caffe.training.patience import EarlyStop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lrbench_caffe.policies import Policy
     from lrbench_caffe.training.lr_policy import CaffePolicy
 
@@ -78,8 +83,9 @@ def write_policy_state(
     policy: Policy | CaffePolicy,
     memory: Memory | None,
     losses: list[float],
+    early_stop: EarlyStop | None = None,
 ) -> None:
-    """Write the state of a policy beside a snapshot.
+    """Write the state of a policy, and of early stopping, beside a snapshot.
 
     Args:
         prefix: The snapshot_prefix of the solver.
@@ -87,11 +93,16 @@ def write_policy_state(
         policy: The policy, for which the state is valid.
         memory: Its memory.
         losses: The losses of the mini-batches since the last evaluation.
+        early_stop: What ends the training early, None if nothing does.
 
     Raises:
         OSError: The file cannot be written.
     """
-    state = json.dumps({"policy": str(policy), "memory": memory, "losses": losses})
+    content: dict[str, Any] = {"policy": str(policy), "memory": memory, "losses": losses}
+    if early_stop:
+        metric = early_stop.patience.metric
+        content["patience"] = {"metric": metric, "memory": early_stop.memory}
+    state = json.dumps(content)
     with files.open_output("%s_iter_%d.policystate" % (prefix, iteration)) as file:
         file.write(state.encode())
 
@@ -106,8 +117,7 @@ def read_policy_state(solverstate: str, policy: Policy | CaffePolicy) -> PolicyS
     Raises:
         InputError: The state is missing, damaged, or that of another policy.
     """
-    stem = solverstate[: -len(".h5")] if solverstate.endswith(".h5") else solverstate
-    stem = os.path.splitext(stem)[0]
+    stem = _stem(solverstate)
     path = stem + ".policystate"
     instead = "start from its weights with --weights %s.caffemodel" % stem
     try:
@@ -132,3 +142,42 @@ def read_policy_state(solverstate: str, policy: Policy | CaffePolicy) -> PolicyS
             % (owner, instead)
         )
     return state
+
+
+def resumed_early_stop(
+    stopping: patience.Patience, solverstate: str | None, emit: Callable[[str, Any], object]
+) -> tuple[EarlyStop, tuple[float, ...]]:
+    """Return what ends a training early, with the state that it had at a snapshot.
+
+    Args:
+        stopping: When the training ends early.
+        solverstate: The path of the snapshot, None if the training begins at iteration 0.
+        emit: Receives a "note" if the snapshot does not have a state for the metric.
+
+    Returns:
+        What ends the training early, and the losses of the mini-batches since the last evaluation.
+    """
+    if solverstate is None:
+        return EarlyStop(stopping, patience.Memory(None, 0)), ()
+    try:
+        with open(_stem(solverstate) + ".policystate") as file:
+            content = json.load(file)
+        if content["patience"]["metric"] == stopping.metric:
+            best, since = content["patience"]["memory"]
+            memory = patience.Memory(None if best is None else float(best), int(since))
+            return EarlyStop(stopping, memory), tuple(map(float, content["losses"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a snapshot of a training without patience
+    iteration = snapshot_iteration(solverstate)
+    emit(
+        "note",
+        "the snapshot %s does not have the improvements of %s before it: --patience counts from "
+        "iteration %d" % (solverstate, stopping.metric, iteration),
+    )
+    return EarlyStop(stopping, patience.Memory(None, iteration)), ()
+
+
+def _stem(solverstate: str) -> str:
+    """The path of a snapshot without .solverstate or .solverstate.h5."""
+    stem = solverstate[: -len(".h5")] if solverstate.endswith(".h5") else solverstate
+    return os.path.splitext(stem)[0]

@@ -23,16 +23,18 @@ from caffe.proto import caffe_pb2
 
 # isort: on
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.training import encoding, leveldb, solverstate
+from lrbench_caffe.training import encoding, leveldb, patience, solverstate
 from lrbench_caffe.training.device import choose_device
 from lrbench_caffe.training.files import plain_path
 from lrbench_caffe.training.job import check_measurement, describe, prepare
+from lrbench_caffe.training.log_lines import LogLines
 from lrbench_caffe.training.lr_policy import install
 from lrbench_caffe.training.measurement import add_metrics_layers
 from lrbench_caffe.training.monitor import Monitor
 from lrbench_caffe.training.pycaffe import check_pycaffe
 from lrbench_caffe.training.snapshots import Snapshots
-from lrbench_caffe.training.solver import Plan, create_solver, train
+from lrbench_caffe.training.solver import Plan, create_solver, evaluation_interval, train
+from lrbench_caffe.training.sources import iterations_per_epoch
 from lrbench_caffe.trial import DIVERGED, INTERRUPTED, Evaluation, Job, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -93,7 +95,8 @@ def run(
     Args:
         job: What to train.
         emit: Receives each event and its content: "note" (a sentence), "begin" (a Trial as a
-            dict), "progress" (a dict), "row" (an Evaluation as a dict), "end" (state and error).
+            dict), "progress" and "display" (a dict), "row" (an Evaluation as a dict), "end" (state
+            and error).
         stop: Set to interrupt the training.
         only_describe: Whether to end after "begin".
 
@@ -108,6 +111,8 @@ def run(
     check_measurement(job, policy, measurement)
     databases = leveldb.Databases(param)
     databases.try_lock()
+    interval = evaluation_interval(param, measurement)
+    stopping = patience.read(job, interval, lambda: iterations_per_epoch(param))
     policy_state = solverstate.NO_STATE
     if job.resume and policy.has_memory:
         policy_state = solverstate.read_policy_state(job.resume, policy)
@@ -115,7 +120,7 @@ def run(
     latest = snapshots.latest() if snapshots else None
     resume = latest.solverstate if latest else job.resume
     resumed_at = solverstate.snapshot_iteration(resume) if resume else None
-    trial = describe(param, policy, measurement, emit)
+    trial = describe(param, policy, measurement, stopping, emit)
     emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
     if only_describe:
         return
@@ -128,8 +133,14 @@ def run(
     solver = create_solver(param)
     if resume:
         solver.restore(plain_path(resume))
+    early_stop = None
+    if stopping:
+        early_stop, losses = solverstate.resumed_early_stop(stopping, job.resume, emit)
+        policy_state = policy_state._replace(losses=losses or policy_state.losses)
+    log = LogLines(param, interval, emit) if job.verbose else None
+    plan = Plan(param, measurement, job.until_top1, early_stop, log)
     monitor = Monitor(solver, policy, native, param.iter_size, gpu, policy_state.memory)
-    session = _Session(solver, monitor, policy, param, snapshots, resumed_at, emit)
+    session = _Session(solver, monitor, policy, plan, param, snapshots, resumed_at, emit)
     if latest:
         session.restore(latest)
     else:
@@ -137,7 +148,7 @@ def run(
     state, error = train(
         solver,
         monitor,
-        Plan(param, measurement, job.until_top1),
+        plan,
         session.emit,
         stop,
         session.before_evaluation,
@@ -158,7 +169,7 @@ class _Session:
     """A training in progress: the rows so far, and the snapshots from which it can resume.
 
     A trial of a study has snapshots of its own. Any other trial has those that its solver asks
-    for; beside them lies the state of a policy with memory.
+    for; beside them lies the state of a policy with memory and of early stopping.
     """
 
     def __init__(
@@ -166,12 +177,14 @@ class _Session:
         solver: caffe._caffe.Solver,
         monitor: Monitor,
         policy: Policy | CaffePolicy,
+        plan: Plan,
         param: caffe_pb2.SolverParameter,
         snapshots: Snapshots | None,
         resumed_at: int | None,
         emit: Callable[[str, Any], object],
     ) -> None:
         self._solver, self._monitor, self._policy, self._param = solver, monitor, policy, param
+        self._plan = plan
         self._snapshots, self._resumed_at, self._emit = snapshots, resumed_at, emit
         self._rows: list[dict[str, Any]] = []
         self._snapshot_at: int | None = None  # the iteration of the last snapshot
@@ -188,7 +201,9 @@ class _Session:
         self._monitor.losses.extend(snapshot.losses)
         self._rows.extend(snapshot.rows)
         for row in self._rows:
-            self._monitor.observe(from_dict(Evaluation, row))
+            evaluation = from_dict(Evaluation, row)
+            self._monitor.observe(evaluation)
+            self._plan.observe(evaluation)
             self._emit("row", row)
 
     def before_evaluation(self) -> None:
@@ -203,15 +218,16 @@ class _Session:
             self._take_last_snapshot()
 
     def after_snapshot(self) -> None:
-        """Write the state of a policy with memory beside the snapshot that Caffe has taken."""
+        """Write what depends on the rows so far beside the snapshot that Caffe has taken."""
         self._snapshot_at = self._solver.iter
-        if self._policy.has_memory:
+        if self._policy.has_memory or self._plan.early_stop:
             solverstate.write_policy_state(
                 encoding.to_path(self._param.snapshot_prefix),
                 self._solver.iter,
                 self._policy,
                 self._monitor.memory,
                 self._monitor.losses,
+                self._plan.early_stop,
             )
 
     def finish(self, state: str) -> None:
