@@ -3,7 +3,8 @@
 >>> from lrbench_caffe import Policy
 >>> policy = Policy.parse("SIN2(k0=0.01, k1=0.06, l=2000)")
 
-``Policy`` needs NumPy only. ``train`` needs Caffe and PostgreSQL.
+``Policy`` needs NumPy only. ``train`` needs Caffe and PostgreSQL, ``weights`` PostgreSQL, and
+``deploy_net`` Caffe.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ _MODULES = {
     "InputError": "errors",
     "TrialError": "errors",
     "train": "study.process",
+    "weights": "study.weights",
+    "deploy_net": "study.deploy",
 }
 __all__ = sorted(_MODULES)
 

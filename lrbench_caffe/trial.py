@@ -327,6 +327,9 @@ class Job:
         head: The head of the test net whose metrics are those of the trial. None: it is read from
             the net.
         test_net: The index of the test net that is measured.
+        model_folder: A folder in which the trial's best model is kept. None: it is not kept.
+        keep_best: The start of the names of two files, which also get the best model and its
+            description: PREFIX.caffemodel and PREFIX.json.
     """
 
     solver: str
@@ -346,6 +349,8 @@ class Job:
     test_interval: Optional[int] = None
     head: Optional[str] = None
     test_net: int = 0
+    model_folder: Optional[str] = None
+    keep_best: Optional[str] = None
 
 
 def to_dict(value: "DataclassInstance") -> Dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from lrbench_caffe import __version__
-from lrbench_caffe.cli import data, database, paper, reports, search, studies, training
+from lrbench_caffe.cli import data, database, models, paper, reports, search, studies, training
 from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError, counted
 
@@ -115,6 +115,7 @@ def main() -> None:
 for command in (
     training.train,
     training.demo,
+    models.weights,
     studies.study,
     search.range_command,
     search.tune,

@@ -56,6 +56,8 @@ def measurement_options(command: Command) -> Command:
     return cast("Command", _with_options(command, _HEAD, _TEST_NET))
 
 
+no_model_option = click.option("--no-model", is_flag=True, help="Do not keep the best model")
+
 format_option = click.option(
     "--format",
     type=click.Choice(FORMATS),

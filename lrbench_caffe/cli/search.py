@@ -13,6 +13,7 @@ from lrbench_caffe.cli.options import (
     evaluation_options,
     format_option,
     measurement_options,
+    no_model_option,
 )
 from lrbench_caffe.cli.output import print_remarks
 from lrbench_caffe.errors import InputError
@@ -103,12 +104,14 @@ def range_command(
     metavar="N",
     help="Iterations to spend on all trainings together [default: 20 times the solver's max_iter]",
 )
+@no_model_option
 @evaluation_options("tune")
 def tune(
     solver: str,
     functions: tuple[str, ...],
     goal: str,
     budget: int | None,
+    no_model: bool,
     name: str | None,
     data: str | None,
     head: str | None,
@@ -120,7 +123,8 @@ def tune(
     """Search for a good learning rate policy for a solver.
 
     The search starts from the database's results for this task or a similar one, else from a range
-    test. Then it trains candidates near the best policies, for more and more iterations.
+    test. Then it trains candidates near the best policies, for more and more iterations. The model
+    of the best policy's best training is kept.
     """
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import tuner
@@ -131,6 +135,7 @@ def tune(
         console.print_line(sentence, aside=True)
 
     trainer = Trainer(solver, pool.create(), "tune", name, data, dsn, head=head, test_net=test_net)
+    trainer.keeps_models = not no_model
     if budget:
         trainer.budget = budget
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
@@ -138,6 +143,8 @@ def tune(
         console.print_tables(tables.tuning(tuned))
     console.print_tables(tables.tuned(tuned), format=format)
     print_remarks(tuner.summary(tuned), format)
+    if tuned.model:
+        print_remarks(["model: " + console.model_text(tuned.model)], format)
     failures.check([tried.trial for tried in tuned.tried], _REPEAT)
 
 

@@ -13,6 +13,7 @@ from lrbench_caffe.cli.options import (
     database_option,
     format_option,
     measurement_options,
+    no_model_option,
 )
 from lrbench_caffe.errors import TrialError
 
@@ -72,6 +73,13 @@ from lrbench_caffe.errors import TrialError
     metavar="N",
     help="Level of the train net, as in caffe train",
 )
+@click.option(
+    "--keep-best",
+    metavar="PREFIX",
+    help="Also write the best evaluation's model to PREFIX.caffemodel, and its metrics to "
+    "PREFIX.json",
+)
+@no_model_option
 @click.option("--log", metavar="FILE", help="Write Caffe's own log to this file")
 @click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON")
 @format_option
@@ -79,13 +87,15 @@ from lrbench_caffe.errors import TrialError
 def train(solver: str, as_json: bool, format: str, **options: Any) -> None:
     """Train a Caffe solver prototxt and record its metrics.
 
-    Every evaluation is stored in the database when it is measured.
+    Every evaluation is stored in the database when it is measured. The model of the best one is
+    kept, and its path is printed at the end.
     """
     from lrbench_caffe.display import console, progress
     from lrbench_caffe.study import process
 
+    options["model"] = not options.pop("no_model")
     if as_json:
-        trial = process.train(solver, on_event=console.print_event, **options)
+        trial = process.train(solver, on_event=console.print_event_and_model, **options)
     else:
         with progress.TrainingDisplay(format) as display:
             trial = process.train(solver, on_event=display.on_event, **options)

@@ -2,7 +2,8 @@
 
 The job is one JSON object on standard input. Each event is one line on standard output, a JSON
 array of its kind and its content. :mod:`lrbench_caffe.study.process` starts this process and reads
-the events. With the option ``--describe``, the process ends after "begin", before it trains.
+the events. With the option ``--describe``, the process ends after "begin", before it trains. With
+``--deploy``, it emits the event "deploy" instead of training: the text of the deploy net.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from caffe.proto import caffe_pb2
 # isort: on
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.training import encoding, leveldb, solverstate
+from lrbench_caffe.training.deploy import checked, deploy_net
 from lrbench_caffe.training.device import choose_device
 from lrbench_caffe.training.files import plain_path
 from lrbench_caffe.training.job import check_measurement, describe, prepare
 from lrbench_caffe.training.lr_policy import install
 from lrbench_caffe.training.measurement import add_metrics_layers
+from lrbench_caffe.training.model import ModelKeeper
 from lrbench_caffe.training.monitor import Monitor
 from lrbench_caffe.training.pycaffe import check_pycaffe
 from lrbench_caffe.training.snapshots import Snapshots
@@ -58,7 +61,7 @@ def main() -> None:
         out.write(json.dumps([kind, content]) + "\n")
 
     try:
-        run(from_dict(Job, json.load(sys.stdin)), emit, stop, "--describe" in sys.argv[1:])
+        run(from_dict(Job, json.load(sys.stdin)), emit, stop, _option())
     except InputError as error:
         emit("input error", str(error))
     except BrokenPipeError:  # nobody reads the events any more
@@ -66,6 +69,11 @@ def main() -> None:
     except Exception as error:  # most likely from a Python layer: the log gets its traceback
         traceback.print_exc()
         emit("failure", _description(error))
+
+
+def _option() -> str | None:
+    """What this process does instead of a training, None for a training."""
+    return sys.argv[1].lstrip("-") if sys.argv[1:] else None
 
 
 def _description(error: Exception) -> str:
@@ -86,7 +94,7 @@ def run(
     job: Job,
     emit: Callable[[str, Any], object],
     stop: threading.Event,
-    only_describe: bool = False,
+    only: str | None = None,
 ) -> None:
     """Train a job.
 
@@ -95,7 +103,7 @@ def run(
         emit: Receives each event and its content: "note" (a sentence), "begin" (a Trial as a
             dict), "progress" (a dict), "row" (an Evaluation as a dict), "end" (state and error).
         stop: Set to interrupt the training.
-        only_describe: Whether to end after "begin".
+        only: "describe" to end after "begin"; "deploy" to emit the deploy net and end.
 
     Raises:
         InputError: The job cannot be trained, or not by this Caffe.
@@ -116,8 +124,9 @@ def run(
     resume = latest.solverstate if latest else job.resume
     resumed_at = solverstate.snapshot_iteration(resume) if resume else None
     trial = describe(param, policy, measurement, emit)
-    emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
-    if only_describe:
+    trial = dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)
+    emit("begin", to_dict(trial))
+    if only == "describe":
         return
     if not databases.lock(stop, emit):
         emit("end", {"state": INTERRUPTED, "error": None})
@@ -126,10 +135,14 @@ def run(
     if snapshots:
         _replace_snapshots(param, snapshots.prefix)
     solver = create_solver(param)
+    if only == "deploy":
+        emit("deploy", checked(deploy_net(param, measurement, solver, job.head)).prototxt)
+        return
     if resume:
         solver.restore(plain_path(resume))
     monitor = Monitor(solver, policy, native, param.iter_size, gpu, policy_state.memory)
-    session = _Session(solver, monitor, policy, param, snapshots, resumed_at, emit)
+    keeper = ModelKeeper(job, trial, param, measurement, solver, emit)
+    session = _Session(solver, monitor, policy, param, snapshots, keeper, resumed_at, emit)
     if latest:
         session.restore(latest)
     else:
@@ -168,11 +181,13 @@ class _Session:
         policy: Policy | CaffePolicy,
         param: caffe_pb2.SolverParameter,
         snapshots: Snapshots | None,
+        keeper: ModelKeeper,
         resumed_at: int | None,
         emit: Callable[[str, Any], object],
     ) -> None:
         self._solver, self._monitor, self._policy, self._param = solver, monitor, policy, param
         self._snapshots, self._resumed_at, self._emit = snapshots, resumed_at, emit
+        self._keeper = keeper
         self._rows: list[dict[str, Any]] = []
         self._snapshot_at: int | None = None  # the iteration of the last snapshot
 
@@ -182,11 +197,14 @@ class _Session:
             content = dict(content, resumed_at=self._resumed_at)
             self._rows.append(content)
         self._emit(kind, content)
+        if kind == "row":
+            self._keeper.on_row(content)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot; its rows are emitted again, since they may have been lost."""
         self._monitor.losses.extend(snapshot.losses)
         self._rows.extend(snapshot.rows)
+        self._keeper.restore(self._rows)
         for row in self._rows:
             self._monitor.observe(from_dict(Evaluation, row))
             self._emit("row", row)
@@ -198,7 +216,7 @@ class _Session:
         use_global_stats: false changes its weights in a test.
         """
         if self._snapshots and self._snapshots.due(self._solver):
-            self._snapshots.take(self._solver, self._rows, self._monitor.losses)
+            self._take_own_snapshot(self._snapshots)
         if self._solver.iter >= self._param.max_iter:
             self._take_last_snapshot()
 
@@ -218,9 +236,15 @@ class _Session:
         """Take the last snapshot of a training that has ended in a state."""
         solver = self._solver
         if self._snapshots and state == INTERRUPTED and self._snapshots.has_room(solver):
-            self._snapshots.take(solver, self._rows, self._monitor.losses)
+            self._take_own_snapshot(self._snapshots)
         if state != DIVERGED:
             self._take_last_snapshot()
+        self._keeper.finish(state)
+
+    def _take_own_snapshot(self, snapshots: Snapshots) -> None:
+        """Take a snapshot of the trial's own, to which the present model belongs."""
+        snapshots.take(self._solver, self._rows, self._monitor.losses)
+        self._keeper.on_snapshot()
 
     def _take_last_snapshot(self) -> None:
         """Take the snapshot after the training, unless there is one of this iteration."""
