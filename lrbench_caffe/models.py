@@ -166,11 +166,15 @@ def _read(path: str) -> dict[str, Any]:
 
 
 class ModelFolder:
-    """The folder of a trial's models, for the one process that writes it."""
+    """The folder of a trial's models, for the one process that writes it.
+
+    Attributes:
+        name: Its path, for messages.
+    """
 
     def __init__(self, path: str) -> None:
         """Open the folder, which need not exist."""
-        self._path = path
+        self._path = self.name = path
         recorded = _read(path)
         self._current: Description | None = recorded.get("model")
         self._at_snapshot: Description | None = recorded.get("at_snapshot")
@@ -180,6 +184,33 @@ class ModelFolder:
     def iteration(self) -> int | None:
         """The iteration of the model, None if there is none."""
         return self._current["iteration"] if self._current else None
+
+    @property
+    def path(self) -> str | None:
+        """The path of the weights, None if there is no model."""
+        return os.path.join(self._path, self._current["file"]) if self._current else None
+
+    @property
+    def recorded(self) -> dict[str, Description]:
+        """What is recorded beside the weights: "model" and "deploy"."""
+        return {"model": self._current or {}, "deploy": self._deploy or {}}
+
+    def take(self, weights: str, recorded: dict[str, Description]) -> None:
+        """Take the model of another folder.
+
+        Args:
+            weights: A copy of its weights.
+            recorded: Its :attr:`recorded`.
+
+        Raises:
+            OSError: The model cannot be written. The one before still counts.
+        """
+        with open(weights, "rb") as file:
+            self.put(
+                recorded["model"],
+                lambda target: shutil.copyfileobj(file, target),
+                recorded["deploy"],
+            )
 
     def put(
         self, description: Description, write_weights: WriteWeights, deploy: Description
@@ -268,9 +299,14 @@ class ModelFiles:
 
     Two files cannot change at the same moment. A description has the SHA-256 of its weights, which
     shows whether they belong together after ``kill -9``.
+
+    Attributes:
+        name: The path of the weights, for messages.
+        iteration: The iteration of the model, None if none was written.
     """
 
     def __init__(self, prefix: str) -> None:
+        self.name = prefix + ENDING
         self._weights, self._description = prefix + ENDING, prefix + ".json"
         self.iteration: int | None = None
 

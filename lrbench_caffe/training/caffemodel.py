@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import caffe
 
 _LENGTH_DELIMITED = 2  # protobuf's wire type of texts, messages and packed numbers
-_INSERTED = "Split"  # the type of the layers that Caffe adds to a net
+_INSERTED = ("Split", "Input")  # the types of the layers that Caffe adds to a net
 
 
 def write(file: IO[bytes], net: caffe.Net, name: str, layers: Sequence[Any]) -> None:
@@ -31,11 +31,16 @@ def write(file: IO[bytes], net: caffe.Net, name: str, layers: Sequence[Any]) -> 
         net: The net.
         name: Its name.
         layers: Its LayerParameters.
+
+    Raises:
+        OSError: The file cannot be written.
+        ValueError: Caffe has built other layers.
     """
     file.write(_text(caffe_pb2.NetParameter, "name", name))
-    described = [layer for layer in layers if layer.type != _INSERTED]
-    built = [layer for layer in net.layers if layer.type != _INSERTED]
-    assert len(described) == len(built), "Caffe builds each layer of a net"
+    described = [layer for layer in layers if layer.type not in _INSERTED]
+    built = [layer for layer in net.layers if layer.type not in _INSERTED]
+    if [layer.type for layer in described] != [layer.type for layer in built]:
+        raise ValueError("Caffe has built other layers than the prototxt has")
     for param, layer in zip(described, built):
         if len(layer.blobs):
             _write_layer(file, param, [np.asarray(blob.data, "<f4") for blob in layer.blobs])

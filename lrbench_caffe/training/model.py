@@ -125,19 +125,25 @@ class ModelKeeper:
         """Change what is kept in a place; report the first problem."""
         try:
             change(place)
-        except OSError as error:
-            if self._is_reported:
-                return
-            self._is_reported = True
-            where = "" if error.filename is None else ": %s" % os.path.dirname(error.filename)
-            kept = "no model is kept until one can be written"
-            if place.iteration is not None:
-                kept = "the model of iteration %d stays" % place.iteration
-            self._emit(
-                "note",
-                "the model of iteration %d cannot be kept (%s%s); the training continues, and %s"
-                % (self._solver.iter, error.strerror or error, where, kept),
+        except (OSError, ValueError) as error:
+            if not self._is_reported:
+                self._is_reported = True
+                self._emit("note", self._problem(place, error))
+
+    def _problem(self, place: ModelFolder | ModelFiles, error: OSError | ValueError) -> str:
+        """The sentence about a model that cannot be written."""
+        kept = "no model is kept until one can be written"
+        if place.iteration is not None:
+            kept = "the model of iteration %d stays" % place.iteration
+        return (
+            "the model of iteration %d cannot be kept in %s (%s): the training continues, and %s"
+            % (
+                self._solver.iter,
+                place.name,
+                getattr(error, "strerror", None) or error,
+                kept,
             )
+        )
 
     def _description(self, chosen: str, row: dict[str, Any]) -> dict[str, Any]:
         trial, setup = self._trial, self._trial.setup
