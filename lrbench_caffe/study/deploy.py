@@ -53,7 +53,8 @@ def deploy_net(solver: str | os.PathLike[str], **options: Any) -> str:
             elif kind == "failure":
                 problem = TrialError(content)
         if text is None and problem is None and not stop.requests:
-            problem = child.death()
+            reason = "a deploy net of %s cannot be made: %s" % (job.solver, child.death())
+            problem = TrialError(reason)
     if text is None:
         assert problem is not None  # only a stop prevents both, and interruptible() raises then
         raise problem

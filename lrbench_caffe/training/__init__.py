@@ -17,5 +17,7 @@ A training starts in ``worker``, which turns a job into a trial:
 * ``solver`` is the training loop, ``monitor`` the LR schedule monitor that it steps with, and
   ``evaluation`` runs the test nets;
 * ``snapshots`` and ``solverstate`` let a training resume where it was interrupted;
+* ``model`` keeps the model of the best row; ``caffemodel`` writes its weights, and ``deploy`` makes
+  the net that classifies with them;
 * ``records`` reads and writes LMDBs and mean files.
 """

@@ -192,10 +192,10 @@ def preprocessing(layer: Any) -> list[str]:
     steps = []
     if layer.type == "ImageData" and settings.get("new_height") and settings.get("new_width"):
         steps.append("resize to %dx%d" % (settings["new_height"], settings["new_width"]))
-    if settings.get("crop_size"):
-        steps.append("take the central %dx%d pixels" % ((settings["crop_size"],) * 2))
     if settings.get("mean_file"):
         steps.append("subtract the mean image %s" % encoding.readable(settings["mean_file"]))
+    if settings.get("crop_size"):
+        steps.append("take the central %dx%d pixels" % ((settings["crop_size"],) * 2))
     if settings.get("mean_value"):
         means = ", ".join("%.9g" % value for value in settings["mean_value"])
         steps.append("subtract %s from the channels" % means)
