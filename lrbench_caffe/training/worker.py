@@ -215,7 +215,7 @@ class _Session:
         As in Caffe, the last snapshot comes before the last evaluation. Batch normalization with
         use_global_stats: false changes its weights in a test.
         """
-        if self._snapshots and self._snapshots.due(self._solver):
+        if self._snapshots and self._snapshots.due(self._solver, self._rows):
             self._take_own_snapshot(self._snapshots)
         if self._solver.iter >= self._param.max_iter:
             self._take_last_snapshot()
@@ -235,7 +235,11 @@ class _Session:
     def finish(self, state: str) -> None:
         """Take the last snapshot of a training that has ended in a state."""
         solver = self._solver
-        if self._snapshots and state == INTERRUPTED and self._snapshots.has_room(solver):
+        if (
+            self._snapshots
+            and state == INTERRUPTED
+            and self._snapshots.has_room(solver, self._rows)
+        ):
             self._take_own_snapshot(self._snapshots)
         if state != DIVERGED:
             self._take_last_snapshot()
@@ -243,8 +247,8 @@ class _Session:
 
     def _take_own_snapshot(self, snapshots: Snapshots) -> None:
         """Take a snapshot of the trial's own, to which the present model belongs."""
-        snapshots.take(self._solver, self._rows, self._monitor.losses)
-        self._keeper.on_snapshot()
+        if snapshots.take(self._solver, self._rows, self._monitor.losses):
+            self._keeper.on_snapshot()
 
     def _take_last_snapshot(self) -> None:
         """Take the snapshot after the training, unless there is one of this iteration."""
