@@ -353,6 +353,14 @@ def check_prefix(prefix: str) -> str:
     return os.path.abspath(prefix)
 
 
+def existing_folder(path: str) -> str:
+    """Return the folder that exists in which a path lies, or in which it will be made."""
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
 def _written(file: IO[bytes], write_weights: WriteWeights) -> str:
     """Write weights into an open file; return their SHA-256 in hexadecimal."""
     hashing = _Hashing(file)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import shutil
 import time
 from typing import IO, TYPE_CHECKING, Any
 
 from caffe.proto import caffe_pb2
 
-from lrbench_caffe.models import BEST, LAST, ModelFiles, ModelFolder
+from lrbench_caffe.models import BEST, LAST, ModelFiles, ModelFolder, existing_folder
 from lrbench_caffe.training import caffemodel
 from lrbench_caffe.training.deploy import deploy_net
 from lrbench_caffe.training.net import layers_in_phase
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.training.measurement import Measurement
     from lrbench_caffe.trial import Job, Trial
 
+MIN_ROOM = 2  # free space for a model to be written, as a multiple of its weights
 _METRICS = ("lr", "train_loss", *SET_METRICS)
 
 
@@ -113,11 +116,19 @@ class ModelKeeper:
         started, iteration = time.monotonic(), self._solver.iter
         description = self._description(chosen, row)
         for place in self._places:
-            self._try(
-                place, lambda place: place.put(description, self._write_weights, self._deploy_net())
-            )
+            self._try(place, lambda place: self._put_into(place, description))
         self._written_at = iteration
         self._written, self._cost = time.monotonic(), time.monotonic() - started
+
+    def _put_into(self, place: ModelFolder | ModelFiles, description: dict[str, Any]) -> None:
+        """Write the present weights to a place, unless that would nearly fill the disk.
+
+        The journal of the rows may be on the same disk, and matters more.
+        """
+        weights = sum(4 * blob.count for layer in self._solver.net.layers for blob in layer.blobs)
+        if shutil.disk_usage(existing_folder(place.name)).free < MIN_ROOM * weights:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        place.put(description, self._write_weights, self._deploy_net())
 
     def _try(
         self, place: ModelFolder | ModelFiles, change: Callable[[ModelFolder | ModelFiles], None]
