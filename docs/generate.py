@@ -26,7 +26,14 @@ API = [
     (
         "Train",
         "`lrbench_caffe` has the names that most programs need.",
-        ["lrbench_caffe.train", "lrbench_caffe.InputError", "lrbench_caffe.TrialError"],
+        [
+            "lrbench_caffe.train",
+            "lrbench_caffe.weights",
+            "lrbench_caffe.deploy_net",
+            "lrbench_caffe.models.Model",
+            "lrbench_caffe.InputError",
+            "lrbench_caffe.TrialError",
+        ],
     ),
     (
         "In a notebook",
@@ -155,7 +162,7 @@ def command_line() -> str:
         "## Environment variables",
         "| variable | meaning |\n| --- | --- |\n"
         "| `LRBENCH_DSN` | the PostgreSQL database to use, as with `--dsn` |\n"
-        "| `LRBENCH_HOME` | the folder of the private database, of journals and of studies' "
+        "| `LRBENCH_HOME` | the folder of the private database, of journals, models and studies' "
         "snapshots; default `$XDG_DATA_HOME/lrbench`, else `~/.local/share/lrbench` |\n"
         "| `OPENBLAS_NUM_THREADS` | the number of BLAS threads of `lrbench train`; trainings of a "
         "study use one each |\n"

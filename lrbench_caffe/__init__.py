@@ -3,8 +3,9 @@
 >>> from lrbench_caffe import Policy
 >>> policy = Policy.parse("SIN2(k0=0.01, k1=0.06, l=2000)")
 
-``Policy`` needs NumPy only. ``train`` needs Caffe and PostgreSQL. ``trials`` returns what the
-database has as a pandas DataFrame, and ``plot`` draws policies or trials in a notebook.
+``Policy`` needs NumPy only. ``train`` needs Caffe and PostgreSQL, ``weights`` PostgreSQL, and
+``deploy_net`` Caffe. ``trials`` returns what the database has as a pandas DataFrame, and ``plot``
+draws policies or trials in a notebook.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _MODULES = {
     "train": "study.process",
     "trials": "notebook",
     "plot": "notebook",
+    "weights": "study.weights",
+    "deploy_net": "study.deploy",
 }
 __all__ = sorted(_MODULES)
 

@@ -369,6 +369,9 @@ class Job:
         patience_metric: "top1", "test_loss" or "train_loss". None: "top1".
         min_delta: The smallest improvement of patience_metric that counts. None: any does.
         verbose: Whether "display" events have the loss and the rate of single iterations.
+        model_folder: A folder in which the trial's best model is kept. None: it is not kept.
+        keep_best: The start of the names of two files, which also get the best model and its
+            description: PREFIX.caffemodel and PREFIX.json.
     """
 
     solver: str
@@ -394,6 +397,8 @@ class Job:
     patience_metric: Optional[str] = None
     min_delta: Optional[float] = None
     verbose: bool = False
+    model_folder: Optional[str] = None
+    keep_best: Optional[str] = None
 
 
 def to_dict(value: "DataclassInstance") -> Dict[str, Any]:

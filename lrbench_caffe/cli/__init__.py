@@ -22,6 +22,7 @@ from lrbench_caffe.cli import (
     data,
     database,
     explain,
+    models,
     paper,
     reports,
     search,
@@ -125,6 +126,7 @@ def main() -> None:
 for command in (
     training.train,
     training.demo,
+    models.weights,
     studies.study,
     search.range_command,
     search.tune,

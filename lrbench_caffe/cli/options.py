@@ -110,6 +110,8 @@ def stopping_options(command: Command) -> Command:
     )
 
 
+no_model_option = click.option("--no-model", is_flag=True, help="Do not keep the best model")
+
 format_option = click.option(
     "--format",
     type=click.Choice(FORMATS),

@@ -10,6 +10,7 @@ from lrbench_caffe.cli.options import (
     PoolOptions,
     database_option,
     format_option,
+    no_model_option,
     pool_options,
 )
 
@@ -40,6 +41,7 @@ from lrbench_caffe.cli.options import (
     metavar="N",
     help="Evaluate every N iterations [default: the paper's interval times S]",
 )
+@no_model_option
 @pool_options
 @click.option(
     "--from",
@@ -61,6 +63,7 @@ def reproduce(
     seeds: int | None,
     scale: float | None,
     test_interval: int | None,
+    no_model: bool,
     pool: PoolOptions,
     source: str | None,
     out: str,
@@ -87,4 +90,5 @@ def reproduce(
         pool_options=pool._asdict(),
         dsn=dsn,
         format=format,
+        model=not no_model,
     )

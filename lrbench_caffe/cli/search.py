@@ -15,6 +15,7 @@ from lrbench_caffe.cli.options import (
     evaluation_options,
     format_option,
     measurement_options,
+    no_model_option,
     stopping_options,
 )
 from lrbench_caffe.cli.output import print_remarks
@@ -106,6 +107,7 @@ def range_command(
     help="Iterations to spend on all trainings together [default: 20 times the solver's max_iter]",
 )
 @stopping_options
+@no_model_option
 @evaluation_options("tune")
 def tune(
     solver: str,
@@ -113,6 +115,7 @@ def tune(
     goal: str,
     budget: int | None,
     stopping: dict[str, Any],
+    no_model: bool,
     name: str | None,
     data: str | None,
     measured: dict[str, Any],
@@ -123,7 +126,8 @@ def tune(
     """Search for a good learning rate policy for a solver.
 
     The search starts from the database's results for this task or a similar one, else from a range
-    test. Then it trains candidates near the best policies, for more and more iterations.
+    test. Then it trains candidates near the best policies, for more and more iterations. The model
+    of the best policy's best training is kept.
     """
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import tuner
@@ -134,6 +138,7 @@ def tune(
         console.print_line(sentence, aside=True)
 
     trainer = Trainer(solver, pool.create(), "tune", name, data, dsn, stopping=stopping, **measured)
+    trainer.keeps_models = not no_model
     if budget:
         trainer.budget = budget
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
@@ -141,6 +146,8 @@ def tune(
         console.print_tables(tables.tuning(tuned))
     console.print_tables(tables.tuned(tuned), format=format)
     print_remarks(tuner.summary(tuned), format)
+    if tuned.model:
+        print_remarks(["model: " + console.model_text(tuned.model)], format)
     failures.check([tried.trial for tried in tuned.tried], _REPEAT)
 
 

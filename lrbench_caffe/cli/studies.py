@@ -14,6 +14,7 @@ from lrbench_caffe.cli.options import (
     database_option,
     format_option,
     measurement_options,
+    no_model_option,
     pool_options,
     stopping_options,
 )
@@ -63,6 +64,7 @@ def study() -> None:
     "median of the others at the same iteration",
 )
 @click.option("--retry-failed", is_flag=True, help="Train failed trials again")
+@no_model_option
 @format_option
 @database_option
 def study_run(
@@ -77,13 +79,14 @@ def study_run(
     pool: PoolOptions,
     prune: float | None,
     retry_failed: bool,
+    no_model: bool,
     dsn: str | None,
     format: str,
 ) -> None:
     """Start the study NAME, or resume it.
 
     With SOLVER, trainings are added that the study does not have yet. Without SOLVER, the study
-    resumes as it is.
+    resumes as it is. The best model of each policy is kept: `lrbench weights NAME` hands it out.
     """
     from lrbench_caffe.display import progress
     from lrbench_caffe.study import run_study
@@ -118,7 +121,7 @@ def study_run(
         jobs = []
     trainers = pool.create()
     with progress.StudyDisplay() as display:
-        run_study(name, trainers, display, jobs, dsn, prune, retry_failed)
+        run_study(name, trainers, display, jobs, dsn, prune, retry_failed, model=not no_model)
     total, waiting, failed = _print_study(name, dsn, format)
     problems = []
     if waiting:

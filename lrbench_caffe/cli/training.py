@@ -13,6 +13,7 @@ from lrbench_caffe.cli.options import (
     database_option,
     format_option,
     measurement_options,
+    no_model_option,
     stopping_options,
 )
 from lrbench_caffe.errors import TrialError
@@ -81,6 +82,13 @@ from lrbench_caffe.trial import FINISHED
     help="Print the rate and the loss of single iterations too, as Caffe logs them: every display "
     "iterations of the solver, or else five times between two evaluations",
 )
+@click.option(
+    "--keep-best",
+    metavar="PREFIX",
+    help="Also write the best evaluation's model to PREFIX.caffemodel, and its metrics to "
+    "PREFIX.json",
+)
+@no_model_option
 @click.option("--log", metavar="FILE", help="Write Caffe's own log to this file")
 @click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON")
 @format_option
@@ -95,14 +103,16 @@ def train(
 ) -> None:
     """Train a Caffe solver prototxt and record its metrics.
 
-    Every evaluation is stored in the database when it is measured.
+    Every evaluation is stored in the database when it is measured. The model of the best one is
+    kept, and its path is printed at the end.
     """
     from lrbench_caffe.display import console, progress
     from lrbench_caffe.study import process
 
     options.update(measured, **stopping)
+    options["model"] = not options.pop("no_model")
     if as_json:
-        trial = process.train(solver, on_event=console.print_event, **options)
+        trial = process.train(solver, on_event=console.print_event_and_model, **options)
     else:
         with progress.TrainingDisplay(format) as display:
             trial = process.train(solver, on_event=display.on_event, **options)

@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lrbench_caffe import models
 from lrbench_caffe.display.formats import render
 from lrbench_caffe.display.layout import parts
 from lrbench_caffe.display.printable import printable, write
 from lrbench_caffe.display.table import displayed
-from lrbench_caffe.trial import Evaluation, Trial, to_dict
+from lrbench_caffe.trial import TEST_SET, Evaluation, Trial, to_dict
 
 if TYPE_CHECKING:
     from lrbench_caffe.display.table import Table
@@ -96,6 +97,24 @@ def _print_table(table: Table) -> None:
     sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
 
 
+def model_text(model: models.Model, kept: bool = False) -> str:
+    """Return where a model is, after which iteration it was kept, and why.
+
+    Args:
+        model: The model.
+        kept: Whether the place is that in LRBENCH_HOME even if the user named another one.
+    """
+    top1, name = model.metrics["top1"], model.content["measured_on"]
+    if model.chosen == models.LAST or top1 is None:
+        reason = "the last one, because no Top-1 is measured"
+    else:
+        on_set = "" if name in (None, TEST_SET) else " on the set %s" % name
+        reason = "Top-1 %.2f %%%s" % (100 * top1, on_set)
+    copy = model.content.get("copy")
+    path = model.path if kept or copy is None else copy + models.ENDING
+    return "%s (iteration %d, %s)" % (path, model.iteration, reason)
+
+
 def print_line(line: str, aside: bool = False) -> None:
     """Print a line of text, as :func:`lrbench_caffe.display.printable.printable`.
 
@@ -109,6 +128,15 @@ def print_line(line: str, aside: bool = False) -> None:
 def plain_console(stderr: bool) -> Console:
     """Return a console that prints texts as they are: ``[b]`` and ``:x:`` are not special."""
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def print_event_and_model(kind: str, content: Any) -> None:
+    """Print an event as :func:`print_event` does, and before the "end" the model that was kept."""
+    model = models.find(content.id) if kind == "end" else None
+    if model is not None:
+        fields = {name: getattr(model, name) for name in ("path", "iteration", "chosen", "metrics")}
+        print_event("model", fields)
+    print_event(kind, content)
 
 
 def print_event(kind: str, content: Any) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lrbench_caffe import models
 from lrbench_caffe.display.bar import ProgressDisplay
-from lrbench_caffe.display.console import format_duration, print_line, print_tables
+from lrbench_caffe.display.console import format_duration, model_text, print_line, print_tables
 from lrbench_caffe.display.speed import SpeedMeter
 from lrbench_caffe.display.table import number, percent
 from lrbench_caffe.display.tables import results
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class TrainingDisplay(ProgressDisplay):
     """Shows one training: a line for each evaluation, a moving bar on a terminal, and the results.
 
-    The table of the results is printed on leaving the context.
+    The table of the results is printed on leaving the context, and where the model is.
     """
 
     def __init__(self, format: str = "table") -> None:
@@ -50,6 +51,9 @@ class TrainingDisplay(ProgressDisplay):
             print_tables(results([self._trial]), format=self._format)
             for sentence in sets_remarks([self._trial]):
                 print_line(sentence, aside=self._format != "table")
+            model = models.find(self._trial.id)
+            if model is not None:
+                print_line("model: " + model_text(model), aside=self._format != "table")
 
     def on_event(self, kind: str, content: Any) -> None:
         """Show an event of :func:`lrbench_caffe.study.process.run`."""

@@ -14,11 +14,12 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any, cast
 
-from lrbench_caffe import database, study
+from lrbench_caffe import database, models, study
 from lrbench_caffe.database import studies
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import UNFINISHED, failures, process
+from lrbench_caffe.study.kept import best_of
 from lrbench_caffe.trial import FINISHED, Job
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Trainer:
         test_interval: The solver's test_interval.
         budget: Iterations that all trainings may take together; unlimited unless set.
         reserved: Iterations of the budget that are kept for later; 0 unless set.
+        keeps_models: Whether trainings for which a model is requested keep it; True unless set.
 
     Raises:
         InputError: The solver cannot be trained, or the name is not valid.
@@ -85,6 +87,7 @@ class Trainer:
         self.dsn = dsn
         self.budget = math.inf
         self.reserved = 0
+        self.keeps_models = True
         # The setup does not depend on the policy. The solver's own schedule may be incomplete.
         self.setup = describe(dataclasses.replace(self._job, policy="FIX(k0=0.01)")).setup
         if not self.setup.has_test_net:
@@ -154,13 +157,18 @@ class Trainer:
         return min(self.max_iter, intervals * self.test_interval)
 
     def train(
-        self, requests: Sequence[tuple[str, int, int]], watchers: Sequence[Watcher] = ()
+        self,
+        requests: Sequence[tuple[str, int, int]],
+        watchers: Sequence[Watcher] = (),
+        model: bool = False,
     ) -> list[Trial]:
         """Train what the study does not have yet.
 
         Args:
             requests: The trainings: (policy's text, max_iter, seed) each.
             watchers: As for :func:`lrbench_caffe.study.run_study`.
+            model: Whether the trials keep their models, of which the study keeps the best of each
+                policy.
 
         Returns:
             The trial of each request, in the same order, with all its rows. A trial that fails is
@@ -181,13 +189,15 @@ class Trainer:
             )
             for policy, max_iter, seed in requests
         ]
-        problems = self._train_round(jobs, watchers)
+        problems = self._train_round(jobs, watchers, model and self.keeps_models)
         trials = self._load(jobs, problems)
         self._trials.update((trial.id, trial) for trial in trials)
         self._check_failures()
         return trials
 
-    def _train_round(self, jobs: Sequence[Job], watchers: Sequence[Watcher]) -> list[str]:
+    def _train_round(
+        self, jobs: Sequence[Job], watchers: Sequence[Watcher], model: bool
+    ) -> list[str]:
         """Train jobs; return why those that could not begin did not."""
         problems = []
 
@@ -206,10 +216,30 @@ class Trainer:
                     retry_failed=True,
                     watchers=[*watchers, collect_problem],
                     others=False,
+                    model=model,
                 )
             finally:
                 self._round_display = None
         return problems
+
+    def keep_only(self, policy: str, max_iter: int) -> models.Model | None:
+        """Remove the models of all trials but those of a policy, and return the one that is kept.
+
+        Args:
+            policy: The text of the policy.
+            max_iter: The length of its trainings.
+
+        Returns:
+            The model of the policy's best trial, None if it was not kept.
+        """
+        chosen = []
+        for trial_id in models.with_models(self._trials):
+            trial = self._trials[trial_id]
+            if (trial.policy, trial.setup.solver["max_iter"]) == (policy, max_iter):
+                chosen.append(trial)
+            else:
+                models.remove(trial_id)
+        return models.find(best_of(chosen).id) if chosen else None
 
     def _load(self, jobs: Sequence[Job], problems: Sequence[str]) -> list[Trial]:
         """Load the trials of jobs that have ended."""

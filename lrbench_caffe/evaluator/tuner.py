@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from lrbench_caffe.evaluator.trainer import Trainer
+    from lrbench_caffe.models import Model
     from lrbench_caffe.trial import Trial
 
 # What policies are ranked by, for each goal.
@@ -104,6 +105,7 @@ class Tuned(NamedTuple):
             far. Shorter trainings of the goal "cost" are not among them.
         cost: Iterations spent.
         budget: Iterations that could be spent.
+        model: The model of the best trial of the best policy, None if it was not kept.
     """
 
     study: str
@@ -117,6 +119,7 @@ class Tuned(NamedTuple):
     incumbents: tuple[tuple[int, str], ...]
     cost: int
     budget: float
+    model: Model | None = None
 
 
 def tune(
@@ -496,7 +499,9 @@ class _Search:
                 requests.setdefault(key, candidate)
         keys = list(requests)[: self._trainer.room(length)]
         if keys:
-            trials = self._trainer.train(keys, [StuckDetector().on_event])
+            # The result is one of these.
+            model = stage in ("full", "shorter")
+            trials = self._trainer.train(keys, [StuckDetector().on_event], model)
             for key, trial in zip(keys, trials):
                 self._record(stage, requests[key], length, key[2], trial)
         return self._leaders(length)
@@ -842,6 +847,7 @@ class _Search:
             incumbents=tuple(self._incumbents),
             cost=self._trainer.spent,
             budget=self._trainer.budget,
+            model=self._trainer.keep_only(ranked[0].policy, length),
         )
 
 

@@ -41,6 +41,7 @@ def reproduce(
     pool_options: Mapping[str, object] | None = None,
     dsn: str | None = None,
     format: str = "table",
+    model: bool = True,
 ) -> None:
     """Reproduce a table or figure of the paper: write its page and picture, and print its table.
 
@@ -61,6 +62,7 @@ def reproduce(
         dsn: The database of the study; None for the default.
         format: The format of the printed table, one of
             :data:`lrbench_caffe.display.formats.FORMATS`.
+        model: Whether the study keeps the best model of each policy.
 
     Raises:
         InputError: There is no such target, an option is given that has no effect, or something
@@ -89,7 +91,9 @@ def reproduce(
     with ProgressDisplay() as progress:
         data = prepare(target, scale, folder, data, progress)
     with StudyDisplay() as display:
-        n_waiting = train(target, scale, seeds or SEEDS, pool, display, data, dsn, test_interval)
+        n_waiting = train(
+            target, scale, seeds or SEEDS, pool, display, data, dsn, test_interval, model
+        )
     name = targets.study_name(target, scale)
     waiting = TrialError(
         "%d of the trainings could not begin: run the same command to try again" % n_waiting
@@ -170,6 +174,7 @@ def train(
     data: str,
     dsn: str | None = None,
     test_interval: int | None = None,
+    model: bool = True,
 ) -> int:
     """Train the policies of a target as a study, or resume that study.
 
@@ -182,6 +187,7 @@ def train(
         data: The folder of the dataset's LMDBs.
         dsn: The database of the study; None for the default.
         test_interval: The iterations between two evaluations; None for the paper's at the scale.
+        model: Whether the study keeps the best model of each policy.
 
     Returns:
         The number of trainings that could not begin.
@@ -207,7 +213,7 @@ def train(
     if scale != 1:
         command += " --scale %.10g" % scale
     with study.claimed_study(name, display.note, dsn, command=command) as claimed:
-        claimed.train(pool, display, jobs)
+        claimed.train(pool, display, jobs, model=model)
     with database.Store(dsn) as store:
         return sum(entry.state is None for entry in database.studies.jobs(store, name))
 

@@ -42,7 +42,7 @@ class StartError(TrialError):
 
 @contextlib.contextmanager
 def child_process(
-    job: Job, threads: int | None, log: str | None, only_describe: bool = False
+    job: Job, threads: int | None, log: str | None, only: str | None = None
 ) -> Iterator[Child]:
     """Train a job in a child process, which ends with the block at the latest.
 
@@ -52,7 +52,8 @@ def child_process(
         job: The job to train.
         threads: The number of BLAS threads (None: left to the environment).
         log: The file for Caffe's log (None: it is not kept).
-        only_describe: Whether the process ends after the event "begin", before it trains.
+        only: What the process does instead of a training: "describe" or "deploy", see
+            :mod:`lrbench_caffe.training.worker`.
 
     Yields:
         The Child.
@@ -62,7 +63,7 @@ def child_process(
         StartError: The system cannot start the process now.
     """
     with contextlib.ExitStack() as stack:
-        child = _start(job, threads, log, stack, only_describe)
+        child = _start(job, threads, log, stack, only)
         stack.callback(child.end)
         yield child
 
@@ -72,14 +73,14 @@ def _start(
     threads: int | None,
     log: str | None,
     stack: contextlib.ExitStack,
-    only_describe: bool,
+    only: str | None,
 ) -> Child:
     """Start a child; its temporary folder and its log close with the stack."""
     try:
         folder = tempfile.mkdtemp(prefix="lrbench-")
         stack.callback(_remove_folder, folder)
         file = stack.enter_context(_open_log(log, folder))
-        return Child(job, _environment(folder, threads), file, only_describe)
+        return Child(job, _environment(folder, threads), file, only)
     except OSError as error:
         raise _start_error(error) from None
 
@@ -104,7 +105,7 @@ class Child:
     """The process of one training, and its log."""
 
     def __init__(
-        self, job: Job, environment: dict[str, str], log: BinaryIO, only_describe: bool = False
+        self, job: Job, environment: dict[str, str], log: BinaryIO, only: str | None = None
     ) -> None:
         """Start the process.
 
@@ -112,9 +113,9 @@ class Child:
             job: The job to train.
             environment: The process's environment variables.
             log: The open file that receives Caffe's log.
-            only_describe: Whether the process ends after the event "begin".
+            only: What the process does instead of a training.
         """
-        options = ["--describe"] if only_describe else []
+        options = ["--" + only] if only else []
         self._log = log
         self._output_ended = False
         # A session of its own keeps Ctrl-C away from the process: only Stop interrupts it. SIGINT

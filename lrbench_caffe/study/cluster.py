@@ -3,8 +3,8 @@
 A worker trains a job in a child process, see :mod:`lrbench_caffe.study.worker`. It needs this
 program, the data and the folder of the snapshots at the same paths as here. It needs neither a
 database nor psycopg2: it sends events through the scheduler to the program that runs the study,
-which records them. If a worker dies, Dask gives its trial to another worker, which resumes from the
-last snapshot.
+which records them. A worker with other files sends its models in the same way. If a worker dies,
+Dask gives its trial to another worker, which resumes from the last snapshot.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ except ImportError:  # its name before Python 3.8
 from distributed import Client, LocalCluster, Queue, Variable
 
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study import worker
+from lrbench_caffe.study import transfer, worker
 from lrbench_caffe.study.cores import usable_cores
 from lrbench_caffe.study.events import EventReader, ended_early
 from lrbench_caffe.study.interfaces import Pool
@@ -99,7 +99,7 @@ class Cluster(Pool):
                     % (self._address, error)
                 ) from None
             try:
-                _Trainings(client, self._gpus, jobs, stop, on_event).run()
+                _Trainings(client, self._gpus, jobs, stop, on_event).run_with_models()
             except (OSError, distributed.TimeoutError) as error:
                 # A client that is closed while it tries to reconnect would log a traceback.
                 logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
@@ -178,6 +178,17 @@ class _Trainings:
         # Why an execution of a job could not begin, after another one had begun.
         self._problems: dict[str, str] = {}
 
+    def run_with_models(self) -> None:
+        """Train the jobs until all have ended; receive their models from workers elsewhere."""
+        with transfer.Receiver(self._jobs.values(), self._channel) as self._models:
+            self.run()
+
+    def _receive_model(self, job_id: str, part: Any) -> None:
+        """Receive a part of a model, which comes before the end of its training."""
+        problem = self._models.receive(self._jobs[job_id], part)
+        if problem is not None:
+            self._on_event(self._jobs[job_id], "note", problem)
+
     def run(self) -> None:
         """Train the jobs until all have ended."""
         self._send_orders()
@@ -226,7 +237,9 @@ class _Trainings:
         if kind == "end" and verdict and ended_early(content["state"], content["error"]):
             # The worker did not have the verdict yet.
             content = dict(content, state=verdict[0], error=verdict[1])
-        if kind != "done":
+        if kind == "model":
+            self._receive_model(job_id, content)
+        elif kind != "done":
             content = execution.reader.read(kind, content)
             verdict = self._on_event(self._jobs[job_id], kind, content)
             if verdict:

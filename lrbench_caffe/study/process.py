@@ -5,13 +5,16 @@ Caffe aborts its process when a check fails. In a process of its own that ends t
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import signal
 import sys
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
+from lrbench_caffe import models
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study.child import child_process
 from lrbench_caffe.study.events import EventReader, ended_early, first_verdict
@@ -34,9 +37,12 @@ def train(
     on_event: OnEvent = lambda kind, content: None,
     threads: int | None = None,
     log: str | None = None,
+    model: bool = True,
     **options: Any,
 ) -> Trial:
     """Train a solver prototxt under a learning rate policy, and record the trial in the database.
+
+    The model of its best row is kept; :func:`lrbench_caffe.weights` finds it.
 
     Args:
         solver: The path of a solver prototxt.
@@ -47,6 +53,8 @@ def train(
             may return a verdict that ends the training.
         threads: The number of BLAS threads (None: left to the environment).
         log: The file for Caffe's log (None: it is not kept).
+        model: Whether the model of the best row is kept below LRBENCH_HOME. With ``keep_best``, the
+            start of the names of two files, it is written there, too.
         **options: The other fields of :class:`lrbench_caffe.trial.Job`, such as ``seed=1`` or
             ``data="data"``.
 
@@ -70,7 +78,7 @@ def train(
         name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)
     }
     options.update(paths, policy=None if policy is None else str(policy))
-    job = Job(os.fspath(solver), **options)
+    job = _keeping_model(Job(os.fspath(solver), **options), model)
 
     def note(message: str) -> None:
         on_event("note", message)
@@ -87,6 +95,18 @@ def train(
     return trial
 
 
+def _keeping_model(job: Job, model: bool) -> Job:
+    """The job with the places for its best model, which are below its id."""
+    if job.keep_best is not None:
+        if not model:
+            raise InputError(
+                "give --keep-best or --no-model, not both: one keeps the best model, the other none"
+            )
+        job = dataclasses.replace(job, keep_best=models.check_prefix(job.keep_best))
+    trial = job.id or str(uuid.uuid4())
+    return dataclasses.replace(job, id=trial, model_folder=models.folder(trial) if model else None)
+
+
 def describe(job: Job) -> Trial:
     """Return the Trial that a job would start, without training or recording anything.
 
@@ -101,10 +121,10 @@ def describe(job: Job) -> Trial:
         TrialError: Caffe failed before the training could begin.
         KeyboardInterrupt: After Ctrl-C.
     """
-    _check_caffe()
+    check_caffe()
     reader = EventReader()
     with interruptible() as stop, child_process(
-        job, threads=1, log=None, only_describe=True
+        job, threads=1, log=None, only="describe"
     ) as child, stop.reaching(child):
         _, problem, _ = _forward_events(child, reader, lambda kind, content: None)
         if not (reader.trial or problem or stop.requests):
@@ -139,7 +159,7 @@ def run(
         InputError: The job cannot be trained.
         TrialError: The training failed. If it had begun, its "end" was emitted first.
     """
-    _check_caffe()
+    check_caffe()
     reader = EventReader()
     with child_process(job, threads, log) as child, stop.reaching(child):
         end, problem, verdict = _forward_events(child, reader, on_event)
@@ -157,7 +177,7 @@ def run(
     return trial
 
 
-def _check_caffe() -> None:
+def check_caffe() -> None:
     """Raise InputError if this Python cannot import Caffe."""
     if importlib.util.find_spec("caffe") is None:
         raise InputError(

@@ -14,12 +14,13 @@ import shutil
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from lrbench_caffe import database
+from lrbench_caffe import database, models
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paths import home
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.study.events import first_verdict
+from lrbench_caffe.study.kept import BestOfPolicies
 from lrbench_caffe.study.pruning import Pruner
 from lrbench_caffe.study.stop import interruptible
 from lrbench_caffe.training import patience
@@ -77,11 +78,12 @@ def run_study(
     retry_failed: bool = False,
     watchers: Sequence[OnJobEvent] = (),
     others: bool = True,
+    model: bool = True,
 ) -> None:
     """Start a study or resume it.
 
     Trials that have ended are not trained again. Interrupted trials resume from their last
-    snapshot, or start again if they have none.
+    snapshot, or start again if they have none. The model of the best trial of each policy is kept.
 
     Args:
         name: The name of the study.
@@ -96,6 +98,7 @@ def run_study(
         watchers: Functions that also receive all events and may return verdicts, see
             :mod:`lrbench_caffe.study.events`.
         others: Whether to train the study's other unfinished trials beside those of jobs.
+        model: Whether the trials keep their models.
 
     Raises:
         InputError: The study does not exist, another program runs it, a job cannot be trained, or
@@ -105,7 +108,7 @@ def run_study(
     """
     jobs = [checked_job(job) for job in jobs]
     with claimed_study(name, display.note, dsn, create=bool(jobs)) as study:
-        study.train(pool, display, jobs, prune, retry_failed, watchers, others)
+        study.train(pool, display, jobs, prune, retry_failed, watchers, others, model)
 
 
 @contextlib.contextmanager
@@ -167,6 +170,7 @@ class ClaimedStudy:
         retry_failed: bool = False,
         watchers: Sequence[OnJobEvent] = (),
         others: bool = True,
+        model: bool = True,
     ) -> None:
         """Train a round of trials, see :func:`run_study`.
 
@@ -178,6 +182,7 @@ class ClaimedStudy:
             retry_failed: As for run_study.
             watchers: As for run_study.
             others: As for run_study.
+            model: As for run_study.
 
         Raises:
             InputError: The study has no trials, or the database or the pool cannot be used.
@@ -190,12 +195,12 @@ class ClaimedStudy:
             with database.Store(self._dsn) as store:
                 studies.add(store, self._name, jobs)
                 entries = studies.jobs(store, self._name)
-                watchers = [_remove_snapshots, *watchers]
+                watchers = [_remove_snapshots, self._kept_models(store, entries), *watchers]
                 if prune is not None:
                     ended = [entry.job.id for entry in entries if entry.state not in trainable]
                     watchers.append(Pruner(prune, studies.reached(store, ended)).on_event)
             pending = [
-                _in_folder(entry.job, self._folder)
+                _in_folder(entry.job, self._folder, model)
                 for entry in entries
                 if entry.state in trainable
                 and (others or dataclasses.replace(entry.job, id=None) in jobs)
@@ -203,6 +208,14 @@ class ClaimedStudy:
             attempts = {entry.job.id: entry.attempts for entry in entries}
             _train(pending, attempts, pool, self._stop, recorder, watchers, display)
         self._check_stop()
+
+    def _kept_models(
+        self, store: database.Store, entries: Sequence[studies.StudyJob]
+    ) -> OnJobEvent:
+        """The watcher that removes models, which begins with those of trials that have ended."""
+        ids = models.with_models(str(entry.job.id) for entry in entries)
+        trials = store.trials(study=self._name, best_only=True) if ids else []
+        return BestOfPolicies(trial for trial in trials if trial.id in ids).on_event
 
     def _check_stop(self) -> None:
         """End the rounds after a request to stop."""
@@ -253,10 +266,14 @@ def _remove_snapshots(job: Job, kind: str, content: Any) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def _in_folder(job: Job, study_folder: str) -> Job:
-    """The job with the folder for its snapshots."""
+def _in_folder(job: Job, study_folder: str, model: bool) -> Job:
+    """The job with the folders for its snapshots and, if it keeps them, for its models."""
     assert job.id is not None, "each job of a study has a trial id"
-    return dataclasses.replace(job, folder=os.path.join(study_folder, job.id))
+    return dataclasses.replace(
+        job,
+        folder=os.path.join(study_folder, job.id),
+        model_folder=models.folder(job.id) if model else None,
+    )
 
 
 def checked_study_name(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import distributed
 from distributed import Queue, Variable
 
-from lrbench_caffe.study import pooled
+from lrbench_caffe.study import pooled, transfer
 from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
@@ -49,6 +49,8 @@ def train_job(job: Job, channel: str) -> None:
     with _Orders(Variable(channel, client=client), stop) as orders:
 
         def on_event(kind: str, content: Any) -> Verdict | None:
+            if kind == "end":
+                transfer.send(job, channel, lambda part: sender.send("model", part))
             sender.on_event(kind, content)
             return orders.verdict(job.id)
 

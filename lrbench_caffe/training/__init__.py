@@ -19,5 +19,7 @@ A training starts in ``worker``, which turns a job into a trial:
   ``evaluation`` runs the test nets, ``patience`` ends a training that has stopped improving, and
   ``log_lines`` has the values of Caffe's log;
 * ``snapshots`` and ``solverstate`` let a training resume where it was interrupted;
+* ``model`` keeps the model of the best row; ``caffemodel`` writes its weights, and ``deploy`` makes
+  the net that classifies with them;
 * ``records`` reads and writes LMDBs and mean files.
 """

@@ -63,28 +63,36 @@ class Snapshots:
             return Snapshot(state["solverstate"], state["rows"], state["losses"])
         return None
 
-    def due(self, solver: caffe._caffe.Solver) -> bool:
+    def due(self, solver: caffe._caffe.Solver, rows: list[dict[str, Any]]) -> bool:
         """Whether a snapshot now keeps to its share of the time, and the disk has room for it."""
         elapsed = time.monotonic() - self._taken
-        return elapsed >= self._cost / MAX_SHARE and self.has_room(solver)
+        return elapsed >= self._cost / MAX_SHARE and self.has_room(solver, rows)
 
-    def has_room(self, solver: caffe._caffe.Solver) -> bool:
-        """Whether the disk has room for a snapshot.
+    def has_room(self, solver: caffe._caffe.Solver, rows: list[dict[str, Any]]) -> bool:
+        """Whether the disk has room for a snapshot with these rows, and for as many rows again.
 
-        Caffe aborts on a full disk; it is better to train on without a snapshot.
+        Caffe aborts on a full disk; it is better to train on without a snapshot. The rows that
+        follow need room too, because the journal may be on the same disk.
         """
         weights = sum(4 * blob.count for layer in solver.net.layers for blob in layer.blobs)
-        return shutil.disk_usage(self._folder).free > MAX_COPIES * weights
+        return shutil.disk_usage(self._folder).free > MAX_COPIES * weights + 2 * len(
+            json.dumps(rows)
+        )
 
     def take(
         self, solver: caffe._caffe.Solver, rows: list[dict[str, Any]], losses: list[float]
-    ) -> None:
+    ) -> bool:
         """Take a snapshot, which replaces the previous one once it is completely on the disk.
+
+        If the disk has no room for it, the previous one remains.
 
         Args:
             solver: The Caffe solver, whose snapshot_prefix is that of this object.
             rows: The rows so far, as dicts.
             losses: The losses of the mini-batches since the last row.
+
+        Returns:
+            Whether the snapshot was taken.
         """
         started = time.monotonic()
         solver.snapshot()
@@ -95,14 +103,29 @@ class Snapshots:
             "rows": rows,
             "losses": losses,
         }
-        for part in (name + ".caffemodel", name + ".solverstate", "."):
-            _sync(self._path(part))
-        with files.open_output(self._path(_STATE)) as file:
-            file.write(json.dumps(state).encode())
-        for other in os.listdir(self._folder):
-            if other.startswith("snapshot_iter_") and not other.startswith(name + "."):
-                os.remove(self._path(other))
+        is_taken = self._record(name, state)
+        latest = self.latest()
+        self._remove_all_but(latest and os.path.basename(latest.solverstate))
         self._taken, self._cost = time.monotonic(), time.monotonic() - started
+        return is_taken
+
+    def _record(self, name: str, state: dict[str, Any]) -> bool:
+        """Make a snapshot of Caffe's the newest one; return whether the disk has room for that."""
+        try:
+            for part in (name + ".caffemodel", name + ".solverstate", "."):
+                _sync(self._path(part))
+            with files.open_output(self._path(_STATE)) as file:
+                file.write(json.dumps(state).encode())
+        except OSError:
+            return False
+        return True
+
+    def _remove_all_but(self, solverstate: str | None) -> None:
+        """Remove the files of all snapshots but the one with this .solverstate."""
+        stem = os.path.splitext(solverstate)[0] if solverstate else None
+        for name in os.listdir(self._folder):
+            if name.startswith("snapshot_iter_") and os.path.splitext(name)[0] != stem:
+                os.remove(self._path(name))
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, name)

@@ -2,7 +2,8 @@
 
 The job is one JSON object on standard input. Each event is one line on standard output, a JSON
 array of its kind and its content. :mod:`lrbench_caffe.study.process` starts this process and reads
-the events. With the option ``--describe``, the process ends after "begin", before it trains.
+the events. With the option ``--describe``, the process ends after "begin", before it trains. With
+``--deploy``, it emits the event "deploy" instead of training: the text of the deploy net.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from caffe.proto import caffe_pb2
 # isort: on
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.training import encoding, leveldb, patience, solverstate
+from lrbench_caffe.training.deploy import checked, deploy_net
 from lrbench_caffe.training.device import choose_device
 from lrbench_caffe.training.files import plain_path
 from lrbench_caffe.training.job import check_measurement, describe, prepare
 from lrbench_caffe.training.log_lines import LogLines
 from lrbench_caffe.training.lr_policy import install
 from lrbench_caffe.training.measurement import add_metrics_layers
+from lrbench_caffe.training.model import ModelKeeper
 from lrbench_caffe.training.monitor import Monitor
 from lrbench_caffe.training.pycaffe import check_pycaffe
 from lrbench_caffe.training.snapshots import Snapshots
@@ -60,7 +63,7 @@ def main() -> None:
         out.write(json.dumps([kind, content]) + "\n")
 
     try:
-        run(from_dict(Job, json.load(sys.stdin)), emit, stop, "--describe" in sys.argv[1:])
+        run(from_dict(Job, json.load(sys.stdin)), emit, stop, _option())
     except InputError as error:
         emit("input error", str(error))
     except BrokenPipeError:  # nobody reads the events any more
@@ -68,6 +71,11 @@ def main() -> None:
     except Exception as error:  # most likely from a Python layer: the log gets its traceback
         traceback.print_exc()
         emit("failure", _description(error))
+
+
+def _option() -> str | None:
+    """What this process does instead of a training, None for a training."""
+    return sys.argv[1].lstrip("-") if sys.argv[1:] else None
 
 
 def _description(error: Exception) -> str:
@@ -88,7 +96,7 @@ def run(
     job: Job,
     emit: Callable[[str, Any], object],
     stop: threading.Event,
-    only_describe: bool = False,
+    only: str | None = None,
 ) -> None:
     """Train a job.
 
@@ -98,7 +106,7 @@ def run(
             dict), "progress" and "display" (a dict), "row" (an Evaluation as a dict), "end" (state
             and error).
         stop: Set to interrupt the training.
-        only_describe: Whether to end after "begin".
+        only: "describe" to end after "begin"; "deploy" to emit the deploy net and end.
 
     Raises:
         InputError: The job cannot be trained, or not by this Caffe.
@@ -121,8 +129,9 @@ def run(
     resume = latest.solverstate if latest else job.resume
     resumed_at = solverstate.snapshot_iteration(resume) if resume else None
     trial = describe(param, policy, measurement, stopping, emit)
-    emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
-    if only_describe:
+    trial = dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)
+    emit("begin", to_dict(trial))
+    if only == "describe":
         return
     if not databases.lock(stop, emit):
         emit("end", {"state": INTERRUPTED, "error": None})
@@ -131,6 +140,9 @@ def run(
     if snapshots:
         _replace_snapshots(param, snapshots.prefix)
     solver = create_solver(param)
+    if only == "deploy":
+        emit("deploy", checked(deploy_net(param, measurement, solver, job.head)).prototxt)
+        return
     if resume:
         solver.restore(plain_path(resume))
     early_stop = None
@@ -140,7 +152,8 @@ def run(
     log = LogLines(param, interval, emit) if job.verbose else None
     plan = Plan(param, measurement, job.until_top1, early_stop, log)
     monitor = Monitor(solver, policy, native, param.iter_size, gpu, policy_state.memory)
-    session = _Session(solver, monitor, policy, plan, param, snapshots, resumed_at, emit)
+    keeper = ModelKeeper(job, trial, param, measurement, solver, emit)
+    session = _Session(solver, monitor, policy, plan, param, snapshots, keeper, resumed_at, emit)
     if latest:
         session.restore(latest)
     else:
@@ -180,12 +193,14 @@ class _Session:
         plan: Plan,
         param: caffe_pb2.SolverParameter,
         snapshots: Snapshots | None,
+        keeper: ModelKeeper,
         resumed_at: int | None,
         emit: Callable[[str, Any], object],
     ) -> None:
         self._solver, self._monitor, self._policy, self._param = solver, monitor, policy, param
         self._plan = plan
         self._snapshots, self._resumed_at, self._emit = snapshots, resumed_at, emit
+        self._keeper = keeper
         self._rows: list[dict[str, Any]] = []
         self._snapshot_at: int | None = None  # the iteration of the last snapshot
 
@@ -195,11 +210,14 @@ class _Session:
             content = dict(content, resumed_at=self._resumed_at)
             self._rows.append(content)
         self._emit(kind, content)
+        if kind == "row":
+            self._keeper.on_row(content)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot; its rows are emitted again, since they may have been lost."""
         self._monitor.losses.extend(snapshot.losses)
         self._rows.extend(snapshot.rows)
+        self._keeper.restore(self._rows)
         for row in self._rows:
             evaluation = from_dict(Evaluation, row)
             self._monitor.observe(evaluation)
@@ -212,8 +230,8 @@ class _Session:
         As in Caffe, the last snapshot comes before the last evaluation. Batch normalization with
         use_global_stats: false changes its weights in a test.
         """
-        if self._snapshots and self._snapshots.due(self._solver):
-            self._snapshots.take(self._solver, self._rows, self._monitor.losses)
+        if self._snapshots and self._snapshots.due(self._solver, self._rows):
+            self._take_own_snapshot(self._snapshots)
         if self._solver.iter >= self._param.max_iter:
             self._take_last_snapshot()
 
@@ -233,10 +251,20 @@ class _Session:
     def finish(self, state: str) -> None:
         """Take the last snapshot of a training that has ended in a state."""
         solver = self._solver
-        if self._snapshots and state == INTERRUPTED and self._snapshots.has_room(solver):
-            self._snapshots.take(solver, self._rows, self._monitor.losses)
+        if (
+            self._snapshots
+            and state == INTERRUPTED
+            and self._snapshots.has_room(solver, self._rows)
+        ):
+            self._take_own_snapshot(self._snapshots)
         if state != DIVERGED:
             self._take_last_snapshot()
+        self._keeper.finish(state)
+
+    def _take_own_snapshot(self, snapshots: Snapshots) -> None:
+        """Take a snapshot of the trial's own, to which the present model belongs."""
+        if snapshots.take(self._solver, self._rows, self._monitor.losses):
+            self._keeper.on_snapshot()
 
     def _take_last_snapshot(self) -> None:
         """Take the snapshot after the training, unless there is one of this iteration."""
