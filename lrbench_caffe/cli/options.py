@@ -64,6 +64,38 @@ format_option = click.option(
     help="Output format of tables",
 )
 
+
+def view_options(command: Command) -> Command:
+    """Add the options that choose what of a table is printed; the command gets it as ``view``."""
+
+    @functools.wraps(command)
+    def with_view(columns: str | None, sort: str | None, limit: int | None, **options: Any) -> Any:
+        from lrbench_caffe.display.view import View
+
+        names = [name.strip() for name in columns.split(",")] if columns else []
+        return command(view=View(tuple(filter(None, names)), sort, limit), **options)
+
+    return cast(
+        "Command",
+        _with_options(
+            with_view,
+            click.option(
+                "--columns",
+                metavar="NAMES",
+                help="Columns to print, e.g. policy,top1,ld [default: those that have room]",
+            ),
+            click.option(
+                "--sort",
+                metavar="COLUMN",
+                help="Column to sort by, the smallest value first; -COLUMN: the largest first",
+            ),
+            click.option(
+                "--limit", type=click.IntRange(1), metavar="N", help="Print at most N rows"
+            ),
+        ),
+    )
+
+
 ranking_option = click.option(
     "--by",
     metavar="METRICS",

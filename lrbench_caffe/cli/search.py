@@ -122,6 +122,7 @@ def tune(
     The search starts from the database's results for this task or a similar one, else from a range
     test. Then it trains candidates near the best policies, for more and more iterations.
     """
+    from lrbench_caffe import ranking
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import tuner
     from lrbench_caffe.evaluator.trainer import Trainer
@@ -136,7 +137,8 @@ def tune(
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
     if format == "table":
         console.print_tables(tables.tuning(tuned))
-    console.print_tables(tables.tuned(tuned), format=format)
+    metrics = ranking.parse_criterion(tuner.GOALS[goal]).weights
+    console.print_tables(tables.tuned(tuned, metrics), format=format)
     print_remarks(tuner.summary(tuned), format)
     failures.check([tried.trial for tried in tuned.tried], _REPEAT)
 

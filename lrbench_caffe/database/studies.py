@@ -8,12 +8,13 @@ database for as long as its connection lives. Other programs ask it to stop thro
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import socket
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence
 
 from psycopg2.extras import Json, execute_values
 
@@ -58,6 +59,18 @@ _INITIAL_INFORMATION = """
         WHEN COALESCE(beginning, '{}') - 'command' = '{}'
         THEN COALESCE(beginning, '{}') || %(content)s::jsonb ELSE beginning END
     WHERE name = %(name)s RETURNING beginning"""
+
+_ADD_REASONS = """
+    UPDATE study SET beginning = COALESCE(beginning, '{}') || jsonb_build_object(
+        'reasons', COALESCE(beginning -> 'reasons', '{}') || %s::jsonb)
+    WHERE name = %s"""
+
+_REASONS = """
+    SELECT trial_id::text, reason ->> 0 AS stage, reason ->> 1 AS why
+    FROM study JOIN study_trial ON study_id = study.id,
+        LATERAL (SELECT beginning -> 'reasons' -> jsonb_build_array(
+            job -> 'policy', job -> 'max_iter', job -> 'seed')::text AS reason) AS recorded
+    WHERE name = %s AND reason IS NOT NULL"""
 
 _JOBS = """
     SELECT trial_id::text, job, COALESCE(attempt, 0) AS attempts, state
@@ -200,6 +213,37 @@ def initial_information(store: Store, name: str, content: object) -> Any:
         return cursor.fetchone().beginning
 
     return store.transaction(update)
+
+
+def add_reasons(
+    store: Store, name: str, reasons: Mapping[tuple[str, int, int], tuple[str, str]]
+) -> None:
+    """Record why an evaluation trains what it trains.
+
+    Args:
+        store: The database.
+        name: The name of an existing study.
+        reasons: By (policy's text, max_iter, seed) of a training, the stage of the evaluation and
+            the reason in it.
+    """
+
+    def update(cursor: Any) -> None:
+        # The keys have PostgreSQL's own text of a JSON array, by which they are looked up.
+        cursor.execute(
+            "SELECT key::jsonb::text AS key FROM unnest(%s) WITH ORDINALITY AS keys (key, place)"
+            " ORDER BY place",
+            [[json.dumps(training) for training in reasons]],
+        )
+        keys = [line.key for line in cursor.fetchall()]
+        cursor.execute(_ADD_REASONS, [Json(dict(zip(keys, reasons.values()))), name])
+
+    store.transaction(update)
+
+
+def reasons(store: Store, name: str) -> dict[str, tuple[str, str]]:
+    """Return (stage, reason) of the trials of a study by their ids, where they were recorded."""
+    lines = store.select(_REASONS, [name])
+    return {line.trial_id: (line.stage, line.why) for line in lines}
 
 
 def jobs(store: Store, name: str) -> list[StudyJob]:

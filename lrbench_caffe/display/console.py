@@ -15,16 +15,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lrbench_caffe.display.formats import render
-from lrbench_caffe.display.layout import parts
+from lrbench_caffe.display.layout import BORDERS, GAP, fitted, unlimited, wrapped
 from lrbench_caffe.display.printable import printable, write
-from lrbench_caffe.display.table import displayed
+from lrbench_caffe.display.view import ALL, view
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
 if TYPE_CHECKING:
+    from lrbench_caffe.display.layout import Layout
     from lrbench_caffe.display.table import Table
-
-WIDE = 110  # columns of a terminal from which on tables are padded
-FILE_WIDTH = 200  # largest number of columns of a table in a file or a pipe
+    from lrbench_caffe.display.view import View
 
 
 def format_duration(seconds: float) -> str:
@@ -42,57 +41,88 @@ def format_duration(seconds: float) -> str:
     return "%d:%02d" % (rest // 60, rest % 60)
 
 
-def print_tables(*tables: Table, format: str = "table") -> None:
+def print_tables(
+    *tables: Table, format: str = "table", wanted: View = ALL, choosable: bool = False
+) -> None:
     """Print tables to standard output.
+
+    On a terminal that is too narrow, the format "table" leaves out the least important columns,
+    and a line names them. In a file or a pipe it has all columns.
 
     Args:
         *tables: The tables. Formats other than "table" need tables with the same columns.
-        format: One of :data:`lrbench_caffe.display.formats.FORMATS`. Tables in the format "table"
-            have no padding where it would not fit, and several parts where even that is too wide.
-            They have up to FILE_WIDTH columns in a file or a pipe.
+        format: One of :data:`lrbench_caffe.display.formats.FORMATS`.
+        wanted: The columns and rows to print.
+        choosable: Whether the command has the option --columns.
+
+    Raises:
+        InputError: A table does not have a column of the view.
     """
+    viewed = view(tables, wanted, format)
     if format != "table":
-        write(render(tables, format))
+        write(render(viewed, format))
         return
-    for table in tables:
-        _print_table(table)
-
-
-def _rich_table(table: Table) -> RichTable:
-    columns, rows = displayed(table)
-    rich_table = RichTable(
-        title=Text(printable(table.title)) if table.title else None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for column in columns:
-        rich_table.add_column(
-            Text(printable(column.title or "")),
-            justify="right" if column.right else "left",
-            no_wrap=column.right,
-            overflow="fold",
+    console = Console()
+    if not console.is_terminal:
+        for table in viewed:
+            _write_whole(table)
+        return
+    left_out: dict[str, None] = {}
+    for table in viewed:
+        layout = fitted(table, console.width)
+        _print_layout(console, table.title, layout)
+        left_out.update(dict.fromkeys(column.key for column in layout.left_out))
+    if left_out:
+        print_line(
+            "no room for %s: %suse a wider window, or --format csv"
+            % (", ".join(left_out), "choose columns with --columns, " if choosable else "")
         )
-    for row in rows:
-        rich_table.add_row(*(Text(printable(text)) for text in row))
+
+
+def _write_whole(table: Table) -> None:
+    """Write a table with a line for each row, however long it is."""
+    layout = unlimited(table)
+    width = sum(layout.widths) + layout.gap * len(layout.widths) + len(table.title or "") + BORDERS
+    console = Console(width=width)
+    with console.capture() as capture:
+        _print_layout(console, table.title, layout)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+
+
+def _print_layout(console: Console, title: str | None, layout: Layout) -> None:
+    if title:
+        console.print(Text(printable(title), style="italic"), soft_wrap=True)
+    if not layout.fits:
+        _print_records(console, layout)
+    elif layout.columns:
+        console.print(_rich_table(layout))
+
+
+def _rich_table(layout: Layout) -> RichTable:
+    rich_table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    rich_table.padding = (0, 1) if layout.gap == GAP else (0, 1, 0, 0)
+    for column, lines, width in zip(layout.columns, layout.titles, layout.widths):
+        rich_table.add_column(
+            Text("\n".join(lines)),
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="ignore",
+            width=width,
+        )
+    for row in layout.rows:
+        rich_table.add_row(*(Text("\n".join(lines)) for lines in row))
     return rich_table
 
 
-def _print_table(table: Table) -> None:
-    console = Console()
-    if console.is_terminal:
-        padding, tables = 1, parts(table, console.width, gap=3)
-        if console.width < WIDE or len(tables) > 1:
-            padding, tables = 0, parts(table, console.width, gap=1)
-        for part in tables:
-            rich_table = _rich_table(part)
-            rich_table.padding = (0, padding)
-            console.print(rich_table)
-        return
-    console = Console(width=FILE_WIDTH)
-    with console.capture() as capture:
-        console.print(_rich_table(table))
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+def _print_records(console: Console, layout: Layout) -> None:
+    """Print the cells of each row below one another, where they do not fit side by side."""
+    for row in layout.rows:
+        console.print()
+        for column, title, (text,) in zip(layout.columns, layout.titles, row):
+            line = "%s: %s" % (" ".join(title), text)
+            lines = [line] if column.right else wrapped(line, console.width, column.policy)
+            console.print(Text("\n".join(lines)), soft_wrap=True)
+    console.print()
 
 
 def print_line(line: str, aside: bool = False) -> None:

@@ -48,7 +48,7 @@ from lrbench_caffe.study.pruning import StuckDetector
 from lrbench_caffe.trial import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from lrbench_caffe.evaluator.trainer import Trainer
     from lrbench_caffe.trial import Trial
@@ -495,6 +495,7 @@ class _Search:
                 requests.setdefault(key, candidate)
         keys = list(requests)[: self._trainer.room(length)]
         if keys:
+            self._store_reasons(stage, {key: requests[key] for key in keys})
             trials = self._trainer.train(keys, [StuckDetector().on_event])
             for key, trial in zip(keys, trials):
                 self._record(stage, requests[key], length, key[2], trial)
@@ -542,8 +543,21 @@ class _Search:
         """Record a trial of a candidate."""
         self._trials.setdefault((trial.policy, length), {})[seed] = trial
         self._candidates.setdefault((trial.policy, length), candidate)
-        reason = self._reasons[candidate] if seed == self._first_seed else "another seed"
-        self._tried.append(Tried(stage, reason, trial))
+        self._tried.append(Tried(stage, self._reason(candidate, seed), trial))
+
+    def _reason(self, candidate: Candidate, seed: int) -> str:
+        """Why a candidate is trained with a seed."""
+        return self._reasons[candidate] if seed == self._first_seed else "another seed"
+
+    def _store_reasons(
+        self, stage: str, trainings: Mapping[tuple[str, int, int], Candidate]
+    ) -> None:
+        """Store the reasons for trainings with the study, which `lrbench study show` prints."""
+        reasons = {
+            key: (stage, self._reason(candidate, key[2])) for key, candidate in trainings.items()
+        }
+        with Store(self._trainer.dsn) as store:
+            studies.add_reasons(store, self._trainer.name, reasons)
 
     def _trials_by_seed(self, candidate: Candidate, length: int) -> dict[int, Trial]:
         """Look up the trials of a candidate at a length, by seed."""
