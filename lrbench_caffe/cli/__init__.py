@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from lrbench_caffe import __version__
-from lrbench_caffe.cli import data, database, paper, reports, search, studies, training
+from lrbench_caffe.cli import data, database, listing, paper, reports, search, studies, training
 from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError, counted
 
@@ -123,8 +123,12 @@ for command in (
     reports.plot,
     reports.report,
     reports.serve,
+    listing.ls,
+    listing.show,
+    listing.trials,
     paper.reproduce,
     database.db,
     data.data,
 ):
     main.add_command(command)
+main.add_command(listing.show, "trial")

@@ -145,6 +145,47 @@ def trial_filters(command: Command) -> Command:
     )
 
 
+def selection_options(command: Command) -> Command:
+    """Add the filters, and the options ``host`` and ``since``."""
+    return cast(
+        "Command",
+        _with_options(
+            trial_filters(command),
+            click.option("--host", metavar="NAME", help="Only trials of this machine"),
+            click.option(
+                "--since",
+                metavar="TIME",
+                callback=_parsed_time,
+                help="Only trials that started since then: an age such as 30min, 2h or 3d, or a "
+                "time such as 2026-11-27 or 2026-11-27T18:30",
+            ),
+        ),
+    )
+
+
+def _parsed_time(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> float | None:
+    """A time in seconds since the epoch."""
+    import datetime
+    import re
+    import time
+
+    if value is None:
+        return None
+    age = re.fullmatch(r"(\d{1,9}) *(s|min|h|d)", value.strip())
+    if age:
+        unit = {"s": 1, "min": 60, "h": 3600, "d": 86400}[age.group(2)]
+        return time.time() - int(age.group(1)) * unit
+    try:
+        return datetime.datetime.fromisoformat(value.strip()).timestamp()
+    except (ValueError, OverflowError):
+        raise InputError(
+            "--since: invalid time %r, expected an age such as 30min, 2h or 3d, or a time such as "
+            "2026-11-27 or 2026-11-27T18:30" % value[:40]
+        ) from None
+
+
 def _with_options(command: Any, *options: Callable[[Any], Any]) -> Any:
     """The command with options, which ``--help`` lists in this order."""
     for option in reversed(options):

@@ -9,18 +9,18 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from lrbench_caffe.display.formats import render
-from lrbench_caffe.display.layout import BORDERS, GAP, fitted, unlimited, wrapped
+from lrbench_caffe.display.layout import fitted, table_lines, unlimited, wrapped
 from lrbench_caffe.display.printable import printable, write
 from lrbench_caffe.display.view import ALL, view
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lrbench_caffe.display.layout import Layout
     from lrbench_caffe.display.table import Table
     from lrbench_caffe.display.view import View
@@ -81,12 +81,9 @@ def print_tables(
 
 def _write_whole(table: Table) -> None:
     """Write a table with a line for each row, however long it is."""
-    layout = unlimited(table)
-    width = sum(layout.widths) + layout.gap * len(layout.widths) + len(table.title or "") + BORDERS
-    console = Console(width=width)
-    with console.capture() as capture:
-        _print_layout(console, table.title, layout)
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+    title = [printable(table.title)] if table.title else []
+    heading, body = table_lines(unlimited(table))
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in [*title, *heading, *body]))
 
 
 def _print_layout(console: Console, title: str | None, layout: Layout) -> None:
@@ -94,24 +91,10 @@ def _print_layout(console: Console, title: str | None, layout: Layout) -> None:
         console.print(Text(printable(title), style="italic"), soft_wrap=True)
     if not layout.fits:
         _print_records(console, layout)
-    elif layout.columns:
-        console.print(_rich_table(layout))
-
-
-def _rich_table(layout: Layout) -> RichTable:
-    rich_table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    rich_table.padding = (0, 1) if layout.gap == GAP else (0, 1, 0, 0)
-    for column, lines, width in zip(layout.columns, layout.titles, layout.widths):
-        rich_table.add_column(
-            Text("\n".join(lines)),
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ignore",
-            width=width,
-        )
-    for row in layout.rows:
-        rich_table.add_row(*(Text("\n".join(lines)) for lines in row))
-    return rich_table
+        return
+    heading, body = table_lines(layout)
+    console.print(Text("\n".join(heading), style="bold"), soft_wrap=True)
+    console.print(Text("\n".join(body)), soft_wrap=True)
 
 
 def _print_records(console: Console, layout: Layout) -> None:
@@ -123,6 +106,32 @@ def _print_records(console: Console, layout: Layout) -> None:
             lines = [line] if column.right else wrapped(line, console.width, column.policy)
             console.print(Text("\n".join(lines)), soft_wrap=True)
     console.print()
+
+
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal."""
+    return Console().is_terminal
+
+
+def print_json(content: object) -> None:
+    """Print a value as JSON, for programs."""
+    write(json.dumps(content, indent=1) + "\n")
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Print facts below one another: (name, value) each. Long values are wrapped on a terminal."""
+    texts = [(printable(name), printable(str(value))) for name, value in facts]
+    console = plain_console(stderr=False)
+    indent = max((len(name) for name, _ in texts), default=0) + 2
+    for name, value in texts:
+        # A policy's break keeps lists together; in other texts it is the same as any space.
+        lines = (
+            wrapped(value, max(1, console.width - indent), policy=True)
+            if console.is_terminal
+            else (value,)
+        )
+        text = ("\n" + " " * indent).join(lines)
+        console.print(Text(name.ljust(indent) + text), soft_wrap=True)
 
 
 def print_line(line: str, aside: bool = False) -> None:

@@ -15,7 +15,7 @@ from lrbench_caffe.display.printable import printable
 from lrbench_caffe.display.table import KEY, displayed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lrbench_caffe.display.table import Column, Table
 
@@ -23,8 +23,8 @@ BORDERS = 2  # characters beside a table
 GAP, NARROW_GAP = 3, 2  # characters between two columns
 LEGIBLE = 30  # width to which a text is wrapped before columns are left out for its sake
 _EMPTY = ("", "-")  # the texts of a cell without a value
-# Where a policy may be wrapped: at spaces, but neither within a list of numbers nor behind the first
-# number of a note such as "(2 diverged)".
+# Where a policy may be wrapped: at spaces, but neither within a list of numbers nor after the
+# number in a note such as "(2 diverged)".
 _POLICY_BREAK = re.compile(r" (?![^\[\]]*\])(?<!\(\d )(?<!\(\d\d )")
 
 
@@ -100,6 +100,28 @@ def fitted(table: Table, width: int) -> Layout:
         return _layout(columns, rows, whole)._replace(left_out=left_out, fits=False)
     final = _widened(columns, final, [column.whole for column in widths], room)
     return _layout(columns, rows, final, NARROW_GAP)._replace(left_out=left_out)
+
+
+def table_lines(layout: Layout) -> tuple[list[str], list[str]]:
+    """Return the lines of a table: those of its titles, and those from the rule on."""
+    rule = " " + "─" * _total(layout.widths, layout.gap)
+    body = [line for row in layout.rows for line in _row_lines(row, layout)]
+    return ["", *_row_lines(layout.titles, layout, bottom=True)], [rule, *body, ""]
+
+
+def _row_lines(
+    cells: Sequence[Sequence[str]], layout: Layout, bottom: bool = False
+) -> Iterator[str]:
+    """The lines of a row; its cells begin in the first line, or end in the last one."""
+    height = max(map(len, cells), default=0)
+    for n in range(height):
+        texts = []
+        for lines, column, width in zip(cells, layout.columns, layout.widths):
+            place = n - (height - len(lines)) if bottom else n
+            text = lines[place] if 0 <= place < len(lines) else ""
+            padding = " " * (width - cell_len(text))
+            texts.append(padding + text if column.right else text + padding)
+        yield (" " + (" " * layout.gap).join(texts)).rstrip()
 
 
 def wrapped(text: str, width: int, policy: bool = False) -> tuple[str, ...]:
