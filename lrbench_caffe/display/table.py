@@ -35,8 +35,8 @@ class Fixed:
     def spread(self, spread: Spread) -> str:
         """Return the text of a mean and its deviation, such as "98.67 ± 0.29".
 
-        The deviation has two significant digits but not more than ``decimals``; if that would be
-        zero, it has one significant digit. The mean has the same number of decimals.
+        The deviation has two significant digits, but only one of them if that takes more decimals
+        than ``decimals``. The mean is rounded to the same place.
         """
         if spread.mean is None or spread.deviation is None:
             return self(spread.mean)
@@ -45,7 +45,7 @@ class Fixed:
             decimals, deviation = self.decimals, 0.0
         else:
             place = -math.floor(math.log10(float("%.1e" % deviation)))
-            decimals = min(place + 1, max(self.decimals, place))
+            decimals = place + 1 if place < self.decimals else place
         if decimals > MAX_DECIMALS:
             return "%.*f ± %.0e" % (self.decimals, mean, deviation)
         # round() also rounds to tens and hundreds, which the format does not.
