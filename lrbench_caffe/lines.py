@@ -28,6 +28,7 @@ class TrialLine(NamedTuple):
         study: The study that it belongs to, or None.
         origin: The database that it was imported from, or None.
         error: Why it failed, diverged or was pruned, or None.
+        attempt: How many times it was started.
     """
 
     id: str
@@ -47,6 +48,7 @@ class TrialLine(NamedTuple):
     study: Optional[str]
     origin: Optional[str]
     error: Optional[str]
+    attempt: int = 1
 
 
 class TaskLine(NamedTuple):

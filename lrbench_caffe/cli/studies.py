@@ -1,4 +1,4 @@
-"""Commands for studies: study run, list, show and stop."""
+"""Commands for studies: study run, list, show, stop and delete."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lrbench_caffe.cli.deletion import delete, yes_option
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     SEEDS,
@@ -248,3 +249,18 @@ def study_stop(name: str, now: bool, dsn: str | None) -> None:
         database.studies.stop(store, name, requests=2 if now else 1, on_waiting=print_waiting)
     resuming_command = _resuming_command(name, dsn)
     console.print_line("the study %s has stopped: %s resumes it" % (name, resuming_command))
+
+
+@study.command("delete")
+@click.argument("name")
+@yes_option
+@database_option
+def study_delete(name: str, yes: bool, dsn: str | None) -> None:
+    """Delete the study NAME with its trials, rows, snapshots and models.
+
+    The command prints what it deletes, and asks. A study that is running is not deleted.
+    """
+    from lrbench_caffe import database
+
+    with database.Store(dsn) as store:
+        delete(store, database.deletion.plan_study(store, name), yes)

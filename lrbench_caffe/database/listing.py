@@ -145,6 +145,7 @@ def trials(store: Store, selection: Selection, limit: int | None = None) -> list
             study=line.study,
             origin=line.origin,
             error=line.error,
+            attempt=line.attempt,
         )
         for line in lines
     ]
@@ -183,10 +184,14 @@ def check(store: Store, selection: Selection) -> None:
         InputError: None is. The message says which filter no trial matches.
     """
     filters.check(store, selection.filters)
-    if not count(store, selection):
+    if count(store, selection):
+        return
+    if selection.ids is not None:
         raise InputError(
-            "no trial of this host, or of this time, matches: leave out --host or --since"
+            "these trials do not match the filters, or have not begun: leave out the filters, or "
+            "list trials with `lrbench ls trials`"
         )
+    raise InputError("no trial of this host, or of this time, matches: leave out --host or --since")
 
 
 def find_trials(store: Store, prefix: str) -> list[str]:

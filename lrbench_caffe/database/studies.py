@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1  # between two looks at the requests to stop a study
 _CLAIM_SECONDS = 2  # within which the server notices that the previous program was killed
-_LOCK = 0x6C726263  # "lrbc": the advisory lock of the program that runs a study is (this, study id)
+LOCK = 0x6C726263  # "lrbc": the advisory lock of the program that runs a study is (this, study id)
 
 _INSERT_STUDY = "INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING"
 
@@ -158,15 +158,17 @@ def add(store: Store, name: str, jobs: Sequence[Job]) -> None:
         cursor.execute(_INSERT_STUDY, [name])
         cursor.execute("SELECT id FROM study WHERE name = %s FOR UPDATE", [name])
         study_id = cursor.fetchone().id
-        cursor.execute("SELECT job FROM study_trial WHERE study_id = %s", [study_id])
-        existing = {from_dict(Job, line.job) for line in cursor.fetchall()}
+        cursor.execute("SELECT job, position FROM study_trial WHERE study_id = %s", [study_id])
+        lines = cursor.fetchall()
+        existing = {from_dict(Job, line.job) for line in lines}
+        position = 1 + max((line.position for line in lines), default=-1)  # some may be deleted
         new = [job for job in dict.fromkeys(jobs) if job not in existing]
         execute_values(
             cursor,
             "INSERT INTO study_trial (study_id, position, trial_id, job) VALUES %s",
             [
                 (study_id, position, str(uuid.uuid4()), Json(to_dict(job)))
-                for position, job in enumerate(new, len(existing))
+                for position, job in enumerate(new, position)
             ],
         )
 
@@ -289,7 +291,7 @@ def summaries(store: Store) -> list[StudySummary]:
     """Return a summary of each study, the newest first."""
     return [
         StudySummary(line.name, line.created, line.states, line.runs)
-        for line in store.select(_STUDIES, {"lock": _LOCK})
+        for line in store.select(_STUDIES, {"lock": LOCK})
     ]
 
 
@@ -333,6 +335,15 @@ def stop(
     on_waiting()
     while _runner(store, study_id):
         time.sleep(POLL_SECONDS / 4)
+
+
+def runner(store: Store, name: str) -> str | None:
+    """Return the name of the program that runs a study, None if none does.
+
+    Raises:
+        InputError: The database does not have the study.
+    """
+    return _runner(store, _id(store, name))
 
 
 class Claim:
@@ -400,7 +411,7 @@ class Claim:
     def _renew(self) -> Any:
         """Take the lock if it is free; return whether it is mine, and the requests to stop."""
         program = "lrbench on %s, process %d" % (socket.gethostname(), os.getpid())
-        values = {"lock": _LOCK, "id": self._id, "program": program[:63]}
+        values = {"lock": LOCK, "id": self._id, "program": program[:63]}
         for line in self._store.select(_CLAIM, values):
             return line
         raise InputError("the study %s is no longer in the database" % self._name)
@@ -442,7 +453,7 @@ def _id(store: Store, name: str) -> int:
 
 def _runner(store: Store, study_id: int) -> str | None:
     """The name of the program that runs a study, or None."""
-    for line in store.select(_RUNNER, [_LOCK, study_id]):
+    for line in store.select(_RUNNER, [LOCK, study_id]):
         name: str = line.application_name
         return name
     return None

@@ -27,6 +27,8 @@ _EMPTY = ("", "-")  # the texts of a cell without a value
 # number in a note such as "(2 diverged)".
 _POLICY_BREAK = re.compile(r" (?![^\[\]]*\])(?<!\(\d )(?<!\(\d\d )")
 
+_TITLE_BREAK = re.compile(" (?!%)")  # "Top-1 %" is one word
+
 
 class Layout(NamedTuple):
     """A table as it fits a terminal.
@@ -174,7 +176,7 @@ def _widths(column: Column, cells: Sequence[str]) -> _Widths:
     title = printable(column.title or "")
     texts = [printable(cell) for cell in cells]
     whole = max(map(cell_len, [title, *texts]))
-    title_word = max(map(cell_len, title.split(" ")))
+    title_word = max(map(cell_len, _TITLE_BREAK.split(title)))
     if column.right:
         least = max([title_word, *map(cell_len, texts)])
         return _Widths(whole, least, least)
