@@ -74,10 +74,12 @@ def _list(
         )
     selection = Selection(filters, host, since)
     with database.Store(dsn) as store:
-        if selection.is_empty and not database.listing.count(store, selection):
+        is_empty = selection.is_empty and not database.listing.count(store, selection)
+        if is_empty:
             print_remarks([database.selection.no_trials(store)], format)
         else:
             database.listing.check(store, selection)
+        if not is_empty or format != "table":
             for name in [what] if what else _LISTS:
                 _PRINT[name](store, selection, view, format, what is None)
         print_remarks(_waiting(store), format)

@@ -120,6 +120,11 @@ def plan_study(store: Store, name: str) -> Deletion:
         running = [trial for trial in trials if trial.id in live]
         raise InputError(running_sentence(running, "the study %s is not deleted" % name))
     waiting = tuple(line.trial_id for line in store.select(_WAITING, [name]))
+    if delivery.written_trials().intersection(waiting):
+        raise InputError(
+            "a training of the study %s has begun and is not in the database yet: the study is not "
+            "deleted; try again when the training has ended" % name
+        )
     return _plan(store, tuple(trials), (), name)._replace(waiting=waiting)
 
 

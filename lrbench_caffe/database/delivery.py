@@ -192,7 +192,8 @@ def waiting_of(store: Store, trial_ids: Collection[str]) -> list[WaitingJournal]
 def written_trials() -> set[str]:
     """Return the ids of the trials whose journals a program of this machine writes now."""
     trials = set()
-    for path in glob.glob(os.path.join(glob.escape(folder()), "*" + ENDING)):
+    pattern = os.path.join(glob.escape(folder()), "*" + ENDING)
+    for path in glob.glob(pattern) + glob.glob(pattern + REFUSED):
         with contextlib.suppress(OSError), locked(path) as file:
             if file is None:
                 trials.add(os.path.basename(path)[:ID_LENGTH])
