@@ -232,7 +232,7 @@ def add_reasons(
     def update(cursor: Any) -> None:
         # The keys have PostgreSQL's own text of a JSON array, by which they are looked up.
         cursor.execute(
-            "SELECT key::jsonb::text AS key FROM unnest(%s) WITH ORDINALITY AS keys (key, place)"
+            "SELECT key::jsonb::text AS key FROM unnest(%s::text[]) WITH ORDINALITY AS keys (key, place)"
             " ORDER BY place",
             [[json.dumps(training) for training in reasons]],
         )

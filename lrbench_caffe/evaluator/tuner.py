@@ -350,11 +350,14 @@ class _Search:
         """Find the good range, near that of a similar task if there is one."""
         _, length = self._plan_stage(RANGE_TRAININGS, range_test.LENGTH_SHARE)
         test = range_test.run(self._trainer, length, self._first_seed, similar)
+        trained = {}
         for trial in test.trials:
             candidate = Candidate("FIX", _constant_rate(trial))
             self._reasons[candidate] = "a constant rate"
             max_iter = cast("int", trial.setup.solver["max_iter"])
             self._record("range", candidate, max_iter, self._first_seed, trial)
+            trained[trial.policy, max_iter, self._first_seed] = candidate
+        self._store_reasons("range", trained)
         if test.good is None and failures.failed_trials(test.trials):
             raise TrialError(
                 "the net learns with none of the constant rates whose trainings did not fail (%s):"
