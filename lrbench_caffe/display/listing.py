@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lrbench_caffe import ranking
 from lrbench_caffe.display.console import format_duration
 from lrbench_caffe.display.table import KEY, Column, Table, number, percent, policy_columns
-from lrbench_caffe.display.tables import METRICS, SEED, local_time
+from lrbench_caffe.display.tables import LENGTH, METRICS, SEED, local_time
 from lrbench_caffe.trial import RUNNING, to_dict
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def trials(lines: Sequence[TrialLine]) -> Table:
         Column(None, "dataset"),
         Column("study", "study", importance=60),
         Column(None, "reached", right=True),
-        Column(None, "max_iter", right=True),
+        LENGTH._replace(title=None),
         Column(None, "ended", local_time),
         Column(None, "host"),
         Column(None, "origin"),
