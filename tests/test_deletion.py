@@ -252,4 +252,4 @@ def test_the_command_prints_what_goes_and_deletes_it(store, database, invoke):
     assert lines[0] == "to delete: 2 trials with 4 rows" and entries[1].id[:8] in lines[4]
     assert lines[-1] == "deleted: 2 trials with 4 rows" and len(ids(store)) == 6
     done = invoke("db", "delete", "--all", "--yes", "--dsn", database)
-    assert "and 1 more trials" in done.stdout and ids(store) == []
+    assert "and 1 more trial" in done.stdout and ids(store) == []

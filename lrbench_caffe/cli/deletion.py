@@ -47,13 +47,15 @@ def _print_plan(deletion: Deletion) -> None:
 
     console.print_line("to delete: %s" % _contents(deletion))
     if deletion.trials:
-        console.print_tables(listing.trials(deletion.trials[:_LISTED]))
+        table = listing.trials(deletion.trials[:_LISTED])
+        console.print_tables(table, hint="use a wider window, or `lrbench ls trials`")
     if len(deletion.trials) > _LISTED:
-        console.print_line("and %d more trials" % (len(deletion.trials) - _LISTED))
+        more = counted(len(deletion.trials) - _LISTED, "more trial")
+        console.print_line("and %s" % more)
     for folder in deletion.folders[:_LISTED]:
         console.print_line("with the files in %s" % folder)
     if len(deletion.folders) > _LISTED:
-        console.print_line("and %d more folders" % (len(deletion.folders) - _LISTED))
+        console.print_line("and %s" % counted(len(deletion.folders) - _LISTED, "more folder"))
     if deletion.running:
         console.print_line(database.deletion.running_sentence(deletion.running, "they stay"))
 

@@ -14,7 +14,8 @@ def print_tables(tables: Sequence[Table], format: str, view: View) -> None:
     from lrbench_caffe.display import console
     from lrbench_caffe.display.view import hidden_rows
 
-    console.print_tables(*tables, format=format, wanted=view, choosable=True)
+    hint = "choose columns with --columns, " + console.WIDER_OR_CSV
+    console.print_tables(*tables, format=format, wanted=view, hint=hint)
     hidden = hidden_rows(tables, view.limit)
     if hidden:
         print_remarks(["%d more rows; --limit sets how many are printed" % hidden], format)

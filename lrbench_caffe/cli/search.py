@@ -136,7 +136,8 @@ def tune(
         trainer.budget = budget
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
     if format == "table":
-        console.print_tables(tables.tuning(tuned))
+        hint = "use a wider window, or `lrbench study show %s`" % tuned.study
+        console.print_tables(tables.tuning(tuned), hint=hint)
     metrics = ranking.parse_criterion(tuner.GOALS[goal]).weights
     console.print_tables(tables.tuned(tuned, metrics), format=format)
     print_remarks(tuner.summary(tuned), format)

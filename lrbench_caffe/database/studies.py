@@ -60,6 +60,10 @@ _INITIAL_INFORMATION = """
         THEN COALESCE(beginning, '{}') || %(content)s::jsonb ELSE beginning END
     WHERE name = %(name)s RETURNING beginning"""
 
+_JSON_TEXTS = """
+    SELECT key::jsonb::text AS key FROM unnest(%s::text[]) WITH ORDINALITY AS keys (key, place)
+    ORDER BY place"""
+
 _ADD_REASONS = """
     UPDATE study SET beginning = COALESCE(beginning, '{}') || jsonb_build_object(
         'reasons', COALESCE(beginning -> 'reasons', '{}') || %s::jsonb)
@@ -232,8 +236,7 @@ def add_reasons(
     def update(cursor: Any) -> None:
         # The keys have PostgreSQL's own text of a JSON array, by which they are looked up.
         cursor.execute(
-            "SELECT key::jsonb::text AS key FROM unnest(%s::text[]) WITH ORDINALITY AS keys (key, place)"
-            " ORDER BY place",
+            _JSON_TEXTS,
             [[json.dumps(training) for training in reasons]],
         )
         keys = [line.key for line in cursor.fetchall()]

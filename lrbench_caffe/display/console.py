@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from lrbench_caffe.display.view import View
 
 
+WIDER_OR_CSV = "use a wider window, or --format csv"
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration as a person reads it.
 
@@ -42,7 +45,7 @@ def format_duration(seconds: float) -> str:
 
 
 def print_tables(
-    *tables: Table, format: str = "table", wanted: View = ALL, choosable: bool = False
+    *tables: Table, format: str = "table", wanted: View = ALL, hint: str = WIDER_OR_CSV
 ) -> None:
     """Print tables to standard output.
 
@@ -53,7 +56,7 @@ def print_tables(
         *tables: The tables. Formats other than "table" need tables with the same columns.
         format: One of :data:`lrbench_caffe.display.formats.FORMATS`.
         wanted: The columns and rows to print.
-        choosable: Whether the command has the option --columns.
+        hint: How to see the columns without room, as the end of a sentence.
 
     Raises:
         InputError: A table does not have a column of the view.
@@ -73,10 +76,7 @@ def print_tables(
         _print_layout(console, table.title, layout)
         left_out.update(dict.fromkeys(column.key for column in layout.left_out))
     if left_out:
-        print_line(
-            "no room for %s: %suse a wider window, or --format csv"
-            % (", ".join(left_out), "choose columns with --columns, " if choosable else "")
-        )
+        print_line("no room for %s: %s" % (", ".join(left_out), hint))
 
 
 def _write_whole(table: Table) -> None:

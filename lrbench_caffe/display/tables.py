@@ -48,8 +48,9 @@ METRICS = (
     Column("CDAC", "cdac", number, True, 55),
     Column("#Param", "n_params", whole, True, 30),
 )
-SEEDS, INTERVAL, SEED, REASON = 80, 75, 90, 65  # importances
-WHY = Column("why", "why", importance=REASON)
+SEEDS, INTERVAL, SEED = 80, 75, 90  # importances
+STAGE = Column("tried", "stage", importance=86)  # of a search
+WHY = Column("why", "why", importance=65)
 LENGTH = Column("length", "max_iter", str, True, 85)  # of a training in iterations
 _METRIC_COLUMNS = {column.name: column for column in METRICS if column.name}
 # Instead of an interval.
@@ -89,7 +90,7 @@ def results(
         Column(None, "state"),
         *METRICS,
         LENGTH if reasons else LENGTH._replace(title=None),
-        *((Column("tried", "stage"), WHY) if reasons else ()),
+        *((STAGE, WHY) if reasons else ()),
         Column(None, "settings"),
         *_TASK_COLUMNS,
     )
@@ -342,7 +343,7 @@ def tuning(tuned: Tuned) -> Table:
         tuned: A :class:`lrbench_caffe.evaluator.tuner.Tuned`.
     """
     columns = (
-        Column("tried", "stage"),
+        STAGE,
         *policy_columns(),
         LENGTH,
         Column("seed", "seed", str, True, SEED),
