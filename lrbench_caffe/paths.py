@@ -39,3 +39,8 @@ def shipped(path: str) -> str:
         if os.path.exists(full_path):
             return full_path
     raise InputError("%s of lrbench_caffe is missing: install lrbench_caffe again" % path)
+
+
+def study_folder(study: str) -> str:
+    """Return the folder of a study, with the snapshots of its trials that are not finished."""
+    return os.path.join(home(), "studies", study)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from trials import NETWORK, trial
 
 from lrbench_caffe import ranking
-from lrbench_caffe.display import formats, layout, tables
-from lrbench_caffe.display.table import Column, Table, displayed
+from lrbench_caffe.display import formats, tables
+from lrbench_caffe.display.table import Column, Table
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.ranking import Criterion, Spread, is_tied, parse_criterion, rank, spread
 from lrbench_caffe.trial import Network
@@ -310,26 +310,6 @@ def table():
         trial("NSTEP(k0=0.05, gamma=0.3, l=[300, 400])", [0.5], dataset="data")
     ]
     return tables.ranked(ranking.group_comparable(trials)[0], rank(trials))
-
-
-@pytest.mark.parametrize("width", [40, 80, 120, 200])
-def test_a_table_fits_a_terminal_in_parts_that_repeat_rank_and_policy(table, width):
-    columns, rows = displayed(table)
-    pieces = layout.parts(table, width, gap=1)
-    assert [piece.title for piece in pieces] == [table.title] + [None] * (len(pieces) - 1)
-    shown = [column.title for piece in pieces for column in piece.columns[2:]]
-    assert shown == [column.title for column in columns[2:]], "every column is in one part"
-    for piece in pieces:
-        assert [column.title for column in piece.columns[:2]] == ["rank", "policy"]
-        _, texts = displayed(piece)
-        assert [row[:2] for row in texts] == [row[:2] for row in rows]
-        numbers = [
-            max(len(column.title), *(len(row[n]) for row in texts))
-            for n, column in enumerate(piece.columns)
-            if n != 1
-        ]
-        assert len(numbers) == 2 or sum(numbers) + 30 + len(numbers) <= width
-    assert (len(pieces) == 1) == (width == 200)
 
 
 def test_csv_and_json_contain_raw_values(table):

@@ -599,3 +599,11 @@ def test_invalid_arguments_are_reported_in_one_line(arguments, sentence, invoke,
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_study_has_the_reason_for_each_training(searched):
+    tuned, database = searched
+    with Store(database) as store:
+        reasons = studies.reasons(store, tuned.study)
+    assert len(reasons) > 10
+    assert reasons == {tried.trial.id: (tried.stage, tried.why) for tried in tuned.tried}

@@ -22,6 +22,7 @@ from lrbench_caffe.cli import (
     data,
     database,
     explain,
+    listing,
     models,
     paper,
     reports,
@@ -135,6 +136,9 @@ for command in (
     reports.plot,
     reports.report,
     reports.serve,
+    listing.ls,
+    listing.show,
+    listing.trials,
     paper.reproduce,
     database.db,
     data.data,
@@ -144,3 +148,4 @@ for command in (
     completion.completion,
 ):
     main.add_command(command)
+main.add_command(listing.show, "trial")

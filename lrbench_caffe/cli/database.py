@@ -1,12 +1,18 @@
-"""Commands for the policy database: db status, start, stop, shell, deliver, export and import."""
+"""Commands for the policy database: db status, start, stop, shell, deliver, export and so on."""
 
 from __future__ import annotations
 
 import click
 
-from lrbench_caffe.cli.options import Filters, database_option, trial_filters
+from lrbench_caffe.cli.deletion import delete, yes_option
+from lrbench_caffe.cli.options import (
+    Filters,
+    database_option,
+    selection_options,
+    trial_filters,
+)
 from lrbench_caffe.cli.output import print_written
-from lrbench_caffe.errors import DatabaseUnavailable, counted
+from lrbench_caffe.errors import DatabaseUnavailable, InputError, counted
 
 
 @click.group()
@@ -132,3 +138,40 @@ def db_import(file: str, dsn: str | None) -> None:
         "%d trials: %d new, %d updated, %d already there"
         % (imported.trials, imported.new, imported.updated, present)
     )
+
+
+@db.command("delete")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@selection_options
+@click.option("--all", "everything", is_flag=True, help="Delete all trials")
+@yes_option
+@database_option
+def db_delete(
+    ids: tuple[str, ...],
+    filters: Filters,
+    host: str | None,
+    since: float | None,
+    everything: bool,
+    yes: bool,
+    dsn: str | None,
+) -> None:
+    """Delete trials with their rows, snapshots and models.
+
+    The command prints what it deletes, and asks. ID is the id of a trial, or its first digits;
+    trials can also be selected by filters. Trials that are running stay. A trial leaves its study,
+    too: the command that made the study trains it again. Files on other machines stay.
+    """
+    from lrbench_caffe import database
+    from lrbench_caffe.database.listing import Selection
+
+    with database.Store(dsn) as store:
+        found = tuple(database.listing.find_trial(store, prefix) for prefix in ids)
+        selection = Selection(filters, host, since, found or None)
+        if selection.is_empty != everything:
+            raise InputError(
+                "--all deletes all trials: leave out the ids and filters"
+                if everything
+                else "db delete needs the ids of trials or a filter such as --study NAME; --all "
+                "deletes all trials"
+            )
+        delete(store, database.deletion.plan_trials(store, selection), yes)

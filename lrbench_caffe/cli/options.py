@@ -120,6 +120,33 @@ format_option = click.option(
     help="Output format of tables",
 )
 
+
+def view_options(command: Command) -> Command:
+    """Add the options that choose what of a table is printed; the command gets it as ``view``."""
+
+    @functools.wraps(command)
+    def with_view(columns: str | None, sort: str | None, limit: int | None, **options: Any) -> Any:
+        from lrbench_caffe.display.view import View
+
+        names = [name.strip() for name in columns.split(",")] if columns else []
+        return command(view=View(tuple(filter(None, names)), sort, limit), **options)
+
+    return _with_options(
+        with_view,
+        click.option(
+            "--columns",
+            metavar="NAMES",
+            help="Columns to print, e.g. policy,top1,ld [default: those that have room]",
+        ),
+        click.option(
+            "--sort",
+            metavar="COLUMN",
+            help="Column to sort by, the smallest value first; -COLUMN: the largest first",
+        ),
+        click.option("--limit", type=click.IntRange(1), metavar="N", help="Print at most N rows"),
+    )
+
+
 ranking_option = click.option(
     "--by",
     metavar="METRICS",
@@ -167,6 +194,44 @@ def trial_filters(command: Command) -> Command:
             help="Only trials in this state, e.g. finished",
         ),
     )
+
+
+def selection_options(command: Command) -> Command:
+    """Add the filters, and the options ``host`` and ``since``."""
+    return _with_options(
+        trial_filters(command),
+        click.option("--host", metavar="NAME", help="Only trials of this machine"),
+        click.option(
+            "--since",
+            metavar="TIME",
+            callback=_parsed_time,
+            help="Only trials that started since then: an age such as 30min, 2h or 3d, or a "
+            "time such as 2026-11-27 or 2026-11-27T18:30",
+        ),
+    )
+
+
+def _parsed_time(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> float | None:
+    """A time in seconds since the epoch."""
+    import datetime
+    import re
+    import time
+
+    if value is None:
+        return None
+    age = re.fullmatch(r"(\d{1,9}) *(s|min|h|d)", value.strip())
+    if age:
+        unit = {"s": 1, "min": 60, "h": 3600, "d": 86400}[age.group(2)]
+        return time.time() - int(age.group(1)) * unit
+    try:
+        return datetime.datetime.fromisoformat(value.strip()).timestamp()
+    except (ValueError, OverflowError):
+        raise InputError(
+            "--since: invalid time %r, expected an age such as 30min, 2h or 3d, or a time such as "
+            "2026-11-27 or 2026-11-27T18:30" % value[:40]
+        ) from None
 
 
 def _with_options(command: Any, *options: Callable[[Any], Any]) -> Any:

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Iterable
+from typing import TYPE_CHECKING, Iterable, Sequence
+
+if TYPE_CHECKING:
+    from lrbench_caffe.display.table import Table
+    from lrbench_caffe.display.view import View
+
+
+def print_tables(tables: Sequence[Table], format: str, view: View) -> None:
+    """Print tables of a command that has the options --columns, --sort and --limit."""
+    from lrbench_caffe.display import console
+    from lrbench_caffe.display.view import hidden_rows
+
+    hint = "choose columns with --columns, " + console.WIDER_OR_CSV
+    console.print_tables(*tables, format=format, wanted=view, hint=hint)
+    hidden = hidden_rows(tables, view.limit)
+    if hidden:
+        print_remarks(["%d more rows; --limit sets how many are printed" % hidden], format)
 
 
 def print_remarks(sentences: Iterable[str], format: str) -> None:

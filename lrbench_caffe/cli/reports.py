@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from lrbench_caffe.cli.options import (
@@ -11,16 +13,21 @@ from lrbench_caffe.cli.options import (
     format_option,
     ranking_option,
     trial_filters,
+    view_options,
 )
-from lrbench_caffe.cli.output import command_line, print_remarks, print_written
+from lrbench_caffe.cli.output import command_line, print_remarks, print_tables, print_written
+
+if TYPE_CHECKING:
+    from lrbench_caffe.display.view import View
 
 
 @click.command()
 @trial_filters
 @ranking_option
+@view_options
 @format_option
 @database_option
-def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
+def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) -> None:
     """Rank the policies of each task over their seeds.
 
     Trainings of another length, or with other solver settings, have a table of their own. Policies
@@ -28,17 +35,17 @@ def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
     policy with one seed is placed by its value, because its noise is unknown.
     """
     from lrbench_caffe import database, ranking
-    from lrbench_caffe.display import console, tables
+    from lrbench_caffe.display import tables
 
     criterion = ranking.parse_criterion(by)
     with database.Store(dsn) as store:
         database.selection.check(store, filters)
         trials = store.trials(best_only=True, **filters)
     rankings = [
-        tables.ranked(block, ranking.rank(block.trials, criterion))
+        tables.ranked(block, ranking.rank(block.trials, criterion), criterion.weights)
         for block in ranking.group_comparable(trials)
     ]
-    console.print_tables(*rankings, format=format)
+    print_tables(rankings, format, view)
     print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(ranking.names_remarks(ranking.group_by_task(trials)), format)
 

@@ -129,6 +129,7 @@ def tune(
     test. Then it trains candidates near the best policies, for more and more iterations. The model
     of the best policy's best training is kept.
     """
+    from lrbench_caffe import ranking
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import tuner
     from lrbench_caffe.evaluator.trainer import Trainer
@@ -143,8 +144,10 @@ def tune(
         trainer.budget = budget
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
     if format == "table":
-        console.print_tables(tables.tuning(tuned))
-    console.print_tables(tables.tuned(tuned), format=format)
+        hint = "use a wider window, or `lrbench study show %s`" % tuned.study
+        console.print_tables(tables.tuning(tuned), hint=hint)
+    metrics = ranking.parse_criterion(tuner.GOALS[goal]).weights
+    console.print_tables(tables.tuned(tuned, metrics), format=format)
     print_remarks(tuner.summary(tuned), format)
     if tuned.model:
         print_remarks(["model: " + console.model_text(tuned.model)], format)

@@ -1,11 +1,12 @@
-"""Commands for studies: study run, list, show and stop."""
+"""Commands for studies: study run, list, show, stop and delete."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrbench_caffe.cli.deletion import delete, yes_option
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     SEEDS,
@@ -17,9 +18,13 @@ from lrbench_caffe.cli.options import (
     no_model_option,
     pool_options,
     stopping_options,
+    view_options,
 )
-from lrbench_caffe.cli.output import print_remarks
+from lrbench_caffe.cli.output import print_remarks, print_tables
 from lrbench_caffe.errors import InputError, TrialError
+
+if TYPE_CHECKING:
+    from lrbench_caffe.display.view import View
 
 
 @click.group()
@@ -149,24 +154,40 @@ def _check_without_solver(name: str, options: dict[str, object]) -> None:
 
 
 @study.command("list")
+@view_options
 @format_option
 @database_option
-def study_list(dsn: str | None, format: str) -> None:
+def study_list(view: View, dsn: str | None, format: str) -> None:
     """List the studies with their progress."""
+    print_studies(view, dsn, format)
+
+
+def print_studies(view: View, dsn: str | None, format: str) -> None:
+    """Print the studies with their progress."""
     from lrbench_caffe import database
-    from lrbench_caffe.display import console, tables
+    from lrbench_caffe.display import tables
 
     with database.Store(dsn) as store:
-        console.print_tables(tables.studies(database.studies.summaries(store)), format=format)
+        summaries = database.studies.summaries(store)
+    print_tables([tables.studies(summaries)], format, view)
 
 
 @study.command("show")
 @click.argument("name")
+@view_options
 @format_option
 @database_option
-def study_show(name: str, dsn: str | None, format: str) -> None:
-    """Show the trials of the study NAME, the best first."""
-    total, waiting, failed = _print_study(name, dsn, format)
+def study_show(name: str, view: View, dsn: str | None, format: str) -> None:
+    """Show the trials of the study NAME, the best first.
+
+    For a study of tune, each trial has the stage of the search, and the reason for it.
+    """
+    show_study(name, view, dsn, format)
+
+
+def show_study(name: str, view: View, dsn: str | None, format: str) -> None:
+    """Print the trials of a study, and what is left to do in it."""
+    total, waiting, failed = _print_study(name, dsn, format, view)
     remarks = []
     if waiting:
         remarks.append(
@@ -181,20 +202,24 @@ def study_show(name: str, dsn: str | None, format: str) -> None:
     print_remarks(remarks, format)
 
 
-def _print_study(name: str, dsn: str | None, format: str) -> tuple[int, int, int]:
+def _print_study(
+    name: str, dsn: str | None, format: str, view: View | None = None
+) -> tuple[int, int, int]:
     """Print the trials of a study, and why some of them failed.
 
     Returns:
         How many trials the study has, how many of them have not begun, and how many failed.
     """
     from lrbench_caffe import database, ranking
-    from lrbench_caffe.display import console, tables
+    from lrbench_caffe.display import tables
+    from lrbench_caffe.display.view import ALL
     from lrbench_caffe.study import failures
 
     with database.Store(dsn) as store:
         states = [job.state for job in database.studies.jobs(store, name)]
+        reasons = database.studies.reasons(store, name)
         trials = store.trials(study=name, best_only=True)
-    console.print_tables(*tables.study(name, trials), format=format)
+    print_tables(tables.study(name, trials, reasons), format, view or ALL)
     print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(failures.causes(trials), format)
     return len(states), states.count(None), len(failures.failed_trials(trials))
@@ -230,3 +255,18 @@ def study_stop(name: str, now: bool, dsn: str | None) -> None:
         database.studies.stop(store, name, requests=2 if now else 1, on_waiting=print_waiting)
     resuming_command = _resuming_command(name, dsn)
     console.print_line("the study %s has stopped: %s resumes it" % (name, resuming_command))
+
+
+@study.command("delete")
+@click.argument("name")
+@yes_option
+@database_option
+def study_delete(name: str, yes: bool, dsn: str | None) -> None:
+    """Delete the study NAME with its trials, rows, snapshots and models.
+
+    The command prints what it deletes, and asks. A study that is running is not deleted.
+    """
+    from lrbench_caffe import database
+
+    with database.Store(dsn) as store:
+        delete(store, database.deletion.plan_study(store, name), yes)

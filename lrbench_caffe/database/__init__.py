@@ -4,6 +4,8 @@ A training records its trial with a :class:`Recorder`, which writes every event 
 local disk and delivers it to PostgreSQL from a thread. A :class:`Store` reads and writes trials.
 :mod:`~lrbench_caffe.database.delivery` finds the journals that wait for a database,
 :mod:`~lrbench_caffe.database.studies` keeps lists of trials under a name,
+:mod:`~lrbench_caffe.database.listing` lists tasks and trials,
+:mod:`~lrbench_caffe.database.deletion` deletes trials and studies,
 :mod:`~lrbench_caffe.database.standings` reads how policies did over their seeds, and
 :mod:`~lrbench_caffe.database.exchange` exports and imports trials.
 
@@ -27,14 +29,16 @@ except ImportError as error:
         "install python3-psycopg2 or psycopg2-binary" % error
     ) from error
 
-from lrbench_caffe.database import delivery, selection, server, studies
+from lrbench_caffe.database import deletion, delivery, listing, selection, server, studies
 from lrbench_caffe.database.journal import Recorder, undelivered
 from lrbench_caffe.database.store import Store
 
 __all__ = [
     "Recorder",
     "Store",
+    "deletion",
     "delivery",
+    "listing",
     "selection",
     "server",
     "shell_command",

@@ -36,9 +36,12 @@ from lrbench_caffe.errors import DatabaseUnavailable, InputError, counted
 from lrbench_caffe.trial import INTERRUPTED, Evaluation, Trial, from_dict
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lrbench_caffe.database.store import Store
 
 REFUSED, REASON = ".refused", ".txt"  # appended to the names of journals
+ID_LENGTH = 36  # characters of a trial's id, with which the name of its journal begins
 _INTERRUPTED_ERROR = "the program that recorded it ended before the trial did"
 _LOOPBACK = re.compile(r" at (localhost|127\.[0-9.]+|::1), port [0-9,]+$")
 
@@ -138,8 +141,8 @@ def _deliver_locked(
     store: Store, path: str, on_note: Callable[[str], None]
 ) -> tuple[int, str | None]:
     """Deliver a waiting journal; return the number of delivered events, and why it is refused."""
-    with contextlib.suppress(FileNotFoundError), _lock(path) as locked:
-        if locked is not None:  # else another program delivers it at this moment
+    with contextlib.suppress(FileNotFoundError), locked(path) as opened:
+        if opened is not None:  # else another program delivers it at this moment
             file = JournalFile(path, leftover=True)
             events = file.undelivered_events()
             done = deliver(store, file, on_note)
@@ -159,7 +162,7 @@ def waiting_journals(paths: Sequence[str] = ()) -> Iterator[WaitingJournal]:
     pattern = os.path.join(glob.escape(folder()), "*" + ENDING)
     for path in paths or sorted(glob.glob(pattern) + glob.glob(pattern + REFUSED)):
         try:
-            with _lock(path) as file:
+            with locked(path) as file:
                 journal = file and _header(path, file)
         except OSError as error:
             if paths:
@@ -175,6 +178,26 @@ def waiting_journals(paths: Sequence[str] = ()) -> Iterator[WaitingJournal]:
                 "%s is not a journal, or a running program writes it: name a file of the folder %s"
                 % (path, folder())
             )
+
+
+def waiting_of(store: Store, trial_ids: Collection[str]) -> list[WaitingJournal]:
+    """Return the journals that wait for a database with events of these trials."""
+    return [
+        journal
+        for journal in waiting_journals()
+        if journal.trial in trial_ids and _belongs_to(journal, store)
+    ]
+
+
+def written_trials() -> set[str]:
+    """Return the ids of the trials whose journals a program of this machine writes now."""
+    trials = set()
+    pattern = os.path.join(glob.escape(folder()), "*" + ENDING)
+    for path in glob.glob(pattern) + glob.glob(pattern + REFUSED):
+        with contextlib.suppress(OSError), locked(path) as file:
+            if file is None:
+                trials.add(os.path.basename(path)[:ID_LENGTH])
+    return trials
 
 
 def _header(path: str, file: IO[bytes]) -> WaitingJournal | None:
@@ -212,8 +235,8 @@ def _is_refused_for_a_reason(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(path: str) -> Iterator[IO[bytes] | None]:
-    """A journal, opened and locked; None if another program writes or delivers it."""
+def locked(path: str) -> Iterator[IO[bytes] | None]:
+    """Yield a journal, opened and locked; None if another program writes or delivers it."""
     with open(path, "r+b") as file:  # on NFS, only a file that can be written can be locked
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

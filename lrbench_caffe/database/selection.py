@@ -65,17 +65,22 @@ def check(store: Store, filters: Mapping[str, str | None]) -> None:
         return
     unmatched = [name for name, value in values.items() if not _selects(store, {name: value})]
     if unmatched[:1] != ["study"] and not _selects(store, {}):
-        raise InputError(
-            "the database %s does not have any trials: train with `lrbench train`, import results "
-            "with `lrbench db import`, or name another database with --dsn or LRBENCH_HOME"
-            % store.where
-        )
+        raise InputError(no_trials(store))
     for name in unmatched:
         raise InputError(_unmatched(store, name, values[name]))
     descriptions = (_DESCRIPTIONS[name] % abbreviated(value) for name, value in values.items())
     raise InputError(
         "the database does not have trials %s: leave out one of these filters"
         % " and ".join(descriptions)
+    )
+
+
+def no_trials(store: Store) -> str:
+    """Return the sentence about a database without trials."""
+    return (
+        "the database %s does not have any trials: train with `lrbench train`, import results "
+        "with `lrbench db import`, or name another database with --dsn or LRBENCH_HOME"
+        % store.where
     )
 
 

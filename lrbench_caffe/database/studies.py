@@ -8,12 +8,13 @@ database for as long as its connection lives. Other programs ask it to stop thro
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import socket
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence
 
 from psycopg2.extras import Json, execute_values
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1  # between two looks at the requests to stop a study
 _CLAIM_SECONDS = 2  # within which the server notices that the previous program was killed
-_LOCK = 0x6C726263  # "lrbc": the advisory lock of the program that runs a study is (this, study id)
+LOCK = 0x6C726263  # "lrbc": the advisory lock of the program that runs a study is (this, study id)
 
 _INSERT_STUDY = "INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING"
 
@@ -58,6 +59,22 @@ _INITIAL_INFORMATION = """
         WHEN COALESCE(beginning, '{}') - 'command' = '{}'
         THEN COALESCE(beginning, '{}') || %(content)s::jsonb ELSE beginning END
     WHERE name = %(name)s RETURNING beginning"""
+
+_JSON_TEXTS = """
+    SELECT key::jsonb::text AS key FROM unnest(%s::text[]) WITH ORDINALITY AS keys (key, place)
+    ORDER BY place"""
+
+_ADD_REASONS = """
+    UPDATE study SET beginning = COALESCE(beginning, '{}') || jsonb_build_object(
+        'reasons', COALESCE(beginning -> 'reasons', '{}') || %s::jsonb)
+    WHERE name = %s"""
+
+_REASONS = """
+    SELECT trial_id::text, reason ->> 0 AS stage, reason ->> 1 AS why
+    FROM study JOIN study_trial ON study_id = study.id,
+        LATERAL (SELECT beginning -> 'reasons' -> jsonb_build_array(
+            job -> 'policy', job -> 'max_iter', job -> 'seed')::text AS reason) AS recorded
+    WHERE name = %s AND reason IS NOT NULL"""
 
 _JOBS = """
     SELECT trial_id::text, job, COALESCE(attempt, 0) AS attempts, state
@@ -145,15 +162,17 @@ def add(store: Store, name: str, jobs: Sequence[Job]) -> None:
         cursor.execute(_INSERT_STUDY, [name])
         cursor.execute("SELECT id FROM study WHERE name = %s FOR UPDATE", [name])
         study_id = cursor.fetchone().id
-        cursor.execute("SELECT job FROM study_trial WHERE study_id = %s", [study_id])
-        existing = {from_dict(Job, line.job) for line in cursor.fetchall()}
+        cursor.execute("SELECT job, position FROM study_trial WHERE study_id = %s", [study_id])
+        lines = cursor.fetchall()
+        existing = {from_dict(Job, line.job) for line in lines}
+        position = 1 + max((line.position for line in lines), default=-1)  # some may be deleted
         new = [job for job in dict.fromkeys(jobs) if job not in existing]
         execute_values(
             cursor,
             "INSERT INTO study_trial (study_id, position, trial_id, job) VALUES %s",
             [
                 (study_id, position, str(uuid.uuid4()), Json(to_dict(job)))
-                for position, job in enumerate(new, len(existing))
+                for position, job in enumerate(new, position)
             ],
         )
 
@@ -202,6 +221,36 @@ def initial_information(store: Store, name: str, content: object) -> Any:
     return store.transaction(update)
 
 
+def add_reasons(
+    store: Store, name: str, reasons: Mapping[tuple[str, int, int], tuple[str, str]]
+) -> None:
+    """Record why an evaluation trains what it trains.
+
+    Args:
+        store: The database.
+        name: The name of an existing study.
+        reasons: By (policy's text, max_iter, seed) of a training, the stage of the evaluation and
+            the reason in it.
+    """
+
+    def update(cursor: Any) -> None:
+        # The keys have PostgreSQL's own text of a JSON array, by which they are looked up.
+        cursor.execute(
+            _JSON_TEXTS,
+            [[json.dumps(training) for training in reasons]],
+        )
+        keys = [line.key for line in cursor.fetchall()]
+        cursor.execute(_ADD_REASONS, [Json(dict(zip(keys, reasons.values()))), name])
+
+    store.transaction(update)
+
+
+def reasons(store: Store, name: str) -> dict[str, tuple[str, str]]:
+    """Return (stage, reason) of the trials of a study by their ids, where they were recorded."""
+    lines = store.select(_REASONS, [name])
+    return {line.trial_id: (line.stage, line.why) for line in lines}
+
+
 def jobs(store: Store, name: str) -> list[StudyJob]:
     """Return the jobs of a study in their order.
 
@@ -245,7 +294,7 @@ def summaries(store: Store) -> list[StudySummary]:
     """Return a summary of each study, the newest first."""
     return [
         StudySummary(line.name, line.created, line.states, line.runs)
-        for line in store.select(_STUDIES, {"lock": _LOCK})
+        for line in store.select(_STUDIES, {"lock": LOCK})
     ]
 
 
@@ -289,6 +338,15 @@ def stop(
     on_waiting()
     while _runner(store, study_id):
         time.sleep(POLL_SECONDS / 4)
+
+
+def runner(store: Store, name: str) -> str | None:
+    """Return the name of the program that runs a study, None if none does.
+
+    Raises:
+        InputError: The database does not have the study.
+    """
+    return _runner(store, _id(store, name))
 
 
 class Claim:
@@ -356,7 +414,7 @@ class Claim:
     def _renew(self) -> Any:
         """Take the lock if it is free; return whether it is mine, and the requests to stop."""
         program = "lrbench on %s, process %d" % (socket.gethostname(), os.getpid())
-        values = {"lock": _LOCK, "id": self._id, "program": program[:63]}
+        values = {"lock": LOCK, "id": self._id, "program": program[:63]}
         for line in self._store.select(_CLAIM, values):
             return line
         raise InputError("the study %s is no longer in the database" % self._name)
@@ -398,7 +456,7 @@ def _id(store: Store, name: str) -> int:
 
 def _runner(store: Store, study_id: int) -> str | None:
     """The name of the program that runs a study, or None."""
-    for line in store.select(_RUNNER, [_LOCK, study_id]):
+    for line in store.select(_RUNNER, [LOCK, study_id]):
         name: str = line.application_name
         return name
     return None

@@ -9,23 +9,25 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from lrbench_caffe import models
 from lrbench_caffe.display.formats import render
-from lrbench_caffe.display.layout import parts
+from lrbench_caffe.display.layout import fitted, table_lines, unlimited, wrapped
 from lrbench_caffe.display.printable import printable, write
-from lrbench_caffe.display.table import displayed
+from lrbench_caffe.display.view import ALL, view
 from lrbench_caffe.trial import TEST_SET, Evaluation, Trial, to_dict
 
 if TYPE_CHECKING:
-    from lrbench_caffe.display.table import Table
+    from collections.abc import Iterable
 
-WIDE = 110  # columns of a terminal from which on tables are padded
-FILE_WIDTH = 200  # largest number of columns of a table in a file or a pipe
+    from lrbench_caffe.display.layout import Layout
+    from lrbench_caffe.display.table import Table
+    from lrbench_caffe.display.view import View
+
+
+WIDER_OR_CSV = "use a wider window, or --format csv"
 
 
 def format_duration(seconds: float) -> str:
@@ -43,58 +45,95 @@ def format_duration(seconds: float) -> str:
     return "%d:%02d" % (rest // 60, rest % 60)
 
 
-def print_tables(*tables: Table, format: str = "table") -> None:
+def print_tables(
+    *tables: Table, format: str = "table", wanted: View = ALL, hint: str = WIDER_OR_CSV
+) -> None:
     """Print tables to standard output.
+
+    On a terminal that is too narrow, the format "table" leaves out the least important columns,
+    and a line names them. In a file or a pipe it has all columns.
 
     Args:
         *tables: The tables. Formats other than "table" need tables with the same columns.
-        format: One of :data:`lrbench_caffe.display.formats.FORMATS`. Tables in the format "table"
-            have no padding where it would not fit, and several parts where even that is too wide.
-            They have up to FILE_WIDTH columns in a file or a pipe.
+        format: One of :data:`lrbench_caffe.display.formats.FORMATS`.
+        wanted: The columns and rows to print.
+        hint: How to see the columns without room, as the end of a sentence.
+
+    Raises:
+        InputError: A table does not have a column of the view.
     """
+    viewed = view(tables, wanted, format)
     if format != "table":
-        write(render(tables, format))
+        write(render(viewed, format))
         sys.stdout.flush()  # a reader that has gone ends the command before its remarks
         return
-    for table in tables:
-        _print_table(table)
-
-
-def _rich_table(table: Table) -> RichTable:
-    columns, rows = displayed(table)
-    rich_table = RichTable(
-        title=Text(printable(table.title)) if table.title else None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for column in columns:
-        rich_table.add_column(
-            Text(printable(column.title or "")),
-            justify="right" if column.right else "left",
-            no_wrap=column.right,
-            overflow="fold",
-        )
-    for row in rows:
-        rich_table.add_row(*(Text(printable(text)) for text in row))
-    return rich_table
-
-
-def _print_table(table: Table) -> None:
     console = Console()
-    if console.is_terminal:
-        padding, tables = 1, parts(table, console.width, gap=3)
-        if console.width < WIDE or len(tables) > 1:
-            padding, tables = 0, parts(table, console.width, gap=1)
-        for part in tables:
-            rich_table = _rich_table(part)
-            rich_table.padding = (0, padding)
-            console.print(rich_table)
+    if not console.is_terminal:
+        for table in viewed:
+            _write_whole(table)
         return
-    console = Console(width=FILE_WIDTH)
-    with console.capture() as capture:
-        console.print(_rich_table(table))
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+    left_out: dict[str, None] = {}
+    for table in viewed:
+        layout = fitted(table, console.width)
+        _print_layout(console, table.title, layout)
+        left_out.update(dict.fromkeys(column.key for column in layout.left_out))
+    if left_out:
+        print_line("no room for %s: %s" % (", ".join(left_out), hint))
+
+
+def _write_whole(table: Table) -> None:
+    """Write a table with a line for each row, however long it is."""
+    title = [printable(table.title)] if table.title else []
+    heading, body = table_lines(unlimited(table))
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in [*title, *heading, *body]))
+
+
+def _print_layout(console: Console, title: str | None, layout: Layout) -> None:
+    if title:
+        console.print(Text(printable(title), style="italic"), soft_wrap=True)
+    if not layout.fits:
+        _print_records(console, layout)
+        return
+    heading, body = table_lines(layout)
+    console.print(Text("\n".join(heading), style="bold"), soft_wrap=True)
+    console.print(Text("\n".join(body)), soft_wrap=True)
+
+
+def _print_records(console: Console, layout: Layout) -> None:
+    """Print the cells of each row below one another, where they do not fit side by side."""
+    for row in layout.rows:
+        console.print()
+        for column, title, (text,) in zip(layout.columns, layout.titles, row):
+            line = "%s: %s" % (" ".join(title), text)
+            lines = [line] if column.right else wrapped(line, console.width, column.policy)
+            console.print(Text("\n".join(lines)), soft_wrap=True)
+    console.print()
+
+
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal."""
+    return Console().is_terminal
+
+
+def print_json(content: object) -> None:
+    """Print a value as JSON, for programs."""
+    write(json.dumps(content, indent=1) + "\n")
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Print facts below one another: (name, value) each. Long values are wrapped on a terminal."""
+    texts = [(printable(name), printable(str(value))) for name, value in facts]
+    console = plain_console(stderr=False)
+    indent = max((len(name) for name, _ in texts), default=0) + 2
+    for name, value in texts:
+        # A policy's break keeps lists together; in other texts it is the same as any space.
+        lines = (
+            wrapped(value, max(1, console.width - indent), policy=True)
+            if console.is_terminal
+            else (value,)
+        )
+        text = ("\n" + " " * indent).join(lines)
+        console.print(Text(name.ljust(indent) + text), soft_wrap=True)
 
 
 def model_text(model: models.Model, kept: bool = False) -> str:

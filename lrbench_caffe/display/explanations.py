@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lrbench_caffe.display.sketch import sketch
-from lrbench_caffe.display.table import Column, Table
+from lrbench_caffe.display.table import KEY, Column, Table
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.policies.catalogue import LENGTH
 
@@ -22,11 +22,11 @@ UNKNOWN_CURVE = "it depends"  # on the evaluations
 def functions(entries: Iterable[FunctionEntry]) -> Table:
     """Return a table of learning rate functions with a sketch of each."""
     columns = (
-        Column("function", "function"),
+        Column("function", "function", importance=KEY),
         Column(None, "family"),
-        Column("its rate", None),
+        Column("its rate", None, importance=80),
         Column("parameters", "parameters"),
-        Column("what it does", "meaning"),
+        Column("what it does", "meaning", importance=KEY),
         Column(None, "formula"),
         Column(None, "example"),
     )
@@ -56,9 +56,9 @@ def curve(entry: FunctionEntry) -> str:
 def parameters(entry: FunctionEntry) -> Table:
     """Return a table of the parameters of a function."""
     columns = (
-        Column("parameter", "parameter"),
-        Column("what it is", "meaning"),
-        Column("expected", "expected"),
+        Column("parameter", "parameter", importance=KEY),
+        Column("what it is", "meaning", importance=KEY),
+        Column("expected", "expected", importance=KEY),
     )
     rows = ((name, *texts) for name, texts in entry.parameters.items())
     return Table(None, columns, tuple(rows))
@@ -67,10 +67,10 @@ def parameters(entry: FunctionEntry) -> Table:
 def metrics(entries: Iterable[MetricEntry]) -> Table:
     """Return a table of metrics."""
     columns = (
-        Column("metric", None),
-        Column("--by", "metric"),
+        Column("metric", None, importance=KEY),
+        Column("--by", "metric", importance=KEY),
         Column("better", "better"),
-        Column("what it measures", "meaning"),
+        Column("what it measures", "meaning", importance=KEY),
         Column(None, "formula"),
         Column(None, "use"),
     )
@@ -83,4 +83,8 @@ def metrics(entries: Iterable[MetricEntry]) -> Table:
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Table:
     """Return a table of names and what is known about each."""
-    return Table(None, (Column("what", "name"), Column("which", "value")), tuple(pairs))
+    columns = (
+        Column("what", "name", importance=KEY),
+        Column("which", "value", importance=KEY),
+    )
+    return Table(None, columns, tuple(pairs))

@@ -11,11 +11,19 @@ import math
 from typing import TYPE_CHECKING, cast
 
 from lrbench_caffe import ranking
-from lrbench_caffe.display.table import Column, Table, number, percent
+from lrbench_caffe.display.table import (
+    KEY,
+    Column,
+    Table,
+    number,
+    percent,
+    policy_columns,
+    whole,
+)
 from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, STATES, TEST_SET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from lrbench_caffe.display.protocols import (
         RangeTest,
@@ -29,28 +37,28 @@ if TYPE_CHECKING:
     from lrbench_caffe.trial import Dataset, Network, Trial
 
 
-def _rounded(value: float) -> str:
-    return "%.0f" % value
-
-
 # The metrics in the order of the paper's Tables VII to IX, by the field names of a Summary.
 METRICS = (
-    Column("LD", "ld", number, True),
-    Column("#Iter", "iterations", _rounded, True),
-    Column("Top-1 %", "top1", percent, True),
-    Column("Top-5 %", "top5", percent, True),
-    Column("AC", "ac", number, True),
-    Column("CD", "cd", number, True),
-    Column("CDAC", "cdac", number, True),
-    Column("#Param", "n_params", _rounded, True),
+    Column("LD", "ld", number, True, 60),
+    Column("#Iter", "iterations", whole, True, 70),
+    Column("Top-1 %", "top1", percent, True, KEY),
+    Column("Top-5 %", "top5", percent, True, 40),
+    Column("AC", "ac", number, True, 50),
+    Column("CD", "cd", number, True, 45),
+    Column("CDAC", "cdac", number, True, 55),
+    Column("#Param", "n_params", whole, True, 30),
 )
+SEEDS, INTERVAL, SEED = 80, 75, 90  # importances
+STAGE = Column("tried", "stage", importance=86)  # of a search
+WHY = Column("why", "why", importance=65)
+LENGTH = Column("length", "max_iter", str, True, 85)  # of a training in iterations
 _METRIC_COLUMNS = {column.name: column for column in METRICS if column.name}
 # On which sets the numbers are chosen and reported, and the Top-1 by which they are chosen.
 _SET_COLUMNS = tuple(Column(None, name) for name in ("selected_on", "reported_on", "selected_top1"))
 # Instead of an interval.
 ONE_SEED = "one seed"
 EQUAL_VALUES = "equal values"
-_INTERVAL = Column("95 % interval", None, str, True)  # of the mean Top-1
+_INTERVAL = Column("95 % interval", None, str, True, INTERVAL)  # of the mean Top-1
 _INTERVAL_ENDS = (Column(None, "top1_low"), Column(None, "top1_high"))
 # What identifies a task beside the names.
 _TASK_COLUMNS = tuple(
@@ -59,7 +67,11 @@ _TASK_COLUMNS = tuple(
 
 
 def results(
-    trials: Iterable[Trial], title: str | None = None, seeds: bool = False, settings: str = ""
+    trials: Iterable[Trial],
+    title: str | None = None,
+    seeds: bool = False,
+    settings: str = "",
+    reasons: Mapping[str, tuple[str, str]] | None = None,
 ) -> Table:
     """Return a table of trials: the policy and the eight metrics of each.
 
@@ -71,23 +83,28 @@ def results(
         title: The title of the table.
         seeds: Whether people read the seed. Programs always do.
         settings: The settings that distinguish the trials from those of other tables.
+        reasons: For the trials of a search, its stage and the reason for each by the trial's id.
     """
     trials = list(trials)
     columns = (
-        Column("policy", None),
-        Column(None, "policy"),
+        *policy_columns(),
         Column(None, "dataset"),
         Column(None, "network"),
-        Column("seed" if seeds else None, "seed", str, True),
+        Column("seed" if seeds else None, "seed", str, True, SEED),
         Column(None, "state"),
         _selected_top1(trials),
         *METRICS,
-        Column(None, "max_iter"),
+        LENGTH if reasons else LENGTH._replace(title=None),
+        *((STAGE, WHY) if reasons else ()),
         Column(None, "settings"),
         *_TASK_COLUMNS,
         *_SET_COLUMNS,
     )
-    return Table(title, columns, tuple(_results_row(trial, settings) for trial in trials))
+    rows = (
+        _results_row(trial, settings, reasons.get(trial.id, ("", "")) if reasons else ())
+        for trial in trials
+    )
+    return Table(title, columns, tuple(rows))
 
 
 def _selected_top1(trials: Iterable[Trial]) -> Column:
@@ -98,7 +115,7 @@ def _selected_top1(trials: Iterable[Trial]) -> Column:
     return Column("%s Top-1 %%" % name if pairs else None, None, percent, True)
 
 
-def _results_row(trial: Trial, settings: str) -> tuple[object, ...]:
+def _results_row(trial: Trial, settings: str, reason: tuple[str, ...]) -> tuple[object, ...]:
     summary, deciding = trial.summary, trial.deciding_summary
     metrics = (getattr(summary, name) if summary else None for name in _METRIC_COLUMNS)
     return (
@@ -111,6 +128,7 @@ def _results_row(trial: Trial, settings: str) -> tuple[object, ...]:
         deciding and deciding.top1,
         *metrics,
         trial.setup.solver.get("max_iter"),
+        *reason,
         settings,
         *_task_values(trial.setup.dataset, trial.setup.network),
         *(ranking.sets_of(trial) or (None, None)),
@@ -124,12 +142,15 @@ def _task_values(dataset: Dataset, network: Network) -> tuple[object, ...]:
     return network.hash, shape, dataset.train_samples, dataset.test_samples
 
 
-def study(name: str, trials: Sequence[Trial]) -> list[Table]:
+def study(
+    name: str, trials: Sequence[Trial], reasons: Mapping[str, tuple[str, str]] | None = None
+) -> list[Table]:
     """Return a table for each block of comparable trials of a study, the best trial first.
 
     Args:
         name: The name of the study.
         trials: The trials, each with at least its best row.
+        reasons: As for :func:`results`.
     """
     title = "study %s" % name
     return [
@@ -138,6 +159,7 @@ def study(name: str, trials: Sequence[Trial]) -> list[Table]:
             "%s: %s" % (title, block.title),
             seeds=True,
             settings=ranking.settings_text(block.differences),
+            reasons=reasons,
         )
         for block in ranking.group_comparable(trials)
     ] or [results((), title, seeds=True)]
@@ -156,11 +178,11 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
     """
     states = ("waiting",) + STATES
     columns = (
-        Column("study", None),
+        Column("study", None, importance=KEY),
         Column(None, "study"),
         Column(None, "runs"),
-        Column("made", "made", _local_time),
-        *(Column(state, state, _count, True) for state in states),
+        Column("made", "made", local_time),
+        *(Column(state, state, _count, True, 60) for state in states),
     )
     rows = (
         (
@@ -175,8 +197,8 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
     return Table(None, columns, tuple(rows))
 
 
-def _local_time(time: datetime.datetime) -> str:
-    """A time with the name of its zone; some zones have no name but their offset."""
+def local_time(time: datetime.datetime) -> str:
+    """Return a time with the name of its zone; some zones have no name but their offset."""
     return time.strftime("%Y-%m-%d %H:%M %Z")
 
 
@@ -184,7 +206,7 @@ def _count(number: int) -> str:
     return str(number or "")
 
 
-def ranked(block: Block, entries: Iterable[Ranked]) -> Table:
+def ranked(block: Block, entries: Iterable[Ranked], by: Collection[str] = ("top1",)) -> Table:
     """Return a table of the ranked policies of one block.
 
     Tied policies have the same rank, with a "=" behind it: "1=".
@@ -192,23 +214,25 @@ def ranked(block: Block, entries: Iterable[Ranked]) -> Table:
     Args:
         block: The block, one of :func:`lrbench_caffe.ranking.group_comparable`.
         entries: The result of :func:`lrbench_caffe.ranking.rank` for the trials of the block.
+        by: The metrics that decided, which a narrow terminal shows too.
     """
-    metrics = list(METRICS)
-    metrics.insert(metrics.index(_METRIC_COLUMNS["top1"]) + 1, _INTERVAL)
+    metrics = [
+        column._replace(importance=KEY) if column.name in by else column for column in METRICS
+    ]
+    metrics.insert([column.name for column in metrics].index("top1") + 1, _INTERVAL)
     columns = (
-        Column("rank", None),
+        Column("rank", None, importance=KEY),
         Column(None, "rank"),
         Column(None, "tied"),
-        Column("policy", None),
-        Column(None, "policy"),
+        *policy_columns(),
         Column(None, "settings"),
         Column(None, "dataset"),
         Column(None, "network"),
-        Column("seeds", "seeds", str, True),
+        Column("seeds", "seeds", str, True, SEEDS),
         _selected_top1(block.trials),
         *metrics,
         *_INTERVAL_ENDS,
-        Column(None, "max_iter"),
+        LENGTH._replace(title=None),
         *_TASK_COLUMNS,
         *_SET_COLUMNS,
     )
@@ -259,15 +283,16 @@ def _interval_text(seeds: int, interval: tuple[float | None, float | None]) -> s
     return "%s-%s" % (percent(low), percent(high))
 
 
-def tuned(result: Tuned) -> Table:
+def tuned(result: Tuned, by: Collection[str] = ("top1",)) -> Table:
     """Return a table of the ranked policies of a search.
 
     Args:
         result: A :class:`lrbench_caffe.evaluator.tuner.Tuned`.
+        by: The metrics of its goal.
     """
     trials = [trial for entry in result.ranked for trial in entry.trials + entry.others]
     block = ranking.group_comparable(trials)[0]  # all have the same solver and length
-    return ranked(block, sorted(result.ranked, key=lambda entry: entry.rank or math.inf))
+    return ranked(block, sorted(result.ranked, key=lambda entry: entry.rank or math.inf), by)
 
 
 def range_test(test: RangeTest) -> Table:
@@ -279,11 +304,14 @@ def range_test(test: RangeTest) -> Table:
     """
     rate = "lr" if test.swept else "k0"
     columns = (
-        Column(rate, rate, repr, True),
-        Column("good", None),
+        Column(rate, rate, repr, True, KEY),
+        Column("good", None, importance=KEY),
         Column(None, "good"),
-        *(_curve_column(curve, test) for curve in test.curves),
-        Column("", None),
+        *(
+            _curve_column(curve, test)._replace(importance=importance)
+            for curve, importance in zip(test.curves, _curve_importances(len(test.curves)))
+        ),
+        Column("state", None, importance=KEY),
         Column(None, "diverged"),
         Column(None, "state"),
         Column(None, "error"),
@@ -316,6 +344,11 @@ def range_test(test: RangeTest) -> Table:
     return Table(test.title if test.swept else "%s: Top-1 %%" % test.title, columns, tuple(rows))
 
 
+def _curve_importances(count: int) -> list[int]:
+    """The last curve is that of the whole training; the others are the earlier, the less needed."""
+    return [KEY if n == count - 1 else 50 + n for n in range(count)]
+
+
 def _curve_column(curve: Curve, test: RangeTest) -> Column:
     if test.swept:
         title = "Top-1 %"
@@ -332,14 +365,13 @@ def tuning(tuned: Tuned) -> Table:
         tuned: A :class:`lrbench_caffe.evaluator.tuner.Tuned`.
     """
     columns = (
-        Column("tried", "stage"),
-        Column("policy", None),
-        Column(None, "policy"),
-        Column("max_iter", "max_iter", str, True),
-        Column("seed", "seed", str, True),
+        STAGE,
+        *policy_columns(),
+        LENGTH,
+        Column("seed", "seed", str, True, SEED),
         Column(None, "state"),
-        Column("Top-1 %", "top1", percent, True),
-        Column("why", "why"),
+        _METRIC_COLUMNS["top1"],
+        WHY,
     )
     rows = []
     for training in tuned.tried:
@@ -375,10 +407,10 @@ def standings(results: TaskResults, title: str) -> Table:
         )
     ]
     columns = (
-        Column("policy", "policy"),
+        Column("policy", "policy", importance=KEY, policy=True),
         Column(None, "dataset"),
         Column(None, "network"),
-        Column("seeds", "seeds", str, True),
+        Column("seeds", "seeds", str, True, SEEDS),
         _METRIC_COLUMNS["iterations"],
         _METRIC_COLUMNS["top1"],
         _INTERVAL,

@@ -48,7 +48,7 @@ from lrbench_caffe.study.pruning import StuckDetector
 from lrbench_caffe.trial import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from lrbench_caffe.evaluator.trainer import Trainer
     from lrbench_caffe.models import Model
@@ -354,11 +354,14 @@ class _Search:
         """Find the good range, near that of a similar task if there is one."""
         _, length = self._plan_stage(RANGE_TRAININGS, range_test.LENGTH_SHARE)
         test = range_test.run(self._trainer, length, self._first_seed, similar)
+        trained = {}
         for trial in test.trials:
             candidate = Candidate("FIX", _constant_rate(trial))
             self._reasons[candidate] = "a constant rate"
             max_iter = cast("int", trial.setup.solver["max_iter"])
             self._record("range", candidate, max_iter, self._first_seed, trial)
+            trained[trial.policy, max_iter, self._first_seed] = candidate
+        self._store_reasons("range", trained)
         if test.good is None and failures.failed_trials(test.trials):
             raise TrialError(
                 "the net learns with none of the constant rates whose trainings did not fail (%s):"
@@ -499,6 +502,7 @@ class _Search:
                 requests.setdefault(key, candidate)
         keys = list(requests)[: self._trainer.room(length)]
         if keys:
+            self._store_reasons(stage, {key: requests[key] for key in keys})
             # The result is one of these.
             model = stage in ("full", "shorter")
             trials = self._trainer.train(keys, [StuckDetector().on_event], model)
@@ -548,8 +552,21 @@ class _Search:
         """Record a trial of a candidate."""
         self._trials.setdefault((trial.policy, length), {})[seed] = trial
         self._candidates.setdefault((trial.policy, length), candidate)
-        reason = self._reasons[candidate] if seed == self._first_seed else "another seed"
-        self._tried.append(Tried(stage, reason, trial))
+        self._tried.append(Tried(stage, self._reason(candidate, seed), trial))
+
+    def _reason(self, candidate: Candidate, seed: int) -> str:
+        """Why a candidate is trained with a seed."""
+        return self._reasons[candidate] if seed == self._first_seed else "another seed"
+
+    def _store_reasons(
+        self, stage: str, trainings: Mapping[tuple[str, int, int], Candidate]
+    ) -> None:
+        """Store the reasons for trainings with the study, which `lrbench study show` prints."""
+        reasons = {
+            key: (stage, self._reason(candidate, key[2])) for key, candidate in trainings.items()
+        }
+        with Store(self._trainer.dsn) as store:
+            studies.add_reasons(store, self._trainer.name, reasons)
 
     def _trials_by_seed(self, candidate: Candidate, length: int) -> dict[int, Trial]:
         """Look up the trials of a candidate at a length, by seed."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.display.table import Column, Table
-from lrbench_caffe.display.tables import METRICS, states_note
+from lrbench_caffe.display.table import KEY, Column, Table, policy_columns
+from lrbench_caffe.display.tables import METRICS, SEEDS, states_note
 from lrbench_caffe.paper.scaling import scaled_policies
 from lrbench_caffe.paper.targets import scaled_title
 from lrbench_caffe.ranking import Spread, counted_trials, spread
@@ -44,11 +44,10 @@ def comparison_table(target: Target, trials: Sequence[Trial], scale: float) -> T
         scale: The scale at which they were trained.
     """
     columns = (
-        Column("policy", None),
-        Column(None, "policy"),
-        Column("", "line"),
+        *policy_columns(),
+        Column("", "line", importance=KEY),
         Column(None, "scale"),
-        Column("seeds", "seeds", str, True),
+        Column("seeds", "seeds", str, True, SEEDS),
     )
     published_rows = {published.policy: published for published in target.published}
     rows: list[tuple[object, ...]] = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lrbench_caffe import database, models
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.paths import home
+from lrbench_caffe.paths import study_folder
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.study.events import first_verdict
 from lrbench_caffe.study.kept import BestOfPolicies
@@ -159,7 +159,7 @@ class ClaimedStudy:
 
     def __init__(self, name: str, dsn: str | None, stop: Stop) -> None:
         self._name, self._dsn, self._stop = name, dsn, stop
-        self._folder = os.path.join(home(), "studies", name)
+        self._folder = study_folder(name)
 
     def train(
         self,
