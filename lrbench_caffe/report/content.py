@@ -338,7 +338,7 @@ def _range_curves(entries: list[Ranked], rows: RowsById) -> list[dict[str, Any]]
 
 
 def _sets(trials: Sequence[Trial]) -> str:
-    """On which set the numbers are chosen, on which they are reported, and which curves have."""
+    """On which set the numbers are chosen and on which they are reported, as sentences."""
     pairs = set(filter(None, map(ranking.sets_of, trials)))
     text = "".join(" Numbers are %s." % sentence for sentence in ranking.sets_remarks(trials))
     if any(select != report for select, report in pairs):
