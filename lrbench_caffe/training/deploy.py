@@ -68,9 +68,9 @@ def deploy_net(
         InputError: The net has no head, or its output needs the labels.
     """
     if measurement is not None:
-        layers = list(param.test_net_param[measurement.test_net].layer)
-        net = solver.test_nets[measurement.test_net]
-        name, head = param.test_net_param[measurement.test_net].name, measurement.head.name
+        index, head = measurement.test_net, measurement.head.name
+        net, tested = solver.test_nets[index], param.test_net_param[index]
+        name, layers = tested.name, list(tested.layer)
     else:
         trained = layers_in_phase(param.train_net_param, caffe_pb2.TRAIN, param.train_state)
         net, name = solver.net, param.train_net_param.name
