@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BEST, LAST = "best", "last"  # why a model was kept
 ENDING = ".caffemodel"
 _DESCRIPTION = "model.json"
+_READS = 3  # of a description, if a training replaces the weights that it names meanwhile
 
 WriteWeights = Callable[[Any], object]  # writes weights into an open file
 Description = Dict[str, Any]  # what is recorded beside weights, as JSON can hold it
@@ -92,12 +93,20 @@ def find(trial: str) -> Model | None:
         trial: The id of the trial.
     """
     path = folder(trial)
-    recorded = _read(path)
-    current = recorded.get("model")
-    if not current or not os.path.exists(os.path.join(path, current["file"])):
-        return None
+    for _ in range(_READS):
+        recorded = _read(path)
+        current = recorded.get("model")
+        if current is None:
+            return None
+        weights = os.path.join(path, current["file"])
+        if os.path.exists(weights):
+            return _model(weights, current, recorded["deploy"])
+    return None
+
+
+def _model(path: str, current: Description, deploy: Description) -> Model:
     return Model(
-        path=os.path.join(path, current["file"]),
+        path=path,
         trial=current["trial"],
         policy=current["policy"],
         seed=current["seed"],
@@ -105,9 +114,9 @@ def find(trial: str) -> Model | None:
         chosen=current["chosen"],
         metrics=current["metrics"],
         content=current,
-        deploy=recorded["deploy"]["prototxt"],
-        deploy_notes=tuple(recorded["deploy"]["notes"]),
-        deploy_problem=recorded["deploy"]["problem"],
+        deploy=deploy["prototxt"],
+        deploy_notes=tuple(deploy["notes"]),
+        deploy_problem=deploy["problem"],
     )
 
 
@@ -175,10 +184,14 @@ class ModelFolder:
     def __init__(self, path: str) -> None:
         """Open the folder, which need not exist."""
         self._path = self.name = path
-        recorded = _read(path)
+        self._load()
+
+    def _load(self) -> None:
+        """Read what is recorded."""
+        recorded = _read(self._path)
         self._current: Description | None = recorded.get("model")
         self._at_snapshot: Description | None = recorded.get("at_snapshot")
-        self._deploy = recorded.get("deploy")
+        self._deploy: Description | None = recorded.get("deploy")
 
     @property
     def iteration(self) -> int | None:
@@ -227,7 +240,6 @@ class ModelFolder:
         """
         os.makedirs(self._path, exist_ok=True)
         name = self._unused("iter_%d" % description["iteration"])
-        before = self._current, self._deploy
         try:
             with files.open_output(os.path.join(self._path, name)) as file:
                 digest = _written(file, write_weights)
@@ -235,7 +247,7 @@ class ModelFolder:
             self._current, self._deploy = dict(description, file=name, sha256=digest), deploy
             self._record()
         except BaseException:
-            self._current, self._deploy = before
+            self._load()
             raise
         finally:
             self._remove_others()
@@ -265,10 +277,9 @@ class ModelFolder:
         """
         for entry in (self._at_snapshot, self._current):
             if entry and (entry["iteration"], entry["metrics"]["top1"]) == (iteration, top1):
-                if os.path.exists(os.path.join(self._path, entry["file"])):
-                    self._current = self._at_snapshot = entry
-                    self._record()
-                    self._remove_others()
+                self._current = self._at_snapshot = entry
+                self._record()
+                self._remove_others()
                 return
 
     def _unused(self, stem: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import shutil
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any, Iterable, NamedTuple, Sequence
@@ -42,6 +43,8 @@ __all__ = [
     "save",
 ]
 
+TERMINAL_COLOURS = ("blue", "orange", "green", "red", "cyan", "magenta")
+TERMINAL_HEIGHT = 24  # lines of a picture in the terminal
 RATES_SIZE = (10, 4.5)  # inches
 POINTS = 5000  # of a learning rate curve
 DEFAULT_LENGTH = 10000  # iterations to draw for policies without a length of their own
@@ -242,17 +245,22 @@ def _draw_in_terminal(lines: list[_RateCurve]) -> None:
 
     plotext.clear_figure()
     plotext.theme("clear")
+    width, height = shutil.get_terminal_size()
+    plotext.plot_size(width, min(height - 3, TERMINAL_HEIGHT))
     single = len(lines) == 1
-    marked = list(zip(lines, itertools.cycle("xo+*#@")))
-    for line, marker in marked:
-        plotext.plot(line.t.tolist(), line.lr.tolist(), marker="braille" if single else marker)
+    marked = list(zip(lines, itertools.cycle("xo+*#@"), itertools.cycle(TERMINAL_COLOURS)))
+    for line, marker, colour in marked:
+        mark = "braille" if single else marker
+        plotext.plot(line.t.tolist(), line.lr.tolist(), marker=mark, color=colour)
     plotext.ylim(0, 1.05 * max(line.lr.max() for line in lines))
     plotext.xlabel("iteration")
     plotext.ylabel("learning rate")
     picture = plotext.build()
-    print(picture if sys.stdout.isatty() else plotext.uncolorize(picture))
-    for line, marker in marked:
-        print(printable(line.label if single else "%s  %s" % (marker, line.label)))
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(picture if coloured else plotext.uncolorize(picture))
+    for line, marker, colour in marked:
+        label = printable(line.label if single else "%s  %s" % (marker, line.label))
+        print(plotext.colorize(label, colour) if coloured else label)
 
 
 def _draw_rates(figure: Figure, panel: Axes, lines: list[_RateCurve]) -> None:

@@ -68,9 +68,9 @@ def deploy_net(
         InputError: The net has no head, or its output needs the labels.
     """
     if measurement is not None:
-        test_net = param.test_net_param[measurement.deciding.test_net]
-        layers, net = list(test_net.layer), solver.test_nets[measurement.deciding.test_net]
-        name, head = test_net.name, measurement.head.name
+        index, head = measurement.deciding.test_net, measurement.head.name
+        net, tested = solver.test_nets[index], param.test_net_param[index]
+        name, layers = tested.name, list(tested.layer)
     else:
         trained = layers_in_phase(param.train_net_param, caffe_pb2.TRAIN, param.train_state)
         net, name = solver.net, param.train_net_param.name
