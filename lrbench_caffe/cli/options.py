@@ -20,7 +20,7 @@ ITERATIONS = click.IntRange(1, 2**31 - 1)  # Caffe counts them with 32 bits
 SEED = click.IntRange(0, 2**32 - 1)
 SEEDS = click.IntRange(1, 10000)
 FORMATS = ("table", "markdown", "csv", "json", "latex")
-FILTERS = ("study", "dataset", "network", "function", "policy", "state")
+FILTERS = ("study", "dataset", "network", "function", "policy", "state", "origin")
 
 database_option = click.option(
     "--dsn",
@@ -76,6 +76,31 @@ ranking_option = click.option(
 )
 
 
+def origin_options(command: Command) -> Command:
+    """Add the options that select trials by where they were trained, passed on as ``origin``."""
+
+    @functools.wraps(command)
+    def with_origin(origin: str | None, local: bool, **options: Any) -> Any:
+        from lrbench_caffe.database.names import LOCAL
+
+        if local and origin is not None:
+            raise InputError("--local and --origin exclude each other: give one of them")
+        if origin == "":
+            raise InputError("--origin: invalid name '', expected a name or a UUID")
+        return command(origin=LOCAL if local else origin, **options)
+
+    return _with_options(
+        with_origin,
+        click.option(
+            "--origin",
+            metavar="NAME",
+            help="Only trials that were imported from this database: its name or its UUID, as "
+            "`lrbench db origins` lists them",
+        ),
+        click.option("--local", is_flag=True, help="Only trials that were trained here"),
+    )
+
+
 def trial_filters(command: Command) -> Command:
     """Add the options that select trials; the command receives them as ``filters``."""
 
@@ -110,6 +135,7 @@ def trial_filters(command: Command) -> Command:
             callback=_checked_state,
             help="Only trials in this state, e.g. finished",
         ),
+        origin_options,
     )
 
 

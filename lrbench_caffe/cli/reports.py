@@ -14,13 +14,22 @@ from lrbench_caffe.cli.options import (
 )
 from lrbench_caffe.cli.output import print_remarks, print_written
 
+MAX_LISTED = 200  # policies in a table for people, unless --limit is given
+
 
 @click.command()
 @trial_filters
 @ranking_option
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Largest number of policies in each table, the best first; 0 for all [default: %d with "
+    "--format table, else all]" % MAX_LISTED,
+)
 @format_option
 @database_option
-def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
+def rank(filters: Filters, by: str, limit: int | None, dsn: str | None, format: str) -> None:
     """Rank the policies of each task over their seeds.
 
     Trainings of another length, or with other solver settings, have a table of their own. Policies
@@ -33,12 +42,21 @@ def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
     criterion = ranking.parse_criterion(by)
     with database.Store(dsn) as store:
         database.selection.check(store, filters)
-        trials = store.trials(best_only=True, **filters)
-    rankings = [
-        tables.ranked(block, ranking.rank(block.trials, criterion))
-        for block in ranking.group_comparable(trials)
-    ]
+        trials = store.results(**filters)
+    if limit is None:
+        limit = MAX_LISTED if format == "table" else 0
+    rankings, remarks = [], []
+    for block in ranking.group_comparable(trials):
+        entries = ranking.rank(block.trials, criterion)
+        listed = entries[: limit or None]
+        rankings.append(tables.ranked(block, listed))
+        if len(listed) < len(entries):
+            remarks.append(
+                "%s: the best %d of %d policies, --limit 0 lists all"
+                % (block.title, len(listed), len(entries))
+            )
     console.print_tables(*rankings, format=format)
+    print_remarks(remarks, format)
     print_remarks(ranking.names_remarks(ranking.group_by_task(trials)), format)
 
 

@@ -27,7 +27,7 @@ except ImportError as error:
         "install python3-psycopg2 or psycopg2-binary" % error
     ) from error
 
-from lrbench_caffe.database import delivery, selection, server, studies
+from lrbench_caffe.database import delivery, selection, server, standings, studies
 from lrbench_caffe.database.journal import Recorder, undelivered
 from lrbench_caffe.database.store import Store
 
@@ -38,6 +38,7 @@ __all__ = [
     "selection",
     "server",
     "shell_command",
+    "standings",
     "studies",
     "undelivered",
 ]

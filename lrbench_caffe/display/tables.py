@@ -223,10 +223,10 @@ def _ranked_row(entry: Ranked, block: Block, metrics: Iterable[Column]) -> tuple
 
 def _share_interval(spread: Spread) -> tuple[float | None, float | None]:
     """Return the interval of a mean share, cut off at 0 and 1; None if it is unknown."""
-    if spread.interval is None:
+    interval = spread.interval
+    if interval is None:
         return None, None
-    low, high = spread.interval
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, interval[0]), min(1.0, interval[1])
 
 
 def _interval_text(seeds: int, interval: tuple[float | None, float | None]) -> str | None:

@@ -56,14 +56,14 @@ def spread(values: Iterable[float | None]) -> Spread:
     2
     """
     numbers = [float(value) for value in values if value is not None]
-    if not numbers:
-        return Spread(None, None, 0)
     n = len(numbers)
-    # The division can round the mean of equal values to another number.
-    mean = min(max(math.fsum(numbers) / n, min(numbers)), max(numbers))
-    if n == 1:
-        return Spread(mean, None, 1)
-    squares = math.fsum((number - mean) ** 2 for number in numbers)
+    if n < 2:
+        return Spread(numbers[0] if numbers else None, None, n)
+    low, high = min(numbers), max(numbers)
+    if low == high:  # the division below could round the mean to another number
+        return Spread(low, 0.0, n)
+    mean = min(max(math.fsum(numbers) / n, low), high)
+    squares = math.fsum([(number - mean) ** 2 for number in numbers])
     return Spread(mean, math.sqrt(squares / (n - 1)), n)
 
 
