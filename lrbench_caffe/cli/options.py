@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, TypeVar, cast
 
 import click
@@ -22,9 +23,28 @@ SEEDS = click.IntRange(1, 10000)
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 FILTERS = ("study", "dataset", "network", "function", "policy", "state", "origin")
 
+
+def _without_password(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> str | None:
+    """The DSN, with a note if it has a password: other users can read a command line."""
+    if value is not None and _PASSWORD.search(value):
+        from lrbench_caffe.display import console
+
+        console.print_line(
+            "note: every user of this machine can read the password in --dsn while the command "
+            "runs: put it into ~/.pgpass or PGPASSWORD, or the whole DSN into LRBENCH_DSN",
+            aside=True,
+        )
+    return value
+
+
+_PASSWORD = re.compile(r"://[^/?#@]*:[^/?#@]+@|\bpassword\s*=")
+
 database_option = click.option(
     "--dsn",
     metavar="DSN",
+    callback=_without_password,
     help="PostgreSQL database to use, e.g. postgresql://user@host/lrbench "
     "[default: $LRBENCH_DSN, else a private server]",
 )

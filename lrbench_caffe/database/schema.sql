@@ -117,6 +117,7 @@ CREATE TABLE trial (
     error text,
     origin_id integer CONSTRAINT trial_origin REFERENCES origin,
     CONSTRAINT trial_runs_or_ended CHECK ((state = 'running') = (ended_at IS NULL)),
+    CONSTRAINT trial_ends_after_start CHECK (ended_at >= started_at),
     CONSTRAINT trial_best_is_whole CHECK ((best_iteration IS NULL) = (best_top1 IS NULL))
 );
 -- Finds the best trials of a task without reading the others.
@@ -160,10 +161,13 @@ CREATE TABLE evaluation (
     measured_on title NOT NULL DEFAULT 'test',
     other_sets jsonb CONSTRAINT evaluation_other_sets_are_named CHECK (jsonb_typeof(other_sets) = 'object'),
     CONSTRAINT evaluation_pkey PRIMARY KEY (trial_id, iteration),
+    -- Caffe computes in single precision. Sums of squares of such values do not overflow.
+    CONSTRAINT evaluation_magnitude CHECK (GREATEST(abs(lr), abs(train_loss), abs(test_loss), ld) < 1e39),
     CONSTRAINT evaluation_top1_with_top5 CHECK ((top1 IS NULL) = (top5 IS NULL))
 );
 COMMENT ON TABLE evaluation IS
-    'one pass over the whole test set, recorded as soon as it is measured; NULL where there is no finite number';
+    'one pass over the whole test set, recorded as soon as it is measured; NULL where there is no finite number, or one beyond
+     single precision';
 COMMENT ON COLUMN evaluation.iteration IS 'the number of finished iterations';
 COMMENT ON COLUMN evaluation.lr IS 'the learning rate of the next iteration';
 COMMENT ON COLUMN evaluation.train_loss IS
@@ -249,7 +253,7 @@ SELECT dataset_id, network_id, task_id, policy_id, settings, CASE WHEN function 
 FROM (SELECT DISTINCT ON (dataset_id, network_id, policy_id, learning(solver), seed)
              dataset_id, network_id, task_id, policy_id, learning(solver) AS settings, best_top1, best_iteration
       FROM trial WHERE state = 'finished' AND best_top1 IS NOT NULL
-      ORDER BY dataset_id, network_id, policy_id, learning(solver), seed, started_at DESC) AS latest
+      ORDER BY dataset_id, network_id, policy_id, learning(solver), seed, origin_id IS NULL DESC, started_at DESC) AS latest
 JOIN policy ON policy.id = policy_id
 GROUP BY dataset_id, network_id, task_id, policy_id, settings, function, parameters;
 COMMENT ON VIEW standing_of_trials IS 'the content of the table standing, computed from the trials';
@@ -275,7 +279,8 @@ COMMENT ON TABLE standing IS
 COMMENT ON COLUMN standing.settings IS 'the settings of the solver, as learning() returns them';
 COMMENT ON COLUMN standing.k0 IS 'the rate of a FIX policy; NULL for other policies';
 COMMENT ON COLUMN standing.seeds IS
-    'the number of finished trials; of several trials with the same seed only the latest counts';
+    'the number of finished trials; of several trials with the same seed only the latest counts, and those that were trained
+     here before imported ones';
 COMMENT ON COLUMN standing.top1 IS
     'the mean of the trials'' best Top-1; top1_std is its sample standard deviation';
 

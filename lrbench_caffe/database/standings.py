@@ -56,7 +56,8 @@ _BEST_OF_NAMED_TASKS = (
 _TASKS = """
     SELECT dataset_id, network_id, dataset.name AS dataset, shape, train_samples, test_samples,
            network.name AS network, hash, classes, settings
-    FROM ({best}) AS best JOIN dataset ON dataset.id = dataset_id JOIN network ON network.id = network_id
+    FROM ({best}) AS best
+    JOIN dataset ON dataset.id = dataset_id JOIN network ON network.id = network_id
     LEFT JOIN task ON task.id = task_id"""
 
 # The next queries answer for several tasks at once, because each query costs a round trip.

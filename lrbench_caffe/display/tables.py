@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lrbench_caffe.display.protocols import (
+        OriginSummary,
         RangeTest,
         Standing,
         StudySummary,
@@ -154,6 +155,26 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
             *(study.states.get(state, 0) for state in states),
         )
         for study in summaries
+    )
+    return Table(None, columns, tuple(rows))
+
+
+def origins(summaries: Iterable[OriginSummary]) -> Table:
+    """Return a table of the databases in which trials were trained.
+
+    Args:
+        summaries: The result of :func:`lrbench_caffe.database.origins.summaries`.
+    """
+    columns = (
+        Column("origin", None),
+        Column(None, "origin"),
+        Column(None, "here"),
+        Column("UUID", "database"),
+        Column("trials", "trials", str, True),
+    )
+    rows = (
+        (line.name + (" (here)" if line.here else ""), line.name, line.here, line.uuid, line.trials)
+        for line in summaries
     )
     return Table(None, columns, tuple(rows))
 
