@@ -15,10 +15,6 @@ from lrbench_caffe.trial import TEST_SET, Evaluation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Losses and rates are below this: Caffe computes in single precision, which ends at 3.4e38. The
-# squares of such values, of which a ranking computes sums, are far from overflow.
-MAX_VALUE = 1e39
-
 EVALUATION_COLUMNS = tuple(field.name for field in dataclasses.fields(Evaluation))
 COLUMN_LIST = ", ".join(EVALUATION_COLUMNS)
 

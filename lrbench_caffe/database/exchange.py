@@ -36,7 +36,9 @@ _TRIALS = """
            framework_id AS framework, network_id AS network, dataset_id AS dataset,
            policy_id AS policy, task.classes, solver, seed, host, attempt, trial.resumed_at, blas,
            threads, state, extract(epoch FROM started_at)::float8 AS started,
-           extract(epoch FROM ended_at)::float8 AS ended, error
+           -- The clocks of the machines that started and ended a trial may differ.
+           extract(epoch FROM CASE WHEN ended_at < started_at THEN started_at ELSE ended_at END)
+               ::float8 AS ended, error
     FROM trial LEFT JOIN task ON task.id = task_id
     WHERE trial.id IN (%s) ORDER BY started_at, trial.id"""
 

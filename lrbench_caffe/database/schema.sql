@@ -117,7 +117,6 @@ CREATE TABLE trial (
     error text,
     origin_id integer CONSTRAINT trial_origin REFERENCES origin,
     CONSTRAINT trial_runs_or_ended CHECK ((state = 'running') = (ended_at IS NULL)),
-    CONSTRAINT trial_ends_after_start CHECK (ended_at >= started_at),
     CONSTRAINT trial_best_is_whole CHECK ((best_iteration IS NULL) = (best_top1 IS NULL))
 );
 -- Finds the best trials of a task without reading the others.
@@ -161,13 +160,10 @@ CREATE TABLE evaluation (
     measured_on title NOT NULL DEFAULT 'test',
     other_sets jsonb CONSTRAINT evaluation_other_sets_are_named CHECK (jsonb_typeof(other_sets) = 'object'),
     CONSTRAINT evaluation_pkey PRIMARY KEY (trial_id, iteration),
-    -- Caffe computes in single precision. Sums of squares of such values do not overflow.
-    CONSTRAINT evaluation_magnitude CHECK (GREATEST(abs(lr), abs(train_loss), abs(test_loss), ld) < 1e39),
     CONSTRAINT evaluation_top1_with_top5 CHECK ((top1 IS NULL) = (top5 IS NULL))
 );
 COMMENT ON TABLE evaluation IS
-    'one pass over the whole test set, recorded as soon as it is measured; NULL where there is no finite number, or one beyond
-     single precision';
+    'one pass over the whole test set, recorded as soon as it is measured; NULL where there is no finite number';
 COMMENT ON COLUMN evaluation.iteration IS 'the number of finished iterations';
 COMMENT ON COLUMN evaluation.lr IS 'the learning rate of the next iteration';
 COMMENT ON COLUMN evaluation.train_loss IS

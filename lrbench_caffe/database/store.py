@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
@@ -31,7 +32,7 @@ import psycopg2
 from psycopg2.extras import Json, NamedTupleCursor
 
 from lrbench_caffe.database import delivery
-from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, MAX_VALUE, sql_type
+from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_type
 from lrbench_caffe.database.connection import connect, display_name, identity, reason
 from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES, ORIGIN_MATCHES
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
@@ -135,8 +136,7 @@ _ADD = """
 )
 
 _END = """
-    UPDATE trial SET state = %(state)s, error = %(error)s,
-        ended_at = GREATEST(started_at, to_timestamp(%(ended)s)),  -- clocks of machines differ
+    UPDATE trial SET state = %(state)s, ended_at = to_timestamp(%(ended)s), error = %(error)s,
         (best_iteration, best_top1) = (
             SELECT iteration, top1 FROM evaluation WHERE trial_id = %(id)s AND top1 IS NOT NULL
             ORDER BY top1 DESC, iteration LIMIT 1)
@@ -678,8 +678,8 @@ def _adapted(
 
 
 def _finite(value: float | None) -> float | None:
-    """The metric, or None where it is NaN, infinite or beyond single precision."""
-    return float(value) if value is not None and abs(value) < MAX_VALUE else None
+    """The metric, or None where it is NaN or infinite."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _read_trials(cursor: Any, rows_query: str, filters: dict[str, str | None]) -> list[Trial]:

@@ -16,7 +16,6 @@ from typing import Any, Callable, Iterable, Mapping
 
 from lrbench_caffe.database.columns import (
     EVALUATION_COLUMNS,
-    MAX_VALUE,
     WIDTH_WITHOUT_TAIL,
     imported_row,
 )
@@ -32,6 +31,7 @@ from lrbench_caffe.metrics import loss_difference
 from lrbench_caffe.policies import Policy, caffe_schedules
 from lrbench_caffe.trial import HEAD_METRICS, RUNNING, SET_METRICS, STATES
 
+MAX_VALUE = 1e39  # of losses and rates: Caffe computes in single precision, which ends at 3.4e38
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 _MAX_NAME = 500  # characters of the SQL domain "title"

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 SIGNIFICANCE = 0.05  # of Welch's t-test, and of the interval of a mean
 ROUNDING = 1e-12  # relative difference up to which two means are equal
+LARGEST = (
+    1e100  # a value: the squares of larger ones overflow, and nothing that is measured is larger
+)
 
 
 class Spread(NamedTuple):
@@ -50,12 +53,12 @@ class Spread(NamedTuple):
 
 
 def spread(values: Iterable[float | None]) -> Spread:
-    """Return the spread of the values that are not None.
+    """Return the spread of the values that are not None and not above LARGEST.
 
     >>> spread([0.98, None, 0.99]).n
     2
     """
-    numbers = [float(value) for value in values if value is not None]
+    numbers = [float(value) for value in values if value is not None and -LARGEST < value < LARGEST]
     n = len(numbers)
     if n < 2:
         return Spread(numbers[0] if numbers else None, None, n)
