@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 
 from lrbench_caffe.errors import InputError
@@ -20,6 +22,33 @@ def home() -> str:
         os.path.expanduser("~"), ".local", "share"
     )
     return os.path.abspath(os.environ.get("LRBENCH_HOME") or os.path.join(data, "lrbench"))
+
+
+def make_private(folder: str) -> None:
+    """Make a folder of LRBench's home for its user only, with the folders above it.
+
+    New folders have the mode 0700, less the umask. Folders of the user between the home and this
+    one that earlier versions made for everyone are closed. The home itself stays as it is if it
+    exists: LRBENCH_HOME may name a folder that has other files.
+
+    Args:
+        folder: The absolute path of the folder, which may exist.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    if not os.path.isdir(folder):
+        if not os.path.isdir(os.path.dirname(folder)):
+            make_private(os.path.dirname(folder))
+        with contextlib.suppress(FileExistsError):  # made by another process meanwhile
+            os.mkdir(folder, 0o700)
+        if not os.path.isdir(folder):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), folder)
+    while folder.startswith(home() + os.sep):
+        state = os.stat(folder)
+        if state.st_uid == os.geteuid() and state.st_mode & 0o077:
+            os.chmod(folder, state.st_mode & 0o700)
+        folder = os.path.dirname(folder)
 
 
 def shipped(path: str) -> str:

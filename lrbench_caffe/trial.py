@@ -286,6 +286,8 @@ class Trial:
 
         The Top-1 is that on the set that decides.
         """
+        if len(self.rows) == 1:  # the trials of a ranking
+            return self.rows[0] if self.rows[0].top1 is not None else None
         measured = [(row.top1, -row.iteration, row) for row in self.rows if row.top1 is not None]
         return max(measured, key=lambda item: item[:2])[-1] if measured else None
 

@@ -73,7 +73,7 @@ TRIALS = (
     trial(state="failed", top1=(), error="Check failed:\n\ttab \\ backslash \x1b[31mred\x1b[0m"),
     trial(state="running", top1=(0.1, 0.2)),
     trial(classes=None),
-    trial(top1=tuple(n / 500 for n in range(450))),
+    trial(top1=tuple(n / 500 for n in range(450)), solver={"max_iter": 45000}),
     trial("WARMUP(k0=0.01) for 400 then NSTEP(k0=0.1, gamma=0.1, l=[5, 7])"),
     trial("WARMUP(k0=0.001) for 22 then PLATEAU(k0=0.05, k1=0.001, gamma=0.5, l=44, of=top1)"),
     trial("SGDR(k0=0.05, k1=0, l=10, mult=2)"),
@@ -84,7 +84,7 @@ TRIALS = (
         parameters={"base_lr": 0.1, "gamma": 1.5, "stepvalue": [5, 7]},
         n_params=4,
     ),
-    trial(classes=(0.5,) * 30000),
+    trial(classes=(0.5,) * 30000, n_classes=30000),
 )
 
 
@@ -138,7 +138,7 @@ def test_datasets_networks_and_policies_are_merged_by_content(file, databases):
         1,
         1,
         2,
-        1,
+        2,
         7,
         len(TRIALS) + 1,
     )
@@ -157,7 +157,7 @@ def test_a_third_database_has_the_first_as_origin(file, databases, tmp_path):
 
 def test_a_trial_that_was_still_running_is_brought_up_to_date(databases, tmp_path):
     source, target, path = databases(), databases(), str(tmp_path / "out.jsonl")
-    (running,) = fill(source, trial(state="running", top1=(0.1, 0.2)))
+    (running,) = fill(source, trial(state="running", top1=(0.1, 0.2), solver={"max_iter": 900}))
     exchange.export_trials(path, source, {})
     exchange.import_trials(path, target)
     with Store(source) as store:

@@ -29,6 +29,7 @@ def trial(
     solver=None,
     error=None,
     classes=(0.9, None, 0.8),
+    n_classes=3,
     **changes,
 ):
     """A Trial with one evaluation per 100 iterations, whose Top-1 accuracies are top1."""
@@ -57,7 +58,7 @@ def trial(
         Framework("Caffe", "1.0.0"),
         network,
         Dataset(dataset, (1, 8, 8), 1000, 400),
-        3,
+        n_classes,
         solver or {"max_iter": 100, "type": "SGD"},
         seed,
     )

@@ -1,4 +1,4 @@
-"""Commands for the policy database: db status, start, stop, shell, deliver, export and so on."""
+"""Commands for the policy database: server, psql, journals, export, import, origins, delete."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from lrbench_caffe.cli.deletion import delete, yes_option
 from lrbench_caffe.cli.options import (
     Filters,
     database_option,
+    format_option,
     selection_options,
     trial_filters,
 )
@@ -68,7 +69,7 @@ def shell(dsn: str | None) -> None:
     from lrbench_caffe import database
 
     command = database.shell_command(dsn)
-    os.execv(command[0], command)
+    os.execve(command[0], command, dict(os.environ, **database.shell_environment(dsn)))
 
 
 @db.command()
@@ -120,24 +121,52 @@ def db_export(filters: Filters, file: str, name: str | None, dsn: str | None) ->
     print_written(file, counted(trials, "trial"))
 
 
+@db.command()
+@format_option
+@database_option
+def origins(dsn: str | None, format: str) -> None:
+    """List the databases in which the trials were trained.
+
+    The options --origin and --local of other commands select trials by them.
+    """
+    from lrbench_caffe import database
+    from lrbench_caffe.database import origins
+    from lrbench_caffe.display import console, tables
+
+    with database.Store(dsn) as store:
+        console.print_tables(tables.origins(origins.summaries(store)), format=format)
+
+
 @db.command("import")
 @click.argument("file", metavar="FILE")
+@click.option(
+    "--restore",
+    is_flag=True,
+    help="Add trials that were trained here and deleted since: only for a backup of your own, "
+    "because the file is believed",
+)
 @database_option
-def db_import(file: str, dsn: str | None) -> None:
+def db_import(file: str, restore: bool, dsn: str | None) -> None:
     """Read the trials of an exported file into the database.
 
-    If anything in the file is invalid, none of its trials are imported.
+    If anything in the file is invalid, none of its trials are imported. Nothing that was trained
+    here is changed.
     """
     from lrbench_caffe.database import exchange
     from lrbench_caffe.display import console, progress
 
+    notes: list[str] = []
     with progress.ProgressDisplay() as display:
-        imported = exchange.import_trials(file, dsn, progress=display)
+        imported = exchange.import_trials(
+            file, dsn, progress=display, restore=restore, on_note=notes.append
+        )
     present = imported.trials - imported.new - imported.updated
     console.print_line(
         "%d trials: %d new, %d updated, %d already there"
         % (imported.trials, imported.new, imported.updated, present)
     )
+    for note in notes:
+        console.print_line("note: " + note)
 
 
 @db.command("delete")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, TypeVar
 
 import click
@@ -21,11 +22,30 @@ SEED = click.IntRange(0, 2**32 - 1)
 SEEDS = click.IntRange(1, 10000)
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 MEASURED = ("head", "test_net", "select", "validation")  # fields of lrbench_caffe.trial.Job
-FILTERS = ("study", "dataset", "network", "function", "policy", "state")
+FILTERS = ("study", "dataset", "network", "function", "policy", "state", "origin")
+
+
+def _without_password(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> str | None:
+    """The DSN, with a note if it has a password: other users can read a command line."""
+    if value is not None and _PASSWORD.search(value):
+        from lrbench_caffe.display import console
+
+        console.print_line(
+            "note: every user of this machine can read the password in --dsn while the command "
+            "runs: put it into ~/.pgpass or PGPASSWORD, or the whole DSN into LRBENCH_DSN",
+            aside=True,
+        )
+    return value
+
+
+_PASSWORD = re.compile(r"://[^/?#@]*:[^/?#@]+@|\bpassword\s*=")
 
 database_option = click.option(
     "--dsn",
     metavar="DSN",
+    callback=_without_password,
     help="PostgreSQL database to use, e.g. postgresql://user@host/lrbench "
     "[default: $LRBENCH_DSN, else a private server]",
 )
@@ -159,6 +179,31 @@ ranking_option = click.option(
 )
 
 
+def origin_options(command: Command) -> Command:
+    """Add the options that select trials by where they were trained, passed on as ``origin``."""
+
+    @functools.wraps(command)
+    def with_origin(origin: str | None, local: bool, **options: Any) -> Any:
+        from lrbench_caffe.database.names import LOCAL
+
+        if local and origin is not None:
+            raise InputError("--local and --origin exclude each other: give one of them")
+        if origin == "":
+            raise InputError("--origin: invalid name '', expected a name or a UUID")
+        return command(origin=LOCAL if local else origin, **options)
+
+    return _with_options(
+        with_origin,
+        click.option(
+            "--origin",
+            metavar="NAME",
+            help="Only trials that were imported from this database: its name or its UUID, as "
+            "`lrbench db origins` lists them",
+        ),
+        click.option("--local", is_flag=True, help="Only trials that were trained here"),
+    )
+
+
 def trial_filters(command: Command) -> Command:
     """Add the options that select trials; the command receives them as ``filters``."""
 
@@ -193,6 +238,7 @@ def trial_filters(command: Command) -> Command:
             callback=_checked_state,
             help="Only trials in this state, e.g. finished",
         ),
+        origin_options,
     )
 
 

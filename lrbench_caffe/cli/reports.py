@@ -20,6 +20,8 @@ from lrbench_caffe.cli.output import command_line, print_remarks, print_tables, 
 if TYPE_CHECKING:
     from lrbench_caffe.display.view import View
 
+MAX_LISTED = 200  # policies in a table for people, unless --limit is given
+
 
 @click.command()
 @trial_filters
@@ -40,11 +42,13 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
     criterion = ranking.parse_criterion(by)
     with database.Store(dsn) as store:
         database.selection.check(store, filters)
-        trials = store.trials(best_only=True, **filters)
+        trials = store.results(**filters)
     rankings = [
         tables.ranked(block, ranking.rank(block.trials, criterion), criterion.weights)
         for block in ranking.group_comparable(trials)
     ]
+    if format == "table" and view.limit is None:
+        view = view._replace(limit=MAX_LISTED)
     print_tables(rankings, format, view)
     print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(ranking.names_remarks(ranking.group_by_task(trials)), format)

@@ -16,6 +16,7 @@ from lrbench_caffe.cli.options import (
     format_option,
     measurement_options,
     no_model_option,
+    origin_options,
     stopping_options,
 )
 from lrbench_caffe.cli.output import print_remarks
@@ -168,6 +169,7 @@ def tune(
 )
 @data_option
 @measurement_options
+@origin_options
 @format_option
 @database_option
 def recommend(
@@ -176,6 +178,7 @@ def recommend(
     solver: str | None,
     data: str | None,
     measured: dict[str, Any],
+    origin: str | None,
     dsn: str | None,
     format: str,
 ) -> None:
@@ -198,6 +201,8 @@ def recommend(
             "--solver SOLVER.prototxt"
         )
     with database.Store(dsn) as store:
+        if origin is not None:
+            database.selection.check(store, {"origin": origin})
         if solver:
             # The setup does not depend on the policy. The solver's schedule may be incomplete.
             job = Job(solver, policy="FIX(k0=0.01)", data=data, **measured)
@@ -208,15 +213,16 @@ def recommend(
             query = recommendation.query_by_names(store, dataset, network)
             unknown = database.selection.remarks(store, {"dataset": dataset, "network": network})
             print_remarks(unknown, format)
-        recommended = recommendation.recommend(store, query)
+        results = store if origin is None else database.standings.OfOrigin(store, origin)
+        recommended = recommendation.recommend(results, query)
     titles = recommendation.titles(recommended)
-    results = list(map(tables.standings, recommended.all_tasks, titles))
+    listed = list(map(tables.standings, recommended.all_tasks, titles))
     if format != "table":
-        console.print_tables(*results, format=format)
-    for table, sentences in zip(results, recommendation.explanations(recommended)):
+        console.print_tables(*listed, format=format)
+    for table, sentences in zip(listed, recommendation.explanations(recommended)):
         print_remarks(sentences, format)
         if format == "table":
             console.print_tables(table)
     print_remarks(recommendation.sets_remarks(recommended), format)
-    tasks = [(results.task.dataset, results.task.network) for results in recommended.tasks]
+    tasks = [(entry.task.dataset, entry.task.network) for entry in recommended.tasks]
     print_remarks(ranking.names_remarks(tasks), format)

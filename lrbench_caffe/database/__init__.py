@@ -22,16 +22,27 @@ import shutil
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 
 try:
-    import psycopg2  # noqa: F401  (checked here, before the modules below import it)
+    from psycopg2.extensions import make_dsn  # checked here, before the modules below import it
 except ImportError as error:
     raise InputError(
         "the database needs psycopg2, which this Python cannot import (%s): "
         "install python3-psycopg2 or psycopg2-binary" % error
     ) from error
 
-from lrbench_caffe.database import deletion, delivery, listing, selection, server, studies
+from lrbench_caffe.database import (
+    connection,
+    deletion,
+    delivery,
+    listing,
+    selection,
+    server,
+    standings,
+    studies,
+)
 from lrbench_caffe.database.journal import Recorder, undelivered
 from lrbench_caffe.database.store import Store
+
+_PASSWORDS = {"password": "PGPASSWORD"}  # parameters of a DSN, and libpq's variables for them
 
 __all__ = [
     "Recorder",
@@ -42,14 +53,17 @@ __all__ = [
     "selection",
     "server",
     "shell_command",
+    "shell_environment",
+    "standings",
     "studies",
     "undelivered",
 ]
 
 
 def shell_command(dsn: str | None = None) -> list[str]:
-    """Return the psql command line that opens the database.
+    """Return the psql command line that opens the database, without its password.
 
+    Other users of the machine can read a command line. :func:`shell_environment` has the password.
     Journals that wait for the database are delivered first.
 
     Args:
@@ -67,6 +81,20 @@ def shell_command(dsn: str | None = None) -> list[str]:
         # psql may be what repairs a database that cannot be used.
         with contextlib.suppress(InputError, DatabaseUnavailable):
             Store(dsn).close()
-    if dsn:
-        return [shutil.which("psql") or server.psql(), dsn]
-    return [server.psql(), server.start()]
+    if not dsn:
+        return [server.psql(), server.start()]
+    options = connection.parsed(dsn)
+    if any(options.pop(name, None) is not None for name in _PASSWORDS):
+        dsn = make_dsn(**options)
+    return [shutil.which("psql") or server.psql(), dsn]
+
+
+def shell_environment(dsn: str | None = None) -> dict[str, str]:
+    """Return the environment variables for :func:`shell_command`: the password of the DSN.
+
+    Args:
+        dsn: The connection string, as for :func:`shell_command`.
+    """
+    dsn = dsn or os.environ.get("LRBENCH_DSN")
+    options = connection.parsed(dsn) if dsn else {}
+    return {_PASSWORDS[name]: options[name] for name in _PASSWORDS if name in options}

@@ -35,13 +35,7 @@ def connect(dsn: str | None, read_only: bool = False) -> Connection:
     Raises:
         InputError: The database cannot be reached or used.
     """
-    try:
-        options = parse_dsn(dsn or server.start())
-    except psycopg2.ProgrammingError:
-        raise InputError(
-            "the database's name is not a connection string: write "
-            'postgresql://USER:PASSWORD@HOST/DATABASE or "host=HOST dbname=DATABASE user=USER"'
-        ) from None  # psycopg2's own message may quote the password
+    options = parsed(dsn or server.start())
     defaults = dict(_DEFAULTS)
     if libpq_version() >= 120000:
         defaults["tcp_user_timeout"] = 30000  # ms, for a network that drops packets silently
@@ -61,6 +55,22 @@ def connect(dsn: str | None, read_only: bool = False) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def parsed(dsn: str) -> dict[str, Any]:
+    """Return the parameters in a connection string by their names.
+
+    Raises:
+        InputError: The text is not a connection string.
+    """
+    try:
+        options: dict[str, Any] = parse_dsn(dsn)
+    except psycopg2.ProgrammingError:
+        raise InputError(
+            "the database's name is not a connection string: write "
+            'postgresql://USER@HOST/DATABASE or "host=HOST dbname=DATABASE user=USER"'
+        ) from None  # psycopg2's own message may quote the password
+    return options
 
 
 def _failure(dsn: str | None, problem: str) -> InputError:

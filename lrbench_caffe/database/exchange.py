@@ -36,7 +36,9 @@ _TRIALS = """
            framework_id AS framework, network_id AS network, dataset_id AS dataset,
            policy_id AS policy, task.classes, solver, seed, host, attempt, trial.resumed_at, blas,
            threads, state, extract(epoch FROM started_at)::float8 AS started,
-           extract(epoch FROM ended_at)::float8 AS ended, error
+           -- The clocks of the machines that started and ended a trial may differ.
+           extract(epoch FROM CASE WHEN ended_at < started_at THEN started_at ELSE ended_at END)
+               ::float8 AS ended, error
     FROM trial LEFT JOIN task ON task.id = task_id
     WHERE trial.id IN (%s) ORDER BY started_at, trial.id"""
 
@@ -101,16 +103,25 @@ def export_trials(
             return _export(file, connection, filters, name, progress or _ignore)
 
 
-def import_trials(path: str, dsn: str | None, progress: Progress | None = None) -> Imported:
+def import_trials(
+    path: str,
+    dsn: str | None,
+    progress: Progress | None = None,
+    restore: bool = False,
+    on_note: Callable[[str], None] | None = None,
+) -> Imported:
     """Import the trials of an export, in one transaction.
 
     A trial that the database already has stays as it is, unless it was still running when it was
-    imported.
+    imported, and the file is of the same origin. A file cannot add trials that were trained here,
+    as it says, or change them.
 
     Args:
         path: The export.
         dsn: The database, as for :class:`~lrbench_caffe.database.store.Store`.
         progress: Called with what is done, how much of it, and the total, in bytes of the file.
+        restore: Add trials of this database that it has lost: the file is a backup of one's own.
+        on_note: Called with a message if trials that are here differ in the file.
 
     Raises:
         InputError: The file cannot be read or is not a valid export, or the database cannot be
@@ -126,13 +137,15 @@ def import_trials(path: str, dsn: str | None, progress: Progress | None = None) 
                 staging.add(kind, line, content)
             staging.finish()
             report("merging", size, size)
-            new, updated = merging.merge(cursor, path)
-            return Imported(staging.trials, new, updated)
+            new, updated, different = merging.merge(cursor, path, restore)
     except OSError as error:
         raise InputError(
             "%s cannot be read (%s): name a file that `lrbench db export` has written"
             % (path, error.strerror)
         ) from None
+    if different and on_note is not None:
+        on_note("%d trials differ in the file from those here, which stay as they are" % different)
+    return Imported(staging.trials, new, updated)
 
 
 def _ignore(activity: str, done: int, total: int | None) -> None:

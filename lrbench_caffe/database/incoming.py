@@ -85,6 +85,7 @@ class _ExportChecker:
         self.ended = False
         self._trials = 0
         self._iteration: int | None = None  # of the last row; -1 before a trial's first row
+        self._trial: dict[str, Any] = {}  # the last one, which the rows belong to
         self._counts = dict.fromkeys(SHARED_KINDS, 0)
         self._checksum = hashlib.sha256()
 
@@ -121,10 +122,11 @@ class _ExportChecker:
         if kind == "rows":
             if self._iteration is None:
                 raise InvalidLine("the rows have no trial above them")
-            self._iteration = check_rows(content, self._iteration)
+            self._iteration = check_rows(content, self._iteration, self._trial)
         elif kind == "trial":
             self._trials, self._iteration = self._trials + 1, -1
             check_trial(content, self._counts)
+            self._trial = content
         elif kind in SHARED_KINDS:
             self._counts[kind] += 1
             content = checked_shared(kind, content)

@@ -41,6 +41,7 @@ from lrbench_caffe.database.delivery import REFUSED, deliver
 from lrbench_caffe.database.journal_file import ENDING, JournalFile, folder
 from lrbench_caffe.database.store import Store
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
+from lrbench_caffe.paths import make_private
 from lrbench_caffe.trial import FAILED, Trial, to_dict
 
 RETRY_SECONDS = 10  # between two attempts to reach a database that is unavailable
@@ -80,7 +81,7 @@ class Recorder:
     ) -> None:
         self._folder = folder()
         try:
-            os.makedirs(self._folder, exist_ok=True)
+            make_private(self._folder)
             tempfile.TemporaryFile(dir=self._folder).close()
         except OSError as error:
             raise InputError(

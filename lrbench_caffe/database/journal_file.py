@@ -96,7 +96,7 @@ class JournalFile:
 
     def _append(self, lines: bytes) -> None:
         if self._file is None:
-            self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115
+            self._file = open(self.path, "xb", 0, opener=_open_private)  # noqa: SIM115
             fcntl.flock(self._file, fcntl.LOCK_EX)
         if self._file.write(lines) < len(lines):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -144,6 +144,11 @@ class JournalFile:
             lines = sum(map(len, self.undelivered_lines()))
         header = 1 if lines and not self.delivered else 0  # the line that names the database
         return lines - header + len(self.unwritten)
+
+
+def _open_private(path: str, flags: int) -> int:
+    """Open a file; a new one is for its user only."""
+    return os.open(path, flags, 0o600)
 
 
 def encode(kind: str, content: object) -> bytes:

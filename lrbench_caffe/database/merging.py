@@ -92,6 +92,12 @@ _RESOLVE_TRIALS = """
         LEFT JOIN task ON task.classes = new_trial.classes;
     ANALYZE merged"""
 
+# The origin of trials that were trained here is NULL.
+_CLAIMED_TRIAL = """
+    SELECT line, merged.id::text FROM merged LEFT JOIN trial USING (id)
+    WHERE merged.origin_id IS NULL AND (trial.id IS NULL OR trial.origin_id IS NOT NULL)
+    ORDER BY line LIMIT 1"""
+
 _DUPLICATE_TRIAL = """
     SELECT max(line), id::text FROM new_trial GROUP BY id HAVING count(*) > 1 ORDER BY 1 LIMIT 1"""
 
@@ -101,13 +107,42 @@ _CONFLICTING_TRIAL = """
        OR trial.dataset_id <> merged.dataset_id OR trial.seed <> merged.seed
     ORDER BY line LIMIT 1"""
 
-# An imported trial that was still running at its import is replaced if the file has more of it.
-_DELETE_OUTDATED_TRIALS = """
+# Whether a row of a trial that is here is missing in the file, or has other values there. Rows
+# after the snapshot from which a later attempt resumed are void.
+_CONTRADICTED_ROW = """
+    SELECT FROM evaluation e WHERE e.trial_id = trial.id
+        AND (merged.attempt = trial.attempt OR e.iteration <= COALESCE(merged.resumed_at, -1))
+        AND NOT EXISTS (SELECT FROM new_row n WHERE n.trial_id = e.trial_id
+            AND n.iteration = e.iteration AND (%s) IS NOT DISTINCT FROM (%s))""" % (
+    ", ".join("n." + column for column in EVALUATION_COLUMNS),
+    ", ".join("e." + column for column in EVALUATION_COLUMNS),
+)
+
+# An imported trial that was still running at its import is replaced if a file of the same origin
+# has more of it, and has what is here unchanged.
+_DELETE_OUTDATED_TRIALS = (
+    """
     DELETE FROM trial USING merged
-    WHERE trial.id = merged.id AND trial.origin_id IS NOT NULL AND trial.state = 'running'
+    WHERE trial.id = merged.id AND trial.origin_id = merged.origin_id AND trial.state = 'running'
+        AND merged.attempt >= trial.attempt AND to_timestamp(merged.started) = trial.started_at
         AND (merged.state <> 'running' OR merged.attempt > trial.attempt
              OR (SELECT max(iteration) FROM new_row WHERE trial_id = trial.id) > COALESCE(
-                 (SELECT max(iteration) FROM evaluation WHERE trial_id = trial.id), -1))"""
+                 (SELECT max(iteration) FROM evaluation WHERE trial_id = trial.id), -1))
+        AND NOT EXISTS ("""
+    + _CONTRADICTED_ROW
+    + ")"
+)
+
+# Trials that are here and differ in the file, which changes nothing.
+_DIFFERENT_TRIALS = """
+    SELECT count(*) FROM merged JOIN trial USING (id)
+    WHERE merged.origin_id IS DISTINCT FROM trial.origin_id
+       OR EXISTS (SELECT FROM new_row n JOIN evaluation e USING (trial_id, iteration)
+                  WHERE n.trial_id = trial.id AND merged.attempt = trial.attempt
+                      AND (%s) IS DISTINCT FROM (%s))""" % (
+    ", ".join("n." + column for column in EVALUATION_COLUMNS if column != "iteration"),
+    ", ".join("e." + column for column in EVALUATION_COLUMNS if column != "iteration"),
+)
 
 _INSERT_TRIALS = """
     DELETE FROM merged USING trial WHERE trial.id = merged.id;
@@ -195,18 +230,24 @@ class Staging:
                 waiting.truncate()
 
 
-def merge(cursor: Any, path: str) -> tuple[int, int]:
+def merge(cursor: Any, path: str, restore: bool = False) -> tuple[int, int, int]:
     """Merge the staged trials into the database.
+
+    Nothing that is here is changed, except trials that were running when they were imported.
 
     Args:
         cursor: The cursor of the :class:`Staging`.
         path: The export, for messages.
+        restore: Whether trials that were trained here, as the file says, are added if they are
+            missing. The origin of a file cannot be verified, so this is for own backups.
 
     Returns:
-        How many trials are new, and how many were brought up to date.
+        How many trials are new, how many were brought up to date, and how many of the others
+        differ in the file.
 
     Raises:
-        InputError: A trial is in the file twice, or contradicts the database.
+        InputError: A trial is in the file twice, contradicts the database, or claims to have been
+            trained here.
     """
     cursor.execute(_ANALYZE_STAGING_TABLES)
     cursor.execute(_DUPLICATE_TRIAL)
@@ -221,12 +262,23 @@ def merge(cursor: Any, path: str) -> tuple[int, int]:
             line,
             "the database already has a trial %s, with another policy, task or seed" % trial_id,
         )
+    if not restore:
+        cursor.execute(_CLAIMED_TRIAL)
+        for line, trial_id in cursor.fetchall():
+            raise line_error(
+                path,
+                line,
+                "the trial %s is not one that was trained here, but its origin is this database: "
+                "if the file is a backup of this database, add --restore" % trial_id,
+            )
     cursor.execute(_DELETE_OUTDATED_TRIALS)
     updated = cursor.rowcount
+    cursor.execute(_DIFFERENT_TRIALS)
+    (different,) = cursor.fetchone()
     cursor.execute(_INSERT_TRIALS)
     inserted = cursor.rowcount
     cursor.execute(_INSERT_ROWS)
-    return inserted - updated, updated
+    return inserted - updated, updated, different
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})

@@ -1,4 +1,4 @@
-"""Conditions in SQL that select networks and datasets by what a user calls them.
+"""Conditions in SQL that select networks, datasets and origins by what a user calls them.
 
 Several networks, or datasets, can have one name. The labels that
 :func:`lrbench_caffe.ranking.network_label` and :func:`lrbench_caffe.ranking.dataset_label` make
@@ -18,3 +18,11 @@ DATASET_MATCHES = """(dataset.name = %(dataset)s
            OR dataset.name || '@' || COALESCE(array_to_string(dataset.shape, 'x'), '?')
               || '/' || COALESCE(dataset.train_samples::text, '?')
               || '/' || COALESCE(dataset.test_samples::text, '?') = %(dataset)s)"""
+
+# The name or the UUID of the database that a trial was imported from. The own UUID and LOCAL stand
+# for the trials that were trained here. The own name does not: other databases may have it, too.
+LOCAL = ""
+ORIGIN_MATCHES = """CASE WHEN %(origin)s = '' THEN trial.origin_id IS NULL
+           ELSE COALESCE(trial.origin_id, (SELECT id FROM origin WHERE here)) IN (
+               SELECT id FROM origin
+               WHERE database::text = %(origin)s OR (name = %(origin)s AND NOT here)) END"""

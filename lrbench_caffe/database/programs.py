@@ -35,8 +35,8 @@ def find_program(name: str, folder: str, version: str | None = None) -> str:
     if version not in paths:
         raise InputError(
             "the database in %s was made by PostgreSQL %s, but only version %s is installed: "
-            "install postgresql-%s, or set LRBENCH_HOME to another folder"
-            % (folder, version, ", ".join(paths), version)
+            "install postgresql-%s (docs/team.md has how to move the data to another version), or "
+            "set LRBENCH_HOME to another folder" % (folder, version, ", ".join(paths), version)
         )
     return paths[version]
 

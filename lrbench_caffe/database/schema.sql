@@ -249,7 +249,7 @@ SELECT dataset_id, network_id, task_id, policy_id, settings, CASE WHEN function 
 FROM (SELECT DISTINCT ON (dataset_id, network_id, policy_id, learning(solver), seed)
              dataset_id, network_id, task_id, policy_id, learning(solver) AS settings, best_top1, best_iteration
       FROM trial WHERE state = 'finished' AND best_top1 IS NOT NULL
-      ORDER BY dataset_id, network_id, policy_id, learning(solver), seed, started_at DESC) AS latest
+      ORDER BY dataset_id, network_id, policy_id, learning(solver), seed, origin_id IS NULL DESC, started_at DESC) AS latest
 JOIN policy ON policy.id = policy_id
 GROUP BY dataset_id, network_id, task_id, policy_id, settings, function, parameters;
 COMMENT ON VIEW standing_of_trials IS 'the content of the table standing, computed from the trials';
@@ -275,7 +275,8 @@ COMMENT ON TABLE standing IS
 COMMENT ON COLUMN standing.settings IS 'the settings of the solver, as learning() returns them';
 COMMENT ON COLUMN standing.k0 IS 'the rate of a FIX policy; NULL for other policies';
 COMMENT ON COLUMN standing.seeds IS
-    'the number of finished trials; of several trials with the same seed only the latest counts';
+    'the number of finished trials; of several trials with the same seed only the latest counts, and those that were trained
+     here before imported ones';
 COMMENT ON COLUMN standing.top1 IS
     'the mean of the trials'' best Top-1; top1_std is its sample standard deviation';
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lrbench_caffe.database.names import LOCAL
 from lrbench_caffe.database.store import trial_ids_query
 from lrbench_caffe.errors import InputError, abbreviated, nearest
 
@@ -23,7 +24,9 @@ _DESCRIPTIONS = {
     "function": "under the function %s",
     "policy": "under the policy %s",
     "state": "in the state %s",
+    "origin": "from the origin %s",
 }
+_TRAINED_HERE = "that were trained here"
 
 _NAMES = {
     "study": "SELECT name FROM study ORDER BY id DESC LIMIT %s",
@@ -40,6 +43,9 @@ _NAMES = {
         SELECT text FROM policy WHERE EXISTS (SELECT FROM trial WHERE policy_id = policy.id)
         ORDER BY id DESC LIMIT %s""",
     "state": "SELECT DISTINCT state FROM trial LIMIT %s",
+    "origin": """
+        SELECT name FROM origin WHERE NOT here
+        GROUP BY name ORDER BY max(id) DESC LIMIT %s""",
 }
 
 # How to list the names that are too many, or too long, for a message.
@@ -68,7 +74,7 @@ def check(store: Store, filters: Mapping[str, str | None]) -> None:
         raise InputError(no_trials(store))
     for name in unmatched:
         raise InputError(_unmatched(store, name, values[name]))
-    descriptions = (_DESCRIPTIONS[name] % abbreviated(value) for name, value in values.items())
+    descriptions = (_description(name, value) for name, value in values.items())
     raise InputError(
         "the database does not have trials %s: leave out one of these filters"
         % " and ".join(descriptions)
@@ -127,10 +133,18 @@ def _unmatched(store: Store, name: str, value: str) -> str:
             value,
             value,
         )
+    if name == "origin" and value == LOCAL:
+        return "the database does not have trials %s: leave out --local" % _TRAINED_HERE
     return "the database does not have trials %s: %s" % (
-        _DESCRIPTIONS[name] % abbreviated(value),
+        _description(name, value),
         _instead(store, name, value),
     )
+
+
+def _description(name: str, value: str) -> str:
+    if name == "origin" and value == LOCAL:
+        return _TRAINED_HERE
+    return _DESCRIPTIONS[name] % abbreviated(value)
 
 
 def _instead(store: Store, kind: str, value: str) -> str:
@@ -141,6 +155,8 @@ def _instead(store: Store, kind: str, value: str) -> str:
         return "did you mean %s?" % closest
     if kind in _LISTS:
         return _LISTS[kind]
+    if not names:
+        return "nothing was imported into it"
     more = len(names) - _MAX_LISTED
     listed = ", ".join(names[:_MAX_LISTED])
     return "it has %s%s" % (listed, " and %d more" % more if more > 0 else "")

@@ -38,7 +38,7 @@ import psycopg2
 
 from lrbench_caffe.database.programs import OTHER_SERVER, error_line, find_program
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.paths import home
+from lrbench_caffe.paths import home, make_private
 
 USER = DATABASE = "lrbench"
 _SOCKET = ".s.PGSQL.5432"
@@ -304,7 +304,7 @@ class _Folder:
 def _open_folder(path: str) -> Iterator[_Folder]:
     """Open the server's folder, and create it if necessary."""
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        make_private(path)
         command_prefix = _command_prefix(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:

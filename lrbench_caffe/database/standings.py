@@ -10,30 +10,39 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, NamedTuple, Optional, Sequ
 
 from psycopg2.extras import Json
 
-from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES
+from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES, ORIGIN_MATCHES
 from lrbench_caffe.ranking import Spread
 from lrbench_caffe.trial import Dataset, Network
 
 if TYPE_CHECKING:
+    from typing import Protocol  # Python 3.7 does not have it
+
     from lrbench_caffe.database.store import Store
+
+    class Selectable(Protocol):
+        """What answers the queries here: a store, or the trials of one origin in it."""
+
+        def select(self, query: str, values: Any = None) -> list[Any]:
+            """Run a query and return its result lines."""
+
 
 CONSTANTS = 200  # the most constant rates that are read for a task
 
 # The best standing of each (dataset, network). Each costs one index lookup, however many standings
 # lie between two of them.
 _BEST_OF_ALL_TASKS = """
-    WITH RECURSIVE best AS (
-        (SELECT dataset_id, network_id, settings, task_id FROM standing
-         ORDER BY dataset_id, network_id, top1 DESC, iterations LIMIT 1)
-        UNION ALL
-        SELECT following.* FROM best, LATERAL (
-            SELECT dataset_id, network_id, settings, task_id FROM standing
-            WHERE (dataset_id, network_id) > (best.dataset_id, best.network_id)
-            ORDER BY dataset_id, network_id, top1 DESC, iterations LIMIT 1) AS following)"""
+        WITH RECURSIVE best AS (
+            (SELECT dataset_id, network_id, settings, task_id FROM standing
+             ORDER BY dataset_id, network_id, top1 DESC, iterations LIMIT 1)
+            UNION ALL
+            SELECT following.* FROM best, LATERAL (
+                SELECT dataset_id, network_id, settings, task_id FROM standing
+                WHERE (dataset_id, network_id) > (best.dataset_id, best.network_id)
+                ORDER BY dataset_id, network_id, top1 DESC, iterations LIMIT 1) AS following)
+        SELECT * FROM best"""
 
 _BEST_OF_NAMED_TASKS = (
     """
-    WITH best AS (
         SELECT first.* FROM dataset, network, LATERAL (
             SELECT dataset_id, network_id, settings, task_id FROM standing
             WHERE dataset_id = dataset.id AND network_id = network.id
@@ -42,13 +51,13 @@ _BEST_OF_NAMED_TASKS = (
     + DATASET_MATCHES
     + " AND "
     + NETWORK_MATCHES
-    + ")"
 )
 
 _TASKS = """
     SELECT dataset_id, network_id, dataset.name AS dataset, shape, train_samples, test_samples,
            network.name AS network, hash, classes, settings
-    FROM best JOIN dataset ON dataset.id = dataset_id JOIN network ON network.id = network_id
+    FROM ({best}) AS best
+    JOIN dataset ON dataset.id = dataset_id JOIN network ON network.id = network_id
     LEFT JOIN task ON task.id = task_id"""
 
 # The next queries answer for several tasks at once, because each query costs a round trip.
@@ -107,7 +116,49 @@ _NEWEST_NETWORK = (
     + " ORDER BY id DESC LIMIT 1"
 )
 
+# In front of a query: the trials of one origin and their standings, instead of the tables.
+_OF_ORIGIN = (
+    """
+    WITH trial AS (SELECT * FROM trial WHERE """
+    + ORIGIN_MATCHES
+    + """),
+    standing AS (
+        SELECT dataset_id, network_id, task_id, policy_id, settings,
+               CASE WHEN function = 'FIX' THEN (parameters->>'k0')::float8 END AS k0,
+               count(*) AS seeds, avg(best_top1) AS top1, stddev_samp(best_top1) AS top1_std,
+               avg(best_iteration)::float8 AS iterations
+        FROM (SELECT DISTINCT ON (dataset_id, network_id, policy_id, learning(solver), seed)
+                     dataset_id, network_id, task_id, policy_id, learning(solver) AS settings,
+                     best_top1, best_iteration
+              FROM trial WHERE state = 'finished' AND best_top1 IS NOT NULL
+              ORDER BY dataset_id, network_id, policy_id, learning(solver), seed,
+                       started_at DESC) AS latest
+        JOIN policy ON policy.id = policy_id
+        GROUP BY dataset_id, network_id, task_id, policy_id, settings, function, parameters)"""
+)
+
 _PROTOTXTS = "SELECT hash, prototxt FROM network WHERE hash = ANY (%s)"
+
+
+class OfOrigin:
+    """The standings of the trials of one origin, for the functions here instead of the store.
+
+    They are computed for each query, so a query takes longer than on the store itself.
+
+    Args:
+        store: The database.
+        origin: The origin, as :meth:`lrbench_caffe.database.Store.trials` selects it.
+    """
+
+    def __init__(self, store: Store, origin: str) -> None:
+        self._store = store
+        self._origin = origin
+
+    def select(self, query: str, values: Any = None) -> list[Any]:
+        """Run a query on the trials and standings of the origin."""
+        if isinstance(values, dict):
+            return self._store.select(_OF_ORIGIN + query, dict(values, origin=self._origin))
+        return self._store.select(query, values)  # of networks or datasets
 
 
 class TrainedTask(NamedTuple):
@@ -175,7 +226,7 @@ class ConstantRate(NamedTuple):
 
 
 def tasks(
-    store: Store, dataset: str | None = None, network: str | None = None
+    store: Selectable, dataset: str | None = None, network: str | None = None
 ) -> list[TrainedTask]:
     """Return the tasks on which policies have been trained.
 
@@ -186,7 +237,7 @@ def tasks(
         network: The network as this method selects it. It is required with a dataset, and ignored
             without.
     """
-    query = (_BEST_OF_NAMED_TASKS if dataset else _BEST_OF_ALL_TASKS) + _TASKS
+    best = _BEST_OF_NAMED_TASKS if dataset else _BEST_OF_ALL_TASKS
     return [
         TrainedTask(
             dataset_id=line.dataset_id,
@@ -196,12 +247,12 @@ def tasks(
             classes=line.classes,
             settings=line.settings,
         )
-        for line in store.select(query, {"dataset": dataset, "network": network})
+        for line in store.select(_TASKS.format(best=best), {"dataset": dataset, "network": network})
     ]
 
 
 def best_policies(
-    store: Store,
+    store: Selectable,
     tasks: Sequence[TrainedTask],
     limit: int,
     min_seeds: int = 1,
@@ -244,7 +295,7 @@ def best_policies(
 
 
 def with_seeds(
-    store: Store, tasks: Sequence[TrainedTask], policies: Sequence[Sequence[Standing]]
+    store: Selectable, tasks: Sequence[TrainedTask], policies: Sequence[Sequence[Standing]]
 ) -> list[list[Standing]]:
     """Return the standings of each task with the seeds of their trials."""
     ids = sorted({standing.policy_id for standings in policies for standing in standings})
@@ -261,7 +312,7 @@ def with_seeds(
     ]
 
 
-def constant_rates(store: Store, tasks: Sequence[TrainedTask]) -> list[list[ConstantRate]]:
+def constant_rates(store: Selectable, tasks: Sequence[TrainedTask]) -> list[list[ConstantRate]]:
     """Return how constant learning rates did on each task.
 
     Returns:
@@ -273,13 +324,13 @@ def constant_rates(store: Store, tasks: Sequence[TrainedTask]) -> list[list[Cons
     return rates
 
 
-def longest_trainings(store: Store, tasks: Sequence[TrainedTask]) -> list[int]:
+def longest_trainings(store: Selectable, tasks: Sequence[TrainedTask]) -> list[int]:
     """Return the largest max_iter of each task; 0 if it was not recorded."""
     return [line.length or 0 for line in _select_for_tasks(store, _LONGEST, tasks, {})]
 
 
 def _select_for_tasks(
-    store: Store, query: str, tasks: Sequence[TrainedTask], values: Mapping[str, Any]
+    store: Selectable, query: str, tasks: Sequence[TrainedTask], values: Mapping[str, Any]
 ) -> list[Any]:
     """The lines of a query for all tasks; ``place`` is the task's position, counted from 1."""
     datasets = [task.dataset_id for task in tasks]
@@ -287,19 +338,19 @@ def _select_for_tasks(
     return store.select(query, dict(values, datasets=datasets, networks=networks))
 
 
-def find_datasets(store: Store, name: str) -> list[Dataset]:
+def find_datasets(store: Selectable, name: str) -> list[Dataset]:
     """Return the datasets with this name or label, the newest first."""
     return [_dataset(line.name, line) for line in store.select(_DATASETS, {"dataset": name})]
 
 
-def find_network(store: Store, name: str) -> Network | None:
+def find_network(store: Selectable, name: str) -> Network | None:
     """Return the newest network with this name, hash or label, or None."""
     for line in store.select(_NEWEST_NETWORK, {"network": name}):
         return Network(line.name, line.hash, line.prototxt)
     return None
 
 
-def prototxts(store: Store, networks: Sequence[Network]) -> dict[str, str]:
+def prototxts(store: Selectable, networks: Sequence[Network]) -> dict[str, str]:
     """Return the canonical prototxts of networks by their hashes."""
     return dict(store.select(_PROTOTXTS, [[network.hash for network in networks]]))
 

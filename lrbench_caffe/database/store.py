@@ -34,7 +34,7 @@ from psycopg2.extras import Json, NamedTupleCursor
 from lrbench_caffe.database import delivery
 from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_type
 from lrbench_caffe.database.connection import connect, display_name, identity, reason
-from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES
+from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES, ORIGIN_MATCHES
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
@@ -142,7 +142,7 @@ _END = """
             ORDER BY top1 DESC, iteration LIMIT 1)
     WHERE id = %(id)s AND attempt <= %(attempt)s"""
 
-_FILTER_NAMES = ("id", "network", "dataset", "policy", "function", "state", "study")
+_FILTER_NAMES = ("id", "network", "dataset", "policy", "function", "state", "study", "origin")
 
 _FILTER = (
     """(%(id)s IS NULL OR trial.id = %(id)s)
@@ -157,7 +157,10 @@ _FILTER = (
       AND (%(state)s IS NULL OR trial.state = %(state)s)
       AND (%(study)s IS NULL OR trial.id IN (
           SELECT trial_id FROM study_trial JOIN study ON study.id = study_id
-          WHERE study.name = %(study)s))"""
+          WHERE study.name = %(study)s))
+      AND (%(origin)s IS NULL OR """
+    + ORIGIN_MATCHES
+    + ")"
 )
 
 _TRIAL_IDS = (
@@ -168,25 +171,58 @@ _TRIAL_IDS = (
     + _FILTER
 )
 
-_TRIALS = (
-    """
-    SELECT trial.id::text, policy.text AS policy, function, parameters, n_params,
-           framework.name AS framework, version, network_id, dataset.name AS dataset, shape,
-           train_samples, test_samples, classes, solver, seed, host, blas, threads, state, error,
-           attempt, resumed_at, origin.name AS origin,
-           extract(epoch FROM started_at)::double precision AS started,
-           extract(epoch FROM ended_at)::double precision AS ended
+# The JSON is read as text: thousands of trials have the same solver settings.
+_TRIAL_COLUMNS = """
+    trial.id::text, policy.text AS policy, function, parameters::text, n_params,
+    framework.name AS framework, version, network_id, dataset.name AS dataset, shape,
+    train_samples, test_samples, classes, solver::text, seed, host, blas, threads, state, error,
+    attempt, trial.resumed_at, origin.name AS origin,
+    extract(epoch FROM started_at)::double precision AS started,
+    extract(epoch FROM ended_at)::double precision AS ended"""
+
+_TRIAL_TABLES = """
     FROM trial
     JOIN policy ON policy.id = policy_id JOIN network ON network.id = network_id
     JOIN dataset ON dataset.id = dataset_id JOIN framework ON framework.id = framework_id
-    LEFT JOIN task ON task.id = task_id LEFT JOIN origin ON origin.id = origin_id
-    WHERE """
+    LEFT JOIN task ON task.id = task_id LEFT JOIN origin ON origin.id = origin_id"""
+
+_WHERE = (
+    " WHERE "
     + _FILTER
     + """
     ORDER BY started_at, trial.id"""
 )
 
-_NETWORKS = "SELECT id, name, hash, prototxt FROM network WHERE id = ANY (%s)"
+_TRIALS = "SELECT" + _TRIAL_COLUMNS + _TRIAL_TABLES + _WHERE
+
+# What a ranking needs of a trial's rows: the best one, without the values of classes and heads.
+_RANKED_COLUMNS = tuple(
+    column for column in EVALUATION_COLUMNS if column not in ("class_confidence", "heads")
+)
+_RESULTS = "SELECT%s, %s%s%s%s" % (
+    _TRIAL_COLUMNS,
+    ", ".join("best.%s AS best_%s" % (column, column) for column in _RANKED_COLUMNS),
+    _TRIAL_TABLES,
+    # LIMIT makes this an index lookup for each trial, however many rows the table has.
+    """
+    LEFT JOIN LATERAL (
+        SELECT * FROM evaluation WHERE trial_id = trial.id AND iteration = COALESCE(
+            trial.best_iteration,  -- set when the trial ends
+            (SELECT iteration FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL
+             ORDER BY top1 DESC, iteration LIMIT 1)) LIMIT 1) AS best ON true""",
+    _WHERE,
+)
+
+_NETWORKS = (
+    """
+    SELECT id, name, hash, prototxt FROM network WHERE id IN (
+        SELECT trial.network_id FROM trial JOIN policy ON policy.id = policy_id
+        JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
+        WHERE """
+    + _FILTER
+    + ")"
+)
+_FETCHED = 2000  # result lines at a time, so that the trials and not the lines take the memory
 
 _ROWS = (
     """
@@ -386,6 +422,7 @@ class Store:
         state: str | None = None,
         study: str | None = None,
         best_only: bool = False,
+        origin: str | None = None,
     ) -> list[Trial]:
         """Return the trials that match all the given filters, in the order in which they started.
 
@@ -399,6 +436,8 @@ class Store:
             study: The name of the study that the trials belong to.
             best_only: Read only each trial's best row, which is all that a ranking needs.
                 Thousands of trials with all their rows take gigabytes.
+            origin: Where the trials were trained: the name or the UUID of the database that they
+                were imported from, or :data:`LOCAL` for those that were trained here.
         """
         filters = {
             "network": network,
@@ -407,9 +446,21 @@ class Store:
             "function": function,
             "state": state,
             "study": study,
+            "origin": origin,
         }
         query = _BEST_ROWS if best_only else _ROWS
         return self.transaction(lambda cursor: _read_trials(cursor, query, filters))
+
+    def results(self, **filters: str | None) -> list[Trial]:
+        """Return trials with what a ranking needs: their best row only, in the same order.
+
+        Fifty thousand trials take a second or two. A best row is without the confidences of the
+        classes and the metrics of other heads. A trial without a Top-1 has no row.
+
+        Args:
+            **filters: The filters of :meth:`trials`.
+        """
+        return self.transaction(lambda cursor: _read_results(cursor, filters))
 
     def rows(self, trial_ids: Iterable[str]) -> dict[str, tuple[Evaluation, ...]]:
         """Return the rows of these trials by the trial's id; a trial without rows is left out."""
@@ -633,12 +684,23 @@ def _finite(value: float | None) -> float | None:
 
 def _read_trials(cursor: Any, rows_query: str, filters: dict[str, str | None]) -> list[Trial]:
     """The trials that match filters: a query for them, one for their networks, one for rows."""
+    reader = _TrialReader(cursor, filters)
     cursor.execute(_TRIALS, _filter_values(filters))
     lines = cursor.fetchall()
-    cursor.execute(_NETWORKS, [list({line.network_id for line in lines})])
-    networks = {line.id: Network(line.name, line.hash, line.prototxt) for line in cursor.fetchall()}
     rows = _read_rows(cursor, rows_query, [line.id for line in lines])
-    return [_trial(line, networks[line.network_id], rows.get(line.id, ())) for line in lines]
+    return [reader.trial(line, rows.get(line.id, ())) for line in lines]
+
+
+def _read_results(cursor: Any, filters: dict[str, str | None]) -> list[Trial]:
+    """The trials that match filters, each with the columns of its best row that are ranked."""
+    reader = _TrialReader(cursor, filters)
+    cursor.execute("SET LOCAL work_mem = '64MB'")  # sorts fifty thousand trials in memory
+    cursor.execute(_RESULTS, _filter_values(filters))
+    return [
+        reader.trial(line, _best_row(line))
+        for lines in iter(lambda: cursor.fetchmany(_FETCHED), [])
+        for line in lines
+    ]
 
 
 def _read_rows(
@@ -658,33 +720,65 @@ def _evaluation(line: tuple[Any, ...]) -> Evaluation:
     return Evaluation(*values)
 
 
-def _trial(line: Any, network: Network, rows: tuple[Evaluation, ...]) -> Trial:
-    """The Trial in a result line of _TRIALS."""
-    shape = None if line.shape is None else tuple(line.shape)
-    setup = Setup(
-        framework=Framework(line.framework, line.version),
-        network=network,
-        dataset=Dataset(line.dataset, shape, line.train_samples, line.test_samples),
-        classes=line.classes,
-        solver=line.solver,
-        seed=line.seed,
-    )
-    return Trial(
-        id=line.id,
-        policy=line.policy,
-        function=line.function,
-        parameters=line.parameters,
-        n_params=line.n_params,
-        setup=setup,
-        host=line.host,
-        started=line.started,
-        blas=line.blas,
-        threads=line.threads,
-        state=line.state,
-        ended=line.ended,
-        error=line.error,
-        rows=rows,
-        attempt=line.attempt,
-        resumed_at=line.resumed_at,
-        origin=line.origin,
-    )
+def _best_row(line: Any) -> tuple[Evaluation, ...]:
+    """The best row in a result line of _RESULTS, which ends with its columns."""
+    if line.best_iteration is None:
+        return ()
+    return (Evaluation(**dict(zip(_RANKED_COLUMNS, line[-len(_RANKED_COLUMNS) :]))),)
+
+
+class _TrialReader:
+    """Makes trials of result lines; equal setups and parameters are one value, made once."""
+
+    def __init__(self, cursor: Any, filters: dict[str, str | None]) -> None:
+        cursor.execute(_NETWORKS, _filter_values(filters))
+        self._networks = {
+            line.id: Network(line.name, line.hash, line.prototxt) for line in cursor.fetchall()
+        }
+        self._setups: dict[tuple[Any, ...], Setup] = {}
+        self._objects: dict[str, dict[str, Any]] = {}
+
+    def trial(self, line: Any, rows: tuple[Evaluation, ...]) -> Trial:
+        """The Trial in a result line that begins with _TRIAL_COLUMNS."""
+        return Trial(
+            id=line.id,
+            policy=line.policy,
+            function=line.function,
+            parameters=self._object(line.parameters),
+            n_params=line.n_params,
+            setup=self._setup(line),
+            host=line.host,
+            started=line.started,
+            blas=line.blas,
+            threads=line.threads,
+            state=line.state,
+            ended=line.ended,
+            error=line.error,
+            rows=rows,
+            attempt=line.attempt,
+            resumed_at=line.resumed_at,
+            origin=line.origin,
+        )
+
+    def _object(self, text: str) -> dict[str, Any]:
+        content = self._objects.get(text)
+        if content is None:
+            content = self._objects[text] = json.loads(text)
+        return content
+
+    def _setup(self, line: Any) -> Setup:
+        shape = None if line.shape is None else tuple(line.shape)
+        dataset = line.dataset, shape, line.train_samples, line.test_samples
+        framework = line.framework, line.version
+        key = (framework, line.network_id, dataset, line.classes, line.solver, line.seed)
+        setup = self._setups.get(key)
+        if setup is None:
+            setup = self._setups[key] = Setup(
+                framework=Framework(*framework),
+                network=self._networks[line.network_id],
+                dataset=Dataset(*dataset),
+                classes=line.classes,
+                solver=self._object(line.solver),
+                seed=line.seed,
+            )
+        return setup

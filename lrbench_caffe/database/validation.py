@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+import time
 import uuid
 from typing import Any, Callable, Iterable, Mapping
 
@@ -27,14 +27,18 @@ from lrbench_caffe.database.export_format import (
     VERSION,
 )
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import Policy
+from lrbench_caffe.metrics import loss_difference
+from lrbench_caffe.policies import Policy, caffe_schedules
 from lrbench_caffe.trial import HEAD_METRICS, RUNNING, SET_METRICS, STATES
 
+MAX_VALUE = 1e39  # of losses and rates: Caffe computes in single precision, which ends at 3.4e38
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 _MAX_NAME = 500  # characters of the SQL domain "title"
 _MAX_CONFIDENCE = 1.00001  # softmax outputs in single precision may be rounded above 1
 _MIN_REAL = 1e-37  # the smallest number that PostgreSQL's real holds with all its digits
+_CLOCK_ERROR = 86400  # seconds by which the clocks of two machines may differ
+_LD_ERROR = 1e-4  # relative to the losses, of earlier versions that rounded
 _MAX_DIGITS = 20  # of a whole number
 
 # The texts of policies as this program writes them. Only these are parsed further, so that no
@@ -42,7 +46,6 @@ _MAX_DIGITS = 20  # of a whole number
 _VALUE = r"(?:\d+(?:\.\d+)?(?:e[+-]\d+)?|[a-z]\w*|\[\d+(?:, \d+)*\])"
 _PIECE = r"[A-Z]\w*\(\w+=%s(?:, \w+=%s)*\)" % (_VALUE, _VALUE)
 _POLICY = re.compile("%s(?: for \\d+ then %s)*" % (_PIECE, _PIECE), re.ASCII)
-_CAFFE_POLICY = re.compile(r"[a-z]+\(\w+=[^\"\\\n]*\)", re.ASCII)  # an lr_policy only Caffe has
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_STORABLE = re.compile(r"[\x00\ud800-\udfff]")  # errors come from logs, which may have colors
@@ -132,37 +135,43 @@ def check_end(content: Any, trials: int, checksum: str) -> None:
         raise InvalidLine("the checksum does not match: the file was changed or damaged")
 
 
-def check_rows(rows: Any, previous: int) -> int:
+def check_rows(rows: Any, previous: int, trial: Mapping[str, Any]) -> int:
     """Check the rows of a trial.
 
     Args:
         rows: The content of a "rows" line.
         previous: The iteration of the trial's previous row, or -1.
+        trial: The checked content of the trial's line.
 
     Returns:
         The iteration of the last row.
 
     Raises:
-        InvalidLine: A row is malformed, or the iterations do not increase.
+        InvalidLine: A row is malformed, the iterations do not increase, or a row contradicts the
+            trial.
     """
     if type(rows) is not list:
         raise InvalidLine("rows is not a list")
+    max_iter = trial["solver"].get("max_iter")
+    last = _INT32_MAX if max_iter is None else max_iter
     for row in rows:
-        previous = _check_row(row, previous)
+        previous = _check_row(row, previous, last, trial["classes"])
     return previous
 
 
-def _check_row(row: Any, previous: int) -> int:
-    """Check a row and return its iteration; previous is the iteration of the row before."""
+def _check_row(row: Any, previous: int, last: int, n_classes: int | None) -> int:
+    """Check a row and return its iteration, which is after previous and at most last."""
     width = len(EVALUATION_COLUMNS)
     if type(row) is not list or not WIDTH_WITHOUT_TAIL <= len(row) <= width:
         raise InvalidLine("a row is not a list of %d to %d values" % (WIDTH_WITHOUT_TAIL, width))
     row = imported_row(row)
     iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, resumed_at = row[:11]
     classes, heads, measured_on, other_sets = row[11:]
-    if not (type(iteration) is int and previous < iteration <= _INT32_MAX):
+    if not (type(iteration) is int and previous < iteration <= last):
         raise _invalid(
-            "iteration", iteration, "a whole number above the previous iteration, %d" % previous
+            "iteration",
+            iteration,
+            "a whole number above the previous iteration, %d, and at most %d" % (previous, last),
         )
     for value in (lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld):
         if value is not None and type(value) is not float and type(value) is not int:
@@ -171,8 +180,8 @@ def _check_row(row: Any, previous: int) -> int:
     _check_ranges(iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld)
     if resumed_at is not None and not (type(resumed_at) is int and 0 <= resumed_at <= iteration):
         raise _invalid("resumed_at", resumed_at, "an iteration before this one", iteration)
-    if classes is not None and not _are_confidences(classes):
-        raise _invalid("class_confidence", classes, "a list of numbers from 0 to 1", iteration)
+    if classes is not None:
+        _check_confidences(iteration, classes, n_classes)
     if heads is not None and not _are_heads(heads):
         raise _invalid("heads", heads, "the metrics of other heads by their names", iteration)
     if not _is_name(measured_on):
@@ -200,6 +209,8 @@ def _check_ranges(
             "iteration %d: invalid top1=%s, top5=%s, expected numbers from 0 to 1, or null for both"
             % (iteration, top1, top5)
         )
+    if top1 is not None and top5 is not None and top1 > top5:
+        raise InvalidLine("iteration %d: top1=%s is above top5=%s" % (iteration, top1, top5))
     if not (
         (ac is None or 0 <= ac <= _MAX_CONFIDENCE)
         and (cd is None or 0 <= cd <= _MAX_CONFIDENCE)
@@ -210,15 +221,27 @@ def _check_ranges(
             % (iteration, ac, cd, cdac)
         )
     if not (
-        (lr is None or -1e308 < lr < 1e308)
-        and (train_loss is None or -1e308 < train_loss < 1e308)
-        and (test_loss is None or -1e308 < test_loss < 1e308)
-        and (ld is None or 0 <= ld < 1e308)
+        (lr is None or 0 <= lr < MAX_VALUE)
+        and (train_loss is None or -MAX_VALUE < train_loss < MAX_VALUE)
+        and (test_loss is None or -MAX_VALUE < test_loss < MAX_VALUE)
+        and (ld is None or 0 <= ld < MAX_VALUE)
     ):
         raise InvalidLine(
             "iteration %d: lr=%s, train_loss=%s, test_loss=%s or ld=%s is out of range"
             % (iteration, lr, train_loss, test_loss, ld)
         )
+    if ld is not None and not _is_loss_difference(ld, train_loss, test_loss):
+        raise InvalidLine(
+            "iteration %d: ld=%s is not the difference of train_loss=%s and test_loss=%s"
+            % (iteration, ld, train_loss, test_loss)
+        )
+
+
+def _is_loss_difference(ld: float, train_loss: float | None, test_loss: float | None) -> bool:
+    if train_loss is None or test_loss is None:
+        return False
+    error = _LD_ERROR * max(abs(train_loss), abs(test_loss))
+    return abs(ld - loss_difference(test_loss, train_loss)) <= error
 
 
 def _is_share(value: float | None) -> bool:
@@ -245,7 +268,7 @@ def _are_sets(sets: Any) -> bool:
         and all(
             value is None
             or (
-                type(value) in (int, float) and math.isfinite(value)
+                type(value) in (int, float) and abs(value) < MAX_VALUE
                 if metric in ("test_loss", "ld")
                 else _is_confidence(value)
             )
@@ -261,6 +284,17 @@ def _is_name(value: Any) -> bool:
 
 def _is_confidence(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= _MAX_CONFIDENCE
+
+
+def _check_confidences(iteration: int, classes: Any, n_classes: int | None) -> None:
+    """Check the confidences of the classes; n_classes is None if their number is unknown."""
+    if not _are_confidences(classes):
+        raise _invalid("class_confidence", classes, "a list of numbers from 0 to 1", iteration)
+    if n_classes is not None and len(classes) != n_classes:
+        raise InvalidLine(
+            "iteration %d: class_confidence has %d values for %d classes"
+            % (iteration, len(classes), n_classes)
+        )
 
 
 def _are_confidences(values: Any) -> bool:
@@ -306,6 +340,10 @@ def check_trial(trial: Any, counts: Mapping[str, int]) -> None:
     _check_time(trial, "ended", optional=True)
     if (trial["ended"] is None) != (trial["state"] == RUNNING):
         raise InvalidLine("ended must be null for a running trial, and only then")
+    if trial["ended"] is not None and trial["ended"] < trial["started"]:
+        raise InvalidLine(
+            "the trial ended=%s before it started=%s" % (trial["ended"], trial["started"])
+        )
 
 
 def _check_solver(solver: dict[str, Any]) -> None:
@@ -379,14 +417,11 @@ def _checked_policy(content: dict[str, Any]) -> dict[str, Any]:
     _check_text(content, "function", 1, _MAX_NAME)
     _check_whole_number(content, "n_params", 0, _INT32_MAX)
     text = content["text"]
-    if _CAFFE_POLICY.fullmatch(text):
-        if text.partition("(")[0] != content["function"]:
-            raise InvalidLine(
-                "the policy's function %s does not match its text %s"
-                % (shortened(content["function"]), shortened(text))
-            )
-        _check_flat_object(content, "parameters")
-        return content
+    schedule = caffe_schedules.parse(text)
+    if schedule is not None:
+        function, parameters = schedule
+        n_params = sum(len(v) if isinstance(v, list) else 1 for v in parameters.values())
+        return _same_policy(content, text, function, parameters, n_params)
     if not _POLICY.fullmatch(text):
         raise InvalidLine(
             "cannot read the policy %s: it is not written as this program writes policies"
@@ -396,17 +431,32 @@ def _checked_policy(content: dict[str, Any]) -> dict[str, Any]:
         policy = Policy.parse(text)
     except InputError as error:
         raise InvalidLine(str(error)) from None
-    parsed = {
-        "text": str(policy),
-        "function": policy.function,
-        "parameters": json.loads(json.dumps(policy.parameters)),
-        "n_params": policy.n_params,
-    }
+    parameters = json.loads(json.dumps(policy.parameters))
+    return _same_policy(content, str(policy), policy.function, parameters, policy.n_params)
+
+
+def _same_policy(
+    content: dict[str, Any], text: str, function: str, parameters: dict[str, Any], n_params: int
+) -> dict[str, Any]:
+    """Return a policy that was computed from its text, if its line has the same."""
+    parsed = {"text": text, "function": function, "parameters": parameters, "n_params": n_params}
+    if not _are_in_range(parameters):
+        raise InvalidLine("a parameter of the policy %s is out of range" % shortened(text))
     if parsed != content:
         raise InvalidLine(
-            "the policy's function and parameters do not match its text %s" % shortened(text)
+            "the policy's function and parameters do not match its text %s"
+            % shortened(content["text"])
         )
     return parsed
+
+
+def _are_in_range(value: Any) -> bool:
+    """Whether all numbers in a policy's parameters are below MAX_VALUE."""
+    if isinstance(value, dict):
+        return all(map(_are_in_range, value.values()))
+    if isinstance(value, list):
+        return all(map(_are_in_range, value))
+    return not isinstance(value, (int, float)) or abs(value) < MAX_VALUE
 
 
 _SHARED_CHECKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -468,6 +518,11 @@ def _check_time(content: dict[str, Any], name: str, optional: bool = False) -> N
         return
     if not (type(value) in (int, float) and 0 <= value < 1e11):
         raise _invalid(name, value, "seconds since the epoch")
+    if value > time.time() + _CLOCK_ERROR:
+        raise InvalidLine(
+            "%s=%s is in the future: check the clocks of this machine and of the one that wrote "
+            "the file" % (name, value)
+        )
 
 
 def _check_uuid(content: dict[str, Any], name: str) -> None:
@@ -500,7 +555,7 @@ def _is_scalar(value: Any) -> bool:
     return (
         value is None
         or type(value) in (str, int, bool)
-        or (type(value) is float and math.isfinite(value))
+        or (type(value) is float and abs(value) < MAX_VALUE)
     )
 
 

@@ -35,6 +35,26 @@ class StudySummary(Protocol):
         """Whether a program is running the study."""
 
 
+class OriginSummary(Protocol):
+    """A :class:`lrbench_caffe.database.origins.OriginSummary`."""
+
+    @property
+    def uuid(self) -> str:
+        """The UUID of the database."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def here(self) -> bool:
+        """Whether it is this database."""
+
+    @property
+    def trials(self) -> int:
+        """The number of its trials."""
+
+
 class Task(Protocol):
     """A :class:`lrbench_caffe.database.standings.TrainedTask`."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from lrbench_caffe.display.protocols import (
+        OriginSummary,
         RangeTest,
         Standing,
         StudySummary,
@@ -197,6 +198,26 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
     return Table(None, columns, tuple(rows))
 
 
+def origins(summaries: Iterable[OriginSummary]) -> Table:
+    """Return a table of the databases in which trials were trained.
+
+    Args:
+        summaries: The result of :func:`lrbench_caffe.database.origins.summaries`.
+    """
+    columns = (
+        Column("origin", None),
+        Column(None, "origin"),
+        Column(None, "here"),
+        Column("UUID", "database"),
+        Column("trials", "trials", str, True),
+    )
+    rows = (
+        (line.name + (" (here)" if line.here else ""), line.name, line.here, line.uuid, line.trials)
+        for line in summaries
+    )
+    return Table(None, columns, tuple(rows))
+
+
 def local_time(time: datetime.datetime) -> str:
     """Return a time with the name of its zone; some zones have no name but their offset."""
     return time.strftime("%Y-%m-%d %H:%M %Z")
@@ -269,10 +290,10 @@ def _ranked_row(entry: Ranked, block: Block, metrics: Iterable[Column]) -> tuple
 
 def _share_interval(spread: Spread) -> tuple[float | None, float | None]:
     """Return the interval of a mean share, cut off at 0 and 1; None if it is unknown."""
-    if spread.interval is None:
+    interval = spread.interval
+    if interval is None:
         return None, None
-    low, high = spread.interval
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, interval[0]), min(1.0, interval[1])
 
 
 def _interval_text(seeds: int, interval: tuple[float | None, float | None]) -> str | None:

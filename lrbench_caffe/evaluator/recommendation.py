@@ -23,8 +23,12 @@ from lrbench_caffe.trial import TEST_SET, Dataset, Network
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from lrbench_caffe.database import Store
-    from lrbench_caffe.database.standings import ConstantRate, Standing, TrainedTask
+    from lrbench_caffe.database.standings import (
+        ConstantRate,
+        Selectable,
+        Standing,
+        TrainedTask,
+    )
     from lrbench_caffe.trial import Setup
 
 SIMILAR_TASKS = 3  # that are returned if there is little evidence for the task itself, or none
@@ -159,7 +163,7 @@ class Recommendation(NamedTuple):
         return any(results.has_enough_evidence for results in self.tasks)
 
 
-def query_by_names(store: Store, dataset: str, network: str) -> Query:
+def query_by_names(store: Selectable, dataset: str, network: str) -> Query:
     """Make a query from names.
 
     Args:
@@ -214,7 +218,7 @@ def query_from_setup(setup: Setup, dataset: str | None = None, network: str | No
     )
 
 
-def recommend(store: Store, query: Query, limit: int = 5) -> Recommendation:
+def recommend(store: Selectable, query: Query, limit: int = 5) -> Recommendation:
     """Find the best policies for a task, and for similar tasks unless there is enough evidence.
 
     A task that was trained with another optimizer counts as similar, not as the same, because its
@@ -258,7 +262,7 @@ def recommend(store: Store, query: Query, limit: int = 5) -> Recommendation:
 
 
 def _similar_to_known(
-    store: Store, query: Query, same: Sequence[TrainedTask]
+    store: Selectable, query: Query, same: Sequence[TrainedTask]
 ) -> list[tuple[TrainedTask, list[Comparison]]]:
     """Find tasks that are similar to a task that the database has."""
     ids = {(task.dataset_id, task.network_id) for task in same}
@@ -270,7 +274,7 @@ def _similar_to_known(
     return _most_similar(store, tasks, _with_classes(query, [*same, *tasks]))[:SIMILAR_TASKS]
 
 
-def _tasks_with_names(store: Store, query: Query) -> Iterable[TrainedTask]:
+def _tasks_with_names(store: Selectable, query: Query) -> Iterable[TrainedTask]:
     network = query.network.hash or query.network.name
     return standings.tasks(store, query.dataset.name, network)
 
@@ -293,7 +297,7 @@ def _with_classes(query: Query, tasks: Iterable[TrainedTask]) -> Query:
 
 
 def _most_similar(
-    store: Store, tasks: Iterable[TrainedTask], query: Query
+    store: Selectable, tasks: Iterable[TrainedTask], query: Query
 ) -> list[tuple[TrainedTask, list[Comparison]]]:
     """Compare tasks with the query; the networks' layers only for the most similar tasks.
 
@@ -325,7 +329,7 @@ def _sorted(
 
 
 def _results(
-    store: Store,
+    store: Selectable,
     query: Query,
     compared: Sequence[tuple[TrainedTask, list[Comparison]]],
     limit: int,
@@ -354,7 +358,7 @@ def _results(
     )
 
 
-def _needed_lengths(store: Store, query: Query, tasks: Sequence[TrainedTask]) -> list[int]:
+def _needed_lengths(store: Selectable, query: Query, tasks: Sequence[TrainedTask]) -> list[int]:
     """The length of trainings with enough evidence for each task.
 
     It is the solver's max_iter, or if that is unknown, the length of the task's longest trainings.
@@ -364,7 +368,11 @@ def _needed_lengths(store: Store, query: Query, tasks: Sequence[TrainedTask]) ->
 
 
 def _best_policies(
-    store: Store, query: Query, tasks: Sequence[TrainedTask], lengths: Sequence[int], limit: int
+    store: Selectable,
+    query: Query,
+    tasks: Sequence[TrainedTask],
+    lengths: Sequence[int],
+    limit: int,
 ) -> list[list[Standing]]:
     """Find the best policies of each task, those with enough evidence first."""
     enough = standings.best_policies(

@@ -82,8 +82,12 @@ def group_comparable(trials: Iterable[Trial]) -> list[Block]:
 def _blocks(task: Task, title: str, trials: Iterable[Trial]) -> list[Block]:
     """The blocks of one task in their order."""
     groups: dict[Settings, list[Trial]] = defaultdict(list)
+    settings: dict[int, Settings] = {}  # by the id of the solver's dict, which trials share
     for trial in trials:
-        groups[_settings(trial.setup.solver)].append(trial)
+        solver = trial.setup.solver
+        if id(solver) not in settings:
+            settings[id(solver)] = _settings(solver)
+        groups[settings[id(solver)]].append(trial)
     dataset, network = task
     blocks = []
     solvers = [members[0].setup.solver for members in groups.values()]

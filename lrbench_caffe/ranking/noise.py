@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 SIGNIFICANCE = 0.05  # of Welch's t-test, and of the interval of a mean
 ROUNDING = 1e-12  # relative difference up to which two means are equal
+LARGEST = (
+    1e100  # a value: the squares of larger ones overflow, and nothing that is measured is larger
+)
 
 
 class Spread(NamedTuple):
@@ -50,20 +53,20 @@ class Spread(NamedTuple):
 
 
 def spread(values: Iterable[float | None]) -> Spread:
-    """Return the spread of the values that are not None.
+    """Return the spread of the values that are not None and not above LARGEST.
 
     >>> spread([0.98, None, 0.99]).n
     2
     """
-    numbers = [float(value) for value in values if value is not None]
-    if not numbers:
-        return Spread(None, None, 0)
+    numbers = [float(value) for value in values if value is not None and -LARGEST < value < LARGEST]
     n = len(numbers)
-    # The division can round the mean of equal values to another number.
-    mean = min(max(math.fsum(numbers) / n, min(numbers)), max(numbers))
-    if n == 1:
-        return Spread(mean, None, 1)
-    squares = math.fsum((number - mean) ** 2 for number in numbers)
+    if n < 2:
+        return Spread(numbers[0] if numbers else None, None, n)
+    low, high = min(numbers), max(numbers)
+    if low == high:  # the division below could round the mean to another number
+        return Spread(low, 0.0, n)
+    mean = min(max(math.fsum(numbers) / n, low), high)
+    squares = math.fsum([(number - mean) ** 2 for number in numbers])
     return Spread(mean, math.sqrt(squares / (n - 1)), n)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
@@ -86,13 +87,15 @@ def sort_by_top1(trials: Iterable[Trial]) -> list[Trial]:
 def counted_trials(trials: Iterable[Trial]) -> list[Trial]:
     """Return the trials of one policy that count: finished, with a Top-1, one for each seed.
 
-    If a seed was trained more than once, the trial that started last counts.
+    If a seed was trained more than once, the trial that started last counts. A trial that was
+    trained here counts before imported ones, so an import cannot replace its result.
     """
-    by_seed = {}
-    for trial in sorted(trials, key=lambda trial: trial.started):
-        if _counts(trial):
-            by_seed[trial.setup.seed] = trial
-    return list(by_seed.values())
+    return _one_for_each_seed([trial for trial in trials if _counts(trial)])
+
+
+def _one_for_each_seed(trials: list[Trial]) -> list[Trial]:
+    trials = sorted(trials, key=lambda trial: (trial.origin is None, trial.started))
+    return list({trial.setup.seed: trial for trial in trials}.values())
 
 
 def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
@@ -144,14 +147,14 @@ def pareto_front(entries: Iterable[Ranked], names: Collection[str]) -> list[Rank
     better. Entries without a counted trial are left out.
     """
     entries = [entry for entry in entries if entry.trials]
-    return [
-        entry
-        for entry in entries
-        if not any(
-            other.settings == entry.settings and _dominates(other, entry, names)
-            for other in entries
-        )
-    ]
+    fronts: dict[Settings, list[Ranked]] = {}
+    # In this order, an entry can only be dominated by entries of the front before it.
+    for entry in sorted(entries, key=lambda entry: [_loss(entry, name) for name in names]):
+        front = fronts.setdefault(entry.settings, [])
+        if not any(_dominates(other, entry, names) for other in front):
+            front.append(entry)
+    members = {id(entry) for front in fronts.values() for entry in front}
+    return [entry for entry in entries if id(entry) in members]
 
 
 def _counts(trial: Trial) -> bool:
@@ -167,8 +170,11 @@ def _group_by_policy(trials: Iterable[Trial], settings: Settings) -> list[Ranked
 
 
 def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
-    counted = counted_trials(trials)
-    others = [trial for trial in trials if not _counts(trial)]
+    finished: list[Trial] = []
+    others: list[Trial] = []
+    for trial in trials:
+        (finished if _counts(trial) else others).append(trial)
+    counted = _one_for_each_seed(finished)
     measured = counted or others
     return Ranked(
         policy,
@@ -184,7 +190,7 @@ def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
 def _spreads(summaries: Iterable[Summary | None]) -> dict[str, Spread]:
     """The spread of each metric over the trials that have a Top-1."""
     known = [summary for summary in summaries if summary]
-    return {name: spread(getattr(summary, name) for summary in known) for name in METRICS}
+    return {name: spread([getattr(summary, name) for summary in known]) for name in METRICS}
 
 
 def _loss(entry: Ranked, name: str) -> float:
@@ -242,32 +248,35 @@ def _rank_by_scales(
         return _share_rank(entries, first_rank)
     pairs = [(scales[0](entry), entry) for entry in entries]
     pairs.sort(key=lambda pair: math.inf if pair[0].mean is None else pair[0].mean)
+    waiting = deque(pairs)
     ranked: list[Ranked] = []
-    while pairs:
-        group, pairs = _split_off_ties(pairs)
+    while waiting:
+        group = _take_ties(waiting)
         ranked += _rank_by_scales(group, scales[1:], first_rank + len(ranked))
     return ranked
 
 
-def _split_off_ties(
-    pairs: Sequence[tuple[Spread, Ranked]],
-) -> tuple[list[Ranked], list[tuple[Spread, Ranked]]]:
-    """Split sorted entries into those that are tied with the first, and the rest.
+def _take_ties(pairs: deque[tuple[Spread, Ranked]]) -> list[Ranked]:
+    """Remove the first of sorted entries, and those that are tied with it, and return them.
 
     The ties end at the first entry that is worse by more than the noise. A single value does not
-    end them, because it does not show whether it is worse.
+    end them, because it does not show whether it is worse. If the first is a single value itself,
+    only equal values are tied with it, and they end at the first that differs.
     """
-    leader = pairs[0][0]
-    group = [pairs[0][1]]
-    rest: list[tuple[Spread, Ranked]] = []
-    for n, (value, entry) in enumerate(pairs[1:], 1):
+    leader, first = pairs.popleft()
+    group = [first]
+    passed = []
+    while pairs:
+        value, entry = pairs[0]
         if is_tied(leader, value):
             group.append(entry)
-        elif value.n > 1:
-            return group, rest + list(pairs[n:])
+        elif value.n > 1 or leader.n == 1:
+            break
         else:
-            rest.append((value, entry))
-    return group, rest
+            passed.append(pairs[0])
+        pairs.popleft()
+    pairs.extendleft(reversed(passed))
+    return group
 
 
 def _share_rank(entries: Sequence[Ranked], rank: int) -> list[Ranked]:

@@ -8,9 +8,11 @@ This is what :mod:`lrbench_caffe.report.page` puts into the page and its scripts
      "command": the command that made the report, or None,
      "studies": [{"name": ..., "states": "2 running, 3 finished"}, ...],
      "t_quantiles": of Student's t for 1, 2, ... degrees of freedom,
+     "left_out": a sentence about tasks that the page leaves out, or "",
      "tasks": [{"id": ..., "title": ..., "dataset": ..., "network": ...,
                 "max_iter": ..., "facts": [[name, value], ...],
                 "trials": number of trials, "policies": [...],
+                "left_out": sentences about what is left out, or "",
                 "range_curves": [...] or None, "problems": [...]}, ...]}
 
 A task of the page is a block of comparable trials: trainings of another length, or with other
@@ -19,6 +21,9 @@ mean Top-1, its learning rate curves, and a run for each trial with the trial's 
 Accuracies are shares of 1, as in the database. The text "sets" of a task says on which set numbers
 are chosen and on which they are reported; "selected" of a policy is the first of these sets and the
 mean Top-1 on it, None if they are the same.
+
+The content of a page is bounded, whatever the database holds: it lists the best policies of a task,
+draws the best of these, and says how many it leaves out.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Sequence, Tuple
 
 from lrbench_caffe import ranking
 from lrbench_caffe.database import studies
+from lrbench_caffe.database.names import LOCAL
 from lrbench_caffe.display.printable import printable, printable_lines
 from lrbench_caffe.display.tables import states_note
 from lrbench_caffe.errors import InputError
@@ -50,7 +56,14 @@ if TYPE_CHECKING:
     RowsById = Dict[str, Tuple[Evaluation, ...]]
     RankedByMetric = Dict[str, Dict[str, Ranked]]
 
-MAX_DRAWN = 60  # policies of a task that can be drawn; the table lists all of them
+MAX_TASKS = 50  # on a page, those with most trials
+MAX_LISTED = 500  # policies in the table of a task
+MAX_DRAWN = 60  # policies of a task that can be drawn
+MIN_DRAWN = 6  # of each task, when the first tasks have used up MAX_DRAWN_IN_ALL
+MAX_DRAWN_IN_ALL = 300
+MAX_RUNS = 20  # trials of a policy
+MAX_ROWS = 2000  # of a trial
+MAX_PROBLEMS = 200  # trials that ended early
 POINTS = 600  # of a learning rate curve
 PARETO_METRICS = ("top1", "iterations")
 MAX_NAMES = 3  # of hosts and versions in the facts
@@ -86,27 +99,30 @@ def load(
     """
     study = filters.get("study")
     waiting = 0 if study is None else _waiting_jobs(store, study)
-    trials = store.trials(best_only=True, **filters)
+    trials = store.results(**filters)
     counts = collections.Counter((trial.setup.dataset, trial.setup.network) for trial in trials)
     blocks = sorted(
         ranking.group_comparable(trials),
         key=lambda block: -counts[block.dataset, block.network],
     )
     tasks = []
-    for number, block in enumerate(blocks):
+    room = MAX_DRAWN_IN_ALL
+    for number, block in enumerate(blocks[:MAX_TASKS]):
         if progress is not None:
             progress("reading tasks", number, None)
-        tasks.append(_task(store, block, criterion))
+        tasks.append(_task(store, block, criterion, min(MAX_DRAWN, max(MIN_DRAWN, room))))
+        room -= min(MAX_DRAWN, len(tasks[-1]["policies"]))
     names = [filters[name] for name in ("study", "dataset", "network") if filters.get(name)]
     return {
         "title": printable(names[0] or "") if names else "All trials",
-        "filters": [printable("%s %s" % item) for item in sorted(filters.items())],
+        "filters": [_filter_text(*item) for item in sorted(filters.items())],
         "created": time.time(),
         "criterion": {"kind": criterion.kind, "metrics": list(criterion.weights)},
         "states": _state_counts(trials, waiting),
         "command": command,
         "studies": [] if any(filters.values()) else _studies(store),
         "t_quantiles": _t_quantiles(),
+        "left_out": _left_out("tasks, those with most trials", len(tasks), len(blocks)),
         "tasks": tasks,
     }
 
@@ -131,6 +147,19 @@ def _t_quantiles() -> list[float]:
     return [float("%.6g" % stdtrit(n, 1 - noise.SIGNIFICANCE / 2)) for n in freedoms]
 
 
+def _filter_text(name: str, value: str | None) -> str:
+    if name == "origin" and value == LOCAL:
+        return "the origin here"
+    return printable("%s %s" % (name, value))
+
+
+def _left_out(things: str, shown: int, all_of_them: int) -> str:
+    """A sentence about what the page leaves out; empty if it shows everything."""
+    if shown >= all_of_them:
+        return ""
+    return "This page has %d of %d %s." % (shown, all_of_them, things)
+
+
 def _waiting_jobs(store: Store, study: str) -> int:
     return sum(job.state is None for job in studies.jobs(store, study))
 
@@ -143,12 +172,23 @@ def _state_counts(trials: list[Trial], waiting: int) -> dict[str, int]:
     return counts
 
 
-def _task(store: Store, block: Block, criterion: Criterion) -> dict[str, Any]:
+def _task(store: Store, block: Block, criterion: Criterion, max_drawn: int) -> dict[str, Any]:
     dataset, network, trials = block.dataset, block.network, block.trials
     entries = ranking.rank(trials, criterion)
-    by_metric = {name: _ranked_by(name, trials) for name in ranking.METRICS}
     front = {entry.label for entry in ranking.pareto_front(entries, PARETO_METRICS)}
-    rows = store.rows([trial.id for entry in _drawn(entries) for trial in _all_trials(entry)])
+    on_front = [entry for entry in entries[MAX_LISTED:] if entry.label in front]
+    listed = entries[:MAX_LISTED] + on_front[:MAX_LISTED]
+    listed_trials = [trial for entry in listed for trial in entry.trials + entry.others]
+    by_metric = {name: _ranked_by(name, listed_trials) for name in ranking.METRICS}
+    drawn = _drawn(entries, max_drawn)
+    rows = store.rows([trial.id for entry in drawn for trial in _runs(entry)])
+    problems = [trial for trial in trials if trial.error and trial.state != FINISHED]
+    most_runs = max(len(entry.trials + entry.others) for entry in drawn)
+    left_out = (
+        _left_out("policies, the best ones", len(listed), len(entries)),
+        _left_out("trials that ended early", min(MAX_PROBLEMS, len(problems)), len(problems)),
+        _left_out("trials of the policy with most trials", min(MAX_RUNS, most_runs), most_runs),
+    )
     return {
         "id": printable(_block_id(block)),
         "title": printable(block.title),
@@ -157,11 +197,10 @@ def _task(store: Store, block: Block, criterion: Criterion) -> dict[str, Any]:
         "max_iter": block.max_iter,
         "facts": _facts(block),
         "trials": len(trials),
-        "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
+        "policies": [_policy(entry, rows, front, by_metric) for entry in listed],
+        "left_out": " ".join(filter(None, left_out)),
         "range_curves": _range_curves(entries, rows),
-        "problems": [
-            _problem(trial) for trial in trials if trial.error and trial.state != FINISHED
-        ],
+        "problems": [_problem(trial) for trial in problems[:MAX_PROBLEMS]],
         "sets": printable(_sets(trials)),
     }
 
@@ -220,14 +259,15 @@ def _ranked_by(metric: str, trials: Sequence[Trial]) -> dict[str, Ranked]:
     return {entry.label: entry for entry in ranking.rank(trials, criterion)}
 
 
-def _drawn(entries: list[Ranked]) -> list[Ranked]:
+def _drawn(entries: list[Ranked], count: int) -> list[Ranked]:
     """The entries whose rows the page holds: the best, and constant rates for the range test."""
-    constant = [entry for entry in entries[MAX_DRAWN:] if entry.function == "FIX"]
-    return entries[:MAX_DRAWN] + constant[:MAX_DRAWN]
+    constant = [entry for entry in entries[count:] if entry.function == "FIX"]
+    return entries[:count] + constant[:count]
 
 
-def _all_trials(entry: Ranked) -> tuple[Trial, ...]:
-    return entry.trials + entry.others
+def _runs(entry: Ranked) -> tuple[Trial, ...]:
+    """The trials of a policy that the page holds."""
+    return (entry.trials + entry.others)[:MAX_RUNS]
 
 
 def _problem(trial: Trial) -> dict[str, Any]:
@@ -260,12 +300,14 @@ def _policy(
         },
         "ranks": {name: [ranked.rank, ranked.tied] for name, ranked in ranks.items()},
         "rate_curves": _rate_curves(entry, rows),
-        "runs": [_run(trial, rows.get(trial.id, ())) for trial in _all_trials(entry)],
-        "selected": _selected(entry, _all_trials(entry)),
+        "runs": [_run(trial, rows.get(trial.id, ())) for trial in _runs(entry)],
+        "selected": _selected(entry, entry.trials + entry.others),
     }
 
 
-def _run(trial: Trial, rows: Iterable[Evaluation]) -> dict[str, Any]:
+def _run(trial: Trial, rows: Sequence[Evaluation]) -> dict[str, Any]:
+    best = dataclasses.replace(trial, rows=tuple(rows)).best
+    rows = rows[:: 1 + len(rows) // MAX_ROWS]
     return {
         "seed": trial.setup.seed,
         "state": trial.state,
@@ -275,7 +317,7 @@ def _run(trial: Trial, rows: Iterable[Evaluation]) -> dict[str, Any]:
         "top1": [row.top1 for row in rows],
         "train_loss": [row.train_loss for row in rows],
         "test_loss": [row.test_loss for row in rows],
-        "class_confidence": trial.best.class_confidence if trial.best else None,
+        "class_confidence": best.class_confidence if best else None,
     }
 
 
@@ -288,7 +330,7 @@ def _rate_curves(entry: Ranked, rows: RowsById) -> list[dict[str, Any]]:
     policy = parse_or_none(entry.policy)
     recorded = [
         (trial.setup.seed, tuple((row.iteration, row.lr) for row in rows[trial.id]))
-        for trial in _all_trials(entry)
+        for trial in _runs(entry)
         if trial.id in rows
     ]
     if policy and policy.has_memory:
@@ -329,7 +371,7 @@ def _range_curves(entries: list[Ranked], rows: RowsById) -> list[dict[str, Any]]
         dataclasses.replace(trial, rows=rows[trial.id])
         for entry in entries
         if entry.function == "FIX"
-        for trial in _all_trials(entry)
+        for trial in _runs(entry)
         if trial.id in rows
     ]
     if len({trial.parameters["k0"] for trial in trials}) < MIN_CONSTANT_RATES:

@@ -28,6 +28,7 @@
     byId("title").textContent = content.title;
     byId("filters").textContent = content.filters.length
       ? "Trials with " + content.filters.join(", ") : "";
+    byId("left-out").textContent = content.left_out;
     byId("states").replaceChildren(
       ...stateTexts().map(([state, text]) => make("li", {class: state}, text)));
     byId("created").textContent = "Data as of " + new Date(1000 * content.created)
@@ -178,7 +179,9 @@
       + "the highest Top-1. Policies with = at their rank are tied: their difference is within "
       + "the noise of the seeds (Welch's t-test at 5 %). A policy with one seed is placed by its "
       + "value, because its noise is unknown. The 95 % interval is that of the mean Top-1 "
-      + "(Student's t).";
+      + "(Student's t)."
+      + (task.left_out ? " " + task.left_out + " Ranks by another column are among the listed "
+        + "policies." : "");
   }
 
   function problemRow(trial) {

@@ -14,12 +14,12 @@ import html
 import importlib.util
 import json
 import os
-import re
 import zlib
 from typing import Any, NamedTuple
 
 from lrbench_caffe import files
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.policies import caffe_schedules, parse_or_none
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 SCRIPTS = (
@@ -31,9 +31,7 @@ SCRIPTS = (
     "page.js",
 )
 GZIP = 31  # zlib's wbits for a gzip stream
-# A schedule that only Caffe implements, e.g. sigmoid(base_lr=0.1, gamma=0.1, stepsize=20).
-_CAFFE_SCHEDULE = re.compile(r"([a-z]+)\((.*)\)$")
-_CAFFE_PARAMETER = re.compile(r"(\w+)=(\[[^\]]*\]|[^,]+)")
+_UNKNOWN_POLICY = "# this policy cannot be written into a solver prototxt"
 
 
 _PART = '<script type="text/plain" data-part>%s</script>'
@@ -138,17 +136,24 @@ def prototxt_lines(policy: str) -> str:
         policy: The canonical text of a policy, or of a schedule that only Caffe implements, whose
             parameters become fields of the solver.
 
+    Only the fields of a schedule can be in the lines. A text that is neither a policy nor such a
+    schedule, which only an import of an earlier version can contain, becomes a comment.
+
     >>> prototxt_lines("FIX(k0=0.01)")
     'lr_policy: "FIX(k0=0.01)"'
-    >>> prototxt_lines("sigmoid(base_lr=0.1, stepsize=20)")
-    'lr_policy: "sigmoid"\nbase_lr: 0.1\nstepsize: 20'
+    >>> prototxt_lines("sigmoid(base_lr=0.1, gamma=0.5, stepsize=20)")
+    'lr_policy: "sigmoid"\nbase_lr: 0.1\ngamma: 0.5\nstepsize: 20'
     """
-    schedule = _CAFFE_SCHEDULE.match(policy)
-    if not schedule:
-        return 'lr_policy: "%s"' % policy
-    lines = ['lr_policy: "%s"' % schedule.group(1)]
-    for name, values in _CAFFE_PARAMETER.findall(schedule.group(2)):
-        lines += ["%s: %s" % (name, value.strip()) for value in values.strip("[]").split(",")]
+    parsed = parse_or_none(policy)
+    if parsed is not None:
+        return 'lr_policy: "%s"' % parsed
+    schedule = caffe_schedules.parse(policy)
+    if schedule is None:
+        return _UNKNOWN_POLICY
+    function, fields = schedule
+    lines = ['lr_policy: "%s"' % function]
+    for name, value in fields.items():
+        lines += ["%s: %s" % (name, item) for item in (value if name == "stepvalue" else [value])]
     return "\n".join(lines)
 
 

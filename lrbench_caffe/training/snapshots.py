@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrbench_caffe import files
+from lrbench_caffe.paths import make_private
 
 if TYPE_CHECKING:
     import caffe
@@ -49,7 +50,7 @@ class Snapshots:
 
     def __init__(self, folder: str) -> None:
         """Open the folder, which is made if needed; wait while another process trains the trial."""
-        os.makedirs(folder, exist_ok=True)
+        make_private(os.path.abspath(folder))
         self.prefix = os.path.join(folder, "snapshot")
         self._folder = folder
         self._lock = open(os.path.join(folder, "lock"), "w")  # noqa: SIM115 - until the process ends
