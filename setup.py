@@ -45,6 +45,7 @@ setup(
     ),
     install_requires=[
         "click>=8",
+        "cloup>=3",
         "dask>=2022.2",
         "distributed>=2022.2",
         "h5py",

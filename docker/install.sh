@@ -21,6 +21,7 @@ set -euo pipefail
 python_packages=(
     "click==8.1.8; python_version >= '3.9'"
     "click==8.0.4; python_version < '3.9'"  # distributed 2022.2 does not start with a later one
+    cloup==3.0.5
     "distributed==2024.8.0; python_version >= '3.9'"
     "distributed==2022.2.0; python_version < '3.9'"
     plotext==5.3.2

@@ -139,6 +139,8 @@ _ITEM = re.compile(r"^(\*{0,2}[\w., ]+?)(?: \(([^)]*)\))?: (.*)$", re.DOTALL)
 
 def command_line() -> str:
     """The page of the command line: the help text of each command."""
+    import cloup
+
     from lrbench_caffe.cli import main
 
     parts = [
@@ -148,7 +150,7 @@ def command_line() -> str:
     ]
     for path, command in _commands("lrbench", main):
         level = min(2 + path.count(" "), 3)
-        context = click.Context(command, info_name=path, **_settings(command))
+        context = cloup.Context(command, info_name=path, **_settings(command))
         parts += ["%s %s" % ("#" * level, path), _fence(command.get_help(context), "text")]
     parts += [
         "## Exit status",

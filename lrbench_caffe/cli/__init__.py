@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import click
+import cloup
 
 from lrbench_caffe import __version__
 from lrbench_caffe.cli import (
@@ -30,6 +31,7 @@ from lrbench_caffe.cli import (
     studies,
     training,
 )
+from lrbench_caffe.cli.help import Group
 from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError, counted
 
@@ -50,7 +52,7 @@ class _InterruptHandler:
         raise KeyboardInterrupt
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Prints the errors that a user can cause as one line, and exits with their status."""
 
     def invoke(self, context: click.Context) -> object:
@@ -115,37 +117,42 @@ def _exit(message: object, status: int) -> NoReturn:
     sys.exit(status)
 
 
+_BEGINNING = """\
+LRBench finds good learning rate policies for Caffe solvers. Begin with one of these:
+
+  lrbench demo                           train the 13 functions on small images
+  lrbench train SOLVER.prototxt          train your solver and record its metrics
+  lrbench range SOLVER.prototxt          find the good constant learning rates
+  lrbench tune SOLVER.prototxt           find a good policy for your solver
+
+lrbench --help lists all commands, and lrbench COMMAND --help explains one."""
+
+
 @click.group(
     cls=_Commands,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="lrbench")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Find good learning rate policies, and train Caffe solver prototxts under them."""
+    if context.invoked_subcommand is None:
+        click.echo(_BEGINNING)
 
 
-for command in (
-    training.train,
-    training.demo,
-    models.weights,
-    studies.study,
-    search.range_command,
-    search.tune,
-    search.recommend,
-    reports.rank,
-    reports.plot,
-    reports.report,
-    reports.serve,
-    listing.ls,
-    listing.show,
-    listing.trials,
-    paper.reproduce,
-    database.db,
-    data.data,
-    explain.policies,
-    explain.metrics,
-    explain.about,
-    completion.completion,
-):
-    main.add_command(command)
-main.add_command(listing.show, "trial")
+_SECTIONS = (
+    ("Train", (data.data, training.train, studies.study, training.demo)),
+    ("Find a policy", (search.range_command, search.tune, search.recommend, reports.plot)),
+    (
+        "Compare",
+        (reports.rank, reports.report, reports.serve, models.weights, paper.reproduce),
+    ),
+    ("Look up", (listing.ls, listing.show, listing.trials, explain.policies, explain.metrics)),
+    ("Share and look after", (database.db, explain.about, completion.completion)),
+)
+for title, commands in _SECTIONS:
+    section = cloup.Section(title, commands, is_sorted=False)
+    main.add_section(section)
+    if listing.show in commands:
+        main.add_command(listing.show, "trial", section=section)

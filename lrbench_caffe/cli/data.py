@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from lrbench_caffe.cli.help import command
 
-@click.command()
+
+@command()
 @click.argument("name", type=click.Choice(["digits", "mnist", "cifar10"]))
 @click.option("--to", required=True, metavar="DIR", help="Folder for the LMDBs and the mean file")
 @click.option(

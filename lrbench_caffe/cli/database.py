@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lrbench_caffe.cli.deletion import delete, yes_option
+from lrbench_caffe.cli.help import group
 from lrbench_caffe.cli.options import (
     Filters,
     database_option,
@@ -16,7 +17,7 @@ from lrbench_caffe.cli.output import print_written
 from lrbench_caffe.errors import DatabaseUnavailable, InputError, counted
 
 
-@click.group()
+@group()
 def db() -> None:
     """Manage the policy database, and share its trials.
 

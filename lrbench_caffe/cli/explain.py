@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import database_option, format_option
 
 
@@ -20,7 +21,7 @@ def _complete_metric(context: click.Context, option: click.Parameter, start: str
     return [name for name in METRICS if name.startswith(start.lower())]
 
 
-@click.command()
+@command()
 @click.argument("function", required=False, shell_complete=_complete_function)
 @format_option
 def policies(function: str | None, format: str) -> None:
@@ -52,7 +53,7 @@ def policies(function: str | None, format: str) -> None:
     plots.rates([Policy.parse(entry.example)], catalogue.LENGTH, terminal=True)
 
 
-@click.command()
+@command()
 @click.argument("metric", required=False, shell_complete=_complete_metric)
 @format_option
 def metrics(metric: str | None, format: str) -> None:
@@ -73,7 +74,7 @@ def metrics(metric: str | None, format: str) -> None:
     console.print_line(entry.use)
 
 
-@click.command()
+@command()
 @format_option
 @database_option
 def about(format: str, dsn: str | None) -> None:

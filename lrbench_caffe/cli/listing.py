@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     Filters,
     database_option,
@@ -30,7 +31,7 @@ _MAX_STUDIES = 5  # with waiting trainings, each in a sentence of its own
 _LISTS = ("tasks", "studies", "trials")
 
 
-@click.command("ls")
+@command("ls")
 @click.argument("what", required=False, type=click.Choice(_LISTS), metavar="[tasks|studies|trials]")
 @selection_options
 @view_options
@@ -45,7 +46,7 @@ def ls(what: str | None, **options: Any) -> None:
     _list(what, **options)
 
 
-@click.command("trials")
+@command("trials")
 @selection_options
 @view_options
 @format_option
@@ -150,7 +151,7 @@ def _waiting(store: Store) -> list[str]:
     return sentences
 
 
-@click.command()
+@command()
 @click.argument("name", metavar="ID")
 @view_options
 @format_option

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import database_option
 from lrbench_caffe.cli.output import print_written
 
 
-@click.command()
+@command()
 @click.argument("name", metavar="TRIAL-OR-STUDY")
 @click.option("--policy", metavar="P", help="Policy of a study [default: the best one]")
 @click.option("--out", metavar="FILE.caffemodel", help="Write the weights to this file")

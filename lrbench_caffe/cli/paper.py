@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     SEEDS,
@@ -15,7 +16,7 @@ from lrbench_caffe.cli.options import (
 )
 
 
-@click.command()
+@command()
 @click.argument("name", metavar="TABLE-OR-FIGURE")
 @click.option(
     "--data",

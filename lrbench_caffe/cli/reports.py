@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     Filters,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MAX_LISTED = 200  # policies in a table for people, unless --limit is given
 
 
-@click.command()
+@command()
 @trial_filters
 @ranking_option
 @view_options
@@ -54,7 +55,7 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
     print_remarks(ranking.names_remarks(ranking.group_by_task(trials)), format)
 
 
-@click.command()
+@command()
 @click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 @click.option(
     "--max-iter",
@@ -78,7 +79,7 @@ def plot(policies: tuple[str, ...], max_iter: int | None, out: str | None, termi
     plots.rates([Policy.parse(policy) for policy in policies], max_iter, out, terminal)
 
 
-@click.command()
+@command()
 @trial_filters
 @click.argument("out", metavar="OUT.html")
 @ranking_option
@@ -102,7 +103,7 @@ def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
     print_written(out, "%.1f MB" % (size / 1e6))
 
 
-@click.command()
+@command()
 @trial_filters
 @ranking_option
 @click.option(

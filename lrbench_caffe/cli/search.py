@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     SEED,
@@ -25,7 +26,7 @@ from lrbench_caffe.errors import InputError
 _REPEAT = "run the same command again to repeat them"  # the remedy for failed trainings
 
 
-@click.command("range")
+@command("range")
 @click.option(
     "--sweep",
     is_flag=True,
@@ -84,7 +85,7 @@ def range_command(
     failures.check(test.trials, _REPEAT)
 
 
-@click.command()
+@command()
 @click.option(
     "--function",
     "functions",
@@ -155,7 +156,7 @@ def tune(
     failures.check([tried.trial for tried in tuned.tried], _REPEAT)
 
 
-@click.command()
+@command()
 @click.option("--dataset", metavar="NAME", help="Dataset to train on [default: the solver's]")
 @click.option(
     "--network",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrbench_caffe.cli.deletion import delete, yes_option
+from lrbench_caffe.cli.help import group
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     SEEDS,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.display.view import View
 
 
-@click.group()
+@group()
 def study() -> None:
     """Train many trials under one name, in parallel.
 

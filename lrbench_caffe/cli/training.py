@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     SEED,
@@ -20,7 +21,7 @@ from lrbench_caffe.errors import TrialError
 from lrbench_caffe.trial import FINISHED
 
 
-@click.command()
+@command()
 @click.argument("solver", metavar="SOLVER.prototxt")
 @click.option(
     "--policy",
@@ -120,7 +121,7 @@ def train(
         raise TrialError("%s; the evaluations before that are in the database" % trial.error)
 
 
-@click.command()
+@command()
 @click.option(
     "--out",
     default="lrbench-demo.png",
