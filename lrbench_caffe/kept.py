@@ -14,9 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+def folder_of(study: str) -> str | None:
+    """Return the folder of a study, None if there is none.
+
+    The name comes from a database, which may be anybody's. One that is not the name of a folder,
+    such as "..", has none.
+    """
+    if os.path.basename(study) != study or study in ("", os.curdir, os.pardir):
+        return None
+    folder = study_folder(study)
+    return folder if os.path.isdir(folder) else None
+
+
 def snapshots_of(trial: str, study: str | None) -> str | None:
     """Return the folder with the snapshots from which a trial resumes, None if there is none."""
-    return _existing(os.path.join(study_folder(study), trial)) if study else None
+    folder = folder_of(study) if study else None
+    return _existing(os.path.join(folder, trial)) if folder else None
 
 
 def model_of(trial: str) -> str | None:

@@ -109,13 +109,24 @@ def test_a_study_is_deleted_with_the_trainings_that_wait(store):
         deletion.plan_study(store, name)
 
 
+@pytest.mark.parametrize("name", ["..", ".", "../studies", "a/b"])
+def test_a_name_that_is_not_one_of_a_folder_removes_no_folder(store, name):
+    folder = put_file(os.path.join(study_folder("kept"), "x"))
+    in_study(store, name, trial())
+    plan = deletion.plan_study(store, name)
+    assert plan.folders == ()
+    deletion.delete(store, plan)
+    assert os.listdir(folder) and ids(store) == []
+    kept.remove([study_folder("kept")])
+
+
 def test_running_trials_stay(store):
     running, finished = record(store, trial(state=RUNNING), trial(seed=2))
     plan = deletion.plan_trials(store, selected(network="net"))
     assert plan.ids == [finished.id] and [entry.id for entry in plan.running] == [running.id]
     deletion.delete(store, plan)
     assert ids(store) == [running.id]
-    with pytest.raises(InputError, match=r"1 trial is running \(%s on host\)" % running.id[:8]):
+    with pytest.raises(InputError, match=r"1 trial is running, .* \(%s on host\)" % running.id[:8]):
         deletion.plan_trials(store, Selection({}, ids=(running.id,)))
 
 

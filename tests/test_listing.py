@@ -246,8 +246,8 @@ def test_a_running_study_is_listed_and_not_deleted_and_a_killed_one_is_deleted_w
     (running,) = trials(name)
     for arguments, message in (
         (["study", "delete", name], "is running (lrbench on %s, p" % socket.gethostname()[:20]),
-        (["db", "delete", "--study", name], "1 trial is running (%s on " % running.id[:8]),
-        (["db", "delete", running.id[:8]], "nothing is deleted; end them first"),
+        (["db", "delete", "--study", name], "(%s on " % running.id[:8]),
+        (["db", "delete", running.id[:8]], "nothing is deleted; end the program"),
     ):
         refused = invoke(*arguments, "--yes")
         assert refused.returncode == 2 and message in refused.stderr

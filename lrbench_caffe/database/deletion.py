@@ -19,7 +19,6 @@ from lrbench_caffe import kept
 from lrbench_caffe.database import delivery, listing, studies
 from lrbench_caffe.errors import InputError, counted
 from lrbench_caffe.lines import TrialLine
-from lrbench_caffe.paths import study_folder
 from lrbench_caffe.trial import RUNNING
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ _WAITING = """
 # The locks of the studies are held until the end of the transaction.
 _LOCK_STUDIES = """
     SELECT name, pg_try_advisory_xact_lock(%(lock)s, id) AS locked
-    FROM study WHERE name = ANY (%(names)s) ORDER BY id"""
+    FROM study WHERE name = ANY (%(names)s) ORDER BY id FOR UPDATE"""
 
 _LOCK_TRIALS = """
     SELECT id::text, state, attempt FROM trial WHERE id = ANY (%s::uuid[]) ORDER BY id FOR UPDATE"""
@@ -150,12 +149,13 @@ def delete(store: Store, deletion: Deletion) -> list[str]:
 
 
 def running_sentence(running: Sequence[TrialLine], end: str) -> str:
-    """Return the sentence about trials that are running, and what follows from that."""
+    """Return the sentence about trials that are in use, and what follows from that."""
     named = ", ".join("%s on %s" % (trial.short_id, trial.host) for trial in running[:_MAX_RUNNING])
     more = ", ..." if len(running) > _MAX_RUNNING else ""
     return (
-        "%s running (%s%s): %s; end them first, or, if their program was killed, run `lrbench db "
-        "deliver` on their machine" % (_are(len(running)), named, more, end)
+        "%s running, or in a study that is running (%s%s): %s; end the program first, or, if it "
+        "was killed, run `lrbench db deliver` on its machine"
+        % (_are(len(running)), named, more, end)
     )
 
 
@@ -171,8 +171,8 @@ def _plan(
 ) -> Deletion:
     (line,) = store.select(_ROWS, [[trial.id for trial in doomed]])
     folders = [folder for trial in doomed for folder in kept.files_of(trial.id, trial.study)]
-    if study is not None and os.path.isdir(study_folder(study)):
-        folders.append(study_folder(study))
+    whole = kept.folder_of(study) if study is not None else None
+    folders += [whole] if whole else []
     return Deletion(doomed, line.rows, tuple(folders), running, study)
 
 

@@ -31,22 +31,32 @@ _CHOSEN = """
         AND (%%(host)s IS NULL OR host = %%(host)s)
         AND (%%(since)s IS NULL OR started_at >= to_timestamp(%%(since)s))"""
 
+# Whatever is looked up for a trial is looked up by its id, so a short list of many trials is fast.
 _TRIALS = """
-    SELECT result.trial::text AS id, result.policy, result.seed, result.state, result.top1,
-           result.iterations, result.host, result.origin, result.error, trial.attempt,
-           network.name AS network, network.hash, dataset.name AS dataset, dataset.shape,
-           dataset.train_samples, dataset.test_samples, study.name AS study,
-           trial.solver ->> 'max_iter' AS max_iter, reached.iteration AS reached,
-           extract(epoch FROM result.started_at)::double precision AS started,
-           extract(epoch FROM result.ended_at)::double precision AS ended,
-           (SELECT id::text FROM trial WHERE id < chosen.id ORDER BY id DESC LIMIT 1) AS before,
-           (SELECT id::text FROM trial WHERE id > chosen.id ORDER BY id LIMIT 1) AS after
+    SELECT trial.id::text, policy.text AS policy, seed, state, best.top1,
+           best.iteration AS iterations, host, origin.name AS origin, error, attempt,
+           network.name AS network, network.hash, dataset.name AS dataset, shape, train_samples,
+           test_samples, study.name AS study, solver ->> 'max_iter' AS max_iter,
+           reached.iteration AS reached,
+           extract(epoch FROM trial.started_at)::double precision AS started,
+           extract(epoch FROM ended_at)::double precision AS ended,
+           (SELECT near.id::text FROM trial near WHERE near.id < chosen.id
+            ORDER BY near.id DESC LIMIT 1) AS before,
+           (SELECT near.id::text FROM trial near WHERE near.id > chosen.id
+            ORDER BY near.id LIMIT 1) AS after
     FROM (%s ORDER BY started_at DESC, id LIMIT %%(limit)s) AS chosen
-    JOIN result ON result.trial = chosen.id JOIN trial ON trial.id = chosen.id
+    JOIN trial ON trial.id = chosen.id JOIN policy ON policy.id = policy_id
     JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
+    LEFT JOIN origin ON origin.id = origin_id
     LEFT JOIN study_trial ON trial_id = chosen.id LEFT JOIN study ON study.id = study_id
-    LEFT JOIN LATERAL (SELECT iteration FROM evaluation WHERE evaluation.trial_id = chosen.id
-                       ORDER BY iteration DESC LIMIT 1) AS reached ON true
+    LEFT JOIN LATERAL (
+        SELECT iteration FROM evaluation WHERE evaluation.trial_id = chosen.id
+        ORDER BY iteration DESC LIMIT 1) AS reached ON true
+    LEFT JOIN LATERAL (
+        SELECT iteration, COALESCE(
+            (other_sets -> (solver ->> 'report') ->> 'top1')::double precision, row.top1) AS top1
+        FROM evaluation AS row WHERE row.trial_id = chosen.id AND row.top1 IS NOT NULL
+        ORDER BY row.top1 DESC, iteration LIMIT 1) AS best ON true
     ORDER BY chosen.started_at DESC, chosen.id"""
 
 _TASKS = """
