@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Callable
 from lrbench_caffe.ranking.blocks import Settings, group_comparable, settings_text
 from lrbench_caffe.ranking.criteria import METRICS, Criterion
 from lrbench_caffe.ranking.noise import Spread, is_tied, spread
-from lrbench_caffe.trial import FINISHED, Trial
+from lrbench_caffe.trial import FINISHED, Summary, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -169,7 +169,8 @@ def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
         (finished if _counts(trial) else others).append(trial)
     counted = _one_for_each_seed(finished)
     summaries = [summary for summary in (trial.summary for trial in counted or others) if summary]
-    metrics = {name: spread([getattr(row, name) for row in summaries]) for name in METRICS}
+    columns = dict(zip(Summary._fields, zip(*summaries)))
+    metrics = {name: spread(columns.get(name, ())) for name in METRICS}
     return Ranked(policy, trials[0].function, tuple(counted), tuple(others), metrics, settings)
 
 
