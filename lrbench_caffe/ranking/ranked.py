@@ -277,16 +277,24 @@ def _dominates(entry: Ranked, other: Ranked, names: Iterable[str]) -> bool:
 
 def _rank_by_fronts(entries: Iterable[Ranked], names: Sequence[str]) -> list[Ranked]:
     """Rank entries by Pareto fronts."""
-    ranked: list[tuple[int, Ranked]] = []  # with their fronts
+    import numpy as np  # imported here: other rankings do not need it
+
     # In this order, an entry can only be dominated by entries before it.
-    for entry in sorted(entries, key=lambda entry: [_loss(entry, name) for name in names]):
-        dominating = [(front, other) for front, other in ranked if _dominates(other, entry, names)]
-        ahead = [front for front, other in dominating if not _tied_in_all(other, entry, names)]
-        rank = 1 + max(ahead, default=0)
-        tied = len(entry.trials) > 1 and any(front == rank for front, _ in dominating)
-        ranked.append((rank, dataclasses.replace(entry, rank=rank, tied=tied)))
-    ranked.sort(key=lambda item: item[0])
-    return [entry for _, entry in ranked]
+    ordered = sorted(entries, key=lambda entry: [_loss(entry, name) for name in names])
+    losses = np.array([[_loss(entry, name) for entry in ordered] for name in names])
+    fronts = np.zeros(len(ordered), dtype=int)
+    ranked = []
+    for n, entry in enumerate(ordered):
+        values, before = losses[:, n : n + 1], losses[:, :n]
+        dominates = (before <= values).all(axis=0) & (before < values).any(axis=0)
+        dominating = np.flatnonzero(dominates)
+        by_front = dominating[np.argsort(-fronts[dominating], kind="stable")]
+        ahead = (m for m in by_front if not _tied_in_all(ordered[m], entry, names))
+        rank = 1 + int(next((fronts[m] for m in ahead), 0))
+        tied = len(entry.trials) > 1 and bool((fronts[dominating] == rank).any())
+        fronts[n] = rank
+        ranked.append(dataclasses.replace(entry, rank=rank, tied=tied))
+    return sorted(ranked, key=lambda entry: entry.rank or 0)
 
 
 def _tied_in_all(entry: Ranked, other: Ranked, names: Iterable[str]) -> bool:
