@@ -3,9 +3,9 @@
     docker/run python3 benchmarks/many_trials.py               50,000 trials, 2 seeds each
     docker/run python3 benchmarks/many_trials.py 50000 1 out.jsonl
 
-The second form only writes the export, which `lrbench db import` reads. The measurement takes a
+The second form only writes the export, which `lrbench db import` reads. The measurement starts a
 private server of its own in a temporary LRBENCH_HOME, imports the export and runs each command
-several times. A line shows the median of its seconds and the largest memory of the process.
+several times. It needs an idle machine. A line shows the median of its seconds and the largest memory of the process.
 """
 
 from __future__ import annotations
