@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Callable
 from lrbench_caffe.ranking.blocks import Settings, group_comparable, settings_text
 from lrbench_caffe.ranking.criteria import METRICS, Criterion
 from lrbench_caffe.ranking.noise import Spread, is_tied, spread
-from lrbench_caffe.trial import FINISHED, Summary, Trial
+from lrbench_caffe.ranking.spreads import Spreads
+from lrbench_caffe.trial import FINISHED, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 BY_TOP1 = Criterion("order", {"top1": 1.0})
 
@@ -46,7 +47,7 @@ class Ranked:
     function: str
     trials: tuple[Trial, ...]
     others: tuple[Trial, ...]
-    metrics: dict[str, Spread]
+    metrics: Mapping[str, Spread]
     settings: Settings = ()
     rank: int | None = None
     tied: bool = False
@@ -168,9 +169,7 @@ def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
     for trial in trials:
         (finished if _counts(trial) else others).append(trial)
     counted = _one_for_each_seed(finished)
-    summaries = [summary for summary in (trial.summary for trial in counted or others) if summary]
-    columns = dict(zip(Summary._fields, zip(*summaries)))
-    metrics = {name: spread(columns.get(name, ())) for name in METRICS}
+    metrics = Spreads(counted or others)
     return Ranked(policy, trials[0].function, tuple(counted), tuple(others), metrics, settings)
 
 
