@@ -3,9 +3,10 @@
     docker/run python3 benchmarks/many_trials.py               50,000 trials, 2 seeds each
     docker/run python3 benchmarks/many_trials.py 50000 1 out.jsonl
 
-The second form only writes the export, which `lrbench db import` reads. The measurement takes a
+The second form only writes the export, which `lrbench db import` reads. The measurement starts a
 private server of its own in a temporary LRBENCH_HOME, imports the export and runs each command
-several times. A line shows the median of its seconds and the largest memory of the process.
+several times. It needs an idle machine. A line shows the median of its seconds and the largest
+memory of a process until then.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import uuid
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from lrbench_caffe.policies import Policy  # noqa: E402
+from lrbench_caffe.policies import Policy
 
 TRIALS, SEEDS, RUNS = 50000, 2, 3
 MAX_ITER, INTERVAL, CLASSES = 1000, 100, 10

@@ -135,14 +135,19 @@ _DELETE_OUTDATED_TRIALS = (
 
 # Trials that are here and differ in the file, which changes nothing.
 _DIFFERENT_TRIALS = """
-    SELECT count(*) FROM merged JOIN trial USING (id)
-    WHERE merged.origin_id IS DISTINCT FROM trial.origin_id
-       OR EXISTS (SELECT FROM new_row n JOIN evaluation e USING (trial_id, iteration)
-                  WHERE n.trial_id = trial.id AND merged.attempt = trial.attempt
-                      AND (%s) IS DISTINCT FROM (%s))""" % (
-    ", ".join("n." + column for column in EVALUATION_COLUMNS if column != "iteration"),
-    ", ".join("e." + column for column in EVALUATION_COLUMNS if column != "iteration"),
+    SELECT count(*) FROM (
+        SELECT id FROM merged JOIN trial USING (id)
+        WHERE merged.origin_id IS DISTINCT FROM trial.origin_id
+        UNION
+        SELECT trial.id FROM merged JOIN trial USING (id) JOIN new_row n ON n.trial_id = trial.id
+        JOIN evaluation e ON e.trial_id = n.trial_id AND e.iteration = n.iteration
+        WHERE merged.attempt = trial.attempt AND (%s) IS DISTINCT FROM (%s)) AS different""" % (
+    ", ".join("n." + column for column in EVALUATION_COLUMNS),
+    ", ".join("e." + column for column in EVALUATION_COLUMNS),
 )
+
+_ARE_KNOWN_TRIALS = "SELECT EXISTS (SELECT FROM merged JOIN trial USING (id))"
+_INDEX_ROWS = "CREATE INDEX ON new_row (trial_id, iteration)"
 
 _INSERT_TRIALS = """
     DELETE FROM merged USING trial WHERE trial.id = merged.id;
@@ -271,10 +276,14 @@ def merge(cursor: Any, path: str, restore: bool = False) -> tuple[int, int, int]
                 "the trial %s is not one that was trained here, but its origin is this database: "
                 "if the file is a backup of this database, add --restore" % trial_id,
             )
-    cursor.execute(_DELETE_OUTDATED_TRIALS)
-    updated = cursor.rowcount
-    cursor.execute(_DIFFERENT_TRIALS)
-    (different,) = cursor.fetchone()
+    updated = different = 0
+    cursor.execute(_ARE_KNOWN_TRIALS)
+    if cursor.fetchone()[0]:
+        cursor.execute(_INDEX_ROWS)
+        cursor.execute(_DELETE_OUTDATED_TRIALS)
+        updated = cursor.rowcount
+        cursor.execute(_DIFFERENT_TRIALS)
+        (different,) = cursor.fetchone()
     cursor.execute(_INSERT_TRIALS)
     inserted = cursor.rowcount
     cursor.execute(_INSERT_ROWS)

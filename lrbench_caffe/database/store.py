@@ -213,15 +213,7 @@ _RESULTS = "SELECT%s, %s%s%s%s" % (
     _WHERE,
 )
 
-_NETWORKS = (
-    """
-    SELECT id, name, hash, prototxt FROM network WHERE id IN (
-        SELECT trial.network_id FROM trial JOIN policy ON policy.id = policy_id
-        JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
-        WHERE """
-    + _FILTER
-    + ")"
-)
+_NETWORKS = "SELECT id, name, hash, prototxt FROM network WHERE id = ANY (%s)"
 _FETCHED = 2000  # result lines at a time, so that the trials and not the lines take the memory
 
 _ROWS = (
@@ -684,23 +676,22 @@ def _finite(value: float | None) -> float | None:
 
 def _read_trials(cursor: Any, rows_query: str, filters: dict[str, str | None]) -> list[Trial]:
     """The trials that match filters: a query for them, one for their networks, one for rows."""
-    reader = _TrialReader(cursor, filters)
     cursor.execute(_TRIALS, _filter_values(filters))
     lines = cursor.fetchall()
     rows = _read_rows(cursor, rows_query, [line.id for line in lines])
-    return [reader.trial(line, rows.get(line.id, ())) for line in lines]
+    return _TrialReader(cursor).trials(lines, lambda line: rows.get(line.id, ()))
 
 
 def _read_results(cursor: Any, filters: dict[str, str | None]) -> list[Trial]:
     """The trials that match filters, each with the columns of its best row that are ranked."""
-    reader = _TrialReader(cursor, filters)
     cursor.execute("SET LOCAL work_mem = '64MB'")  # sorts fifty thousand trials in memory
     cursor.execute(_RESULTS, _filter_values(filters))
-    return [
-        reader.trial(line, _best_row(line))
-        for lines in iter(lambda: cursor.fetchmany(_FETCHED), [])
-        for line in lines
-    ]
+    trials: list[Trial] = []
+    with cursor.connection.cursor(cursor_factory=NamedTupleCursor) as second_cursor:
+        reader = _TrialReader(second_cursor)
+        for lines in iter(lambda: cursor.fetchmany(_FETCHED), []):
+            trials += reader.trials(lines, _best_row)
+    return trials
 
 
 def _read_rows(
@@ -730,16 +721,24 @@ def _best_row(line: Any) -> tuple[Evaluation, ...]:
 class _TrialReader:
     """Makes trials of result lines; equal setups and parameters are one value, made once."""
 
-    def __init__(self, cursor: Any, filters: dict[str, str | None]) -> None:
-        cursor.execute(_NETWORKS, _filter_values(filters))
-        self._networks = {
-            line.id: Network(line.name, line.hash, line.prototxt) for line in cursor.fetchall()
-        }
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self._networks: dict[int, Network] = {}
         self._setups: dict[tuple[Any, ...], Setup] = {}
         self._objects: dict[str, dict[str, Any]] = {}
 
-    def trial(self, line: Any, rows: tuple[Evaluation, ...]) -> Trial:
-        """The Trial in a result line that begins with _TRIAL_COLUMNS."""
+    def trials(
+        self, lines: list[Any], rows: Callable[[Any], tuple[Evaluation, ...]]
+    ) -> list[Trial]:
+        """The trials in result lines that begin with _TRIAL_COLUMNS; rows gives a line's rows."""
+        new = {line.network_id for line in lines} - set(self._networks)
+        if new:
+            self._cursor.execute(_NETWORKS, [list(new)])
+            for line in self._cursor.fetchall():
+                self._networks[line.id] = Network(line.name, line.hash, line.prototxt)
+        return [self._trial(line, rows(line)) for line in lines]
+
+    def _trial(self, line: Any, rows: tuple[Evaluation, ...]) -> Trial:
         return Trial(
             id=line.id,
             policy=line.policy,

@@ -57,8 +57,12 @@ class Block(NamedTuple):
 def group_by_task(trials: Iterable[Trial]) -> dict[Task, list[Trial]]:
     """Group trials by (dataset, network), in the order in which these tasks first appear."""
     tasks: dict[Task, list[Trial]] = {}
+    members: dict[int, list[Trial]] = {}  # by the id of the setup, which trials share
     for trial in trials:
-        tasks.setdefault((trial.setup.dataset, trial.setup.network), []).append(trial)
+        setup = trial.setup
+        if id(setup) not in members:
+            members[id(setup)] = tasks.setdefault((setup.dataset, setup.network), [])
+        members[id(setup)].append(trial)
     return tasks
 
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Callable
 from lrbench_caffe.ranking.blocks import Settings, group_comparable, settings_text
 from lrbench_caffe.ranking.criteria import METRICS, Criterion
 from lrbench_caffe.ranking.noise import Spread, is_tied, spread
+from lrbench_caffe.ranking.spreads import Spreads
 from lrbench_caffe.trial import FINISHED, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from lrbench_caffe.trial import Summary
 
 BY_TOP1 = Criterion("order", {"top1": 1.0})
 
@@ -50,8 +50,8 @@ class Ranked:
     function: str
     trials: tuple[Trial, ...]
     others: tuple[Trial, ...]
-    metrics: dict[str, Spread]
-    deciding: dict[str, Spread]
+    metrics: Mapping[str, Spread]
+    deciding: Mapping[str, Spread]
     settings: Settings = ()
     rank: int | None = None
     tied: bool = False
@@ -181,16 +181,10 @@ def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
         trials[0].function,
         tuple(counted),
         tuple(others),
-        _spreads(trial.summary for trial in measured),
-        _spreads(trial.deciding_summary for trial in measured),
+        Spreads(measured),
+        Spreads(measured, "deciding_summary"),
         settings,
     )
-
-
-def _spreads(summaries: Iterable[Summary | None]) -> dict[str, Spread]:
-    """The spread of each metric over the trials that have a Top-1."""
-    known = [summary for summary in summaries if summary]
-    return {name: spread([getattr(summary, name) for summary in known]) for name in METRICS}
 
 
 def _loss(entry: Ranked, name: str) -> float:
@@ -296,16 +290,24 @@ def _dominates(entry: Ranked, other: Ranked, names: Iterable[str]) -> bool:
 
 def _rank_by_fronts(entries: Iterable[Ranked], names: Sequence[str]) -> list[Ranked]:
     """Rank entries by Pareto fronts."""
-    ranked: list[tuple[int, Ranked]] = []  # with their fronts
+    import numpy as np  # imported here: other rankings do not need it
+
     # In this order, an entry can only be dominated by entries before it.
-    for entry in sorted(entries, key=lambda entry: [_loss(entry, name) for name in names]):
-        dominating = [(front, other) for front, other in ranked if _dominates(other, entry, names)]
-        ahead = [front for front, other in dominating if not _tied_in_all(other, entry, names)]
-        rank = 1 + max(ahead, default=0)
-        tied = len(entry.trials) > 1 and any(front == rank for front, _ in dominating)
-        ranked.append((rank, dataclasses.replace(entry, rank=rank, tied=tied)))
-    ranked.sort(key=lambda item: item[0])
-    return [entry for _, entry in ranked]
+    ordered = sorted(entries, key=lambda entry: [_loss(entry, name) for name in names])
+    losses = np.array([[_loss(entry, name) for entry in ordered] for name in names])
+    fronts = np.zeros(len(ordered), dtype=int)
+    ranked = []
+    for n, entry in enumerate(ordered):
+        values, before = losses[:, n : n + 1], losses[:, :n]
+        dominates = (before <= values).all(axis=0) & (before < values).any(axis=0)
+        dominating = np.flatnonzero(dominates)
+        by_front = dominating[np.argsort(-fronts[dominating], kind="stable")]
+        ahead = (m for m in by_front if not _tied_in_all(ordered[m], entry, names))
+        rank = 1 + int(next((fronts[m] for m in ahead), 0))
+        tied = len(entry.trials) > 1 and bool((fronts[dominating] == rank).any())
+        fronts[n] = rank
+        ranked.append(dataclasses.replace(entry, rank=rank, tied=tied))
+    return sorted(ranked, key=lambda entry: entry.rank or 0)
 
 
 def _tied_in_all(entry: Ranked, other: Ranked, names: Iterable[str]) -> bool:
