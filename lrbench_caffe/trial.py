@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Tuple, Type, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Tuple, Type, TypeVar, Union
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,9 +112,10 @@ class Setup:
         return self.solver.get("test_net", 0) is not None
 
     @property
-    def report(self) -> str:
-        """The set on which the metrics of the trial are reported, :data:`TEST_SET` by default."""
-        return str(self.solver.get("report", TEST_SET))
+    def report(self) -> Optional[str]:
+        """The set on which the metrics are reported, None if it is the one that decides."""
+        report = self.solver.get("report")
+        return None if report is None else str(report)
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,9 @@ class Evaluation:
             classified sample. None as a whole if it was not measured.
         heads: top1, top5, ac, cd and cdac of the other heads of the test net by their names. None
             if there are none.
+        measured_on: The name of the set that the metrics are measured on.
+        other_sets: test_loss, top1, top5, ac, cd, cdac and ld on the other sets by their names.
+            None if there are none.
     """
 
     iteration: int
@@ -164,14 +168,14 @@ class Evaluation:
     measured_on: str = TEST_SET
     other_sets: Optional[Dict[str, Dict[str, Optional[float]]]] = field(default=None, hash=False)
 
-    def on(self, name: str) -> "Evaluation":
+    def on(self, name: Optional[str]) -> "Evaluation":
         """Return the row with the metrics on the set of this name, or itself if it has none.
 
         The class confidences and the other heads are recorded for one set only, so the row of
         another set is without them.
         """
         others = dict(self.other_sets or {})
-        if name == self.measured_on or name not in others:
+        if name is None or name not in others:
             return self
         metrics: Dict[str, Any] = others.pop(name)
         others[self.measured_on] = {metric: getattr(self, metric) for metric in SET_METRICS}
@@ -269,21 +273,27 @@ class Trial:
     @property
     def summary(self) -> Optional[Summary]:
         """The eight metrics on the reported set at the best row, None without a Top-1."""
-        if self.best is None:
+        return self._summary(self.reported)
+
+    @property
+    def deciding_summary(self) -> Optional[Summary]:
+        """The eight metrics on the deciding set at the best row, None without a Top-1.
+
+        Trials are compared by these. They are those of :attr:`summary` if there is only one set.
+        """
+        return self._summary(self.best)
+
+    @property
+    def reported(self) -> Optional[Evaluation]:
+        """The best row with the metrics on the reported set, None without a Top-1."""
+        best = self.best
+        return None if best is None else best.on(self.setup.report)
+
+    def _summary(self, row: Optional[Evaluation]) -> Optional[Summary]:
+        if row is None or row.top1 is None or row.top5 is None:
             return None
-        best = self.best.on(self.setup.report)
-        if best.top1 is None or best.top5 is None:
-            return None
-        return Summary(
-            best.top1,
-            best.top5,
-            best.ac,
-            best.cd,
-            best.cdac,
-            best.ld,
-            best.iteration,
-            self.n_params,
-        )
+        metrics = (row.top1, row.top5, row.ac, row.cd, row.cdac, row.ld)
+        return Summary(*metrics, row.iteration, self.n_params)
 
     def with_row(self, row: Evaluation) -> "Trial":
         """Return the trial with one more row at the end."""
@@ -326,7 +336,10 @@ class Job:
         test_interval: The number of iterations between two evaluations.
         head: The head of the test net whose metrics are those of the trial. None: it is read from
             the net.
-        test_net: The index of the test net that is measured.
+        test_net: The test net whose metrics are reported: the name of its set, or its index.
+        select: The set by which decisions are made: its name, or the index of its test net. None:
+            the validation set if there is one, else the set that is reported.
+        validation: The path of a validation set, which a copy of the first test net measures.
     """
 
     solver: str
@@ -345,7 +358,9 @@ class Job:
     folder: Optional[str] = None
     test_interval: Optional[int] = None
     head: Optional[str] = None
-    test_net: int = 0
+    test_net: Union[int, str] = 0
+    select: Optional[str] = None
+    validation: Optional[str] = None
 
 
 def to_dict(value: "DataclassInstance") -> Dict[str, Any]:

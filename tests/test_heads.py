@@ -321,7 +321,7 @@ TWO_TEST_NETS = (
 
 
 @pytest.mark.parametrize("test_net", [0, 1])
-def test_all_test_nets_run_as_in_caffe_and_the_user_chooses_which_is_measured(
+def test_all_test_nets_are_measured_as_in_caffe_and_the_user_chooses_which_is_reported(
     test_net, tmp_path, digits, dsn
 ):
     """The test nets draw random numbers, from the same stream as the dropout of the training."""
@@ -333,6 +333,11 @@ def test_all_test_nets_run_as_in_caffe_and_the_user_chooses_which_is_measured(
         expected = log.tests[row.iteration, test_net]
         assert row.top1 == pytest.approx(expected["accuracy"])
         assert row.test_loss == pytest.approx(expected["loss"], rel=1e-5)
+        (other,) = row.other_sets.items()
+        expected = log.tests[row.iteration, 1 - test_net]
+        assert (row.measured_on, other[0]) == ("test%d" % test_net, "test%d" % (1 - test_net))
+        assert other[1]["top1"] == pytest.approx(expected["accuracy"])
+        assert other[1]["test_loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert trial.setup.solver.get("test_net", 0) == test_net
     assert any("2 test nets" in note and "--test-net" in note for note in notes)
 
@@ -496,11 +501,9 @@ def test_an_invalid_metrics_layer_is_refused(param_str, expected):
 
 def test_the_record_names_a_head_that_does_not_follow_from_the_net_that_is_trained():
     net = scores("a") + loss("SoftmaxWithLoss", "a")
-    assert not measured(net)[0].is_recorded
-    assert measured(net, net + 'layer { name: "r" type: "ReLU" bottom: "a" top: "a" }')[
-        0
-    ].is_recorded
-    assert measured(net + loss("SoftmaxWithLoss", "a", "other"), head="a:label")[0].is_recorded
+    assert not measured(net)[0].settings
+    assert measured(net, net + 'layer { name: "r" type: "ReLU" bottom: "a" top: "a" }')[0].settings
+    assert measured(net + loss("SoftmaxWithLoss", "a", "other"), head="a:label")[0].settings
 
 
 def test_the_loss_of_the_training_is_only_added_to_a_test_net_without_a_loss():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ ITERATIONS = click.IntRange(1, 2**31 - 1)  # Caffe counts them with 32 bits
 SEED = click.IntRange(0, 2**32 - 1)
 SEEDS = click.IntRange(1, 10000)
 FORMATS = ("table", "markdown", "csv", "json", "latex")
+MEASURED = ("head", "test_net", "select", "validation")  # fields of lrbench_caffe.trial.Job
 FILTERS = ("study", "dataset", "network", "function", "policy", "state")
 
 database_option = click.option(
@@ -43,17 +44,36 @@ _HEAD = click.option(
 )
 _TEST_NET = click.option(
     "--test-net",
-    type=click.IntRange(0, 2**31 - 1),
-    default=0,
+    default="0",
     show_default=True,
-    metavar="N",
-    help="Test net to measure, where the solver has several, counted from 0",
+    metavar="NAME",
+    callback=lambda context, option, value: int(value) if value.isdecimal() else value,
+    help="Test net whose metrics are reported, where the solver has several: the name of its set, "
+    "or its number, counted from 0",
+)
+_SELECT = click.option(
+    "--select",
+    metavar="NAME",
+    help="Set of samples by which the best evaluation and the best policy are chosen, where the "
+    "solver has several test nets: its name or the number of its test net [default: the "
+    "validation set, else the set that is reported]",
+)
+_VALIDATION = click.option(
+    "--validation",
+    metavar="LMDB",
+    help="Validation set: each evaluation measures it, too, on a copy of the first test net, and "
+    "--select chooses it by default",
 )
 
 
 def measurement_options(command: Command) -> Command:
-    """Add the options that choose what is measured: ``head`` and ``test_net``."""
-    return cast("Command", _with_options(command, _HEAD, _TEST_NET))
+    """Add the options that choose what is measured; the command receives them as ``measured``."""
+
+    @functools.wraps(command)
+    def with_measured(**options: Any) -> Any:
+        return command(measured={name: options.pop(name) for name in MEASURED}, **options)
+
+    return _with_options(with_measured, _HEAD, _TEST_NET, _SELECT, _VALIDATION)
 
 
 format_option = click.option(

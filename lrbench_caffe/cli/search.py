@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from lrbench_caffe.cli.options import (
@@ -52,8 +54,7 @@ def range_command(
     out: str,
     name: str | None,
     data: str | None,
-    head: str | None,
-    test_net: int,
+    measured: dict[str, Any],
     pool: PoolOptions,
     dsn: str | None,
     format: str,
@@ -70,7 +71,7 @@ def range_command(
     from lrbench_caffe.study import failures
 
     plots.check_path(out)
-    trainer = Trainer(solver, pool.create(), "range", name, data, dsn, head=head, test_net=test_net)
+    trainer = Trainer(solver, pool.create(), "range", name, data, dsn, **measured)
     run = range_test.sweep if sweep else range_test.run
     test = run(trainer, max_iter, seed)
     console.print_tables(tables.range_test(test), format=format)
@@ -111,8 +112,7 @@ def tune(
     budget: int | None,
     name: str | None,
     data: str | None,
-    head: str | None,
-    test_net: int,
+    measured: dict[str, Any],
     pool: PoolOptions,
     dsn: str | None,
     format: str,
@@ -130,7 +130,7 @@ def tune(
     def print_decision(sentence: str) -> None:
         console.print_line(sentence, aside=True)
 
-    trainer = Trainer(solver, pool.create(), "tune", name, data, dsn, head=head, test_net=test_net)
+    trainer = Trainer(solver, pool.create(), "tune", name, data, dsn, **measured)
     if budget:
         trainer.budget = budget
     tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
@@ -162,8 +162,7 @@ def recommend(
     network: str | None,
     solver: str | None,
     data: str | None,
-    head: str | None,
-    test_net: int,
+    measured: dict[str, Any],
     dsn: str | None,
     format: str,
 ) -> None:
@@ -188,7 +187,7 @@ def recommend(
     with database.Store(dsn) as store:
         if solver:
             # The setup does not depend on the policy. The solver's schedule may be incomplete.
-            job = Job(solver, policy="FIX(k0=0.01)", data=data, head=head, test_net=test_net)
+            job = Job(solver, policy="FIX(k0=0.01)", data=data, **measured)
             setup = process.describe(job).setup
             query = recommendation.query_from_setup(setup, dataset, network)
         else:

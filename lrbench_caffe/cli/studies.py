@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from lrbench_caffe.cli.options import (
@@ -68,8 +70,7 @@ def study_run(
     seeds: int | None,
     max_iter: int | None,
     data: str | None,
-    head: str | None,
-    test_net: int,
+    measured: dict[str, Any],
     pool: PoolOptions,
     prune: float | None,
     retry_failed: bool,
@@ -93,8 +94,7 @@ def study_run(
                 seed=seed,
                 max_iter=max_iter,
                 data=data,
-                head=head,
-                test_net=test_net,
+                **measured,
             )
             for seed in range(1, (seeds or 1) + 1)
             for policy in policies or [None]
@@ -107,8 +107,7 @@ def study_run(
                 "--seeds": seeds,
                 "--max-iter": max_iter,
                 "--data": data,
-                "--head": head,
-                "--test-net": test_net,
+                **{"--" + option.replace("_", "-"): value for option, value in measured.items()},
             },
         )
         jobs = []

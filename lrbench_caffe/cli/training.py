@@ -76,7 +76,9 @@ from lrbench_caffe.errors import TrialError
 @click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON")
 @format_option
 @database_option
-def train(solver: str, as_json: bool, format: str, **options: Any) -> None:
+def train(
+    solver: str, as_json: bool, format: str, measured: dict[str, Any], **options: Any
+) -> None:
     """Train a Caffe solver prototxt and record its metrics.
 
     Every evaluation is stored in the database when it is measured.
@@ -84,6 +86,7 @@ def train(solver: str, as_json: bool, format: str, **options: Any) -> None:
     from lrbench_caffe.display import console, progress
     from lrbench_caffe.study import process
 
+    options.update(measured)
     if as_json:
         trial = process.train(solver, on_event=console.print_event, **options)
     else:

@@ -46,8 +46,8 @@ class Trainer:
         dsn: DSN of the database (None: ``$LRBENCH_DSN``, else the private server).
         display: Makes the context manager that shows a round of trainings.
         describe: Reads the solver, as :func:`lrbench_caffe.study.process.describe` does.
-        head: The head of the test net to rank by (None: it is read from the net).
-        test_net: The index of the test net to measure.
+        **measured: What is measured: head, test_net, select and validation as fields of
+            :class:`lrbench_caffe.trial.Job`.
 
     Attributes:
         setup: The solver's :class:`lrbench_caffe.trial.Setup`.
@@ -72,15 +72,9 @@ class Trainer:
         dsn: str | None = None,
         display: Callable[[], Any] = StudyDisplay,
         describe: Callable[[Job], Trial] = process.describe,
-        head: str | None = None,
-        test_net: int = 0,
+        **measured: Any,
     ) -> None:
-        self._job = Job(
-            os.path.abspath(solver),
-            data=data and os.path.abspath(data),
-            head=head,
-            test_net=test_net,
-        )
+        self._job = study.absolute_paths(Job(solver, data=data, **measured))
         self._pool, self._display = pool, display
         self._trials: dict[str, Trial] = {}  # those that were requested, by their id
         self._study: ClaimedStudy | None = None  # within the context of claim()
@@ -277,8 +271,9 @@ def _task(setup: Setup) -> tuple[object, ...]:
 def _command(kind: str, job: Job, name: str) -> str:
     """The command that resumes an evaluation, without its other options."""
     arguments = ["lrbench", kind, job.solver]
-    for option, value in (("--data", job.data), ("--head", job.head), ("--test-net", job.test_net)):
-        arguments += [option, str(value)] if value else []
+    for option in ("data", "head", "test_net", "select", "validation"):
+        value = getattr(job, option)
+        arguments += ["--" + option.replace("_", "-"), str(value)] if value else []
     return " ".join(map(shlex.quote, [*arguments, "--study", name]))
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.study.runner import (
         UNFINISHED,
         ClaimedStudy,
+        absolute_paths,
         checked_job,
         checked_study_name,
         claimed_study,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "UNFINISHED",
     "ClaimedStudy",
+    "absolute_paths",
     "checked_job",
     "checked_study_name",
     "claimed_study",

@@ -291,9 +291,26 @@ def checked_job(job: Job) -> Job:
             "data folder %s not found: create it with `lrbench data`, or name another with --data"
             % job.data
         )
+    checked = absolute_paths(job)
+    if checked.validation is not None and not os.path.exists(checked.validation):
+        raise InputError(
+            "the validation set %s was not found: give the path of an existing one"
+            % checked.validation
+        )
     if job.policy is not None:
         # Any epoch will do to check the text: the training reads the real one from its data.
         Policy.parse(job.policy, epoch=10**6)
+    return checked
+
+
+def absolute_paths(job: Job) -> Job:
+    """Return a job with absolute paths; its validation set may be relative to its data folder."""
+    validation = job.validation
+    if validation is not None and job.data is not None and not os.path.exists(validation):
+        validation = os.path.join(job.data, validation)
     return dataclasses.replace(
-        job, solver=os.path.abspath(job.solver), data=job.data and os.path.abspath(job.data)
+        job,
+        solver=os.path.abspath(job.solver),
+        data=job.data and os.path.abspath(job.data),
+        validation=validation and os.path.abspath(validation),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe import metrics
 from lrbench_caffe.errors import InputError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import caffe
 
-    from lrbench_caffe.training.measurement import Measurement
+    from lrbench_caffe.training.measurement import MeasuredSet, Measurement
     from lrbench_caffe.training.monitor import Monitor
 
 
@@ -28,7 +28,7 @@ def evaluate(
     stop: threading.Event,
     on_note: Callable[[str], object],
 ) -> Evaluation:
-    """Evaluate the whole test set once, with the current weights.
+    """Evaluate each test set once, with the current weights.
 
     All test nets run, in their order, as in Caffe: a net that draws random numbers changes those
     that the training draws next. The train loss is the mean of the monitor's losses, which are
@@ -43,7 +43,8 @@ def evaluate(
         on_note: Called with a sentence for each head that cannot be measured, once.
 
     Returns:
-        The row. Its lr is the rate of the next iteration.
+        The row, with the metrics on the deciding set and on the others. Its lr is the rate of the
+        next iteration.
 
     Raises:
         InputError: The metrics layer rejects its bottoms, for example an invalid label.
@@ -54,40 +55,93 @@ def evaluate(
     monitor.losses.clear()
     if measurement is None:
         return Evaluation(solver.iter, monitor.lr, train_loss)
-    net = solver.test_nets[measurement.test_net]
-    layers = {layer.head: layer for layer in net.layers if type(layer) is MetricsLayer}
-    result = layers[measurement.head.name].take()
-    test_loss = result.log_loss
-    # On a GPU, Caffe's SoftmaxWithLoss is finite even if the scores are NaN; the log loss is not.
-    if any(net._blob_loss_weights) and not (test_loss is not None and math.isnan(test_loss)):
-        test_loss = losses[measurement.test_net] / test_iter[measurement.test_net]
-    heads = {}
-    for head in measurement.others:
-        layer = layers[head.name]
-        if layer.problem is None:
-            heads[head.name] = _of_head(layer.take())
-        elif not layer.is_reported:
-            layer.is_reported = True
-            on_note("%s; this head is left out" % layer.problem)
+    results = {
+        each.name: _take(
+            each, solver.test_nets[each.test_net], losses[each.test_net] / test_iter[each.test_net]
+        )
+        for each in measurement.sets
+    }
+    for name, result in results.items():
+        for problem in result.problems:
+            on_note(problem if len(results) == 1 else "the set %s: %s" % (name, problem))
+    main = results.pop(measurement.deciding.name)
+    assert main.of_head is not None, "the deciding set has a head that can be measured"
     return Evaluation(
         iteration=solver.iter,
         lr=monitor.lr,
         train_loss=train_loss,
-        test_loss=test_loss,
-        top1=result.top1,
-        top5=result.top5,
-        ac=result.ac,
-        cd=result.cd,
-        cdac=result.cdac,
-        ld=metrics.loss_difference(test_loss, train_loss),
+        test_loss=main.test_loss,
+        top1=main.of_head.top1,
+        top5=main.of_head.top5,
+        ac=main.of_head.ac,
+        cd=main.of_head.cd,
+        cdac=main.of_head.cdac,
+        ld=metrics.loss_difference(main.test_loss, train_loss),
         # The database holds these in single precision.
-        class_confidence=tuple(c and round(c, 6) for c in result.class_confidence) or None,
-        heads=heads or None,
+        class_confidence=tuple(c and round(c, 6) for c in main.of_head.class_confidence) or None,
+        heads=main.heads or None,
+        measured_on=measurement.deciding.name,
+        other_sets={name: _of_set(result, train_loss) for name, result in results.items()} or None,
     )
 
 
+class _Result(NamedTuple):
+    """What an evaluation has measured on one set.
+
+    Attributes:
+        test_loss: The mean loss, None without a loss.
+        of_head: The metrics of the main head, None if there is none or it cannot be measured.
+        heads: The metrics of the other heads by their names.
+        problems: A sentence for each head that cannot be measured, once in a training.
+    """
+
+    test_loss: float | None
+    of_head: metrics.Metrics | None
+    heads: dict[str, dict[str, float | None]]
+    problems: list[str]
+
+
+def _take(measured: MeasuredSet, net: caffe.Net, loss: float) -> _Result:
+    """Read the metrics layers of a test net that has run, and start them again.
+
+    Args:
+        measured: What is measured on the set.
+        net: The test net.
+        loss: The mean of the sums of losses times loss_weight.
+    """
+    layers = {layer.head: layer for layer in net.layers if type(layer) is MetricsLayer}
+    results, problems = {}, []
+    for head in measured.heads:
+        layer = layers[head.name]
+        if layer.problem is None:
+            results[head.name] = layer.take()
+        elif not layer.is_reported:
+            layer.is_reported = True
+            problems.append("%s; this head is left out" % layer.problem)
+    main = results.pop(measured.head.name, None) if measured.head else None
+    test_loss = main.log_loss if main else None
+    # On a GPU, Caffe's SoftmaxWithLoss is finite even if the scores are NaN; the log loss is not.
+    if any(net._blob_loss_weights) and not (test_loss is not None and math.isnan(test_loss)):
+        test_loss = loss
+    return _Result(
+        test_loss, main, {name: _of_head(result) for name, result in results.items()}, problems
+    )
+
+
+def _of_set(result: _Result, train_loss: float | None) -> dict[str, float | None]:
+    """The SET_METRICS of a set that does not decide; None for what is not a finite number."""
+    values = {"test_loss": result.test_loss, **dict.fromkeys(HEAD_METRICS)}
+    if result.of_head is not None:
+        values.update(_of_head(result.of_head))
+    values["ld"] = metrics.loss_difference(result.test_loss, train_loss)
+    return {
+        name: value if value is not None and math.isfinite(value) else None
+        for name, value in values.items()
+    }
+
+
 def _of_head(result: metrics.Metrics) -> dict[str, float | None]:
-    """The metrics of a head beside the one that is ranked by."""
+    """The HEAD_METRICS of a head."""
     return {name: getattr(result, name) for name in HEAD_METRICS}
 
 

@@ -18,27 +18,30 @@ from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.training import canonical, encoding, prototxt, sources
 from lrbench_caffe.training.files import find_file, plain_path, shown
 from lrbench_caffe.training.lr_policy import CaffePolicy, policy_from_solver
+from lrbench_caffe.training.sets import find_sets
 from lrbench_caffe.training.solverstate import snapshot_iteration
+from lrbench_caffe.training.validation_net import VALIDATION_SET, batch_note
 from lrbench_caffe.trial import Framework, Network, Setup, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lrbench_caffe.training.measurement import Measurement
+    from lrbench_caffe.training.measurement import MeasuredSet, Measurement
+    from lrbench_caffe.training.sets import Sets
     from lrbench_caffe.trial import Job
 
 MAX_NAME = 200  # characters of a network's name; the database accepts up to 500
 
 
-def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy]:
-    """Resolve the solver and the policy of a job, without building a net.
+def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy, Sets]:
+    """Resolve the solver, the policy and the sets of a job, without building a net.
 
     Args:
         job: What to train.
 
     Returns:
         The SolverParameter, changed by the job's options and resolved by :func:`prototxt.resolve`,
-        with a random_seed in any case; and the policy.
+        with a random_seed in any case; the policy; and the sets of its test nets.
 
     Raises:
         InputError: A file, an option or the policy cannot be used.
@@ -61,12 +64,13 @@ def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy]:
     except (TypeError, ValueError) as error:
         raise InputError("Caffe's solver cannot hold the value of an option: %s" % error) from None
     param = prototxt.resolve(solver, job.solver, job.data)
+    sets = find_sets(job, solver, param)
     policy = _policy(job, param)
     _check_length(job, param, policy)
     if param.random_seed < 0:
         param.random_seed = random.SystemRandom().randrange(2**31)
     _check_snapshot_folder(param)
-    return param, policy
+    return param, policy, sets
 
 
 def apply(job: Job, solver: caffe_pb2.SolverParameter) -> None:
@@ -220,12 +224,9 @@ def describe(
         settings["test_net"] = None
         emit("note", "the solver has no test net: nothing is measured but the train loss")
     else:
-        test = _describe_test(param, measurement, train, emit)
+        test = _describe_tests(param, measurement, train, emit)
         settings["test_batch_size"] = test and test.batch_size
-        if measurement.is_recorded:
-            settings["head"] = measurement.head.name
-        if measurement.test_net:
-            settings["test_net"] = measurement.test_net
+        settings.update(measurement.settings)
         classes = measurement.head.classes
     setup = Setup(
         framework=Framework("Caffe", caffe.__version__),
@@ -250,27 +251,47 @@ def describe(
     )
 
 
-def _describe_test(
+def _describe_tests(
     param: caffe_pb2.SolverParameter,
     measurement: Measurement,
     train: sources.Source | None,
     emit: Callable[[str, Any], object],
 ) -> sources.Source | None:
-    """Check the data of the measured test net, emit the notes about it, and return its source."""
-    index = measurement.test_net
-    net = param.test_net_param[index]
+    """Check the data of the measured sets, emit the notes, and return the reported set's source."""
+    tests = {each.name: _test_source(param, each.test_net) for each in measurement.sets}
+    for measured in measurement.sets:
+        _check_labels(param, measured, train, tests[measured.name])
+    notes = [
+        *measurement.notes,
+        *(
+            sources.coverage_note(tests[measured.name], param.test_iter[measured.test_net])
+            for measured in measurement.sets
+        ),
+        batch_note(tests.get(VALIDATION_SET), _test_source(param, 0)),
+    ]
+    for note in filter(None, notes):
+        emit("note", note)
+    return tests[measurement.reported.name]
+
+
+def _test_source(param: caffe_pb2.SolverParameter, index: int) -> sources.Source | None:
+    """The source of a test net's data."""
     state = param.test_state[index] if param.test_state else None
-    test = sources.find_source(net, caffe_pb2.TEST, state)
-    for head in (measurement.head, *measurement.others):
+    return sources.find_source(param.test_net_param[index], caffe_pb2.TEST, state)
+
+
+def _check_labels(
+    param: caffe_pb2.SolverParameter,
+    measured: MeasuredSet,
+    train: sources.Source | None,
+    test: sources.Source | None,
+) -> None:
+    """Check the labels of a set, and those of the training, against the classes of its heads."""
+    name = param.test_net_param[measured.test_net].name
+    for head in measured.heads:
         for source, layer in ((train, head.trained_labels_from), (test, head.labels_from)):
             if source is not None and source.layer == layer:
-                sources.check_labels(source, head.classes, net.name, head.ignore_label)
-    for note in measurement.notes:
-        emit("note", note)
-    coverage = sources.coverage_note(test, param.test_iter[index])
-    if coverage is not None:
-        emit("note", coverage)
-    return test
+                sources.check_labels(source, head.classes, name, head.ignore_label)
 
 
 def _blas() -> tuple[str | None, int | None]:

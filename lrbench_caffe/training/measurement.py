@@ -1,4 +1,4 @@
-"""What is measured on a test net: its heads get metrics layers, and the net a loss if it has none.
+"""What is measured on the test nets: their heads get metrics layers, and a net without a loss one.
 
 The layers are added in memory. They do not change what the net computes, and draw no random
 numbers, so the training stays that of ``caffe train``.
@@ -18,111 +18,204 @@ from lrbench_caffe.training.head import BINARY, LOSSES, choose_head, count_class
 from lrbench_caffe.training.instruments import InstrumentedNet, is_loss
 from lrbench_caffe.training.metrics_layer import MeasuredHead, written_heads
 from lrbench_caffe.training.net import is_included, layers_in_phase, state_in_phase
+from lrbench_caffe.training.sets import ONE_SET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from lrbench_caffe.training.head import Head
+    from lrbench_caffe.training.sets import Sets
+
+
+class MeasuredSet(NamedTuple):
+    """What an evaluation measures on one set of samples.
+
+    Attributes:
+        name: The name of the set.
+        test_net: The index of its test net.
+        head: The head whose metrics are those of the set, None if the net does not classify.
+        others: The other heads of the test net.
+        has_loss: Whether there is a test loss.
+        is_written: Whether the prototxt has metrics layers itself.
+        notes: Sentences for the user about what is measured and what is not.
+    """
+
+    name: str
+    test_net: int
+    head: MeasuredHead | None
+    others: tuple[MeasuredHead, ...]
+    has_loss: bool
+    is_written: bool
+    notes: tuple[str, ...]
+
+    @property
+    def heads(self) -> tuple[MeasuredHead, ...]:
+        """All heads that have a metrics layer."""
+        return self.others if self.head is None else (self.head, *self.others)
 
 
 class Measurement(NamedTuple):
     """What an evaluation measures.
 
     Attributes:
-        test_net: The index of the test net.
-        head: The head whose metrics are those of the trial.
-        others: The other heads of the test net.
-        is_recorded: Whether the record has to name the head, because it does not follow from the
-            net that is trained.
-        has_loss: Whether there is a test loss.
+        sets: All sets that are measured, in the order of the test nets.
+        deciding: The set by which decisions are made.
+        reported: The set on which the metrics of the trial are reported.
+        head: The head of the deciding set, whose metrics are those of the rows.
+        settings: What the record has to name: the head, if it does not follow from the net that is
+            trained; the test net that is reported, if it is not the first; and the deciding and the
+            reported set, if they differ.
         notes: Sentences for the user about what is measured and what is not.
     """
 
-    test_net: int
+    sets: tuple[MeasuredSet, ...]
+    deciding: MeasuredSet
+    reported: MeasuredSet
     head: MeasuredHead
-    others: tuple[MeasuredHead, ...]
-    is_recorded: bool
-    has_loss: bool
+    settings: dict[str, object]
     notes: tuple[str, ...]
+
+    @property
+    def others(self) -> tuple[MeasuredHead, ...]:
+        """The other heads of the deciding set."""
+        return self.deciding.others
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether there is a test loss on the deciding set."""
+        return self.deciding.has_loss
 
 
 def add_metrics_layers(
-    solver: caffe_pb2.SolverParameter, head: str | None = None, test_net: int = 0
+    solver: caffe_pb2.SolverParameter, head: str | None = None, sets: Sets = ONE_SET
 ) -> Measurement | None:
-    """Add to a test net the layers that measure it.
+    """Add to the test nets the layers that measure them.
 
     Each head gets a metrics layer, unless the prototxt has metrics layers itself. A test net
     without a loss gets that of the training net, so that the test loss can be compared with the
-    train loss.
+    train loss. A set that neither decides nor is reported is measured as far as its net allows.
 
     Args:
-        solver: A resolved SolverParameter; the test net is changed.
+        solver: A resolved SolverParameter; the test nets are changed.
         head: The head whose metrics are those of the trial (None: it is read from the net).
-        test_net: The index of the test net.
+        sets: The sets of the test nets.
 
     Returns:
         What an evaluation measures, None if the solver has no test net.
 
     Raises:
-        InputError: The net is not a classifier, the head or the test net cannot be found, or the
-            train loss cannot be read.
+        InputError: The net of the deciding or the reported set is not a classifier, the head cannot
+            be found, or the train loss cannot be read.
     """
-    tests = len(solver.test_net_param)
-    _check_choice(tests, head, test_net)
     trained = layers_in_phase(solver.train_net_param, caffe_pb2.TRAIN, solver.train_state)
     _check_losses(trained)
-    if not tests:
+    if not solver.test_net_param:
+        if head is not None:
+            raise InputError(
+                "the solver has no test net, so --head has nothing to choose: give it test_iter, "
+                "test_interval and a net with a TEST phase"
+            )
         return None
-    net = solver.test_net_param[test_net]
-    is_same_net = not solver.test_state and canonical_network(net) == canonical_network(
-        solver.train_net_param
-    )
+    is_same_net = not solver.test_state and canonical_network(
+        solver.test_net_param[sets.select]
+    ) == canonical_network(solver.train_net_param)
+    deciding = _measure(solver, sets, sets.select, trained, head)
+    assert deciding.head is not None, "the net is a classifier"
+    measured, notes = {sets.select: deciding}, [*_notes_on_sets(sets), *deciding.notes]
+    for index in (n for n in range(len(sets.names)) if n != sets.select):
+        try:
+            measured[index] = _measure(solver, sets, index, trained, head, deciding.head.name)
+            notes += [note for note in measured[index].notes if note not in notes]
+        except InputError as error:
+            if index == sets.report:
+                raise
+            notes.append("the set %s is not measured: %s" % (sets.names[index], error))
+    reported = measured[sets.report]
+    settings: dict[str, object] = {}
+    if deciding.others or deciding.is_written or not is_same_net:
+        settings["head"] = deciding.head.name
+    if sets.report:
+        settings["test_net"] = sets.report
+    if reported is not deciding:
+        settings.update(select=deciding.name, report=reported.name)
+    in_order = tuple(measured[index] for index in sorted(measured))
+    return Measurement(in_order, deciding, reported, deciding.head, settings, tuple(notes))
+
+
+def _measure(
+    solver: caffe_pb2.SolverParameter,
+    sets: Sets,
+    index: int,
+    trained: Sequence[Any],
+    head: str | None,
+    preferred: str | None = None,
+) -> MeasuredSet:
+    """Add to a test net the layers that measure it.
+
+    Args:
+        solver: A resolved SolverParameter; the test net is changed.
+        sets: The sets of the test nets.
+        index: The index of the test net.
+        trained: The layers of the training net.
+        head: The head that the user names (None: not given).
+        preferred: The head of the deciding set; where the net has it, its metrics are those of the
+            set.
+
+    Raises:
+        InputError: The net cannot be measured.
+    """
+    is_optional = index not in (sets.select, sets.report)
+    net = solver.test_net_param[index]
+    layers = _layers_of(net, solver.test_state[index] if solver.test_state else None)
     network = encoding.readable(net.name)
-    layers = _layers_of(net, solver.test_state[test_net] if solver.test_state else None)
-    notes = [] if tests == 1 else [_note_on_test_nets(tests, test_net)]
     instrumented = InstrumentedNet(layers, trained)
     written = written_heads(layers, network)
+    heads = [] if written else find_heads(instrumented.blobs, Blobs(trained))
     has_loss = any(map(is_loss, layers))
+    if not (written or heads or (is_optional and has_loss)):
+        raise InputError(_not_a_classifier(network, layers, trained))
+    notes = []
     if not has_loss and instrumented.add_losses():
         has_loss = True
         notes.append("the test net has no loss: that of the training net is computed on it")
+    name = None if is_optional else head
     measured, chosen = written, 0
     if written:
-        chosen = _chosen_layer(written, network, head)
-    else:
-        heads = find_heads(instrumented.blobs, Blobs(trained))
-        if not heads:
-            raise InputError(_not_a_classifier(network, layers, trained))
-        ranked_by = choose_head(heads, network, head)
-        chosen = heads.index(ranked_by)
-        measured = [instrumented.add_metrics(each, each is not ranked_by) for each in heads]
-    main = measured[chosen]
+        chosen = _chosen_layer(written, network, name, preferred)
+    elif heads:
+        chosen = _chosen_head(heads, network, name, preferred)
+        measured = [
+            instrumented.add_metrics(each, is_optional or n != chosen)
+            for n, each in enumerate(heads)
+        ]
+    if is_optional:  # the layers themselves find out whether the labels are classes
+        measured = [each._replace(labels_from=None, trained_labels_from=None) for each in measured]
+    main = measured[chosen] if measured else None
     others = tuple(other for n, other in enumerate(measured) if n != chosen)
-    if others:
-        notes.append(_note_on_heads(main, others))
-    notes += _notes_on_gaps(main, has_loss)
+    if main is not None:
+        notes += [_note_on_heads(main, others)] if others else []
+        notes += _notes_on_gaps(main, has_loss)
     del net.layer[:]
     net.layer.extend(instrumented.layers)
-    return Measurement(
-        test_net=test_net,
+    return MeasuredSet(
+        name=sets.names[index],
+        test_net=index,
         head=main,
         others=others,
-        is_recorded=bool(others or written) or not is_same_net,
-        has_loss=has_loss or main.has_probabilities,
+        has_loss=has_loss or (main is not None and main.has_probabilities),
+        is_written=bool(written),
         notes=tuple(notes),
     )
 
 
-def _check_choice(tests: int, head: str | None, test_net: int) -> None:
-    """Raise InputError if there is no test net of this number, or none to have a head."""
-    if not tests and (head is not None or test_net):
-        raise InputError(
-            "the solver has no test net, so --head and --test-net have nothing to choose: give it "
-            "test_iter, test_interval and a net with a TEST phase"
-        )
-    if tests and not 0 <= test_net < tests:
-        raise InputError(
-            "invalid test net %d, expected a number from 0 to %d: the solver has %d test net%s"
-            % (test_net, tests - 1, tests, "" if tests == 1 else "s")
-        )
+def _chosen_head(
+    heads: Sequence[Head], network: str, name: str | None, preferred: str | None
+) -> int:
+    """The index of the head to rank by."""
+    names = [head.name for head in heads]
+    if preferred in names:
+        return names.index(str(preferred))
+    return heads.index(choose_head(heads, network, name))
 
 
 def _check_losses(trained: Sequence[Any]) -> None:
@@ -150,9 +243,12 @@ def _layers_of(net: Any, solver_state: Any) -> list[Any]:
     return [layer for layer in net.layer if is_included(layer, state)]
 
 
-def _chosen_layer(written: Sequence[MeasuredHead], network: str, name: str | None) -> int:
+def _chosen_layer(
+    written: Sequence[MeasuredHead], network: str, name: str | None, preferred: str | None
+) -> int:
     """The index of the metrics layer to rank by, of those in the prototxt."""
     names = [head.name for head in written]
+    name = preferred if preferred in names else name
     if name in names:
         return names.index(name)
     if name is None and len(names) == 1:
@@ -166,12 +262,16 @@ def _chosen_layer(written: Sequence[MeasuredHead], network: str, name: str | Non
     )
 
 
-def _note_on_test_nets(tests: int, test_net: int) -> str:
-    which = "the first one" if test_net == 0 else "number %d, counted from 0," % test_net
-    return "the solver has %d test nets: %s is measured, --test-net chooses another" % (
-        tests,
-        which,
-    )
+def _notes_on_sets(sets: Sets) -> list[str]:
+    """Which set decides and which is reported, if there are several."""
+    if len(sets.names) == 1:
+        return []
+    select, report = sets.names[sets.select], sets.names[sets.report]
+    sentence = "the solver has %d test nets, %s: " % (len(sets.names), ", ".join(sets.names))
+    if select == report:
+        sentence += "decisions are made by %s, which is also reported; --select and --test-net "
+        return [sentence % select + "choose other sets"]
+    return [sentence + "decisions are made by %s, and %s is reported" % (select, report)]
 
 
 def _note_on_heads(head: MeasuredHead, others: Sequence[MeasuredHead]) -> str:

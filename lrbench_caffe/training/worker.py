@@ -101,10 +101,10 @@ def run(
         InputError: The job cannot be trained, or not by this Caffe.
     """
     check_pycaffe()
-    param, policy = prepare(job)
+    param, policy, sets = prepare(job)
     gpu = choose_device(param, job.gpu, emit)
     native = install(policy, param)
-    measurement = add_metrics_layers(param, job.head, job.test_net)
+    measurement = add_metrics_layers(param, job.head, sets)
     check_measurement(job, policy, measurement)
     databases = leveldb.Databases(param)
     databases.try_lock()
