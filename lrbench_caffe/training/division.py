@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import multiprocessing
 import os
@@ -79,6 +80,7 @@ def _send_index(path: str, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where LMDB writes why it fails
+    faulthandler.disable()
     try:
         sender.send(_index(path, lambda *report: sender.send(report)))
     except Exception as error:
