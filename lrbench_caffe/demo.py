@@ -61,7 +61,7 @@ def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") 
         trials = study.run_jobs(jobs, Cores(parallel), display, dsn)
     title = "13 learning rate policies on scikit-learn's handwritten digits, one seed each"
     console.print_tables(tables.results(ranking.sort_by_top1(trials), title), format=format)
-    for line in failures.causes(trials):
+    for line in ranking.sets_remarks(trials) + failures.causes(trials):
         console.print_line(line, aside=format != "table")
     if not any(trial.rows for trial in trials):
         _check_complete(trials)  # there is nothing to draw

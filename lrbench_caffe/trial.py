@@ -95,7 +95,8 @@ class Setup:
             ``test_batch_size``; ``head``, the head that is ranked by, where it does not follow from
             the net that is trained; ``test_net``, the index of the test net, if it is not the
             first, None if there is none; and ``select`` and ``report``, the sets that decide and
-            that are reported, if they differ.
+            that are reported, if they differ, with ``select_samples``, the number of samples of the
+            first.
         seed: Caffe's random_seed.
     """
 
@@ -116,6 +117,14 @@ class Setup:
         """The set on which the metrics are reported, None if it is the one that decides."""
         report = self.solver.get("report")
         return None if report is None else str(report)
+
+    @property
+    def deciding_samples(self) -> Optional[int]:
+        """The number of samples of the set that decides, None if it is unknown."""
+        if self.solver.get("select") is None:
+            return self.dataset.test_samples
+        samples = self.solver.get("select_samples")
+        return samples if isinstance(samples, int) else None
 
 
 @dataclass(frozen=True)

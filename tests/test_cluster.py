@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,24 @@ def test_a_killed_worker_costs_its_trial_the_time_since_the_last_snapshot(
     assert resumed.resumed_at
     later = [row for row in resumed.rows if row.iteration > resumed.resumed_at]
     assert {row.resumed_at for row in later} == {resumed.resumed_at}
+
+
+@needs_caffe
+def test_a_validation_set_reaches_the_workers(
+    cluster, name, command, trials, invoke, digits, tmp_path
+):
+    """A copy of the test set, so that both have the same metrics."""
+    cluster.have_workers(1)
+    shutil.copytree(os.path.join(digits, "digits_test_lmdb"), str(tmp_path / "copy"))
+    more = ("--seeds", "1", "--max-iter", "10", "--cluster", cluster.address)
+    done = invoke(*command(name, *more, "--validation", tmp_path / "copy", policies=POLICIES[:1]))
+    assert done.returncode == 0, done.stderr
+    assert "chosen on the validation set, reported on the test set" in done.stdout
+    (trial,) = trials(name)
+    assert [row.iteration for row in trial.rows] == [0, 10]
+    for row in trial.rows:
+        assert row.measured_on == "validation" and row.on("test").top1 == row.top1
+    assert trial.setup.solver["select_samples"] == 400
 
 
 @needs_caffe

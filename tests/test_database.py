@@ -25,6 +25,7 @@ from lrbench_caffe.trial import (
     DIVERGED,
     FAILED,
     FINISHED,
+    SET_METRICS,
     Dataset,
     Evaluation,
     Framework,
@@ -789,6 +790,48 @@ def test_a_database_of_version_1_gets_the_structure_of_a_new_one_and_keeps_its_t
         with Store(old) as upgraded:
             assert upgraded.trials() == [trial]
             assert [task.dataset for task in standings.tasks(upgraded)] == [MNIST]
+        assert query(old, STRUCTURE) == query(new_database, STRUCTURE)
+
+
+SET_OF_OTHERS = dict.fromkeys(SET_METRICS, 0.25)
+
+
+def test_a_database_of_version_8_keeps_its_trials_rows_results_and_standings(
+    new_database, private_server
+):
+    """The dump has trials with several heads, with two test nets, without a test net, diverged."""
+    contents = [
+        "SELECT * FROM %s ORDER BY 1, 2, 3" % columns
+        for columns in ("standing", "study_trial", "policy", "network")
+    ]
+    contents += [
+        "SELECT trial_id, iteration, lr, train_loss, test_loss, top1, top5, ac, cd, cdac, ld, "
+        "resumed_at, class_confidence, heads FROM evaluation ORDER BY 1, 2",
+        "SELECT trial, policy, seed, state, ld, iterations, top1, top5, ac, cd, cdac, n_params, "
+        "lr, train_loss, test_loss, error FROM result ORDER BY 1",
+    ]
+    with new_database_on(private_server, template=EMPTY) as old:
+        query(old, Path(__file__).with_name("schema_version_8.sql").read_text())
+        before = [query(old, content) for content in contents]
+        with Store(old) as upgraded:
+            trials = upgraded.trials()
+            assert [query(old, content) for content in contents] == before
+            assert len(trials) == 5 and sum(len(trial.rows) for trial in trials) == 10
+            assert {(row.measured_on, row.other_sets) for t in trials for row in t.rows} == {
+                ("test", None)
+            }
+            results = query(old, "SELECT trial::text, top1, selected_on, reported_on FROM result")
+            for trial in trials:
+                summary = trial.summary
+                expected = (summary.top1, "test", "test") if summary else (None, None, None)
+                assert (trial.id, *expected) in results
+            assert any(row.heads for trial in trials for row in trial.rows)
+            # A trial of this version may follow: with rows on several sets.
+            new = dataclasses.replace(
+                row(500, 0.9), measured_on="validation", other_sets={"test": SET_OF_OTHERS}
+            )
+            upgraded.add(trials[0].id, new)
+            assert upgraded.trial(trials[0].id).rows[-1] == new
         assert query(old, STRUCTURE) == query(new_database, STRUCTURE)
 
 

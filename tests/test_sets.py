@@ -13,7 +13,7 @@ from google.protobuf import text_format  # noqa: E402
 from test_heads import accuracy, loss, run_both, scores  # noqa: E402
 from test_solver import net_on  # noqa: E402
 
-from lrbench_caffe import InputError, train  # noqa: E402
+from lrbench_caffe import InputError, Policy, train  # noqa: E402
 from lrbench_caffe.study.process import describe  # noqa: E402
 from lrbench_caffe.training.sets import MAX_NAME, Sets, chosen_sets, set_names  # noqa: E402
 from lrbench_caffe.trial import SET_METRICS, Job, from_dict, to_dict  # noqa: E402
@@ -71,6 +71,10 @@ def test_a_set_is_chosen_by_its_name_or_the_number_of_its_test_net():
         chosen_sets(two, "x", None)
     with pytest.raises(InputError, match="--select: invalid test net 2, expected a number from 0"):
         chosen_sets(two, 0, "2")
+    with pytest.raises(InputError, match="--test-net: invalid test net -1, expected a number"):
+        chosen_sets(two, -1, None)
+    with pytest.raises(InputError, match="--select: the solver does not have a test net '--1'"):
+        chosen_sets(two, 0, "--1")
     with pytest.raises(InputError, match="no test net, so --test-net and --select"):
         chosen_sets((), 0, "validation")
 
@@ -175,6 +179,41 @@ def test_the_validation_set_ends_a_training_and_the_user_may_choose_the_test_set
     assert "select" not in by_test.setup.solver
 
 
+def test_plateau_follows_the_validation_set_also_in_a_resumed_training(
+    tmp_path, digits, dsn, validation
+):
+    policy = Policy.parse("PLATEAU(k0=0.02, gamma=0.5, l=2, of=top1)")
+    path = nets.write(tmp_path, nets.solver(max_iter=4, test_interval=1), net_on(digits))
+    options = {"policy": policy, "validation": validation}
+    first = train(path, max_iter=2, snapshot_prefix=str(tmp_path / "ours"), **options)
+    resumed = train(path, resume=str(tmp_path / "ours_iter_2.solverstate"), **options)
+    memory = None
+    for row in (*first.rows[:2], *resumed.rows):
+        memory = policy.observe(memory, row)
+        assert row.lr == pytest.approx(policy.schedule(memory)(row.iteration))
+        assert row.measured_on == "validation" and set(row.other_sets) == {"test"}
+    assert (resumed.rows[0].iteration, resumed.rows[0].top1) == (2, first.rows[-1].top1)
+    assert resumed.rows[0].other_sets["test"]["top1"] == first.rows[-1].other_sets["test"]["top1"]
+
+
+@pytest.mark.parametrize("form", ["net_param", "train_net and test_net", "test_state"])
+def test_a_validation_net_is_added_to_every_form_of_a_solver(
+    form, tmp_path, digits, dsn, validation
+):
+    text = net_on(digits)
+    if form == "net_param":
+        solver = SIX.replace('net: "net.prototxt"', "net_param { %s }" % text)
+    elif form == "test_state":
+        text = text.replace("include { phase: TEST }", 'include { phase: TEST stage: "a" }')
+        solver = SIX + 'test_state { stage: "a" }'
+    else:
+        solver = SIX.replace("net:", "train_net:") + 'test_net: "net.prototxt"'
+    trial = train(nets.write(tmp_path, solver, text), max_iter=1, validation=validation)
+    assert trial.rows[-1].measured_on == "validation"
+    assert trial.rows[-1].other_sets["test"]["top1"] is not None
+    assert trial.setup.solver["test_iter"] == [4, 1]
+
+
 def problem(path, **options):
     with pytest.raises(InputError) as error:
         describe(Job(path, **options))
@@ -209,6 +248,17 @@ def test_a_validation_set_that_cannot_be_used_is_a_sentence(tmp_path, digits, va
     assert "its samples from 'more' (Data), 'test' (Data): add" in problem(
         path, validation=validation
     )
+
+
+@pytest.mark.parametrize("command", ["train", "range --out x.png", "recommend --solver"])
+def test_commands_take_the_sets_by_name(command, tmp_path, digits, validation, invoke, monkeypatch):
+    monkeypatch.chdir(str(tmp_path))
+    path = nets.write(tmp_path, SIX, net_on(digits))
+    options = ("--validation", validation, "--select", "validaton", "--test-net", "test")
+    done = invoke(*command.split(), path, *options)
+    assert done.returncode == 2
+    message = "--select: the solver does not have a test net 'validaton': did you mean validation?"
+    assert done.stderr.strip().endswith(message)
 
 
 def test_batches_that_are_much_smaller_are_mentioned(tmp_path, digits, dsn):

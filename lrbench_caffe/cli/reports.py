@@ -39,6 +39,7 @@ def rank(filters: Filters, by: str, dsn: str | None, format: str) -> None:
         for block in ranking.group_comparable(trials)
     ]
     console.print_tables(*rankings, format=format)
+    print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(ranking.names_remarks(ranking.group_by_task(trials)), format)
 
 

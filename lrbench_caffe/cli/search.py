@@ -204,5 +204,6 @@ def recommend(
         print_remarks(sentences, format)
         if format == "table":
             console.print_tables(table)
+    print_remarks(recommendation.sets_remarks(recommended), format)
     tasks = [(results.task.dataset, results.task.network) for results in recommended.tasks]
     print_remarks(ranking.names_remarks(tasks), format)

@@ -179,7 +179,7 @@ def _print_study(name: str, dsn: str | None, format: str) -> tuple[int, int, int
     Returns:
         How many trials the study has, how many of them have not begun, and how many failed.
     """
-    from lrbench_caffe import database
+    from lrbench_caffe import database, ranking
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.study import failures
 
@@ -187,6 +187,7 @@ def _print_study(name: str, dsn: str | None, format: str) -> tuple[int, int, int
         states = [job.state for job in database.studies.jobs(store, name)]
         trials = store.trials(study=name, best_only=True)
     console.print_tables(*tables.study(name, trials), format=format)
+    print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(failures.causes(trials), format)
     return len(states), states.count(None), len(failures.failed_trials(trials))
 

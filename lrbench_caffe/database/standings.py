@@ -62,7 +62,8 @@ _BEST_POLICIES = """
             AND seeds >= %(min_seeds)s
             AND COALESCE((settings->>'max_iter')::bigint, 0) >= pair.length
             AND (%(measured)s::jsonb IS NULL OR jsonb_strip_nulls(jsonb_build_object(
-                 'head', settings->'head', 'test_net', settings->'test_net')) = %(measured)s::jsonb)
+                 'head', settings->'head', 'test_net', settings->'test_net',
+                 'select', settings->'select', 'report', settings->'report')) = %(measured)s::jsonb)
         ORDER BY top1 DESC, iterations, policy_id LIMIT %(limit)s) AS best
     JOIN policy ON policy.id = policy_id
     ORDER BY pair.place, top1 DESC, iterations, policy_id"""
@@ -136,7 +137,7 @@ class Standing(NamedTuple):
         policy: The policy's canonical text.
         function: The name of its function.
         settings: The solver's settings that matter for what is learned.
-        top1: The highest Top-1 of a trial, over the seeds.
+        top1: The highest Top-1 of a trial on the set that decides, over the seeds.
         iterations: The mean of #Iterations over the seeds.
         policy_id: The policy's id in the database.
         seeds: The seeds of its trials in ascending order; empty until :func:`with_seeds` reads
@@ -215,8 +216,8 @@ def best_policies(
         limit: The number of policies for each task.
         min_seeds: The smallest number of seeds.
         min_iterations: The smallest max_iter of the trainings of each task; none for any length.
-        measured: The settings "head" and "test_net" of the trainings, each only if it is set; None
-            for any.
+        measured: The settings "head", "test_net", "select" and "report" of the trainings, each only
+            if it is set; None for any.
 
     Returns:
         For each task its standings, the highest mean Top-1 first.

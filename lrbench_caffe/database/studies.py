@@ -95,7 +95,7 @@ _CLAIM = """
     FROM study WHERE id = %(id)s"""
 
 _REACHED = """
-    SELECT trial_id::text, network.hash, dataset.name, iteration,
+    SELECT trial_id::text, network.hash, dataset.name, measured_on, iteration,
            max(top1) OVER (PARTITION BY trial_id ORDER BY iteration) AS top1
     FROM evaluation JOIN trial ON trial.id = trial_id
     JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
@@ -251,12 +251,12 @@ def summaries(store: Store) -> list[StudySummary]:
 
 def reached(
     store: Store, trial_ids: Sequence[str | None]
-) -> list[tuple[str, str, str, int, float]]:
+) -> list[tuple[str, str, str, str, int, float]]:
     """Return the progress of trials.
 
     Returns:
-        For each evaluation the trial's id, the network's hash, the dataset's name, the iteration,
-        and the highest Top-1 of the trial up to this iteration.
+        For each evaluation the trial's id, the network's hash, the dataset's name, the set that
+        decides, the iteration, and the highest Top-1 of the trial up to this iteration.
     """
     return store.select(_REACHED, [trial_ids])
 

@@ -310,14 +310,15 @@ def check_trial(trial: Any, counts: Mapping[str, int]) -> None:
 
 def _check_solver(solver: dict[str, Any]) -> None:
     """Check the settings with which this program calculates; they have Caffe's types."""
-    for name in ("max_iter", "test_interval", "iter_size", "batch_size"):
+    for name in ("max_iter", "test_interval", "iter_size", "batch_size", "select_samples"):
         if name in solver:
             _check_whole_number(solver, name, 1, _INT32_MAX, optional=True)
     momentum = solver.get("momentum")
     if momentum is not None and type(momentum) not in (int, float):
         raise _invalid("momentum", momentum, "a number")
-    if "type" in solver:
-        _check_text(solver, "type", 1, _MAX_NAME)
+    for name in ("type", "select", "report"):
+        if name in solver:
+            _check_text(solver, name, 1, _MAX_NAME)
 
 
 def checked_shared(kind: str, content: Any) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def print_tables(*tables: Table, format: str = "table") -> None:
     """
     if format != "table":
         write(render(tables, format))
+        sys.stdout.flush()  # a reader that has gone ends the command before its remarks
         return
     for table in tables:
         _print_table(table)

@@ -81,7 +81,7 @@ def _markdown(table: Table) -> str:
     columns, rows = displayed(table)
     lines = ["**%s**" % _markdown_text(table.title), ""] if table.title else []
     lines += [
-        "| %s |" % " | ".join(map(_title, columns)),
+        "| %s |" % " | ".join(_one_line(_title(column)).replace("|", r"\|") for column in columns),
         "| %s |" % " | ".join("---:" if column.right else "---" for column in columns),
     ]
     lines += ["| %s |" % " | ".join(map(_markdown_text, row)) for row in rows]

@@ -120,6 +120,7 @@ class StudyDisplay:
     def _add_end(self, job: Job, trial: Trial) -> str:
         """Add the end of a training. Return the line about it."""
         self._ended[job.id] = trial.state
+        best = trial.deciding_summary
         return "%*d/%d  %-48s seed %d  %s%s%s" % (
             len(str(self._jobs)),
             len(self._ended),
@@ -127,7 +128,7 @@ class StudyDisplay:
             trial.policy,
             trial.setup.seed,
             trial.state,
-            "  Top-1 %s %%" % percent(trial.summary.top1) if trial.summary else "",
+            "  Top-1 %s %%" % percent(best.top1) if best else "",
             ": " + trial.error if trial.error else "",
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from lrbench_caffe import ranking
 from lrbench_caffe.display.table import Column, Table, number, percent
-from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, STATES
+from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, STATES, TEST_SET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,6 +45,8 @@ METRICS = (
     Column("#Param", "n_params", _rounded, True),
 )
 _METRIC_COLUMNS = {column.name: column for column in METRICS if column.name}
+# On which sets the numbers are chosen and reported, and the Top-1 by which they are chosen.
+_SET_COLUMNS = tuple(Column(None, name) for name in ("selected_on", "reported_on", "selected_top1"))
 # Instead of an interval.
 ONE_SEED = "one seed"
 EQUAL_VALUES = "equal values"
@@ -61,7 +63,8 @@ def results(
 ) -> Table:
     """Return a table of trials: the policy and the eight metrics of each.
 
-    The metrics are those of the evaluation with the highest Top-1.
+    The metrics are those of the evaluation with the highest Top-1 on the set that decides, on the
+    set that is reported.
 
     Args:
         trials: The trials, in the order of the rows.
@@ -69,6 +72,7 @@ def results(
         seeds: Whether people read the seed. Programs always do.
         settings: The settings that distinguish the trials from those of other tables.
     """
+    trials = list(trials)
     columns = (
         Column("policy", None),
         Column(None, "policy"),
@@ -76,16 +80,26 @@ def results(
         Column(None, "network"),
         Column("seed" if seeds else None, "seed", str, True),
         Column(None, "state"),
+        _selected_top1(trials),
         *METRICS,
         Column(None, "max_iter"),
         Column(None, "settings"),
         *_TASK_COLUMNS,
+        *_SET_COLUMNS,
     )
     return Table(title, columns, tuple(_results_row(trial, settings) for trial in trials))
 
 
+def _selected_top1(trials: Iterable[Trial]) -> Column:
+    """The Top-1 on the set that decides, a column that people read if another set is reported."""
+    pairs = {pair for pair in map(ranking.sets_of, trials) if pair and pair[0] != pair[1]}
+    names = {select for select, _ in pairs}
+    name = names.pop() if len(names) == 1 else "deciding"
+    return Column("%s Top-1 %%" % name if pairs else None, None, percent, True)
+
+
 def _results_row(trial: Trial, settings: str) -> tuple[object, ...]:
-    summary = trial.summary
+    summary, deciding = trial.summary, trial.deciding_summary
     metrics = (getattr(summary, name) if summary else None for name in _METRIC_COLUMNS)
     return (
         _policy_and_state(trial),
@@ -94,10 +108,13 @@ def _results_row(trial: Trial, settings: str) -> tuple[object, ...]:
         trial.setup.network.name,
         trial.setup.seed,
         trial.state,
+        deciding and deciding.top1,
         *metrics,
         trial.setup.solver.get("max_iter"),
         settings,
         *_task_values(trial.setup.dataset, trial.setup.network),
+        *(ranking.sets_of(trial) or (None, None)),
+        deciding and deciding.top1,
     )
 
 
@@ -188,10 +205,12 @@ def ranked(block: Block, entries: Iterable[Ranked]) -> Table:
         Column(None, "dataset"),
         Column(None, "network"),
         Column("seeds", "seeds", str, True),
+        _selected_top1(block.trials),
         *metrics,
         *_INTERVAL_ENDS,
         Column(None, "max_iter"),
         *_TASK_COLUMNS,
+        *_SET_COLUMNS,
     )
     rows = tuple(_ranked_row(entry, block, metrics) for entry in entries)
     return Table(block.title, columns, rows)
@@ -213,11 +232,14 @@ def _ranked_row(entry: Ranked, block: Block, metrics: Iterable[Column]) -> tuple
         block.dataset.name,
         block.network.name,
         len(entry.trials),
+        entry.deciding["top1"],
         *(values[column.name] for column in metrics),
         low,
         high,
         block.max_iter,
         *_task_values(block.dataset, block.network),
+        *next(filter(None, map(ranking.sets_of, block.trials)), (None, None)),
+        entry.deciding["top1"],
     )
 
 
@@ -367,6 +389,7 @@ def standings(results: TaskResults, title: str) -> Table:
         Column(None, "little_evidence"),
         Column(None, "similarity"),
         *_TASK_COLUMNS,
+        Column(None, "selected_on"),
     )
     rows = tuple(
         _standing_row(standing, results, settings, lacks)
@@ -397,6 +420,7 @@ def _standing_row(
         "; ".join(lacks),
         results.similarity,
         *_task_values(dataset, network),
+        standing.settings.get("select") or TEST_SET,
     )
 
 

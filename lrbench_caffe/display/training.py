@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe.display.bar import ProgressDisplay
-from lrbench_caffe.display.console import format_duration, print_tables
+from lrbench_caffe.display.console import format_duration, print_line, print_tables
 from lrbench_caffe.display.speed import SpeedMeter
 from lrbench_caffe.display.table import number, percent
 from lrbench_caffe.display.tables import results
+from lrbench_caffe.ranking import sets_remarks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,8 @@ class TrainingDisplay(ProgressDisplay):
         super().__exit__(kind, error, traceback)
         if self._trial is not None:
             print_tables(results([self._trial]), format=self._format)
+            for sentence in sets_remarks([self._trial]):
+                print_line(sentence, aside=self._format != "table")
 
     def on_event(self, kind: str, content: Any) -> None:
         """Show an event of :func:`lrbench_caffe.study.process.run`."""
@@ -100,14 +103,29 @@ class TrainingDisplay(ProgressDisplay):
         if row.top1 is not None:
             self._top1 = row.top1
             self._best_top1 = max(row.top1, self._best_top1 or 0.0)
-        test_loss = "" if row.test_loss is None else ", %s test" % number(row.test_loss)
+        test_loss = ""
+        if row.test_loss is not None:
+            test_loss = ", %s %s" % (number(row.test_loss), row.measured_on)
         self.print_line(
-            "%6d: lr %-8.4g loss %s train%s%s"
+            "%6d: lr %-8.4g loss %s train%s%s%s"
             % (
                 row.iteration,
                 row.lr,
                 number(row.train_loss).rjust(6),
                 test_loss,
                 self._top1_text(),
+                _other_sets_text(row),
             )
         )
+
+
+def _other_sets_text(row: Evaluation) -> str:
+    """The set of a row and the Top-1 on the other sets, if there are several."""
+    if not row.other_sets:
+        return ""
+    others = (
+        "%s %s" % (name, "-" if top1 is None else percent(top1) + " %")
+        for name, metrics in row.other_sets.items()
+        for top1 in [metrics["top1"]]
+    )
+    return " on %s; %s" % (row.measured_on, ", ".join(others))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MIN_SIMILARITY = 0.5  # of a task whose results are used
 NO_RESULTS = "the database has no results for this task or a similar one"
+OTHER_SET = "what the database has for this dataset was not chosen on the %s set, so it is not used"
 POLICIES = 50  # of the best task, of which the best of each function is kept
 
 
@@ -85,6 +86,9 @@ def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
         found = recommendation.recommend(store, query, limit=POLICIES)
     except InputError:
         return Prior()
+    found = found._replace(tasks=tuple(filter(None, (_usable(r, setup) for r in found.tasks))))
+    if not found.tasks:
+        return Prior(sentence=OTHER_SET % setup.solver["select"])
     best = max(found.tasks, key=lambda results: (results.similarity, results.policies[0].top1.mean))
     if best.similarity < MIN_SIMILARITY:
         return Prior()
@@ -102,6 +106,30 @@ def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
         rates=tuple(sorted(finished)),
         safe_rates=tuple(rate for rate in sorted(finished) if len(finished[rate]) >= seeds),
         diverged_rates=tuple(sorted(diverged)),
+    )
+
+
+def _usable(results: TaskResults, setup: Setup) -> TaskResults | None:
+    """The results that a search with a validation set may use, None if there are none.
+
+    What was chosen on another set of its dataset may have been chosen on the set that it reports.
+    """
+    select = setup.solver.get("select")
+    if select is None or results.task.dataset.name != setup.dataset.name:
+        return results
+    kept = [
+        n
+        for n, standing in enumerate(results.policies)
+        if standing.settings.get("select") == select
+    ]
+    if not kept:
+        return None
+    # The constant rates of the same network are those of the same set already.
+    is_same_network = results.task.network.hash == setup.network.hash
+    return results._replace(
+        policies=tuple(results.policies[n] for n in kept),
+        shortcomings=tuple(results.shortcomings[n] for n in kept),
+        good_range=results.good_range if is_same_network else None,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.ranking import ranges
@@ -215,7 +216,14 @@ def summary(test: RangeTest) -> list[str]:
         "" if len(test.trials) == 1 else "s",
         test.study,
     )
-    return [*failures.causes(test.trials), *_good_rates(test, cost)]
+    sets = _sets(test.trials) if test.good else []
+    return [*failures.causes(test.trials), *_good_rates(test, cost), *sets]
+
+
+def _sets(trials: Iterable[Trial]) -> list[str]:
+    """On which set the rates are chosen. All numbers of a range test are those on this set."""
+    pairs = filter(None, map(ranking.sets_of, trials))
+    return list(dict.fromkeys(ranking.sets_sentence(select, select) for select, _ in pairs))
 
 
 def _good_rates(test: RangeTest, cost: str) -> list[str]:
@@ -267,8 +275,8 @@ _RATES = [
 
 
 def _samples_and_classes(trainer: Trainer) -> tuple[int | None, int | None]:
-    """Return what the good range of a task depends on: test samples and classes."""
-    return trainer.setup.dataset.test_samples, trainer.setup.classes
+    """Return what the good range depends on: the samples of the deciding set, and the classes."""
+    return trainer.setup.deciding_samples, trainer.setup.classes
 
 
 def _final_points(trials: Iterable[Trial]) -> tuple[ranges.Point, ...]:
@@ -278,9 +286,9 @@ def _final_points(trials: Iterable[Trial]) -> tuple[ranges.Point, ...]:
     if curves:
         return curves[-1].points
     points = [
-        ranges.Point(cast("float", trial.parameters["k0"]), trial.summary.top1, True)
+        ranges.Point(cast("float", trial.parameters["k0"]), trial.best.top1, True)
         for trial in trials
-        if trial.summary and trial.state == DIVERGED
+        if trial.best and trial.best.top1 is not None and trial.state == DIVERGED
     ]
     return tuple(sorted(points))
 

@@ -18,7 +18,7 @@ from lrbench_caffe import ranking
 from lrbench_caffe.database import standings
 from lrbench_caffe.errors import InputError, counted
 from lrbench_caffe.ranking import ranges
-from lrbench_caffe.trial import Dataset, Network
+from lrbench_caffe.trial import TEST_SET, Dataset, Network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -397,14 +397,40 @@ def _shortcomings(standing: Standing, query: Query, length: int) -> tuple[str, .
     if (standing.max_iter or 0) < length:
         longer = "the solver trains" if query.solver.get("max_iter") else "others were trained"
         reasons.append("%s %d iterations" % (longer, length))
-    if query.solver and _measured(standing.settings) != _measured(query.solver):
-        reasons.append("it was measured at another classifier head")
+    if query.solver:
+        ours, theirs = _measured(query.solver), _measured(standing.settings)
+        if ours.get("select") != theirs.get("select"):
+            reasons.append("it was chosen on another set, %s" % deciding_set(standing))
+        elif ours != theirs:
+            reasons.append("it was measured at another classifier head")
     return tuple(reasons)
 
 
 def _measured(solver: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a solver that determine what is measured."""
-    return {name: solver[name] for name in ("head", "test_net") if solver.get(name) is not None}
+    """The settings of a solver that determine what is measured, and by which set is chosen."""
+    names = ("head", "test_net", "select", "report")
+    return {name: solver[name] for name in names if solver.get(name) is not None}
+
+
+def deciding_set(standing: Standing) -> str:
+    """Return the set on which the trainings of a policy are compared, which has its Top-1."""
+    return str(standing.settings.get("select") or TEST_SET)
+
+
+def sets_remarks(recommendation: Recommendation) -> list[str]:
+    """Return a sentence for each set on which the policies of a recommendation are chosen."""
+    sets = dict.fromkeys(
+        (deciding_set(standing), standing.settings.get("report"))
+        for results in recommendation.all_tasks
+        for standing in results.policies
+    )
+    return [
+        ranking.sets_sentence(select, select)
+        if report is None
+        else "chosen on the %s set, which has these numbers: `lrbench rank` has those on the %s set"
+        % (select, report)
+        for select, report in sets
+    ]
 
 
 def evidence(standing: Standing) -> str:
@@ -464,7 +490,9 @@ def _good_range(task: TrainedTask, constants: Iterable[ConstantRate]) -> GoodRan
     if len(group) < MIN_RATES:
         return None
     points = sorted(ranges.Point(constant.k0, constant.top1, False) for constant in group)
-    good = ranges.good_range(points, task.dataset.test_samples, task.classes)
+    settings = group[0].settings
+    samples = settings.get("select_samples") if "select" in settings else task.dataset.test_samples
+    good = ranges.good_range(points, samples, task.classes)
     if good is None:
         return None
     seeds = min(constant.seeds for constant in group)

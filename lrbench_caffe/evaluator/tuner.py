@@ -518,7 +518,7 @@ class _Search:
         if not self._trials_by_seed(self._incumbent, length):
             return self._is_below_diverged_rates(self._incumbent, length)
         spreads = {
-            entry.policy: entry.metrics["top1"] for entry in self._ranked(length) if entry.rank
+            entry.policy: entry.deciding["top1"] for entry in self._ranked(length) if entry.rank
         }
         incumbent = spreads.get(self._policy_text(self._incumbent, length))
         # The incumbent diverged, or other metrics count, whose noise is not known.
@@ -534,7 +534,7 @@ class _Search:
 
     @property
     def _test_samples(self) -> int | None:
-        return self._trainer.setup.dataset.test_samples
+        return self._trainer.setup.deciding_samples
 
     def _record(
         self, stage: str, candidate: Candidate, length: int, seed: int, trial: Trial
@@ -885,7 +885,7 @@ def _most_seeds_first(
 
     Args:
         ranked: The ranked policies.
-        samples: The size of the test set, or None.
+        samples: The size of the set that decides, or None.
         by_top1: Whether they are ranked by Top-1 alone.
     """
     several = next((entry for entry in ranked if entry.rank and len(entry.trials) > 1), None)
@@ -895,7 +895,7 @@ def _most_seeds_first(
         if not (by_top1 and several and several.rank and entry.has_one_seed):
             return rank, -len(entry.trials)
         if rank < several.rank:
-            is_noise = _is_noise(entry.metrics["top1"], several.metrics["top1"], samples)
+            is_noise = _is_noise(entry.deciding["top1"], several.deciding["top1"], samples)
             rank = several.rank if is_noise else rank
         return rank, -len(entry.trials)
 
@@ -921,6 +921,8 @@ def summary(tuned: Tuned) -> list[str]:
         lines.append(
             "ranked higher with one seed, by a lead that may be noise: %s" % "; ".join(single)
         )
+    trials = [trial for entry in tuned.ranked for trial in entry.trials]
+    lines += ranking.sets_remarks(trials)
     lines += failures.causes(tried.trial for tried in tuned.tried)
     lines.append(
         "the search took %d of %d iterations in %d trainings, recorded as study %s"

@@ -6,7 +6,7 @@ import collections
 import os
 from typing import TYPE_CHECKING
 
-from lrbench_caffe import __version__, files
+from lrbench_caffe import __version__, files, ranking
 from lrbench_caffe.database import incoming
 from lrbench_caffe.display import formats
 from lrbench_caffe.display.printable import printable
@@ -137,6 +137,8 @@ def _parts(
             "Ours: mean ± sample standard deviation over up to %d seeds, each at its evaluation "
             "with the highest Top-1." % n_seeds
         )
+    for sentence in ranking.sets_remarks(trials):
+        yield "Ours is %s. The paper does the same." % sentence
     if target.published:
         yield (
             "Published: the numbers that the paper prints. Their deviation is that of the paper's "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from lrbench_caffe import database, datasets, paths, study
+from lrbench_caffe import database, datasets, paths, ranking, study
 from lrbench_caffe.database import exchange
 from lrbench_caffe.display import console
 from lrbench_caffe.display.progress import ProgressDisplay, StudyDisplay
@@ -124,7 +124,8 @@ def _write_and_print(target: Target, rows: str, folder: str, format: str) -> lis
     """Write the page of a target, print its table and what failed. Return the trials."""
     table, page, trials = write(target, rows, folder)
     console.print_tables(table, format=format)
-    for line in (*failures.causes(trials), "page: %s" % page):
+    sets = ranking.sets_remarks(trials)
+    for line in (*sets, *failures.causes(trials), "page: %s" % page):
         console.print_line(line, aside=format != "table")
     return trials
 

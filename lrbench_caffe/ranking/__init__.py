@@ -29,6 +29,7 @@ from lrbench_caffe.ranking.ranked import (
     rank,
     sort_by_top1,
 )
+from lrbench_caffe.ranking.sets import sets_of, sets_remarks, sets_sentence
 
 __all__ = [
     "IGNORED_SETTINGS",
@@ -48,6 +49,9 @@ __all__ = [
     "pareto_front",
     "parse_criterion",
     "rank",
+    "sets_of",
+    "sets_remarks",
+    "sets_sentence",
     "settings_text",
     "shape_text",
     "sort_by_top1",

@@ -21,6 +21,8 @@ from lrbench_caffe.trial import FINISHED, Trial
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from lrbench_caffe.trial import Summary
+
 BY_TOP1 = Criterion("order", {"top1": 1.0})
 
 
@@ -33,8 +35,10 @@ class Ranked:
         function: The name of its learning rate function.
         trials: The trials that count, one for each seed: see :func:`counted_trials`.
         others: The trials that do not count: those that are not finished or have no Top-1.
-        metrics: The spread of each metric in METRICS over the counted trials. If no trial counts,
-            it is the spread over the other trials, which shows how far they got.
+        metrics: The spread of each metric in METRICS over the counted trials, on the set that is
+            reported. If no trial counts, it is the spread over the other trials, which shows how
+            far they got.
+        deciding: The same on the set that decides. Policies are ranked by these.
         settings: The solver settings (name, value) that differ between the blocks of the task.
         rank: The rank within the block, counted from 1; None if no trial counts.
         tied: Whether the noise of the seeds explains the difference to other entries of this rank.
@@ -46,6 +50,7 @@ class Ranked:
     trials: tuple[Trial, ...]
     others: tuple[Trial, ...]
     metrics: dict[str, Spread]
+    deciding: dict[str, Spread]
     settings: Settings = ()
     rank: int | None = None
     tied: bool = False
@@ -65,14 +70,14 @@ Scale = Callable[[Ranked], Spread]  # what entries are compared by: the smallest
 
 
 def sort_by_top1(trials: Iterable[Trial]) -> list[Trial]:
-    """Sort trials by their highest Top-1, the best first.
+    """Sort trials by their highest Top-1 on the set that decides, the best first.
 
     Of two trials with the same Top-1, the one that reached it in fewer iterations comes first.
     Trials without a Top-1 come last.
     """
 
     def key(trial: Trial) -> tuple[float, int]:
-        summary = trial.summary
+        summary = trial.deciding_summary
         return (-summary.top1, summary.iterations) if summary else (1, 0)
 
     return sorted(trials, key=key)
@@ -92,6 +97,8 @@ def counted_trials(trials: Iterable[Trial]) -> list[Trial]:
 
 def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
     """Rank policies, each block of comparable trials by itself.
+
+    They are ranked by their metrics on the set that decides, which may be a validation set.
 
     Args:
         trials: The trials, each with at least its best row.
@@ -162,16 +169,27 @@ def _group_by_policy(trials: Iterable[Trial], settings: Settings) -> list[Ranked
 def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
     counted = counted_trials(trials)
     others = [trial for trial in trials if not _counts(trial)]
-    summaries = [trial.summary for trial in counted or others]
-    metrics = {
-        name: spread(getattr(summary, name) for summary in summaries if summary) for name in METRICS
-    }
-    return Ranked(policy, trials[0].function, tuple(counted), tuple(others), metrics, settings)
+    measured = counted or others
+    return Ranked(
+        policy,
+        trials[0].function,
+        tuple(counted),
+        tuple(others),
+        _spreads(trial.summary for trial in measured),
+        _spreads(trial.deciding_summary for trial in measured),
+        settings,
+    )
+
+
+def _spreads(summaries: Iterable[Summary | None]) -> dict[str, Spread]:
+    """The spread of each metric over the trials that have a Top-1."""
+    known = [summary for summary in summaries if summary]
+    return {name: spread(getattr(summary, name) for summary in known) for name in METRICS}
 
 
 def _loss(entry: Ranked, name: str) -> float:
     """The mean of a metric with its sign changed if larger is better; infinite if it is unknown."""
-    mean = entry.metrics[name].mean
+    mean = entry.deciding[name].mean
     if mean is None:
         return math.inf
     return -mean if METRICS[name] else mean
@@ -181,7 +199,7 @@ def _metric_scale(name: str) -> Scale:
     """The scale of a metric."""
 
     def scale(entry: Ranked) -> Spread:
-        metric = entry.metrics[name]
+        metric = entry.deciding[name]
         if METRICS[name] and metric.mean is not None:
             return metric._replace(mean=-metric.mean)
         return metric
@@ -193,13 +211,13 @@ def _weighted_scale(entries: Iterable[Ranked], weights: dict[str, float]) -> Sca
     """The scale of a weighted sum of metrics: a sum for each seed, so that it has a spread."""
     limits = {}  # of the means, as losses: (best, worst)
     for name in weights:
-        losses = [_loss(entry, name) for entry in entries if entry.metrics[name].mean is not None]
+        losses = [_loss(entry, name) for entry in entries if entry.deciding[name].mean is not None]
         limits[name] = (min(losses), max(losses)) if losses else (0.0, 0.0)
 
     def scaled(trial: Trial, name: str) -> float:
         """0 for the best policy's mean, 1 for the worst policy's mean and for an unknown value."""
         best, worst = limits[name]
-        value: float | None = getattr(trial.summary, name)
+        value: float | None = getattr(trial.deciding_summary, name)
         if value is None:
             return 1.0
         if worst <= best:
@@ -282,4 +300,4 @@ def _rank_by_fronts(entries: Iterable[Ranked], names: Sequence[str]) -> list[Ran
 
 
 def _tied_in_all(entry: Ranked, other: Ranked, names: Iterable[str]) -> bool:
-    return all(is_tied(entry.metrics[name], other.metrics[name]) for name in names)
+    return all(is_tied(entry.deciding[name], other.deciding[name]) for name in names)

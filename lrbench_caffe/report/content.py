@@ -12,7 +12,9 @@ This is what :mod:`lrbench_caffe.report.page` puts into the page and its scripts
 A task of the page is a block of comparable trials: trainings of another length, or with other
 solver settings, are another task. A policy has its label, rank and metrics, the interval of its
 mean Top-1, its learning rate curves, and a run for each trial with the trial's rows as lists.
-Accuracies are shares of 1, as in the database.
+Accuracies are shares of 1, as in the database. The text "sets" of a task says on which set numbers
+are chosen and on which they are reported; "selected" of a policy is the first of these sets and the
+mean Top-1 on it, None if they are the same.
 """
 
 from __future__ import annotations
@@ -130,6 +132,7 @@ def _task(store: Store, block: Block, criterion: Criterion) -> dict[str, Any]:
         "policies": [_policy(entry, rows, front, by_metric) for entry in entries],
         "range_curves": _range_curves(entries, rows),
         "problems": [_problem(trial) for trial in trials if trial.error],
+        "sets": printable(_sets(trials)),
     }
 
 
@@ -187,6 +190,7 @@ def _policy(
         "ranks": {name: [ranked.rank, ranked.tied] for name, ranked in ranks.items()},
         "rate_curves": _rate_curves(entry, rows),
         "runs": [_run(trial, rows.get(trial.id, ())) for trial in _all_trials(entry)],
+        "selected": _selected(entry, _all_trials(entry)),
     }
 
 
@@ -259,3 +263,20 @@ def _range_curves(entries: list[Ranked], rows: RowsById) -> list[dict[str, Any]]
     if len({trial.parameters["k0"] for trial in trials}) < MIN_CONSTANT_RATES:
         return None
     return [curve._asdict() for curve in ranges.top1_curves(trials)] or None
+
+
+def _sets(trials: Sequence[Trial]) -> str:
+    """On which set the numbers are chosen and on which they are reported, as sentences."""
+    pairs = set(filter(None, map(ranking.sets_of, trials)))
+    text = "".join(" Numbers are %s." % sentence for sentence in ranking.sets_remarks(trials))
+    if any(select != report for select, report in pairs):
+        text += " The curves are those on the set that decides."
+    return text
+
+
+def _selected(entry: Ranked, trials: Sequence[Trial]) -> list[Any] | None:
+    """The deciding set and the mean Top-1 on it, None if it is the one that is reported."""
+    pairs = filter(None, map(ranking.sets_of, trials))
+    name = next((select for select, report in pairs if select != report), None)
+    mean = entry.deciding["top1"].mean
+    return None if name is None or mean is None else [printable(name), mean]

@@ -72,7 +72,8 @@
       key => Ranking.METRICS.find(([name]) => name === key)[1].replace(" %", ""));
     const facts = task.facts.filter(([, value]) => value !== null).map(fact => fact.join(" "));
     return "Ranked " + CRITERIA[content.criterion.kind] + " " + metrics.join(", ")
-      + ". Metrics are the mean \u00b1 standard deviation over the seeds, at the evaluation with "
+      + "." + task.sets
+      + " Metrics are the mean \u00b1 standard deviation over the seeds, at the evaluation with "
       + "the highest Top-1. Policies with = at their rank are tied: their difference is within "
       + "the noise of the seeds (Welch's t-test at 5 %). A policy with one seed is placed by its "
       + "value, because its noise is unknown. The 95 % interval is that of the mean Top-1 "

@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, NamedTuple, Sequence
 
 import matplotlib
 import numpy as np
@@ -90,11 +90,18 @@ def curves(trials: Sequence[Trial], path: str, title: str) -> None:
     for panel in panels[-1]:
         panel.set_xlabel("iteration")
     figure.suptitle(
-        "%s\ndot: the best evaluation of a policy; dotted line: the best of all" % _plain(title),
+        "%s\n%s; dot: the best evaluation of a policy; dotted line: the best of all"
+        % (_plain(title), _top1_label(trials)),
         fontsize=11,
     )
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     save(figure, path)
+
+
+def _top1_label(trials: Iterable[Trial]) -> str:
+    """The label of an axis with the Top-1 on the sets that decide."""
+    names = sorted({row.measured_on for trial in trials for row in trial.rows})
+    return "Top-1 (%%) on the %s set" % _plain(", ".join(names)) if names else "Top-1 (%)"
 
 
 def _by_family(trials: list[Trial]) -> list[tuple[str, list[Trial]]]:
@@ -114,7 +121,7 @@ def _draw_trial(trial: Trial, rates: Axes, accuracy: Axes, color: Any, linestyle
     t, lr = sample_schedule(schedule, trial.rows[-1].iteration, POINTS)
     line = {"color": color, "linestyle": linestyle, "linewidth": 1.3}
     rates.plot(t, lr, **line)
-    best = trial.summary
+    best = trial.deciding_summary
     assert best is not None, "curves() leaves out trials without a Top-1"
     label = "%s  (%.2f)" % (_plain(trial.policy), 100 * best.top1)
     iterations, top1 = zip(*trial.top1_curve)
@@ -251,7 +258,7 @@ def range_test(test: RangeTest, path: str) -> None:
     panel.set_xlabel(
         "learning rate while it grows" if test.swept else "constant learning rate k0 (FIX)"
     )
-    panel.set_ylabel("Top-1 (%)")
+    panel.set_ylabel(_top1_label(test.trials))
     _style(panel)
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     panel.set_title(_plain(title), fontsize=11)

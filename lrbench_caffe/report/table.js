@@ -141,6 +141,9 @@ const Ranking = (() => {
       else if (deviation === null) fill(cell, format(mean));
       else fill(cell, format(mean), " ",
         make("span", {class: "deviation"}, "\u00b1 " + format(deviation)));
+      if (key === "top1" && policy.selected) cell.append(" ",
+        make("span", {class: "deviation"}, "(" + policy.selected[0] + " "
+          + percent(policy.selected[1]) + ")"));
     });
     fill(cells[INTERVAL], intervalText(policy));
   }

@@ -34,30 +34,30 @@ class Pruner:
 
     A trial's best Top-1 so far is compared with the median of the best Top-1 that the others had at
     the same iteration. It is the best so far because accuracy rises and falls under a cyclic
-    policy. Only trials of the same network and dataset are compared.
+    policy. Only trials of the same network and dataset are compared whose Top-1 is that of the same
+    set.
 
     Trainings that have diverged to a constant loss are pruned too. Their loss is finite because
     Caffe's softmax bounds it.
     """
 
     def __init__(
-        self, margin: float, reached: Iterable[tuple[str, str, str, int, float]] = ()
+        self, margin: float, reached: Iterable[tuple[str, str, str, str, int, float]] = ()
     ) -> None:
         """Set up the comparison.
 
         Args:
             margin: How far below the median a trial is pruned, as a share of 1.
             reached: The evaluations of trials that have ended: (trial id, network hash, dataset
-                name, iteration, best Top-1 so far).
+                name, set that decides, iteration, best Top-1 so far).
         """
         self._margin, self._lock = margin, threading.Lock()
-        # The best Top-1 by trial id, for each (network hash, dataset name, iteration).
-        self._reached: defaultdict[tuple[str, str, int], dict[str | None, float]] = defaultdict(
-            dict
-        )
+        # The best Top-1 by trial id, for each (network hash, dataset name, set, iteration).
+        self._reached: defaultdict[tuple[str, str, str, int], dict[str | None, float]]
+        self._reached = defaultdict(dict)
         self._running: dict[str | None, _RunningTrial] = {}  # by trial id
-        for trial_id, network, dataset, iteration, top1 in reached:
-            self._reached[network, dataset, iteration][trial_id] = top1
+        for trial_id, network, dataset, measured_on, iteration, top1 in reached:
+            self._reached[network, dataset, measured_on, iteration][trial_id] = top1
 
     def on_event(self, job: Job, kind: str, content: Any) -> Verdict | None:
         """Receive an event; return (PRUNED, reason) if the trial is hopeless."""
@@ -75,7 +75,8 @@ class Pruner:
             return None
         trial = self._running[trial_id]
         trial.top1 = max(trial.top1, row.top1)
-        reached = self._reached[trial.network, trial.dataset, row.iteration]
+        key = trial.network, trial.dataset, row.measured_on, row.iteration
+        reached = self._reached[key]
         # A trial that has begun again on another worker of a cluster is not its own rival.
         others = [top1 for other_id, top1 in reached.items() if other_id != trial_id]
         reached[trial_id] = trial.top1

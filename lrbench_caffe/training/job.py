@@ -224,9 +224,12 @@ def describe(
         settings["test_net"] = None
         emit("note", "the solver has no test net: nothing is measured but the train loss")
     else:
-        test = _describe_tests(param, measurement, train, emit)
+        tests = _describe_tests(param, measurement, train, emit)
+        test, deciding = tests[measurement.reported.name], tests[measurement.deciding.name]
         settings["test_batch_size"] = test and test.batch_size
         settings.update(measurement.settings)
+        if deciding is not test and deciding is not None and deciding.samples is not None:
+            settings["select_samples"] = deciding.samples
         classes = measurement.head.classes
     setup = Setup(
         framework=Framework("Caffe", caffe.__version__),
@@ -256,8 +259,8 @@ def _describe_tests(
     measurement: Measurement,
     train: sources.Source | None,
     emit: Callable[[str, Any], object],
-) -> sources.Source | None:
-    """Check the data of the measured sets, emit the notes, and return the reported set's source."""
+) -> dict[str, sources.Source | None]:
+    """Check the data of the measured sets, emit the notes, and return the sources by set."""
     tests = {each.name: _test_source(param, each.test_net) for each in measurement.sets}
     for measured in measurement.sets:
         _check_labels(param, measured, train, tests[measured.name])
@@ -271,7 +274,7 @@ def _describe_tests(
     ]
     for note in filter(None, notes):
         emit("note", note)
-    return tests[measurement.reported.name]
+    return tests
 
 
 def _test_source(param: caffe_pb2.SolverParameter, index: int) -> sources.Source | None:

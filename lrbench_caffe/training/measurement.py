@@ -116,9 +116,7 @@ def add_metrics_layers(
                 "test_interval and a net with a TEST phase"
             )
         return None
-    is_same_net = not solver.test_state and canonical_network(
-        solver.test_net_param[sets.select]
-    ) == canonical_network(solver.train_net_param)
+    is_same_net = _is_trained_net(solver, sets.select)
     deciding = _measure(solver, sets, sets.select, trained, head)
     assert deciding.head is not None, "the net is a classifier"
     measured, notes = {sets.select: deciding}, [*_notes_on_sets(sets), *deciding.notes]
@@ -130,16 +128,25 @@ def add_metrics_layers(
             if index == sets.report:
                 raise
             notes.append("the set %s is not measured: %s" % (sets.names[index], error))
-    reported = measured[sets.report]
-    settings: dict[str, object] = {}
+    reported, settings = measured[sets.report], _settings(sets)
     if deciding.others or deciding.is_written or not is_same_net:
         settings["head"] = deciding.head.name
-    if sets.report:
-        settings["test_net"] = sets.report
-    if reported is not deciding:
-        settings.update(select=deciding.name, report=reported.name)
     in_order = tuple(measured[index] for index in sorted(measured))
     return Measurement(in_order, deciding, reported, deciding.head, settings, tuple(notes))
+
+
+def _is_trained_net(solver: caffe_pb2.SolverParameter, index: int) -> bool:
+    """Whether a test net, before layers are added to it, is the net that is trained."""
+    trained, tested = solver.train_net_param, solver.test_net_param[index]
+    return not solver.test_state and canonical_network(tested) == canonical_network(trained)
+
+
+def _settings(sets: Sets) -> dict[str, object]:
+    """The settings of a trial that name its sets."""
+    settings: dict[str, object] = {"test_net": sets.report} if sets.report else {}
+    if sets.select != sets.report:
+        settings.update(select=sets.names[sets.select], report=sets.names[sets.report])
+    return settings
 
 
 def _measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe.errors import InputError, suggestion
@@ -132,7 +133,7 @@ def _index(names: Sequence[str], choice: str | int, option: str) -> int:
     if choice in names:
         return names.index(str(choice))
     text = str(choice)
-    if not text.lstrip("-").isdecimal():
+    if not re.fullmatch(r"-?\d+", text):
         raise InputError(
             "%s: the solver does not have a test net %r%s" % (option, text, suggestion(text, names))
         )
