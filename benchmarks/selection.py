@@ -10,20 +10,23 @@ trained with every seed, and every evaluation measures the validation set and th
 Each seed is then a search: of all evaluations with this seed, the one with the highest Top-1 is
 chosen, once on the test set and once on the validation set. Both answers are a policy and an
 iteration, and have a Top-1 on the test set, which the search would report. The other seeds had no
-part in the choice, so they show how good the policy is. They are measured on the test set at two
-iterations: at the one with their own highest Top-1 on the validation set, and at the last one.
+part in the choice, so they show how good the answer is. They are measured on the test set at three
+iterations: the one of the answer, the one with their own highest Top-1 on the validation set, and
+the last one.
 
 The fresh Top-1 at the iteration that validation chose is the honest comparison: it is chosen from
 as many evaluations of a training as the reported one, but never by the images on which it is
-reported.
-The last iteration is not chosen at all, so the difference to it also has what stopping at a good
-iteration gains.
+reported. The other two are not chosen from anything, so the difference to them also has what
+stopping at a good iteration gains, and cyclic policies may end at a large rate.
 
 Only trainings that finish count, so all choices are among equally many evaluations of a training.
-The evaluations are written to FOLDER/selection-NAME.jsonl; `--from FILE` prints the table of such a
-file. The program continues where it was interrupted if it is started again with the same FOLDER.
-Ctrl-C prints the table of the seeds that are complete. The seeds of an answer overlap with those of
-the next, so the standard errors are a little too small.
+The seeds that judge an answer overlap with those of the next, so the standard errors are a little
+too small.
+
+The evaluations are written to FOLDER/selection-NAME.jsonl. `--from FILE` prints the table of such
+a file, or of an export such as results/table-7.jsonl. The program continues where it was
+interrupted if it is started again with the same FOLDER. Ctrl-C prints the table of the seeds that
+are complete.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ import os
 import random
 import statistics
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -43,7 +47,7 @@ sys.path.insert(0, ROOT)
 import psycopg2
 
 from lrbench_caffe import study
-from lrbench_caffe.database import Store, server
+from lrbench_caffe.database import Store, incoming, server
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.evaluator import candidates
@@ -71,7 +75,7 @@ class Training(NamedTuple):
         state: How it ended.
         iterations: The iterations of its evaluations.
         test: The Top-1 on the test set at each of them, from 0 to 1.
-        validation: The same on the validation set.
+        validation: The same on the validation set; empty if it was not measured.
     """
 
     policy: str
@@ -91,12 +95,15 @@ class Answer(NamedTuple):
 
     Attributes:
         reported: The Top-1 on the test set that the search reports.
-        chosen: The mean Top-1 of fresh seeds at the iterations that validation chose.
+        same: The mean Top-1 of fresh seeds at the iteration of the answer.
+        chosen: Their mean Top-1 at the iterations that validation chose, None without a validation
+            set.
         last: Their mean Top-1 at the last iteration.
     """
 
     reported: float
-    chosen: float
+    same: float
+    chosen: float | None
     last: float
 
 
@@ -210,7 +217,8 @@ def as_training(trial: Trial) -> Training:
     """Return what the table needs of a trial."""
     rows = [row for row in trial.rows if row.top1 is not None]
     test, validation = (
-        [round(row.on(name).top1 or 0.0, 6) for row in rows] for name in (TEST_SET, VALIDATION_SET)
+        [round(row.on(name).top1 or 0.0, 6) for row in rows if row.on(name).measured_on == name]
+        for name in (TEST_SET, VALIDATION_SET)
     )
     iterations = [row.iteration for row in rows]
     return Training(trial.policy, trial.setup.seed, trial.state, iterations, test, validation)
@@ -225,9 +233,12 @@ def write_trainings(trainings: Sequence[Training], path: str) -> None:
 
 
 def read_trainings(path: str) -> list[Training]:
-    """Read what :func:`write_trainings` wrote."""
+    """Read what :func:`write_trainings` wrote, or an export of trials."""
     with open(path) as file:
-        return [Training(**json.loads(line)) for line in file]
+        lines = [json.loads(line) for line in file]
+    if lines and "lrbench" in lines[0]:
+        return [as_training(trial) for trial in incoming.trials(path)]
+    return [Training(**line) for line in lines]
 
 
 # The choices
@@ -243,10 +254,10 @@ def answers(trainings: Sequence[Training]) -> dict[str, list[Answer]]:
     finished = [
         training for pool in pools.values() for training in pool if training.state == FINISHED
     ]
-    return {
-        name: [answer(finished, seed, name) for seed in sorted(pools)]
-        for name in (TEST_SET, VALIDATION_SET)
-    }
+    seeds = Counter(training.policy for training in finished)
+    judged = [training for training in finished if seeds[training.policy] > 1]
+    names = [TEST_SET, VALIDATION_SET] if all(each.validation for each in judged) else [TEST_SET]
+    return {name: [answer(judged, seed, name) for seed in sorted(pools)] for name in names}
 
 
 def answer(trainings: Sequence[Training], seed: int, name: str) -> Answer:
@@ -257,9 +268,12 @@ def answer(trainings: Sequence[Training], seed: int, name: str) -> Answer:
     pool = [training for training in trainings if training.seed == seed]
     best = max(pool, key=lambda training: max(getattr(training, name)))
     fresh = [each for each in trainings if each.seed != seed and each.policy == best.policy]
+    chosen = [each.test[each.best(each.validation)] for each in fresh if each.validation]
+    position = best.best(getattr(best, name))
     return Answer(
-        best.test[best.best(getattr(best, name))],
-        statistics.mean(each.test[each.best(each.validation)] for each in fresh),
+        best.test[position],
+        statistics.mean(each.test[position] for each in fresh),
+        statistics.mean(chosen) if chosen else None,
         statistics.mean(each.test[-1] for each in fresh),
     )
 
@@ -269,17 +283,19 @@ def answer(trainings: Sequence[Training], seed: int, name: str) -> Answer:
 
 def print_table(trainings: Sequence[Training]) -> None:
     """Print a line for each set that chose."""
-    print(
-        "| chosen on | searches | reported | fresh, iteration by validation | difference |", end=""
-    )
-    print(" fresh, last iteration | difference |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    heads = ["chosen on", "searches", "reported", "fresh, same iteration", "difference"]
+    heads += ["fresh, iteration by validation", "difference"]
+    heads += ["fresh, last iteration", "difference"]
+    print("| %s |\n| ---%s |" % (" | ".join(heads), " | ---:" * (len(heads) - 1)))
     for name, entries in answers(trainings).items():
         if len(entries) < 2:
             sys.exit("a table needs at least two complete seeds")
         cells = [mean_text([entry.reported for entry in entries])]
-        for kind in ("chosen", "last"):
+        for kind in ("same", "chosen", "last"):
             values = [getattr(entry, kind) for entry in entries]
+            if None in values:
+                cells += ["-", "-"]
+                continue
             differences = [entry.reported - value for entry, value in zip(entries, values)]
             cells += [mean_text(values), "%s ± %s" % (mean_text(differences), error(differences))]
         print("| %s | %d | %s |" % (name, len(entries), " | ".join(cells)))
