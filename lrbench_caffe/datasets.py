@@ -1,8 +1,11 @@
 """Digits, MNIST and CIFAR-10 as the LMDBs and mean files that Caffe's Data layer reads.
 
-:func:`convert` writes ``NAME_train_lmdb``, ``NAME_test_lmdb`` and ``NAME_mean.binaryproto``. A set
-is complete when all three exist: each is written in a hidden folder beside them and gets its name
-in one step, after the last part of an older set has been moved away.
+:func:`convert` writes ``NAME_train_lmdb``, ``NAME_test_lmdb`` and ``NAME_mean.binaryproto``, and on
+request ``NAME_validation_lmdb`` with a part of the training samples. A set is complete when all of
+these exist: each is written in a hidden folder beside them and gets its name in one step, after the
+last part of an older set has been moved away.
+
+:func:`split` divides a user's own LMDB into training and validation samples.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lrbench_caffe import download
+from lrbench_caffe import download, stratified
 from lrbench_caffe.errors import InputError, disk_problem
-from lrbench_caffe.training import records
+from lrbench_caffe.training import division, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,12 +36,14 @@ __all__ = [
     "NAMES",
     "Files",
     "Part",
+    "Split",
     "convert",
     "paths",
     "read_cifar10",
     "read_digits",
     "read_idx",
     "read_mnist",
+    "split",
     "write_dataset",
 ]
 
@@ -85,7 +90,7 @@ CIFAR10_FILE_SAMPLES, CIFAR10_SHAPE = 10000, (3, 32, 32)
 
 
 class Part(NamedTuple):
-    """The training or the test samples of a dataset.
+    """The training, validation or test samples of a dataset.
 
     Attributes:
         images: A uint8 array of shape (samples, channels, height, width).
@@ -104,12 +109,31 @@ class Files(NamedTuple):
         test: The path of the LMDB of test samples.
         mean: The path of the mean image of the training samples.
         written: Whether the call that returned this wrote them (False: they existed before).
+        validation: The path of the LMDB of validation samples, None if there are none.
     """
 
     train: str
     test: str
     mean: str
     written: bool
+    validation: str | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all files, in the order in which they are written."""
+        return [path for path in (self.train, self.validation, self.test, self.mean) if path]
+
+
+class Split(NamedTuple):
+    """The paths of the LMDBs into which an LMDB was divided.
+
+    Attributes:
+        train: The LMDB of training samples.
+        validation: The LMDB of validation samples.
+    """
+
+    train: str
+    validation: str
 
 
 def convert(
@@ -118,6 +142,7 @@ def convert(
     source: str | None = None,
     pad: int = 0,
     progress: Progress | None = None,
+    validation: int = 0,
 ) -> Files:
     """Convert a dataset for Caffe, unless all of its files exist.
 
@@ -136,12 +161,16 @@ def convert(
         progress: Called with the name of a file, the bytes downloaded and their total (None: the
             server did not send it); then with the name of an LMDB, the samples written and their
             total.
+        validation: How many of the training samples are for validation: they have an LMDB of their
+            own, and neither the training samples nor the mean contain them.
+            :func:`lrbench_caffe.stratified.choose` chooses them.
 
     Returns:
         The paths of the files.
 
     Raises:
-        InputError: An argument is invalid, or a file cannot be read, downloaded or written.
+        InputError: An argument is invalid; a file cannot be read, downloaded or written; or the
+            files exist with another number of validation samples.
     """
     if name not in NAMES:
         raise InputError("unknown dataset %r: choose one of %s" % (name, ", ".join(NAMES)))
@@ -154,18 +183,24 @@ def convert(
         raise InputError(
             "digits come with scikit-learn and are not read from %s: leave --from out" % source
         )
-    files = paths(name, folder, pad)
-    if _exist(files):
+    if validation < 0:
+        raise InputError(
+            "invalid validation=%d, expected the number of validation samples, 0 or more"
+            % validation
+        )
+    files = paths(name, folder, pad, validation > 0)
+    if _exist(files, validation):
         return files
     with _locked(folder, _stem(name, pad)):
-        if _exist(files):  # another process has written them in the meantime
+        if _exist(files, validation):  # another process has written them in the meantime
             return files
         if name == "digits":
             train, test = read_digits()
         else:
-            source = source or _official_files(name, folder, pad, progress)
+            source = source or _official_files(name, folder, pad, validation, progress)
             train, test = read_mnist(source) if name == "mnist" else read_cifar10(source)
-        return _publish(_stem(name, pad), folder, train, test, pad, progress)
+        parts = _divided(name, train, validation) if validation else (train, None)
+        return _write_set(_stem(name, pad), folder, parts[0], test, pad, progress, parts[1])
 
 
 def write_dataset(
@@ -175,6 +210,7 @@ def write_dataset(
     test: Part,
     pad: int = 0,
     progress: Callable[[str, int, int], object] | None = None,
+    validation: Part | None = None,
 ) -> Files:
     """Write a dataset under the names that :func:`convert` gives; existing files are replaced.
 
@@ -185,6 +221,7 @@ def write_dataset(
         test: The test samples.
         pad: Zeros to add on each side of an image.
         progress: Called with the name of an LMDB, the samples written and their total.
+        validation: The validation samples, None if there are none.
 
     Returns:
         The paths of the files.
@@ -193,24 +230,131 @@ def write_dataset(
         InputError: The files cannot be written.
     """
     with _locked(folder, _stem(name, pad)):
-        return _publish(_stem(name, pad), folder, train, test, pad, progress)
+        return _write_set(_stem(name, pad), folder, train, test, pad, progress, validation)
 
 
-def paths(name: str, folder: str, pad: int = 0) -> Files:
+def split(
+    source: str,
+    validation: int,
+    out: str | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Split:
+    """Divide an LMDB of Datum messages into training and validation samples.
+
+    Keys and messages are copied as they are, whether they hold pixels, encoded images or floats.
+    The LMDB itself is not changed. :func:`lrbench_caffe.stratified.choose` chooses the samples.
+
+    Args:
+        source: The LMDB's folder.
+        validation: How many samples are for validation.
+        out: The beginning of the new LMDBs' paths, to which ``-train`` and ``-validation`` are
+            added (None: the path of the LMDB).
+        progress: Called with what is done, the samples read or written so far and their total.
+
+    Returns:
+        The paths of the new LMDBs.
+
+    Raises:
+        InputError: The LMDB cannot be read, or one of its records does not have exactly one label;
+            validation is too small or too large; or the new LMDBs exist or cannot be written.
+    """
+    source = os.path.normpath(source)
+    prefix = _split_prefix(source, out)
+    files = Split(prefix + "-train", prefix + "-validation")
+    _check_free(files)
+    index = division.read_index(source, progress)
+    chosen = stratified.choose(index.labels, validation, source)
+    folder, stem = os.path.dirname(prefix) or ".", os.path.basename(prefix) + "-split"
+    with _locked(folder, stem, "name other LMDBs with --out"):
+        _write_split(
+            files, source, index, chosen, os.path.join(folder, ".%s.partial" % stem), progress
+        )
+    return files
+
+
+def _write_split(
+    files: Split,
+    source: str,
+    index: division.Index,
+    chosen: np.ndarray,
+    partial: str,
+    progress: Callable[[str, int, int], object] | None,
+) -> None:
+    """Write the LMDBs of a split; the records that are chosen are for validation."""
+    import lmdb
+
+    masks = (~chosen, chosen)
+
+    def write(new: str) -> None:
+        _check_free(files)
+        for path, mask in zip(files, masks):
+            target = os.path.join(new, os.path.basename(path))
+            division.copy_chosen(source, target, index, mask, progress)
+        _check_free(files)
+
+    try:
+        _publish(files, (), partial, write)
+    except (lmdb.Error, OSError) as error:
+        folder = os.path.dirname(partial)
+        needed = sum(index.file_bytes(mask) for mask in masks)
+        raise InputError(
+            "cannot write %s and %s (%s): make room, or name other LMDBs with --out"
+            % (*files, disk_problem(error, folder, needed))
+        ) from None
+
+
+def _split_prefix(source: str, out: str | None) -> str:
+    if out is None:
+        return os.path.abspath(source) if os.path.basename(source) in (".", "..") else source
+    if not os.path.basename(out):
+        raise InputError(
+            "invalid out=%r, expected the beginning of the new LMDBs' paths, for example %s"
+            % (out, os.path.join(out, os.path.basename(source)))
+        )
+    return out
+
+
+def _check_free(files: Split) -> None:
+    for path in files:
+        if os.path.lexists(path):
+            raise InputError("%s exists: remove it, or name other LMDBs with --out" % path)
+
+
+def paths(name: str, folder: str, pad: int = 0, validation: bool = False) -> Files:
     """Return the paths of a dataset's files, whether they exist or not."""
     stem = os.path.join(folder, _stem(name, pad))
-    return Files(stem + "_train_lmdb", stem + "_test_lmdb", stem + "_mean.binaryproto", False)
+    files = Files(stem + "_train_lmdb", stem + "_test_lmdb", stem + "_mean.binaryproto", False)
+    return files._replace(validation=stem + "_validation_lmdb") if validation else files
 
 
 def _stem(name: str, pad: int) -> str:
     return "%s_pad%d" % (name, pad) if pad else name
 
 
-def _exist(files: Files) -> bool:
-    return all(os.path.exists(path) for path in files[:3])
+def _exist(files: Files, validation: int) -> bool:
+    """Whether a set is complete. Raise InputError if it has other validation samples."""
+    if not all(os.path.exists(path) for path in files[:3]):
+        return False
+    path = files.train[: -len("_train_lmdb")] + "_validation_lmdb"
+    samples = records.describe_lmdb(path)[0] if os.path.exists(path) else 0
+    if samples != validation:
+        raise InputError(
+            "%s was made with %d validation samples, not %d: name another folder with --to, or "
+            "remove it to make it again" % (files.train, samples, validation)
+        )
+    return True
 
 
-def _official_files(name: str, folder: str, pad: int, progress: Progress | None) -> str:
+def _divided(name: str, part: Part, validation: int) -> tuple[Part, Part]:
+    """The training and the validation samples."""
+    chosen = stratified.choose(part.labels, validation, name)
+    train, held_out = (Part(part.images[mask], part.labels[mask]) for mask in (~chosen, chosen))
+    return train, held_out
+
+
+def _official_files(
+    name: str, folder: str, pad: int, validation: int, progress: Progress | None
+) -> str:
     """Download the official files of a dataset; return the folder in the user's cache.
 
     The other arguments are those of :func:`convert`.
@@ -223,11 +367,12 @@ def _official_files(name: str, folder: str, pad: int, progress: Progress | None)
         mirrors, files = CIFAR10_MIRRORS, {CIFAR10_ARCHIVE: CIFAR10_MD5}
     instead = (
         "try again later, or put %s into a folder DIR, packed or unpacked, and run `lrbench data "
-        "%s%s --from DIR --to %s`"
+        "%s%s%s --from DIR --to %s`"
         % (
             " and ".join(", ".join(files).rsplit(", ", 1)),
             name,
             " --pad %d" % pad if pad else "",
+            " --validation %d" % validation if validation else "",
             shlex.quote(folder),
         )
     )
@@ -444,42 +589,75 @@ def _locked(
         yield
 
 
-def _publish(
+def _write_set(
     stem: str,
     folder: str,
     train: Part,
     test: Part,
     pad: int,
     progress: Callable[[str, int, int], object] | None,
+    validation: Part | None,
 ) -> Files:
-    """Write the files in a hidden folder, move existing ones away, then give them their names."""
+    """Write the files of a dataset."""
     import lmdb
 
-    files = paths(stem, folder)._replace(written=True)
-    partial = os.path.join(folder, ".%s.partial" % stem)
-    new, old = paths(stem, os.path.join(partial, "new")), paths(stem, os.path.join(partial, "old"))
-    shutil.rmtree(partial, ignore_errors=True)  # left by a conversion that was killed
+    files = paths(stem, folder, validation=validation is not None)._replace(written=True)
+    lmdbs = [(files.train, train), (files.validation, validation), (files.test, test)]
+    parts = {os.path.basename(path): part for path, part in lmdbs if path and part}
+
+    def write(new: str) -> None:
+        for name, part in parts.items():
+            path = os.path.join(new, name)
+            records.write_lmdb(path, part.images, part.labels, pad, progress)
+        mean = os.path.join(new, os.path.basename(files.mean))
+        records.write_mean(mean, train.images, pad)
+
+    older = paths(stem, folder, validation=True).paths
     try:
-        for part in (new, old):
-            os.makedirs(os.path.dirname(part.train))
-        records.write_lmdb(new.train, train.images, train.labels, pad, progress)
-        records.write_lmdb(new.test, test.images, test.labels, pad, progress)
-        records.write_mean(new.mean, train.images, pad)
-        for path, aside in zip(files[:3], old[:3]):
-            if os.path.exists(path):
-                os.rename(path, aside)
-        for path, written in zip(files[:3], new[:3]):
-            os.rename(written, path)
+        _publish(files.paths, older, os.path.join(folder, ".%s.partial" % stem), write)
     except (lmdb.Error, OSError) as error:
-        for path, aside in zip(files[:3], old[:3]):
-            if os.path.exists(aside) and not os.path.exists(path):
-                os.rename(aside, path)
-        shutil.rmtree(partial, ignore_errors=True)
-        needed = sum(records.lmdb_bytes(part.images, pad) for part in (train, test))
+        needed = sum(records.lmdb_bytes(part.images, pad) for part in parts.values())
         raise InputError(
             "cannot write %s to %s (%s): make room, or name another folder"
             % (stem, folder, disk_problem(error, folder, needed))
         ) from None
+    return files
+
+
+def _publish(
+    files: Sequence[str], older: Sequence[str], partial: str, write: Callable[[str], None]
+) -> None:
+    """Write files in a hidden folder, move older ones away, then give the new ones their names.
+
+    Args:
+        files: The paths of the files.
+        older: The paths of all files that an older set may have.
+        partial: The hidden folder, in the folder of the files.
+        write: Writes the files, by their names, into the folder that it is called with.
+
+    Raises:
+        OSError: The files cannot be written. Older ones are back in their places.
+    """
+    new, old = os.path.join(partial, "new"), os.path.join(partial, "old")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a conversion that was killed
+    published = []
+    try:
+        os.makedirs(new)
+        os.makedirs(old)
+        write(new)
+        for path in older:
+            if os.path.exists(path):
+                os.rename(path, os.path.join(old, os.path.basename(path)))
+        for path in files:
+            os.rename(os.path.join(new, os.path.basename(path)), path)
+            published.append(path)
+    except BaseException:
+        for path in published:
+            os.rename(path, os.path.join(new, os.path.basename(path)))
+        for path in older:
+            aside = os.path.join(old, os.path.basename(path))
+            if os.path.exists(aside):
+                os.rename(aside, path)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return files

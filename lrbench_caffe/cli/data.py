@@ -1,34 +1,101 @@
-"""The command data."""
+"""The commands data digits, data mnist, data cifar10 and data split."""
 
 from __future__ import annotations
 
 import click
 
-from lrbench_caffe.cli.help import command
+from lrbench_caffe.cli.help import Group
 
 
-@command()
-@click.argument("name", type=click.Choice(["digits", "mnist", "cifar10"]))
-@click.option("--to", required=True, metavar="DIR", help="Folder for the LMDBs and the mean file")
+class _OptionsFirst(Group):
+    """A group whose options may stand before the command: `lrbench data --to DIR mnist`."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in context.help_option_names:
+            names = self.commands["mnist"].make_parser(context).parse_args(list(args))[1]
+            if names:
+                args.remove(names[0])
+                args.insert(0, names[0])
+        return super().parse_args(context, args)
+
+
+@click.group(cls=_OptionsFirst)
+def data() -> None:
+    """Write data sets as LMDBs for Caffe, with validation samples if you like."""
+
+
+def _add_dataset(name: str, title: str) -> None:
+    """Add the command that writes a data set."""
+
+    @data.command(name, help="Write %s as LMDBs and a mean file." % title)
+    @click.option(
+        "--to", required=True, metavar="DIR", help="Folder for the LMDBs and the mean file"
+    )
+    @click.option(
+        "--from",
+        "source",
+        metavar="DIR",
+        help="Folder with the dataset's official files [default: download them]",
+    )
+    @click.option(
+        "--pad",
+        type=click.IntRange(0, 16),
+        default=0,
+        metavar="N",
+        help="Pad each image of cifar10 with N pixels of zeros on each side (4 for ResNet)",
+    )
+    @click.option(
+        "--validation",
+        type=click.IntRange(0),
+        default=0,
+        metavar="N",
+        help="Take N of the training samples, the same share of each class, for an LMDB of their "
+        "own, %s_validation_lmdb" % name,
+    )
+    def write(to: str, source: str | None, pad: int, validation: int) -> None:
+        from lrbench_caffe import datasets
+        from lrbench_caffe.display import console, progress
+
+        with progress.ProgressDisplay() as display:
+            files = datasets.convert(name, to, source, pad, display, validation)
+        action = "wrote" if files.written else "already there:"
+        console.print_line("%s %s" % (action, _listed(files.paths)))
+
+
+for _name, _title in (
+    ("digits", "scikit-learn's handwritten digits"),
+    ("mnist", "MNIST"),
+    ("cifar10", "CIFAR-10"),
+):
+    _add_dataset(_name, _title)
+
+
+@data.command()
+@click.argument("lmdb")
 @click.option(
-    "--from",
-    "source",
-    metavar="DIR",
-    help="Folder with the dataset's official files [default: download them]",
-)
-@click.option(
-    "--pad",
-    type=click.IntRange(0, 16),
-    default=0,
+    "--validation",
+    type=int,
+    required=True,
     metavar="N",
-    help="Pad each image of cifar10 with N pixels of zeros on each side (4 for ResNet)",
+    help="Number of validation samples, the same share of each class",
 )
-def data(name: str, to: str, source: str | None, pad: int) -> None:
-    """Write a dataset as LMDBs and a mean file for Caffe."""
+@click.option(
+    "--out",
+    metavar="PREFIX",
+    help="Beginning of the new LMDBs' paths [default: the path of the LMDB]",
+)
+def split(lmdb: str, validation: int, out: str | None) -> None:
+    """Divide an LMDB into PREFIX-train and PREFIX-validation.
+
+    The samples are copied as they are. The LMDB itself is not changed.
+    """
     from lrbench_caffe import datasets
     from lrbench_caffe.display import console, progress
 
     with progress.ProgressDisplay() as display:
-        files = datasets.convert(name, to, source=source, pad=pad, progress=display)
-    action = "wrote" if files.written else "already there:"
-    console.print_line("%s %s, %s and %s" % (action, files.train, files.test, files.mean))
+        files = datasets.split(lmdb, validation, out, display)
+    console.print_line("wrote %s" % _listed(files))
+
+
+def _listed(paths: tuple[str, ...] | list[str]) -> str:
+    return "%s and %s" % (", ".join(paths[:-1]), paths[-1])

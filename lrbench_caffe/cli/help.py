@@ -24,7 +24,7 @@ GROUPS = {
     "Where to train": ("gpu", "jobs", "cluster"),
     "Output": (
         ("by", "columns", "sort", "limit", "format", "out", "terminal", "to", "pad", "verbose")
-        + ("log", "as_json", "host", "port")
+        + ("log", "as_json", "host", "port", "validation_samples")
     ),
     "Database": ("name", "dsn", "yes", "restore", "now"),
 }
@@ -80,7 +80,13 @@ EXAMPLES: dict[str, Sequence[str]] = {
         "weights first --out best.caffemodel --deploy deploy.prototxt",
     ),
     "lrbench reproduce": ("reproduce table-7 --scale 0.05", "reproduce figure-3-lenet"),
-    "lrbench data": ("data digits --to data", "data mnist --to data"),
+    "lrbench data digits": ("data digits --to data", "data digits --to data --validation 200"),
+    "lrbench data mnist": (
+        "data mnist --to data --validation 5000",
+        "data mnist --to data --from folder_with_the_official_files",
+    ),
+    "lrbench data cifar10": ("data cifar10 --to data", "data cifar10 --to data --pad 4"),
+    "lrbench data split": ("data split my_train_lmdb --validation 1000",),
     "lrbench policies": ("policies", "policies SIN2"),
     "lrbench metrics": ("metrics", "metrics CDAC"),
     "lrbench about": ("about", "about --format json"),

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 COMMIT_EVERY = 1000  # samples in a transaction, and between two reports of progress
-# The layout of an LMDB, in bytes: a page and its header, the header of a record and its key, and
-# the place of a record in a page. A record that is larger than half a page has pages of its own.
-_PAGE, _PAGE_HEADER, _RECORD_HEADER, _PLACE = mmap.PAGESIZE, 16, 8 + 8, 2
-_RECORDS_OF_BRANCH = 200  # in a page that refers to other pages, at least
+_KEY_BYTES = 8  # of the keys of Caffe's own converters
+# The layout of an LMDB, in bytes: a page and its header, the header of a record, and the place of a
+# record in a page. The value of a record that is larger than half a page has pages of its own.
+_PAGE, _PAGE_HEADER, _RECORD_HEADER, _PLACE, _REFERENCE = mmap.PAGESIZE, 16, 8, 2, 8
 _SPARE_PAGES = 32  # roots, and the pages that a transaction replaces
 _LOCK_BYTES = 1 << 14  # more than an LMDB's lock file has
 
@@ -50,19 +50,48 @@ def write_lmdb(
         lmdb.Error: The LMDB cannot be written.
         OSError: As lmdb.Error.
     """
-    samples, datum = len(images), _datum_without_pixels(images, pad)
+    content = _labeled_records(images, labels, pad)
+    write_records(path, lmdb_bytes(images, pad), len(images), content, progress)
+
+
+def _labeled_records(
+    images: np.ndarray, labels: np.ndarray, pad: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """The key and the Datum of each image."""
+    datum = _datum_without_pixels(images, pad)
+    for first in range(0, len(images), COMMIT_EVERY):
+        block = _padded(images[first : first + COMMIT_EVERY], pad)
+        for n, image in enumerate(block, first):
+            datum.data, datum.label = image.tobytes(), int(labels[n])
+            yield b"%08d" % n, datum.SerializeToString()
+
+
+def write_records(
+    path: str,
+    size: int,
+    samples: int,
+    content: Iterator[tuple[Any, Any]],
+    progress: Callable[[str, int, int], object] | None,
+) -> None:
+    """Write an LMDB of records, given as keys in order and values.
+
+    Caffe maps ``size`` bytes when it reads the LMDB.
+    """
     os.mkdir(path)  # lmdb would give it the mode of its files
     _reserve_lock(path)
-    # Caffe maps as much when it reads the LMDB.
-    with _mapped(path, map_size=lmdb_bytes(images, pad), mode=0o664, sync=False) as database:
+    with _mapped(path, map_size=size, mode=0o664, sync=False) as database:
         for first in range(0, samples, COMMIT_EVERY):
-            block = _padded(images[first : first + COMMIT_EVERY], pad)
+            last = min(first + COMMIT_EVERY, samples)
             with database.begin(write=True) as transaction:
-                for n, image in enumerate(block, first):
-                    datum.data, datum.label = image.tobytes(), int(labels[n])
-                    transaction.put(b"%08d" % n, datum.SerializeToString(), append=True)
+                for key, value in itertools.islice(content, last - first):
+                    if not transaction.put(key, value, append=True):
+                        raise InputError(
+                            "the key %r cannot be written to %s, because it is not above the key "
+                            "before it: make the LMDB again with one of Caffe's converters"
+                            % (bytes(key), path)
+                        )
             if progress is not None:
-                progress(os.path.basename(path), first + len(block), samples)
+                progress(os.path.basename(path), last, samples)
         database.sync(True)
 
 
@@ -82,14 +111,26 @@ def lmdb_bytes(images: np.ndarray, pad: int = 0) -> int:
         images: As for :func:`write_lmdb`.
         pad: Zeros to add on each side of an image.
     """
-    datum, samples = _datum_without_pixels(images, pad), len(images)
+    datum = _datum_without_pixels(images, pad)
     datum.data, datum.label = bytes(datum.channels * datum.height * datum.width), 255
-    pages, content = 0, datum.ByteSize()
-    if _RECORD_HEADER + content > (_PAGE - _PAGE_HEADER) // 2 - _PLACE:
-        pages, content = samples * -(-(_PAGE_HEADER + content) // _PAGE), 8
-    record = _RECORD_HEADER + content + content % 2 + _PLACE
-    pages += -(-samples // ((_PAGE - _PAGE_HEADER) // record))
-    return _PAGE * (pages + pages // _RECORDS_OF_BRANCH + _SPARE_PAGES)
+    keys = np.full(len(images), _KEY_BYTES)
+    return file_bytes(keys, np.full(len(images), datum.ByteSize()))
+
+
+def file_bytes(keys: np.ndarray, values: np.ndarray) -> int:
+    """An upper bound of the size of an LMDB whose keys and values have these sizes in bytes."""
+    sizes, in_page = _RECORD_HEADER + keys + values, _PAGE - _PAGE_HEADER
+    apart = sizes > in_page // 2 - _PLACE
+    pages = 1 + int((-(-(_PAGE_HEADER + values[apart]) // _PAGE)).sum())
+    sizes[apart] = _RECORD_HEADER + keys[apart] + _REFERENCE
+    room = in_page
+    for size in (sizes + sizes % 2 + _PLACE).tolist():
+        if size > room:
+            pages, room = pages + 1, in_page
+        room -= size
+    # Pages that refer to other pages are at least half full.
+    in_branch = in_page // (_RECORD_HEADER + int(keys.max()) + 1 + _PLACE) // 2
+    return _PAGE * (pages + pages // (in_branch - 1) + _SPARE_PAGES)
 
 
 def _datum_without_pixels(images: np.ndarray, pad: int) -> Any:
@@ -147,8 +188,8 @@ def describe_lmdb(path: str) -> tuple[int, tuple[int, int, int]]:
         InputError: The folder is not an LMDB, it is damaged or empty, or its first record is not a
             Datum.
     """
-    with _open_lmdb(path) as (database, cursor):
-        samples, datum = database.stat()["entries"], _datum(cursor, path)
+    with open_lmdb(path) as (database, cursor):
+        samples, datum = database.stat()["entries"], read_datum(cursor, path)
     if datum.encoded:
         return samples, _encoded_shape(datum.data, path)
     return samples, (datum.channels, datum.height, datum.width)
@@ -174,8 +215,8 @@ def label_range(path: str, limit: int = 10000) -> tuple[int, int]:
     Raises:
         InputError: As :func:`describe_lmdb`.
     """
-    with _open_lmdb(path) as (_, cursor):
-        labels = [_datum(cursor, path).label for _ in itertools.islice(cursor, limit)]
+    with open_lmdb(path) as (_, cursor):
+        labels = [read_datum(cursor, path).label for _ in itertools.islice(cursor, limit)]
     return min(labels), max(labels)
 
 
@@ -197,7 +238,7 @@ def _mapped(path: str, **options: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _open_lmdb(path: str) -> Iterator[tuple[Any, Any]]:
+def open_lmdb(path: str) -> Iterator[tuple[Any, Any]]:
     """An LMDB and a cursor at its first record; writes nothing, and Caffe may read meanwhile."""
     import lmdb
 
@@ -228,7 +269,8 @@ def _check_size(database: Any, path: str) -> None:
         )
 
 
-def _datum(cursor: Any, path: str) -> Any:
+def read_datum(cursor: Any, path: str) -> Any:
+    """The message of the record at a cursor. Raise InputError if it is not a Datum."""
     from google.protobuf.message import DecodeError
 
     try:
