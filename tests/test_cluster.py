@@ -15,9 +15,9 @@ from waiting import LIMIT, wait_until
 pytest.importorskip("distributed", reason="needs Dask: run the tests with `make test`")
 import distributed
 
-from lrbench_caffe.study import cluster as clusters
 from lrbench_caffe.study import worker as workers
 from lrbench_caffe.study.stop import Stop
+from lrbench_caffe.study.trainings import Trainings
 from lrbench_caffe.trial import Job
 
 
@@ -196,15 +196,17 @@ def test_a_worker_needs_no_psycopg2():
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
-def _begin_and_fail_elsewhere(job, channel):
+def _begin_and_fail_elsewhere(job, channel, version):
     """Send what two executions of a job send if the worker of the first one dies.
 
     The second one cannot begin, for example because its worker does not have the data.
     """
     queue = distributed.Queue(channel, client=distributed.get_client())
     first, second = workers._Sender(queue, job.id), workers._Sender(queue, job.id)
+    first.send("start", "inproc://first")
     first.on_event("begin", made_up(top1=(), state="running"))
     first.on_event("row", made_up().rows[0])
+    second.send("start", "inproc://second")
     second.send("problem", "no data here")
     second.send("done", None)
 
@@ -219,7 +221,7 @@ def test_a_training_that_cannot_begin_on_its_second_worker_has_failed(monkeypatc
 
     options = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
     with distributed.Client(dashboard_address=None, **options) as client:
-        clusters._Trainings(client, (), [Job("x", id="1")], Stop(), record).run()
+        Trainings(client, (), [Job("x", id="1")], Stop(), record, 600).run()
     (_, _), (_, row), (kind, trial) = events
     assert (kind, trial.state, trial.error) == ("end", "failed", "no data here")
     assert trial.rows == (row,)
