@@ -81,6 +81,7 @@ class Cluster(Pool):
             TrialError: The cluster was lost, or nothing trained on it for the patience that Dask's
                 configuration has as ``lrbench.patience``, 10 minutes by default.
         """
+        _silence_dask()
         patience = _patience()
         if _is_open(self._address):
             on_event(jobs[0], "note", _open_cluster_note(self._address))
@@ -89,7 +90,6 @@ class Cluster(Pool):
                 client = self._connect(stack, stop)
                 Trainings(client, self._gpus, jobs, stop, on_event, patience).run()
             except LinkLost as error:
-                _silence_dask()
                 if stop.requests:
                     return
                 raise TrialError(
@@ -106,15 +106,21 @@ class Cluster(Pool):
                 cluster = local_cluster(self._jobs or usable_cores(), resources)
                 address = stack.enter_context(cluster)
             client = call(
-                Client, address, timeout=_CONNECT_SECONDS, set_as_default=False, stop=stop
+                _Client, address, timeout=_CONNECT_SECONDS, set_as_default=False, stop=stop
             )
         except (LinkLost, OSError, RuntimeError, ValueError) as error:
             if stop.requests:
                 raise LinkLost(str(error)) from None
-            _silence_dask()
             raise InputError(_unreachable(self._address, error)) from None
         stack.enter_context(_closing(client, stop))
         return client
+
+
+class _Client(Client):
+    """A client that its user closes."""
+
+    def __del__(self) -> None:
+        """Do not close it here: one that could not connect would wait for an answer."""
 
 
 @contextlib.contextmanager
@@ -128,7 +134,7 @@ def _closing(client: Any, stop: Stop) -> Iterator[None]:
 
 
 def _silence_dask() -> None:
-    """Keep the rest of a lost client from logging tracebacks."""
+    """Keep Dask from logging: the errors of this package have what a user needs."""
     for name in list(logging.root.manager.loggerDict):
         if name.split(".")[0] in ("asyncio", "distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
