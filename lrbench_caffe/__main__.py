@@ -19,5 +19,5 @@ def main() -> None:
     commands(prog_name="lrbench")
 
 
-if __name__ == "__main__":  # processes of a local Dask cluster import it under another name
+if __name__ == "__main__":
     main()

@@ -4,20 +4,21 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
 from conftest import needs_caffe
 from studies import EXPECTED, POLICIES, ROOT, TESTS, expected, held_rows, keys, start, states
-from trials import trial as made_up
 from waiting import LIMIT, wait_until
 
 pytest.importorskip("distributed", reason="needs Dask: run the tests with `make test`")
-import distributed
+import dask
 
+from lrbench_caffe.errors import InputError
 from lrbench_caffe.study import cluster as clusters
-from lrbench_caffe.study import worker as workers
+from lrbench_caffe.study.cluster import Cluster
 from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Job
 
@@ -31,24 +32,25 @@ class DaskCluster:
         workers: The processes of the workers.
     """
 
-    def __init__(self, folder, **environment):
-        """Start the scheduler; the environment variables are for it."""
+    def __init__(self, folder, protocol="tcp", **environment):
+        """Start the scheduler; the environment variables are for it and the workers."""
         self._folder, self._file = str(folder), str(folder / "scheduler.json")
-        options = ("--port", "0", "--no-dashboard", "--host", "127.0.0.1")
-        self.scheduler = self._run("distributed.cli.dask_scheduler", *options, **environment)
+        self._environment = environment
+        options = ("--port", "0", "--no-dashboard", "--host", protocol + "://127.0.0.1")
+        self.scheduler = self._run("distributed.cli.dask_scheduler", *options)
         wait_until(lambda: os.path.exists(self._file) and os.path.getsize(self._file))
         with open(self._file) as opened:
             self.address = json.load(opened)["address"]
         self.workers = []
 
-    def _run(self, module, *arguments, **environment):
+    def _run(self, module, *arguments):
         path = os.pathsep.join([ROOT, TESTS])
         with open(os.path.join(self._folder, "dask.log"), "ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", module, "--scheduler-file", self._file, *arguments],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env=dict(os.environ, PYTHONPATH=path, **environment),
+                env=dict(os.environ, PYTHONPATH=path, **self._environment),
             )
 
     def have_workers(self, count):
@@ -82,6 +84,13 @@ def failing_cluster(tmp_path):
     cluster = DaskCluster(tmp_path / "cluster", **environment)
     yield cluster.have_workers(1)
     cluster.end()
+
+
+def pending(pid, number):
+    """Whether a process has not received a signal yet that was sent to it."""
+    with open("/proc/%d/status" % pid) as file:
+        masks = [line.split()[1] for line in file if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(int(mask, 16) & 1 << (number - 1) for mask in masks)
 
 
 def parent(pid):
@@ -152,16 +161,32 @@ def test_a_study_whose_program_was_killed_can_be_resumed(
     assert states(trials(name)) == ["finished"] * 4
 
 
+def listening_sockets(pid):
+    """The sockets of a process that accept connections from other machines or users."""
+    owned = set()
+    for name in os.listdir("/proc/%d/fd" % pid):
+        target = os.readlink("/proc/%d/fd/%s" % (pid, name))
+        owned.add(target.replace("socket:[", "").rstrip("]"))
+    listening = []
+    for protocol in ("tcp", "tcp6"):
+        with open("/proc/%d/net/%s" % (pid, protocol)) as file:
+            lines = [line.split() for line in file.readlines()[1:]]
+        listening += [line[1] for line in lines if line[3] == "0A" and line[9] in owned]
+    return listening
+
+
 @needs_caffe
-def test_ctrl_c_interrupts_a_local_cluster_and_the_study_resumes(
-    name, invoke, command, trials, gate
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_local_cluster_interrupts_it_and_the_study_resumes(
+    name, invoke, command, trials, gate, number
 ):
-    """Ctrl-C reaches every process of the terminal, the workers among them."""
+    """Ctrl-C reaches every process of the terminal. `timeout` and systemd do the same."""
     more = ("--seeds", "1", "--cluster", "local", "--jobs", "2")
     study = start(*command(name, *more, gate=gate), start_new_session=True)
     gate.wait(2)
     wait_until(lambda: held_rows(trials(name)) == 2)
-    os.killpg(study.pid, signal.SIGINT)
+    assert not listening_sockets(study.pid), "nobody can connect and have code executed"
+    os.killpg(study.pid, number)
     _, errors = study.communicate(timeout=LIMIT)
     assert study.returncode == 130 and "Traceback" not in errors, errors
     assert states(trials(name)) == ["interrupted"] * 2
@@ -170,6 +195,56 @@ def test_ctrl_c_interrupts_a_local_cluster_and_the_study_resumes(
     assert invoke("study", "run", name).returncode == 0
     assert keys(trials(name)) == expected(seeds=[1])
     assert all(trial.attempt == 2 and trial.resumed_at >= 20 for trial in trials(name))
+
+
+@pytest.fixture(scope="module")
+def empty_cluster(tmp_path_factory):
+    """A DaskCluster without a worker."""
+    cluster = DaskCluster(tmp_path_factory.mktemp("empty"))
+    yield cluster
+    cluster.end()
+
+
+def test_a_study_on_a_cluster_without_workers_ends(
+    empty_cluster, name, command, invoke, monkeypatch
+):
+    monkeypatch.setattr(clusters, "_PATIENCE", "0 s")
+    done = invoke(*command(name, "--cluster", empty_cluster.address))
+    assert done.returncode == 1
+    assert "the cluster has no worker: trainings wait for one, up to 0 s" in done.stderr
+    assert "nothing has trained on it for 0 s, and none of its workers can train" in done.stderr
+    assert "run the same command again to resume" in done.stderr
+
+
+def test_a_second_ctrl_c_ends_a_study_whose_scheduler_is_frozen(empty_cluster, name, command):
+    study = start(*command(name, "--cluster", empty_cluster.address))
+    while "the cluster has no worker" not in study.stderr.readline():
+        assert study.poll() is None
+    empty_cluster.scheduler.send_signal(signal.SIGSTOP)
+    try:
+        interrupt_twice(study)
+        _, errors = study.communicate(timeout=LIMIT)
+    finally:
+        empty_cluster.scheduler.send_signal(signal.SIGCONT)
+    assert study.returncode == 130 and "Traceback" not in errors, errors
+
+
+def test_a_second_ctrl_c_ends_a_study_whose_scheduler_never_answers(name, command):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "tcp://127.0.0.1:%d" % server.getsockname()[1]
+        study = start(*command(name, "--cluster", address))
+        connection, _ = server.accept()
+        with connection:
+            interrupt_twice(study)
+            _, errors = study.communicate(timeout=LIMIT)
+    assert study.returncode == 130 and "Traceback" not in errors, errors
+
+
+def interrupt_twice(study):
+    """Send two Ctrl-C; Python counts two signals as one if it has not handled the first."""
+    study.send_signal(signal.SIGINT)
+    wait_until(lambda: not pending(study.pid, signal.SIGINT))
+    study.send_signal(signal.SIGINT)
 
 
 @needs_caffe
@@ -215,55 +290,74 @@ def test_a_worker_needs_no_psycopg2():
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
-def _begin_and_fail_elsewhere(job, channel):
-    """Send what two executions of a job send if the worker of the first one dies.
+@pytest.mark.parametrize("value", ["soon", "-1 s"])
+def test_an_invalid_patience_is_refused(value, monkeypatch):
+    monkeypatch.setattr(clusters, "_PATIENCE", value)
+    with pytest.raises(InputError, match="invalid lrbench.patience %s" % value):
+        Cluster("local").run([Job("x", id="1")], Stop(), lambda *event: None)
 
-    The second one cannot begin, for example because its worker does not have the data.
+
+@pytest.mark.parametrize(
+    "address, is_open",
+    [
+        ("local", False),
+        ("tls://example.org:8786", False),
+        ("tcp://localhost:8786", False),
+        ("127.0.0.1:8786", False),
+        ("tcp://[::1]:8786", False),
+        ("tcp://example.org:8786", True),
+        ("10.0.0.1:8786", True),
+    ],
+)
+def test_an_open_cluster_on_another_machine_is_noted(address, is_open):
+    assert clusters._is_open(address) == is_open
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """Make certificates for TLS: Dask's configuration as environment variables.
+
+    certificates(name) makes a certificate authority of its own.
     """
-    queue = distributed.Queue(channel, client=distributed.get_client())
-    first, second = workers._Sender(queue, job.id), workers._Sender(queue, job.id)
-    first.on_event("begin", made_up(top1=(), state="running"))
-    first.on_event("row", made_up().rows[0])
-    second.send("problem", "no data here")
-    second.send("done", None)
+    if not shutil.which("openssl"):
+        pytest.skip("needs the program openssl")
+
+    def make(name):
+        key, certificate = str(tmp_path / (name + ".key")), str(tmp_path / (name + ".pem"))
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        command += ["-subj", "/CN=" + name, "-keyout", key, "-out", certificate]
+        subprocess.run(command, check=True, capture_output=True)
+        environment = {"DASK_DISTRIBUTED__COMM__TLS__CA_FILE": certificate}
+        for role in ("SCHEDULER", "WORKER", "CLIENT"):
+            prefix = "DASK_DISTRIBUTED__COMM__TLS__%s__" % role
+            environment.update({prefix + "CERT": certificate, prefix + "KEY": key})
+        return environment
+
+    return make
 
 
-def test_a_training_that_cannot_begin_on_its_second_worker_has_failed(monkeypatch):
-    monkeypatch.setattr(workers, "train_job", _begin_and_fail_elsewhere)
-    events = []
-
-    def record(job, kind, content):
-        if kind != "note":
-            events.append((kind, content))
-
-    options = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
-    with distributed.Client(dashboard_address=None, **options) as client:
-        clusters._Trainings(client, (), [Job("x", id="1")], Stop(), record).run()
-    (_, _), (_, row), (kind, trial) = events
-    assert (kind, trial.state, trial.error) == ("end", "failed", "no data here")
-    assert trial.rows == (row,)
-
-
-def _end_early(job, channel):
-    """What a worker sends of a training that ends before the program has judged its last row."""
-    client = distributed.get_client()
-    sender = workers._Sender(distributed.Queue(channel, client=client), job.id)
-    sender.on_event("begin", made_up(top1=(), state="running"))
-    sender.on_event("row", made_up().rows[0])
-    sender.on_event("end", made_up(error="top1 has not improved"))
-    sender.send("done", None)
-
-
-def test_a_verdict_on_the_last_row_counts_before_an_early_end(monkeypatch):
-    monkeypatch.setattr(workers, "train_job", _end_early)
-    ends = []
-
-    def judge(job, kind, content):
-        if kind == "end":
-            ends.append((content.state, content.error))
-        return ("diverged", "it is stuck") if kind == "row" else None
-
-    options = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
-    with distributed.Client(dashboard_address=None, **options) as client:
-        clusters._Trainings(client, (), [Job("x", id="1")], Stop(), judge).run()
-    assert ends == [("diverged", "it is stuck")]
+@needs_caffe
+def test_a_cluster_with_tls_trains_for_those_who_have_its_certificate(
+    tmp_path, certificates, name, command, lrbench, trials, monkeypatch
+):
+    mine, other = certificates("mine"), certificates("other")
+    (tmp_path / "cluster").mkdir()
+    cluster = DaskCluster(tmp_path / "cluster", "tls", **mine)
+    try:
+        assert cluster.address.startswith("tls://")
+        cluster.have_workers(1)
+        more = ("--seeds", "1", "--max-iter", "10", "--cluster", cluster.address)
+        arguments = command(name, *more, policies=POLICIES[:1])
+        monkeypatch.setattr(clusters, "_CONNECT_SECONDS", 1)
+        for environment in ({}, other):
+            configured = dask.config.set(dask.config.collect(paths=[], env=environment))
+            refused = pytest.raises(InputError, match="distributed.comm.tls")
+            with configured, refused:
+                Cluster(cluster.address).run([Job("x", id="1")], Stop(), lambda *event: None)
+        for variable, value in mine.items():
+            monkeypatch.setenv(variable, value)
+        done = lrbench(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert keys(trials(name)) == expected([1], 10, POLICIES[:1])
+    finally:
+        cluster.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,8 @@ def interruptible() -> Iterator[Stop]:
     """Turn Ctrl-C and requests to terminate into requests of a Stop within the block.
 
     In the main thread, SIGINT, SIGTERM and SIGHUP call the Stop, except those that this process
-    ignores (as under nohup). In other threads signals are left alone.
+    ignores (as under nohup). The third signal kills this process, whatever it waits for. In other
+    threads signals are left alone.
 
     Yields:
         The Stop.
@@ -62,10 +63,17 @@ def interruptible() -> Iterator[Stop]:
         KeyboardInterrupt: At the end of the block, if a stop was requested.
     """
     stop = Stop()
-    handlers = {}
+    handlers: dict[int, Any] = {}
+
+    def request(*_: object) -> None:
+        stop()
+        if stop.requests > 1:
+            for number in handlers:
+                signal.signal(number, signal.SIG_DFL)
+
     if threading.current_thread() is threading.main_thread():
         handlers = {
-            number: signal.signal(number, stop)
+            number: signal.signal(number, request)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
             if signal.getsignal(number) != signal.SIG_IGN
         }

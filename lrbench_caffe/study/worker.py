@@ -2,12 +2,21 @@
 
 A worker needs no database. It sends the events of its training through a Dask queue, and receives
 orders through a Dask variable of the same name.
+
+Beside the events that :mod:`lrbench_caffe.study.events` describes, it sends three more:
+
+``"start"``
+    The first event of an execution: the address of its worker (str).
+``"alive"``
+    A sign of life, every ALIVE_SECONDS.
+``"done"``
+    The execution is over. If it has sent neither "end" nor "problem", it was given up.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
+import functools
 import threading
 import time
 import uuid
@@ -16,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 import distributed
 from distributed import Queue, Variable
 
+from lrbench_caffe import __version__
 from lrbench_caffe.study import pooled, transfer
+from lrbench_caffe.study.link import LinkLost, RunningClock, call
 from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
 
@@ -26,37 +37,56 @@ if TYPE_CHECKING:
 
 # The period of three things: heartbeats in the orders, polls of the orders, and progress events.
 HEARTBEAT_SECONDS = 1
+ALIVE_SECONDS = 5
 _SILENCE_SECONDS = 60  # without a heartbeat: the program that runs the study must have died
 _ORDERS_TIMEOUT = 10  # seconds
 
-_patience = pooled.Patience()  # of all trainings on this worker
 
-
-def dask_setup(worker: Any) -> None:
-    """Ignore Ctrl-C in the workers of a local cluster; Dask calls this when each of them starts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def train_job(job: Job, channel: str) -> None:
+def train_job(job: Job, channel: str, version: str | None = None) -> None:
     """Train a job in a child process of this Dask worker.
 
     Args:
         job: The job to train.
         channel: The name of the queue for its events and of the variable with its orders.
+        version: The version of the program that runs the study (None: one that does not send it).
     """
+    # Without a link to the scheduler nobody receives the training's events: it is given up.
+    with contextlib.suppress(LinkLost):
+        _train(job, channel, version)
+
+
+def _train(job: Job, channel: str, version: str | None) -> None:
     client, stop = distributed.get_client(), Stop()
-    sender = _Sender(Queue(channel, client=client), job.id)
-    with _Orders(Variable(channel, client=client), stop) as orders:
+    sender = _Sender(call(Queue, channel, client=client), job.id)
+    sender.send("start", distributed.get_worker().address)
+    if version != __version__:
+        sender.send("problem", _version_problem(version))
+    else:
+        orders = _Orders(Variable(channel, client=client), stop, sender)
+        with orders:
 
-        def on_event(kind: str, content: Any) -> Verdict | None:
-            if kind == "end":
-                transfer.send(job, channel, lambda part: sender.send("model", part))
-            sender.on_event(kind, content)
-            return orders.verdict(job.id)
+            def on_event(kind: str, content: Any) -> Verdict | None:
+                if not (kind == "end" and orders.gave_up):
+                    if kind == "end":
+                        transfer.send(job, channel, lambda part: sender.send("model", part))
+                    sender.on_event(kind, content)
+                return orders.verdict(job.id)
 
-        if not stop.requests:
-            pooled.run(job, stop, on_event, _patience)
+            pooled.run(job, stop, on_event, _patience(channel))
     sender.send("done", None)
+
+
+def _version_problem(version: str | None) -> str:
+    return (
+        "the worker has lrbench_caffe %s, but the study is run by %s: install the same version on "
+        "both" % (__version__, version or "an earlier version")
+    )
+
+
+@functools.lru_cache(maxsize=16)  # the studies whose trainings a worker has at the same time
+def _patience(channel: str) -> pooled.Patience:
+    """The Patience of a study's trainings on this worker."""
+    return pooled.Patience()
 
 
 class _Sender:
@@ -66,11 +96,11 @@ class _Sender:
     """
 
     def __init__(self, queue: Any, job_id: str | None) -> None:
-        self._queue, self._job_id, self._execution = queue, job_id, uuid.uuid4().hex
+        self._queue, self._job_id, self.execution = queue, job_id, uuid.uuid4().hex
         self._last_progress = 0.0
 
     def send(self, kind: str, content: Any) -> None:
-        self._queue.put([self._job_id, self._execution, kind, content])
+        call(self._queue.put, [self._job_id, self.execution, kind, content])
 
     def on_event(self, kind: str, content: Any) -> None:
         """Send an event as JSON, unless it is a progress event too soon after the last one."""
@@ -87,15 +117,22 @@ class _Sender:
 class _Orders:
     """The orders of the program that runs the study, polled by a thread within a ``with`` block.
 
-    Requests to stop are passed on to a Stop. The orders are a dict with three keys: ``stop`` is
-    the number of requests to stop, ``verdicts`` has the verdicts by job id, and ``beat`` changes
-    with each heartbeat.
+    Requests to stop are passed on to a Stop. The thread also sends the signs of life. The orders
+    are a dict with four keys: ``stop`` is the number of requests to stop, ``verdicts`` has the
+    verdicts by job id, ``superseded`` lists the executions that no longer count, and ``beat``
+    changes with each heartbeat.
+
+    Attributes:
+        gave_up: Whether the training was stopped because its program does not need it here: it is
+            silent, or has another execution.
     """
 
-    def __init__(self, variable: Any, stop: Stop) -> None:
-        self._variable, self._stop = variable, stop
-        self._orders: dict[str, Any] = {"beat": None, "stop": 0, "verdicts": {}}
-        self._last_heartbeat = time.monotonic()
+    def __init__(self, variable: Any, stop: Stop, sender: _Sender) -> None:
+        self.gave_up = False
+        self._variable, self._stop, self._sender = variable, stop, sender
+        self._orders: dict[str, Any] = {"beat": None, "stop": 0, "verdicts": {}, "superseded": []}
+        self._clock = RunningClock()
+        self._last_heartbeat = self._last_sign = 0.0
         self._closing = threading.Event()
         self._poll()
         self._thread = threading.Thread(target=self._poll_regularly, daemon=True)
@@ -116,13 +153,21 @@ class _Orders:
     def _poll_regularly(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):
             self._poll()
+            if self._clock.seconds() >= self._last_sign + ALIVE_SECONDS:
+                self._last_sign = self._clock.seconds()
+                with contextlib.suppress(LinkLost):
+                    self._sender.send("alive", None)
 
     def _poll(self) -> None:
-        with contextlib.suppress(OSError, distributed.TimeoutError):
-            orders = self._variable.get(timeout=_ORDERS_TIMEOUT)
+        with contextlib.suppress(LinkLost):
+            orders = call(self._variable.get, timeout=_ORDERS_TIMEOUT, seconds=_ORDERS_TIMEOUT)
             if orders["beat"] != self._orders["beat"]:
-                self._last_heartbeat = time.monotonic()
+                self._last_heartbeat = self._clock.seconds()
             self._orders = orders
-        silent = time.monotonic() > self._last_heartbeat + _SILENCE_SECONDS
-        for _ in range(max(self._orders["stop"], int(silent)) - self._stop.requests):
+        silent = self._clock.seconds() > self._last_heartbeat + _SILENCE_SECONDS
+        superseded = self._sender.execution in self._orders["superseded"]
+        self.gave_up = self.gave_up or silent or superseded
+        # A training that is superseded takes no snapshot: its successor waits for the folder.
+        requests = max(self._orders["stop"], int(silent), 2 * superseded)
+        for _ in range(requests - self._stop.requests):
             self._stop()
