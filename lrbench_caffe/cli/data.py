@@ -21,7 +21,7 @@ class _OptionsFirst(Group):
 
 @click.group(cls=_OptionsFirst)
 def data() -> None:
-    """Write data sets as LMDBs for Caffe, with validation samples if you like."""
+    """Write datasets as LMDBs for Caffe, or divide an LMDB."""
 
 
 def _add_dataset(name: str, title: str) -> None:
