@@ -185,11 +185,13 @@ def _print_study(name: str, dsn: str | None, format: str) -> tuple[int, int, int
     from lrbench_caffe.study import failures
 
     with database.Store(dsn) as store:
-        states = [job.state for job in database.studies.jobs(store, name)]
+        entries = database.studies.jobs(store, name)
         trials = store.trials(study=name, best_only=True)
     console.print_tables(*tables.study(name, trials), format=format)
     print_remarks(failures.causes(trials), format)
-    return len(states), states.count(None), len(failures.failed_trials(trials))
+    measured = database.undelivered_trials()
+    n_not_begun = sum(entry.state is None and entry.job.id not in measured for entry in entries)
+    return len(entries), n_not_begun, len(failures.failed_trials(trials))
 
 
 def _resuming_command(name: str, dsn: str | None) -> str:

@@ -81,6 +81,7 @@ def train(solver: str, as_json: bool, format: str, **options: Any) -> None:
 
     Every evaluation is stored in the database when it is measured.
     """
+    from lrbench_caffe.database import undelivered
     from lrbench_caffe.display import console, progress
     from lrbench_caffe.study import process
 
@@ -89,6 +90,8 @@ def train(solver: str, as_json: bool, format: str, **options: Any) -> None:
     else:
         with progress.TrainingDisplay(format) as display:
             trial = process.train(solver, on_event=display.on_event, **options)
+    if trial.error and undelivered():
+        raise TrialError(trial.error)
     if trial.error:
         raise TrialError("%s; the evaluations before that are in the database" % trial.error)
 

@@ -28,7 +28,7 @@ except ImportError as error:
     ) from error
 
 from lrbench_caffe.database import delivery, selection, server, studies
-from lrbench_caffe.database.journal import Recorder, undelivered
+from lrbench_caffe.database.journal import Recorder, undelivered, undelivered_trials
 from lrbench_caffe.database.store import Store
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "shell_command",
     "studies",
     "undelivered",
+    "undelivered_trials",
 ]
 
 
