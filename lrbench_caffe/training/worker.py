@@ -112,9 +112,11 @@ def run(
     if job.resume and policy.has_memory:
         policy_state = solverstate.read_policy_state(job.resume, policy)
     snapshots = Snapshots(job.folder) if job.folder else None
-    latest = snapshots.latest() if snapshots else None
-    resume = latest.solverstate if latest else job.resume
-    resumed_at = solverstate.snapshot_iteration(resume) if resume else None
+    latest = snapshots.latest(emit) if snapshots else None
+    if latest:
+        resumed_at: int | None = latest.iteration
+    else:
+        resumed_at = solverstate.snapshot_iteration(job.resume) if job.resume else None
     trial = describe(param, policy, measurement, emit)
     emit("begin", to_dict(dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)))
     if only_describe:
@@ -126,8 +128,11 @@ def run(
     if snapshots:
         _replace_snapshots(param, snapshots.prefix)
     solver = create_solver(param)
-    if resume:
-        solver.restore(plain_path(resume))
+    if snapshots and latest:
+        with snapshots.solverstate(latest) as path:
+            solver.restore(plain_path(path))
+    elif job.resume:
+        solver.restore(plain_path(job.resume))
     monitor = Monitor(solver, policy, native, param.iter_size, gpu, policy_state.memory)
     session = _Session(solver, monitor, policy, param, snapshots, resumed_at, emit)
     if latest:
