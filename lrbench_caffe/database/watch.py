@@ -7,7 +7,8 @@ the calls in progress:
   connection. A server that answers is busy, or holds a lock; the call continues. If the server does
   not answer, the call is cut off.
 - If signals are recorded (:mod:`lrbench_caffe.interrupts`), a call of the main thread is cut off
-  soon after a signal that ends the program. Python then runs the handler of the signal.
+  soon after a signal that ends the program. Python then runs the handler of the signal, and the
+  call ends with KeyboardInterrupt.
 
 A call is cut off by shutting its connection down, which libpq reports as an error.
 
@@ -100,7 +101,8 @@ def watched(connection: Connection) -> Iterator[None]:
     """Limit the calls of a connection within the block.
 
     Raises:
-        psycopg2.OperationalError: A call was cut off, and the connection is lost.
+        psycopg2.OperationalError: The server does not answer; the connection is lost.
+        KeyboardInterrupt: A signal has interrupted a call; the connection is lost.
     """
     call = None if connection.closed else _Call(connection)
     if call is None:
@@ -110,6 +112,8 @@ def watched(connection: Connection) -> Iterator[None]:
         with _watcher.watching(call):
             yield
     except psycopg2.Error as error:
+        if call.cut_off_because == _INTERRUPTED:  # psycopg2 may swallow the handler's exception
+            raise KeyboardInterrupt from None
         if call.cut_off_because:
             raise psycopg2.OperationalError(call.cut_off_because) from error
         raise
