@@ -22,6 +22,7 @@ from lrbench_caffe import database
 
 pytestmark = needs_caffe
 HELD_AT = 25
+NEWEST = 30  # an interrupted training trains on to its next evaluation
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def interrupted(dsn, digits, tmp_path_factory):
     finally:
         os.environ["LRBENCH_HOME"] = before
     gate.open()
-    assert iterations(str(folder / "home")) == [10, HELD_AT]
+    assert iterations(str(folder / "home")) == [10, NEWEST]
     return str(folder / "home"), name
 
 
@@ -102,10 +103,10 @@ def latest(home):
 )
 def test_a_snapshot_that_cannot_be_read_means_the_one_before(moved, ending, how):
     home, _ = moved
-    assert latest(home) == (HELD_AT, [])
-    damage(home, HELD_AT, ending, how)
+    assert latest(home) == (NEWEST, [])
+    damage(home, NEWEST, ending, how)
     iteration, (note,) = latest(home)
-    assert iteration == 10 and "iteration 25" in note
+    assert iteration == 10 and "iteration 30" in note
     assert note.endswith("cannot be used: the training resumes from iteration 10")
     assert latest(home) == (10, []), "the damaged one was removed"
     damage(home, 10, ending, how)
@@ -117,11 +118,11 @@ def test_a_snapshot_that_cannot_be_read_means_the_one_before(moved, ending, how)
 def former(home, **changes):
     """Make the newest snapshot one of an earlier version, with absolute paths of another home."""
     folder = trial_folder(home)
-    newest = os.path.join(folder, "snapshot_iter_%d" % HELD_AT)
+    newest = os.path.join(folder, "snapshot_iter_%d" % NEWEST)
     with open(newest + ".json") as file:
         state = json.load(file)
     del state["checksums"]
-    state.update({"solverstate": "/moved/snapshot_iter_%d.solverstate" % HELD_AT}, **changes)
+    state.update({"solverstate": "/moved/snapshot_iter_%d.solverstate" % NEWEST}, **changes)
     with open(os.path.join(folder, "state.json"), "w") as file:
         json.dump(state, file)
     for path in glob.glob(os.path.join(folder, "*iter_10.*")) + [newest + ".json"]:
@@ -131,10 +132,10 @@ def former(home, **changes):
 def test_a_snapshot_of_an_earlier_version_is_used(moved):
     home, _ = moved
     former(home)
-    assert latest(home) == (HELD_AT, []) and iterations(home) == [HELD_AT]
+    assert latest(home) == (NEWEST, []) and iterations(home) == [NEWEST]
 
 
-@pytest.mark.parametrize("changes", [{"rows": None}, {"iteration": 24}])
+@pytest.mark.parametrize("changes", [{"rows": None}, {"iteration": 29}])
 def test_a_damaged_snapshot_of_an_earlier_version_means_the_beginning(moved, changes):
     home, _ = moved
     former(home, **changes)
@@ -153,7 +154,9 @@ def resume(moved, invoke, dsn):
         with database.Store(dsn) as store:
             (trial,) = store.trials(study=name)
             # The next test resumes the same trial.
-            store.transaction(lambda cursor: cursor.execute("UPDATE trial SET state = 'running'"))
+            store.transaction(
+                lambda cursor: cursor.execute("UPDATE trial SET state = 'interrupted'")
+            )
         return trial, done.stdout + done.stderr
 
     return run
@@ -161,13 +164,13 @@ def resume(moved, invoke, dsn):
 
 def test_a_study_in_a_moved_home_resumes(resume):
     trial, output = resume()
-    assert trial.state == "finished" and trial.resumed_at == HELD_AT
+    assert trial.state == "finished" and trial.resumed_at == NEWEST
     assert [row.iteration for row in trial.rows] == [0, 10, 20, 30, 40]
     assert "cannot be used" not in output
 
 
 def test_a_study_whose_newest_snapshot_is_damaged_resumes_from_the_one_before(moved, resume):
-    damage(moved[0], HELD_AT, ".solverstate", "truncated")
+    damage(moved[0], NEWEST, ".solverstate", "truncated")
     trial, output = resume()
     assert trial.state == "finished" and trial.resumed_at == 10
     assert [row.iteration for row in trial.rows] == [0, 10, 20, 30, 40]
