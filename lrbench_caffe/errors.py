@@ -45,12 +45,24 @@ class InputError(ValueError):
     """The user's input is invalid. The message is one sentence: what, where, what to do instead."""
 
 
+class TrialMissing(InputError):
+    """The database does not have the trial, for example because an older backup was restored."""
+
+
 class TrialError(RuntimeError):
     """A training failed. The message is one sentence that includes Caffe's last log message."""
 
 
 class DatabaseUnavailable(RuntimeError):
     """The database cannot be reached, or lost the connection. The operation can be repeated."""
+
+
+class ChangeRefused(DatabaseUnavailable):
+    """The database answers, but refuses this change now. Another change may succeed."""
+
+
+class Undelivered(DatabaseUnavailable):
+    """Everything was measured, but the database does not have all of it. Journals have the rest."""
 
 
 def abbreviated(value: object) -> str:

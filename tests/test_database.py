@@ -315,9 +315,9 @@ def test_rows_and_ends_of_unknown_trials_are_rejected(store):
     unknown = str(uuid.uuid4())
     with pytest.raises(InputError, match=unknown):
         store.add(unknown, row(0, 0.5))
-    with pytest.raises(InputError, match="has no trial " + unknown):
+    with pytest.raises(InputError, match="does not have the trial " + unknown):
         store.end(unknown, FINISHED, STARTED)
-    with pytest.raises(InputError, match="has no trial " + unknown):
+    with pytest.raises(InputError, match="does not have the trial " + unknown):
         store.trial(unknown)
     with pytest.raises(InputError, match="uuid"):
         store.trial("'; DROP TABLE trial; --")

@@ -360,7 +360,7 @@ def test_a_right_that_is_lost_during_a_training_costs_no_rows(limited_user, quic
 
 
 @needs_caffe
-def test_a_command_that_could_not_record_everything_ends_with_status_1(
+def test_a_command_that_could_not_record_everything_ends_with_status_3(
     lrbench, limited_user, digits, tmp_path
 ):
     """Row level security refuses the rows of a user who has all rights on the table."""
@@ -368,10 +368,10 @@ def test_a_command_that_could_not_record_everything_ends_with_status_1(
     execute(owner, "ALTER TABLE evaluation ENABLE ROW LEVEL SECURITY")
     solver = nets.write(tmp_path, nets.solver(max_iter=2, test_interval=2))
     done = lrbench("train", solver, "--data", digits, "--dsn", address)
-    assert done.returncode == 1 and "row-level security" in done.stdout + done.stderr
+    assert done.returncode == 3 and "row-level security" in done.stdout + done.stderr
     assert "the rows of 1 training wait in " in done.stderr
     refused = lrbench("db", "deliver", "--dsn", address)
-    assert refused.returncode == 1 and "row-level security" in refused.stderr
+    assert refused.returncode == 3 and "row-level security" in refused.stderr
     execute(owner, "ALTER TABLE evaluation DISABLE ROW LEVEL SECURITY")
     delivered = lrbench("db", "deliver", "--dsn", address)
     assert delivered.returncode == 0 and journals() == []

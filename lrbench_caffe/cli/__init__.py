@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 import cloup
 
-from lrbench_caffe import __version__
+from lrbench_caffe import __version__, interrupts
 from lrbench_caffe.cli import (
     completion,
     data,
@@ -33,9 +33,10 @@ from lrbench_caffe.cli import (
 )
 from lrbench_caffe.cli.help import Group
 from lrbench_caffe.display.printable import printable
-from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError, counted
+from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError, Undelivered, counted
 
-FAILED, INVALID_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
+# Exit statuses. WAITING: everything was measured, but the database does not have all of it.
+FAILED, INVALID_INPUT, WAITING, INTERRUPTED = 1, 2, 3, 130
 
 
 class _InterruptHandler:
@@ -60,16 +61,19 @@ class _Commands(Group):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _InterruptHandler())
+        waiting = _journals()  # of earlier commands, if the process runs several
         try:
-            result = super().invoke(context)
-            _check_recorded()
-            return result
-        except InputError as error:
-            _exit(error, INVALID_INPUT)
-        except (TrialError, DatabaseUnavailable) as error:
-            _exit(error, FAILED)
+            with interrupts.recorded():
+                result = super().invoke(context)
         except KeyboardInterrupt:
             _exit("interrupted", INTERRUPTED)
+        except (InputError, TrialError, DatabaseUnavailable) as error:
+            remark = _remark(_journals() - waiting)
+            _exit("; ".join(filter(None, [str(error), remark])), _status(error, bool(remark)))
+        remark = _remark(_journals() - waiting)
+        if remark:
+            _exit(remark, WAITING)
+        return result
 
     def main(self, *arguments: Any, **options: Any) -> NoReturn:
         """Run a command; also report that its output cannot be written."""
@@ -98,16 +102,30 @@ def _output_error(error: OSError) -> str:
     return "cannot write the output (%s)" % (error.strerror or error)
 
 
-def _check_recorded() -> None:
-    """Check that the database has everything that this command measured."""
+def _status(error: Exception, waiting: bool) -> int:
+    """The exit status of a command with this error; waiting: it has measured what waits."""
+    if isinstance(error, TrialError):
+        return FAILED
+    if waiting or isinstance(error, Undelivered):  # the database went away during the command
+        return WAITING
+    return INVALID_INPUT if isinstance(error, InputError) else FAILED
+
+
+def _journals() -> set[str]:
+    """The journals of this process with measurements that the database does not have."""
     database = sys.modules.get("lrbench_caffe.database")
-    journals = database.undelivered() if database else []
-    if journals:
-        raise DatabaseUnavailable(
-            "the rows of %s wait in %s and are not in the database yet: `lrbench db deliver` "
-            "delivers them, or prints the reason"
-            % (counted(len(journals), "training"), os.path.dirname(journals[0]))
-        )
+    return set(database.undelivered()) if database else set()
+
+
+def _remark(journals: set[str]) -> str | None:
+    """A sentence about journals with measurements that the database does not have."""
+    if not journals:
+        return None
+    return (
+        "the rows of %s wait in %s and are not in the database yet: `lrbench db deliver` "
+        "delivers them, or prints the reason; `lrbench db journals` lists them"
+        % (counted(len(journals), "training"), os.path.dirname(min(journals)))
+    )
 
 
 def _exit(message: object, status: int) -> NoReturn:

@@ -14,7 +14,7 @@ from lrbench_caffe.cli.options import (
     trial_filters,
 )
 from lrbench_caffe.cli.output import print_written
-from lrbench_caffe.errors import DatabaseUnavailable, InputError, counted
+from lrbench_caffe.errors import InputError, Undelivered, counted
 
 
 @group()
@@ -39,7 +39,10 @@ def status() -> None:
     click.echo("DSN     %s" % private.dsn)
     waiting = len(list(delivery.waiting_journals()))
     if waiting:
-        click.echo("waiting %s: `lrbench db deliver` delivers them" % counted(waiting, "journal"))
+        click.echo(
+            "waiting %s: `lrbench db deliver` delivers them, "
+            "`lrbench db journals` lists them" % counted(waiting, "journal")
+        )
 
 
 @db.command()
@@ -99,7 +102,27 @@ def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
         % (delivery.events, len(delivery.refused), len(delivery.others))
     )
     if delivery.problem or delivery.refused:
-        raise DatabaseUnavailable(delivery.problem or "the database refuses journals")
+        raise Undelivered(
+            delivery.problem or "the database refuses journals: `lrbench db journals` lists them"
+        )
+
+
+@db.command("journals")
+@click.argument("journals", nargs=-1, metavar="[JOURNAL]...")
+@format_option
+def db_journals(journals: tuple[str, ...], format: str) -> None:
+    """List the journals with measurements that wait for a database or were refused.
+
+    With a JOURNAL, its rows are listed. `lrbench db deliver` delivers journals.
+    """
+    from lrbench_caffe.database.journals import summaries
+    from lrbench_caffe.display import console, tables
+
+    content = summaries(journals)
+    if journals:
+        console.print_tables(*map(tables.journal_rows, content), format=format)
+    else:
+        console.print_tables(tables.journals(content), format=format)
 
 
 @db.command("export")

@@ -217,13 +217,15 @@ def _print_study(
     from lrbench_caffe.study import failures
 
     with database.Store(dsn) as store:
-        states = [job.state for job in database.studies.jobs(store, name)]
+        entries = database.studies.jobs(store, name)
         reasons = database.studies.reasons(store, name)
         trials = store.trials(study=name, best_only=True)
     print_tables(tables.study(name, trials, reasons), format, view or ALL)
     print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(failures.causes(trials), format)
-    return len(states), states.count(None), len(failures.failed_trials(trials))
+    measured = database.undelivered_trials()
+    n_not_begun = sum(entry.state is None and entry.job.id not in measured for entry in entries)
+    return len(entries), n_not_begun, len(failures.failed_trials(trials))
 
 
 def _resuming_command(name: str, dsn: str | None) -> str:

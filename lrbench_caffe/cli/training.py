@@ -107,6 +107,7 @@ def train(
     Every evaluation is stored in the database when it is measured. The model of the best one is
     kept, and its path is printed at the end.
     """
+    from lrbench_caffe.database import undelivered
     from lrbench_caffe.display import console, progress
     from lrbench_caffe.study import process
 
@@ -117,6 +118,8 @@ def train(
     else:
         with progress.TrainingDisplay(format) as display:
             trial = process.train(solver, on_event=display.on_event, **options)
+    if trial.error and undelivered():
+        raise TrialError(trial.error)
     if trial.error and trial.state != FINISHED:
         raise TrialError("%s; the evaluations before that are in the database" % trial.error)
 

@@ -39,7 +39,7 @@ from lrbench_caffe.database import (
     standings,
     studies,
 )
-from lrbench_caffe.database.journal import Recorder, undelivered
+from lrbench_caffe.database.journal import Recorder, undelivered, undelivered_trials
 from lrbench_caffe.database.store import Store
 
 _PASSWORDS = {"password": "PGPASSWORD"}  # parameters of a DSN, and libpq's variables for them
@@ -57,6 +57,7 @@ __all__ = [
     "standings",
     "studies",
     "undelivered",
+    "undelivered_trials",
 ]
 
 

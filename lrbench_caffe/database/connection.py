@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2.extensions import libpq_version, parse_dsn
 
-from lrbench_caffe.database import schema, server
+from lrbench_caffe.database import schema, server, watch
 from lrbench_caffe.errors import InputError
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 _DEFAULTS = {
-    "connect_timeout": 10,
     "application_name": "lrbench",
     "client_encoding": "UTF8",
     # A dead connection is noticed after about a minute, not after the kernel's two hours.
@@ -25,18 +25,21 @@ _DEFAULTS = {
 }
 
 
-def connect(dsn: str | None, read_only: bool = False) -> Connection:
+def connect(
+    dsn: str | None, read_only: bool = False, lock_timeout: float | None = None
+) -> Connection:
     """Open a connection to a database and bring its schema to the newest version.
 
     Args:
         dsn: The connection string; None for the private server, which is started if necessary.
         read_only: Ask the database to refuse all changes, after the schema has been upgraded.
+        lock_timeout: The seconds after which a statement that waits for a lock is given up.
 
     Raises:
         InputError: The database cannot be reached or used.
     """
     options = parsed(dsn or server.start())
-    defaults = dict(_DEFAULTS)
+    defaults = dict(_DEFAULTS, connect_timeout=watch.connect_timeout())
     if libpq_version() >= 120000:
         defaults["tcp_user_timeout"] = 30000  # ms, for a network that drops packets silently
     name = display_name(options)
@@ -45,12 +48,12 @@ def connect(dsn: str | None, read_only: bool = False) -> Connection:
     except psycopg2.Error as error:
         raise _failure(dsn, "cannot use the database %s: %s" % (name, reason(error))) from error
     try:
-        _prepare(connection, name, read_only)
+        with watch.watched(connection):
+            _prepare(connection, name, read_only, lock_timeout)
     except psycopg2.Error as error:
         connection.close()
-        raise _failure(
-            dsn, "cannot create the schema in the database %s: %s" % (name, reason(error))
-        ) from error
+        problem = "cannot create the schema in" if error.pgcode else "cannot use"
+        raise _failure(dsn, "%s the database %s: %s" % (problem, name, reason(error))) from error
     except InputError:
         connection.close()
         raise
@@ -78,7 +81,9 @@ def _failure(dsn: str | None, problem: str) -> InputError:
     return InputError((None if dsn else server.full_disk(problem)) or problem)
 
 
-def _prepare(connection: Connection, name: str, read_only: bool) -> None:
+def _prepare(
+    connection: Connection, name: str, read_only: bool, lock_timeout: float | None
+) -> None:
     """Set the session's options and upgrade the schema."""
     # Under a stricter level a writer could not read the shared rows that another has just inserted.
     connection.set_session(isolation_level="READ COMMITTED")
@@ -89,6 +94,9 @@ def _prepare(connection: Connection, name: str, read_only: bool) -> None:
             % (name, *version)
         )
     schema.upgrade(connection)
+    if lock_timeout is not None:
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = %s", [math.ceil(1000 * lock_timeout)])  # ms
     if read_only:  # otherwise the server's own default is kept
         connection.set_session(readonly=True)
 
@@ -104,7 +112,7 @@ def identity(connection: Connection, name: str) -> str:
         InputError: The database does not have it, or the user may not read it.
     """
     try:
-        with connection, connection.cursor() as cursor:
+        with watch.watched(connection), connection, connection.cursor() as cursor:
             cursor.execute("SELECT database::text FROM origin WHERE here")
             row = cursor.fetchone()
     except psycopg2.Error as error:

@@ -12,9 +12,15 @@ A waiting journal belongs to a database
   is a loopback address, where a tunnel may lead to any database;
 - if the user names the journal and the database.
 
-A journal that the database rejects is renamed to ``*.refused``, and ``*.refused.txt`` has the
-reason. It is delivered again on request only. A journal without the reason was refused by an
-earlier version, which also refused journals when the user lacked rights; it is delivered again.
+A change that the database refuses now, for example because a right is missing, does not hold up the
+other journals. If the database does not have the trial, because an older backup was restored, the
+journal is delivered from its beginning.
+
+Rows with a value that the database rejects are kept in a journal ``*.refused``, and
+``*.refused.txt`` has the reason; the other rows and the end of the trial are recorded. A journal
+that is damaged, or whose trial is rejected, becomes ``*.refused`` as a whole. Refused journals are
+delivered again on request only. A journal without the reason was refused by an earlier version,
+which also refused journals when the user lacked rights; it is delivered again.
 """
 
 from __future__ import annotations
@@ -31,8 +37,15 @@ import uuid
 from itertools import groupby
 from typing import IO, TYPE_CHECKING, Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
-from lrbench_caffe.database.journal_file import ENDING, Event, JournalFile, folder
-from lrbench_caffe.errors import DatabaseUnavailable, InputError, counted
+from lrbench_caffe import files
+from lrbench_caffe.database.journal_file import ENDING, Event, JournalFile, encode, folder
+from lrbench_caffe.errors import (
+    ChangeRefused,
+    DatabaseUnavailable,
+    InputError,
+    TrialMissing,
+    counted,
+)
 from lrbench_caffe.trial import INTERRUPTED, Evaluation, Trial, from_dict
 
 if TYPE_CHECKING:
@@ -105,12 +118,13 @@ def deliver_waiting(
     Raises:
         DatabaseUnavailable: The connection was lost before anything was delivered.
     """
-    own, others = [], []
-    for journal in waiting_journals(paths):
-        if not (paths or _belongs_to(journal, store)):
-            others.append(journal)
-        elif again or not _is_refused_for_a_reason(journal.path):
-            own.append(journal)
+    waiting = list(waiting_journals(paths))
+    others = [journal for journal in waiting if not (paths or _belongs_to(journal, store))]
+    own = [
+        journal
+        for journal in waiting
+        if journal not in others and (again or not _is_refused_for_a_reason(journal.path))
+    ]
     if not own:
         return Delivery(0, [], others, None)
     problem = store.writing_problem()
@@ -120,6 +134,8 @@ def deliver_waiting(
             events, refusal = _deliver_locked(store, journal.path, on_note)
         except DatabaseUnavailable as error:
             problem = str(error)
+            if isinstance(error, ChangeRefused):  # the others may be accepted
+                continue
             break
         delivered, done = delivered + events, done + 1
         if refusal:
@@ -146,7 +162,9 @@ def _deliver_locked(
             file = JournalFile(path, leftover=True)
             events = file.undelivered_events()
             done = deliver(store, file, on_note)
-            return (0 if file.refusal or not done else events), file.refusal
+            if file.refusal or not done:
+                events = max(0, events - len(file.refused_rows)) if file.refused_rows else 0
+            return events, file.refusal
     return 0, None
 
 
@@ -263,14 +281,16 @@ def deliver(store: Store, file: JournalFile, on_note: Callable[[str], None]) -> 
     """
     closed = file.closed  # read first: a line that is written after this must not be missed
     try:
-        # There is no file where the disk was full, or where another program has delivered it.
-        with contextlib.suppress(FileNotFoundError):
-            for lines in file.undelivered_lines():
-                _deliver_events(store, file, [json.loads(line.decode()) for line in lines])
-                file.delivered += sum(map(len, lines))
+        try:
+            _deliver_new_events(store, file, closed)
+        except TrialMissing:
+            file.delivered, file.trial, file.ended, file.refused_rows = 0, None, False, []
+            _deliver_new_events(store, file, closed)
         if not closed:
             return False
-        _deliver_end(store, file)
+        if file.refused_rows:
+            _keep_refused_rows(file)
+            raise InputError(file.refused_rows[0][1])
         with contextlib.suppress(FileNotFoundError):
             os.remove(file.path)
         if _is_refused_for_a_reason(file.path):
@@ -286,6 +306,16 @@ def deliver(store: Store, file: JournalFile, on_note: Callable[[str], None]) -> 
         )
         return False
     return True
+
+
+def _keep_refused_rows(file: JournalFile) -> None:
+    """Remove all events from a journal but the trial's beginning and the refused rows."""
+    with contextlib.suppress(OSError):  # without room on the disk, it keeps all of them
+        with open(file.path, "rb") as journal:
+            beginning = journal.readline() + journal.readline()
+        rows = [encode("row", row) for row, _ in file.refused_rows]
+        with files.open_output(file.path) as output:
+            output.write(beginning + b"".join(rows))
 
 
 def _set_aside(file: JournalFile, error: Exception) -> None:
@@ -307,6 +337,17 @@ def _set_aside(file: JournalFile, error: Exception) -> None:
         text.write(file.refusal + "\n")
 
 
+def _deliver_new_events(store: Store, file: JournalFile, closed: bool) -> None:
+    """Deliver what is new in a journal, and the end of a closed one."""
+    # There is no file where the disk was full, or where another program has delivered it.
+    with contextlib.suppress(FileNotFoundError):
+        for lines in file.undelivered_lines():
+            _deliver_events(store, file, [json.loads(line.decode()) for line in lines])
+            file.delivered += sum(map(len, lines))
+    if closed:
+        _deliver_end(store, file)
+
+
 def _deliver_events(store: Store, file: JournalFile, events: Sequence[Event]) -> None:
     """Deliver events, consecutive rows in one transaction."""
     for kind, group in groupby(events, key=lambda event: event[0]):
@@ -315,13 +356,27 @@ def _deliver_events(store: Store, file: JournalFile, events: Sequence[Event]) ->
             file.trial = from_dict(Trial, contents[0])
             store.begin(file.trial)
         elif kind == "row":
-            trial = _begun_trial(file)
-            rows = [from_dict(Evaluation, content) for content in contents]
-            store.add(trial.id, *rows, attempt=trial.attempt)
+            _deliver_rows(store, file, contents)
         elif kind == "end":
             end = contents[0]
             _end(store, file, end["state"], end["ended"], end["error"])
             file.ended = True
+
+
+def _deliver_rows(store: Store, file: JournalFile, contents: Sequence[dict[str, Any]]) -> None:
+    """Deliver rows in one transaction, or each in its own if the database rejects one of them."""
+    trial = _begun_trial(file)
+    rows = [from_dict(Evaluation, content) for content in contents]
+    try:
+        store.add(trial.id, *rows, attempt=trial.attempt)
+    except TrialMissing:
+        raise
+    except InputError as error:
+        if len(contents) == 1:
+            file.refused_rows.append((contents[0], str(error)))
+            return
+        for content in contents:
+            _deliver_rows(store, file, [content])
 
 
 def _deliver_end(store: Store, file: JournalFile) -> None:

@@ -49,7 +49,8 @@ class JournalFile:
         delivered: How many bytes of the file the database has.
         trial: The trial, once its beginning has been delivered.
         ended: Whether the trial's end has been delivered.
-        refusal: Why the database refuses it, or None.
+        refused_rows: The rows that the database rejects, as dicts, each with the reason.
+        refusal: Why the journal was set aside, or None.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class JournalFile:
         self.delivered = 0
         self.trial: Trial | None = None
         self.ended = False
+        self.refused_rows: list[tuple[dict[str, Any], str]] = []
         self.refusal: str | None = None
         self._on_change = on_change
         self._file: IO[bytes] | None = None

@@ -28,8 +28,6 @@ import os
 import pwd
 import shlex
 import shutil
-import socket
-import struct
 import subprocess
 import time
 from typing import Iterator, NamedTuple, Optional
@@ -37,18 +35,20 @@ from typing import Iterator, NamedTuple, Optional
 import psycopg2
 
 from lrbench_caffe.database.programs import OTHER_SERVER, error_line, find_program
+from lrbench_caffe.database.watch import answers, connect_timeout, patience
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.paths import home, make_private
 
 USER = DATABASE = "lrbench"
-_SOCKET = ".s.PGSQL.5432"
+_PORT = "5432"
+_SOCKET = ".s.PGSQL." + _PORT
 _MAX_SOCKET_PATH = 107  # bytes, a limit of Linux
 _TIMEOUT = 120  # seconds for a start, which may include recovery from a crash
 _MIN_FREE = 16 << 20  # bytes: PostgreSQL allocates its write-ahead log in files of this size
 _CREATED_MEANWHILE = ("42P04", "23505")  # duplicate_database, unique_violation
 _FULL_DISK_ERRORS = ("No space left on device", "Disk quota exceeded")
 _SETTINGS = {
-    "port": "5432",
+    "port": _PORT,
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "200",
@@ -103,9 +103,11 @@ def start() -> str:
             does not start.
     """
     path = _folder_path()
-    deadline = time.monotonic() + _TIMEOUT
+    began, frozen_since = time.monotonic(), None
     while not _is_ready(path):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        frozen_since = (frozen_since or now) if _is_marked_ready(path) else None
+        if now - began > _TIMEOUT or now - (frozen_since or now) > patience():
             raise InputError(
                 "the PostgreSQL server in %s does not answer: read %s/log, %s"
                 % (path, path, OTHER_SERVER)
@@ -197,19 +199,15 @@ def _dsn(path: str, database: str = DATABASE) -> str:
 
 
 def _is_ready(path: str) -> bool:
-    """Whether a server in this folder accepts connections.
+    """Whether a server in this folder accepts connections."""
+    return _is_marked_ready(path) and answers(path, _PORT, min(5, patience()))
 
-    postmaster.pid ends with "ready" rather than "starting" or "stopping", and the server answers.
-    """
+
+def _is_marked_ready(path: str) -> bool:
+    """Whether postmaster.pid ends with "ready" rather than "starting" or "stopping"."""
     try:
         with open(os.path.join(path, "data", "postmaster.pid")) as pid_file:
-            state = pid_file.read().split()[-1:]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(5)
-            client.connect(os.path.join(path, _SOCKET))
-            # PostgreSQL's SSLRequest, which is answered by one byte.
-            client.sendall(struct.pack("!ii", 8, 80877103))
-            return state == ["ready"] and client.recv(1) in (b"N", b"S")
+            return pid_file.read().split()[-1:] == ["ready"]
     except OSError:
         return False
 
@@ -394,12 +392,12 @@ def _initialize(folder: _Folder) -> None:
 def _create_missing_database(path: str) -> None:
     """Create the database if the first start made the cluster without it."""
     try:
-        psycopg2.connect(_dsn(path)).close()
+        psycopg2.connect(_dsn(path), connect_timeout=connect_timeout()).close()
         return
     except psycopg2.OperationalError:
         pass  # it is missing, or the server was stopped or has no more connections
     try:
-        admin = psycopg2.connect(_dsn(path, "postgres"))
+        admin = psycopg2.connect(_dsn(path, "postgres"), connect_timeout=connect_timeout())
     except psycopg2.OperationalError:
         return  # the caller's own connection reports the error
     admin.autocommit = True  # CREATE DATABASE cannot run in a transaction

@@ -35,7 +35,8 @@ from lrbench_caffe.database import delivery
 from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_type
 from lrbench_caffe.database.connection import connect, display_name, identity, reason
 from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES, ORIGIN_MATCHES
-from lrbench_caffe.errors import DatabaseUnavailable, InputError
+from lrbench_caffe.database.watch import watched
+from lrbench_caffe.errors import ChangeRefused, DatabaseUnavailable, InputError, TrialMissing
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
 if TYPE_CHECKING:
@@ -43,9 +44,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The classes of PostgreSQL's errors that are about a value: data exceptions, violated constraints,
-# values that are too large, and exceptions of triggers. Others are about the database or the user.
-_VALUE_ERRORS = ("22", "23", "54", "P0")
+# SQLSTATE's classes of errors that are a value's own fault: data exceptions and violated
+# constraints. All other errors may pass, so the same change is tried again later.
+_VALUE_ERRORS = ("22", "23")
+# Classes of errors that concern the whole database: its connection, its transactions, its memory,
+# disk and connections, locks, shutdowns, the system and internal errors.
+_DATABASE_ERRORS = ("08", "25", "53", "55", "57", "58", "XX")
+_MISSING_REFERENCE = "23503"  # foreign_key_violation
 _LACKING_RIGHTS = ("42501", "25006")  # insufficient_privilege, read_only_sql_transaction
 
 # The rights that recording a trial takes, by the tables. The trigger that keeps the table standing
@@ -234,9 +239,10 @@ _BEST_ROWS = (
 class Store:
     """The trials of one database; a context manager that closes the connection.
 
-    All methods raise InputError if the database rejects a value. They raise DatabaseUnavailable
-    if the connection is lost and cannot be opened again, or if the user lacks a right; the next
-    call tries again.
+    All methods raise InputError if the database rejects a value, which is decided by the SQLSTATE:
+    classes 22 and 23. They raise DatabaseUnavailable if the connection is lost and cannot be opened
+    again, and ChangeRefused, which is a DatabaseUnavailable, if the database refuses this change
+    for another reason, such as a right that the user lacks. The next call tries again.
 
     Args:
         dsn: The connection string of the database. Without it, ``LRBENCH_DSN`` names the
@@ -246,6 +252,8 @@ class Store:
             messages are logged).
         delivers: Whether to deliver these journals when the Store is opened; see
             :mod:`~lrbench_caffe.database.delivery`.
+        lock_timeout: The seconds after which a call that waits for a lock raises
+            DatabaseUnavailable (None: it waits until it has the lock).
 
     Attributes:
         where: The database's name for messages, without its password.
@@ -267,10 +275,11 @@ class Store:
         read_only: bool = False,
         on_note: Callable[[str], None] | None = None,
         delivers: bool = True,
+        lock_timeout: float | None = None,
     ) -> None:
         self._dsn = dsn or os.environ.get("LRBENCH_DSN")
-        self._read_only = read_only
-        connection = connect(self._dsn, read_only)
+        self._read_only, self._lock_timeout = read_only, lock_timeout
+        connection = connect(self._dsn, read_only, lock_timeout)
         self._connection: Connection | None = connection
         self.where = display_name(connection.get_dsn_parameters())
         try:
@@ -349,6 +358,9 @@ class Store:
             trial_id: The trial's id.
             *rows: The evaluations. Metrics that are NaN or infinite are stored as NULL.
             attempt: The attempt that measured them.
+
+        Raises:
+            TrialMissing: The database does not have the trial.
         """
         values: dict[str, object] = {
             column: [_adapted(getattr(row, column)) for row in rows]
@@ -373,7 +385,7 @@ class Store:
             attempt: The attempt that ended.
 
         Raises:
-            InputError: The database does not have the trial.
+            TrialMissing: The database does not have the trial.
         """
         text = error and error.replace("\0", "").encode("utf-8", "replace").decode()
         values = {
@@ -390,7 +402,7 @@ class Store:
                 return
             cursor.execute("SELECT FROM trial WHERE id = %s", [trial_id])
             if cursor.rowcount == 0:
-                raise self._missing(trial_id)
+                raise self._missing("trial " + trial_id)
 
         self.transaction(update)
 
@@ -398,11 +410,11 @@ class Store:
         """Return the trial with this id, with all its rows.
 
         Raises:
-            InputError: The database does not have the trial.
+            TrialMissing: The database does not have the trial.
         """
         trials = self.transaction(lambda cursor: _read_trials(cursor, _ROWS, {"id": trial_id}))
         if not trials:
-            raise self._missing(trial_id)
+            raise self._missing("trial " + trial_id)
         return trials[0]
 
     def trials(
@@ -538,13 +550,17 @@ class Store:
     def _run(self, connection: Connection, work: Callable[[Any], T]) -> T:
         """Run ``work(cursor)`` in one transaction, with psycopg2's errors as the program's own."""
         try:
-            with connection, connection.cursor(cursor_factory=NamedTupleCursor) as cursor:
+            with watched(connection), connection, connection.cursor(
+                cursor_factory=NamedTupleCursor
+            ) as cursor:
                 return work(cursor)
         except psycopg2.Error as error:
+            if _is_missing_trial(error):
+                raise self._missing("trial of a row: %s" % error.diag.message_detail) from error
             if _is_about_a_value(error):
                 raise self._rejection(error) from error
             self.close()  # a new connection may have other rights, or lead to another server
-            raise DatabaseUnavailable(self._problem(error)) from error
+            raise self._unavailable(error) from error
         except InputError:
             raise
         except ValueError as error:  # text that PostgreSQL cannot store, such as a NUL character
@@ -579,7 +595,8 @@ class Store:
     def _open_connection(self) -> Iterator[Connection]:
         """The connection in a transaction that is not repeated when the connection is lost."""
         try:
-            with self._connection or self._connect_again() as connection:
+            connection = self._connection or self._connect_again()
+            with watched(connection), connection:
                 yield connection
         except psycopg2.Error as error:
             if _is_about_a_value(error):
@@ -589,7 +606,7 @@ class Store:
 
     def _connect_again(self) -> Connection:
         """Open a new connection to the same database."""
-        connection = connect(self._dsn, self._read_only)
+        connection = connect(self._dsn, self._read_only, self._lock_timeout)
         try:
             new_identity = identity(connection, self.where)
             if new_identity != self.identity:
@@ -609,18 +626,32 @@ class Store:
         elif error.pgcode is None:
             text = "the database %s does not answer: %s"
         else:
-            text = "the database %s does not work: %s"
+            text = "the database %s reports an error: %s"
         return text % (self.where, reason(error))
 
     def _rejection(self, error: psycopg2.Error) -> InputError:
         return InputError("the database %s rejects a value: %s" % (self.where, reason(error)))
 
-    def _missing(self, trial_id: str) -> InputError:
-        return InputError("the database %s has no trial %s" % (self.where, trial_id))
+    def _unavailable(self, error: psycopg2.Error) -> DatabaseUnavailable:
+        if error.pgcode is None or error.pgcode.startswith(_DATABASE_ERRORS):
+            return DatabaseUnavailable(self._problem(error))
+        return ChangeRefused(self._problem(error))
+
+    def _missing(self, what: str) -> TrialMissing:
+        return TrialMissing("the database %s does not have the %s" % (self.where, what))
 
 
 def _is_about_a_value(error: psycopg2.Error) -> bool:
-    return error.pgcode is not None and error.pgcode.startswith(_VALUE_ERRORS)
+    """Whether the database will never accept the value.
+
+    A row that is referred to may be missing because another program has just deleted it.
+    """
+    code = error.pgcode or ""
+    return code.startswith(_VALUE_ERRORS) and code != _MISSING_REFERENCE
+
+
+def _is_missing_trial(error: psycopg2.Error) -> bool:
+    return error.pgcode == _MISSING_REFERENCE and error.diag.table_name == "evaluation"
 
 
 def trial_ids_query(filters: dict[str, str | None]) -> tuple[str, dict[str, str | None]]:

@@ -388,8 +388,11 @@ class Claim:
 
     def __exit__(self, *error: object) -> None:
         self._left.set()
-        self._thread.join()
-        self._store.close()
+        requests = self._stop.requests
+        while self._thread.is_alive() and self._stop.requests == requests:
+            self._thread.join(0.05)  # seconds; the thread may wait for a frozen database
+        if not self._thread.is_alive():
+            self._store.close()
 
     def _take(self) -> int:
         """Take the lock; the lock of a program that was killed is free after a moment.

@@ -35,6 +35,42 @@ class StudySummary(Protocol):
         """Whether a program is running the study."""
 
 
+class JournalSummary(Protocol):
+    """A :class:`lrbench_caffe.database.journals.JournalSummary`."""
+
+    @property
+    def path(self) -> str:
+        """The file."""
+
+    @property
+    def state(self) -> str:
+        """Whether it waits, was refused or is damaged."""
+
+    @property
+    def database(self) -> str | None:
+        """The name of its database."""
+
+    @property
+    def trial(self) -> str | None:
+        """The id of its trial."""
+
+    @property
+    def policy(self) -> str | None:
+        """The policy's text."""
+
+    @property
+    def seed(self) -> int | None:
+        """Caffe's random_seed."""
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, object]]:
+        """Its evaluations, as dicts."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was refused."""
+
+
 class OriginSummary(Protocol):
     """A :class:`lrbench_caffe.database.origins.OriginSummary`."""
 

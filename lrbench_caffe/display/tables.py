@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 from typing import TYPE_CHECKING, cast
 
 from lrbench_caffe import ranking
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from lrbench_caffe.display.protocols import (
+        JournalSummary,
         OriginSummary,
         RangeTest,
         Standing,
@@ -198,6 +200,42 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
     return Table(None, columns, tuple(rows))
 
 
+def journals(summaries: Iterable[JournalSummary]) -> Table:
+    """Return a table of journals.
+
+    Args:
+        summaries: The result of :func:`lrbench_caffe.database.journals.summaries`.
+    """
+    columns = (
+        Column("journal", None),
+        Column(None, "path"),
+        Column("state", "state"),
+        Column("trial", None),
+        Column(None, "trial"),
+        Column(None, "policy"),
+        Column(None, "seed"),
+        Column("rows", "rows", str, True),
+        Column("database", "database"),
+        Column("reason", "reason"),
+    )
+    rows = (
+        (
+            os.path.basename(journal.path),
+            journal.path,
+            journal.state,
+            None if journal.policy is None else "%s, seed %s" % (journal.policy, journal.seed),
+            journal.trial,
+            journal.policy,
+            journal.seed,
+            len(journal.rows),
+            journal.database,
+            journal.reason,
+        )
+        for journal in summaries
+    )
+    return Table(None, columns, tuple(rows))
+
+
 def origins(summaries: Iterable[OriginSummary]) -> Table:
     """Return a table of the databases in which trials were trained.
 
@@ -216,6 +254,14 @@ def origins(summaries: Iterable[OriginSummary]) -> Table:
         for line in summaries
     )
     return Table(None, columns, tuple(rows))
+
+
+def journal_rows(summary: JournalSummary) -> Table:
+    """Return a table of the evaluations in a journal, with the numbers as they were measured."""
+    names = ("iteration", "lr", "train_loss", "test_loss", "top1", "top5", "ac", "cd", "cdac", "ld")
+    columns = tuple(Column(name, name, str, True) for name in names)
+    rows = (tuple(row.get(name) for name in names) for row in summary.rows)
+    return Table("%s: %s" % (summary.state, summary.path), columns, tuple(rows))
 
 
 def local_time(time: datetime.datetime) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lrbench_caffe import database, models, study
 from lrbench_caffe.database import studies
 from lrbench_caffe.display.progress import StudyDisplay
-from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.errors import InputError, TrialError, Undelivered
 from lrbench_caffe.study import UNFINISHED, failures, process
 from lrbench_caffe.study.kept import best_of
 from lrbench_caffe.trial import FINISHED, Job
@@ -255,7 +255,7 @@ class Trainer:
                 " the same command again" % (missing, len(jobs), self.name, problems[0])
             )
         if missing:
-            raise TrialError(
+            raise Undelivered(
                 "%d of %d trainings of the study %s are not in the database yet: run the same"
                 " command again" % (missing, len(jobs), self.name)
             )

@@ -215,7 +215,9 @@ def train(
     with study.claimed_study(name, display.note, dsn, command=command) as claimed:
         claimed.train(pool, display, jobs, model=model)
     with database.Store(dsn) as store:
-        return sum(entry.state is None for entry in database.studies.jobs(store, name))
+        entries = database.studies.jobs(store, name)
+    measured = database.undelivered_trials()
+    return sum(entry.state is None and entry.job.id not in measured for entry in entries)
 
 
 def export(

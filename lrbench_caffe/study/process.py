@@ -83,7 +83,7 @@ def train(
     def note(message: str) -> None:
         on_event("note", message)
 
-    with interruptible() as stop, database.Recorder(dsn, note) as recorder:
+    with interruptible() as stop, database.Recorder(dsn, note, stop) as recorder:
         journal = recorder.journal()
 
         def record(kind: str, content: Any) -> Verdict | None:

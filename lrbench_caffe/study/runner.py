@@ -63,7 +63,7 @@ def run_jobs(
             trials.append(content)
 
     jobs = [dataclasses.replace(job, id=str(uuid.uuid4())) for job in jobs]
-    with interruptible() as stop, database.Recorder(dsn, display.note) as recorder:
+    with interruptible() as stop, database.Recorder(dsn, display.note, stop) as recorder:
         _train(jobs, {}, pool, stop, recorder, [collect], display)
     return trials
 
@@ -190,7 +190,7 @@ class ClaimedStudy:
         """
         self._check_stop()
         trainable = (*UNFINISHED, FAILED) if retry_failed else UNFINISHED
-        with database.Recorder(self._dsn, display.note) as recorder:
+        with database.Recorder(self._dsn, display.note, self._stop) as recorder:
             # The recorder comes first: it delivers what a program that died has left behind.
             with database.Store(self._dsn) as store:
                 studies.add(store, self._name, jobs)

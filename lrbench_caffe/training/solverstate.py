@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from caffe.proto import caffe_pb2
+from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 
 from lrbench_caffe import files
@@ -61,6 +62,21 @@ def snapshot_iteration(path: str) -> int:
     if iteration is None:
         raise InputError("%s is not a solver state: %s" % (path, hint))
     return iteration
+
+
+def with_weights(solverstate: bytes, weights: str) -> bytes:
+    """Return the content of a .solverstate that names another file with the weights.
+
+    Args:
+        solverstate: The content of the .solverstate.
+        weights: The path of the .caffemodel.
+    """
+    # The path may have any bytes, but learned_net holds valid text only. Any has a field for bytes
+    # with the same number, 2.
+    field = any_pb2.Any(value=os.fsencode(weights)).SerializeToString()
+    if solverstate.find(field, 0, len(field) + 20) >= 0:  # Caffe writes it near the beginning
+        return solverstate
+    return solverstate + field  # of a field that occurs twice, the last value counts
 
 
 def _hdf5_iteration(path: str) -> int:

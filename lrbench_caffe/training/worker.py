@@ -125,9 +125,8 @@ def run(
     if job.resume and policy.has_memory:
         policy_state = solverstate.read_policy_state(job.resume, policy)
     snapshots = Snapshots(job.folder) if job.folder else None
-    latest = snapshots.latest() if snapshots else None
-    resume = latest.solverstate if latest else job.resume
-    resumed_at = solverstate.snapshot_iteration(resume) if resume else None
+    latest = snapshots.latest(emit) if snapshots else None
+    resumed_at = _resumed_at(latest, job.resume)
     trial = describe(param, policy, measurement, stopping, emit)
     trial = dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)
     emit("begin", to_dict(trial))
@@ -143,8 +142,7 @@ def run(
     if only == "deploy":
         emit("deploy", checked(deploy_net(param, measurement, solver, job.head)).prototxt)
         return
-    if resume:
-        solver.restore(plain_path(resume))
+    _restore(solver, snapshots, latest, job.resume)
     early_stop = None
     if stopping:
         early_stop, losses = solverstate.resumed_early_stop(stopping, job.resume, emit)
@@ -169,6 +167,27 @@ def run(
     )
     session.finish(state)
     emit("end", {"state": state, "error": error})
+
+
+def _resumed_at(latest: Snapshot | None, resume: str | None) -> int | None:
+    """The iteration from which the training resumes, None if it begins at 0."""
+    if latest:
+        return latest.iteration
+    return solverstate.snapshot_iteration(resume) if resume else None
+
+
+def _restore(
+    solver: caffe._caffe.Solver,
+    snapshots: Snapshots | None,
+    latest: Snapshot | None,
+    resume: str | None,
+) -> None:
+    """Restore the solver from the trial's own snapshot, else from the one that a user names."""
+    if snapshots and latest:
+        with snapshots.solverstate(latest) as path:
+            solver.restore(plain_path(path))
+    elif resume:
+        solver.restore(plain_path(resume))
 
 
 def _replace_snapshots(param: caffe_pb2.SolverParameter, prefix: str) -> None:
