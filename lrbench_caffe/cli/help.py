@@ -116,7 +116,7 @@ class Command(cloup.Command):
             title = self._title(option)
             if title is not None:
                 groups.setdefault(title, cloup.OptionGroup(title))
-                option.group = groups[title]  # type: ignore[attr-defined]
+                option.group = groups[title]
         for title, group in groups.items():
             group.options = [option for option in self.params if self._title(option) == title]
         self.option_groups = [groups[title] for title in sorted(groups, key=lambda t: _ORDER[t])]
