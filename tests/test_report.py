@@ -8,12 +8,15 @@ import os
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import urllib.parse
 
 import browser
 import pytest
+from conftest import ROOT
 from trials import NETWORK, record, trial
 from waiting import LIMIT, wait_until
 
@@ -471,14 +474,19 @@ def test_live_page_grows_and_keeps_selection_and_sorting(store, address, chromiu
     click(chromium, "#choose-none")
     click(chromium, "th[data-key=policy] button")
     checkboxes = chromium.find_elements("css selector", "#body input")
-    checkbox_of = dict(zip(column(chromium, 2), checkboxes))
-    checkbox_of[running.policy + " (1 running)"].click()
-    before = column(chromium, 2)
+    (checkbox,) = (
+        checkbox
+        for text, checkbox in zip(column(chromium, 2), checkboxes)
+        if text.startswith(running.policy + " (1 running: ")
+    )
+    checkbox.click()
+    before = [text.partition(" (")[0] for text in column(chromium, 2)]
     for row in trial(top1=[0.1, 0.6, 0.7]).rows[1:]:
         store.add(running.id, row)
     script = "return document.getElementById('top1').data[0].y.length"
     wait_until(lambda: chromium.execute_script(script) == 3)
-    assert column(chromium, 2) == before, "still sorted by policy"
+    after = [text.partition(" (")[0] for text in column(chromium, 2)]
+    assert after == before, "still sorted by policy"
     assert drawn(chromium, "top1") == [running.policy]
     store.end(running.id, "finished", 1700000500.0)
     wait_until(lambda: running.policy in column(chromium, 2))
@@ -512,17 +520,14 @@ def test_live_page_lists_tasks_and_studies(store, address, chromium):
 
 def test_live_page_says_that_its_server_is_gone(database, store, chromium):
     record(store, *example_trials())
-    source = live.ContentSource({}, ranking.parse_criterion("top1"), database)
-    server = live.open_server(source, "127.0.0.1", 0)
-    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.05))
-    thread.start()
-    open_page(chromium, "http://127.0.0.1:%d/" % server.server_port)
-    banner = chromium.find_element("id", "banner")
-    wait_until(lambda: chromium.find_element("id", "status").text.startswith("Live"))
-    assert not banner.is_displayed()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    command = [sys.executable, "-m", "lrbench_caffe", "serve", "--port", "0", "--dsn", database]
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as server:
+        open_page(chromium, server.stdout.readline().decode().split()[0])
+        wait_until(lambda: chromium.find_element("id", "status").text.startswith("Live"))
+        banner = chromium.find_element("id", "banner")
+        assert not banner.is_displayed()
+        server.kill()
     wait_until(banner.is_displayed)
     assert "the server does not answer" in banner.text and "Not up to date since" in banner.text
 
