@@ -194,6 +194,7 @@ def test_the_database_an_export_and_an_import_keep_the_sets(
 
 
 METRICS = dict.fromkeys(SET_METRICS, 0.5)
+BOUNDS = {"solver": {}, "classes": 3}  # of a trial whose rows are checked
 
 
 @pytest.mark.parametrize(
@@ -211,10 +212,10 @@ def test_invalid_sets_in_an_export_are_refused(column, value):
     row = trial(GOOD, (0.9,), (0.8,)).rows[0]
     values = [getattr(row, name) for name in EVALUATION_COLUMNS]
     values[EVALUATION_COLUMNS.index("class_confidence")] = None
-    assert validation.check_rows([values], -1) == 0
+    assert validation.check_rows([values], -1, BOUNDS) == 0
     values[EVALUATION_COLUMNS.index(column)] = value
     with pytest.raises(validation.InvalidLine, match=column):
-        validation.check_rows([values], -1)
+        validation.check_rows([values], -1, BOUNDS)
 
 
 def test_a_trial_is_pruned_beside_those_of_its_own_set(store):

@@ -20,11 +20,11 @@ from waiting import LIMIT, wait_until
 import lrbench_caffe
 from lrbench_caffe import models
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.study import cluster as clusters
 from lrbench_caffe.study import transfer
 from lrbench_caffe.study import worker as workers
 from lrbench_caffe.study.kept import BestOfPolicies
 from lrbench_caffe.study.stop import Stop
+from lrbench_caffe.study.trainings import Trainings
 from lrbench_caffe.trial import Job
 
 DEPLOY = {"prototxt": "layer {}", "notes": [], "problem": None}
@@ -432,11 +432,12 @@ def test_an_unknown_name_and_a_trial_without_a_model_get_a_sentence(store, datab
     assert "no study nothing" in problem("nothing", "--policy", "FIX(k0=0.01)")
 
 
-def _send_from_elsewhere(job, channel):
+def _send_from_elsewhere(job, channel, version):
     """Do what a worker with files of its own does: its copy of the folder is another one."""
     import distributed
 
     sender = workers._Sender(distributed.Queue(channel, client=distributed.get_client()), job.id)
+    sender.send("start", distributed.get_worker().address)
     elsewhere = dataclasses.replace(job, model_folder=os.path.join(job.solver, job.id))
     trial = keep_in(elsewhere.model_folder, job.id)
     sender.on_event("begin", dataclasses.replace(trial, state="running", rows=()))
@@ -462,10 +463,7 @@ def test_a_model_travels_from_a_worker_with_other_files(monkeypatch, tmp_path):
     events = []
     options = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
     with distributed.Client(dashboard_address=None, **options) as client:
-        trainings = clusters._Trainings(
-            client, (), [job], Stop(), lambda *event: events.append(event)
-        )
-        trainings.run_with_models()
+        Trainings(client, (), [job], Stop(), lambda *event: events.append(event), 60).run()
     assert [kind for _, kind, _ in events if kind != "note"] == ["begin", "row", "end"]
     model = models.find("1")
     assert content(model.path) == b"weights" * 10**6 and model.metrics == {"top1": 0.5}

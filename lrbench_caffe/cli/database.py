@@ -111,7 +111,7 @@ def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
 @click.argument("journals", nargs=-1, metavar="[JOURNAL]...")
 @format_option
 def db_journals(journals: tuple[str, ...], format: str) -> None:
-    """List the journals with measurements that wait for a database or were refused.
+    """List the measurements that wait for a database or were refused.
 
     With a JOURNAL, its rows are listed. `lrbench db deliver` delivers journals.
     """

@@ -96,6 +96,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "lrbench db stop": ("db stop",),
     "lrbench db shell": ("db shell",),
     "lrbench db deliver": ("db deliver",),
+    "lrbench db journals": ("db journals", "db journals --format json"),
     "lrbench db export": ("db export trials.jsonl", "db export first.jsonl --study first"),
     "lrbench db import": ("db import trials.jsonl",),
     "lrbench db origins": ("db origins",),

@@ -6,6 +6,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Iterable, Sequence
 
+from lrbench_caffe.errors import counted
+
 if TYPE_CHECKING:
     from lrbench_caffe.display.table import Table
     from lrbench_caffe.display.view import View
@@ -20,7 +22,9 @@ def print_tables(tables: Sequence[Table], format: str, view: View) -> None:
     console.print_tables(*tables, format=format, wanted=view, hint=hint)
     hidden = hidden_rows(tables, view.limit)
     if hidden:
-        print_remarks(["%d more rows; --limit sets how many are printed" % hidden], format)
+        print_remarks(
+            ["%s; --limit sets how many are printed" % counted(hidden, "more row")], format
+        )
 
 
 def print_remarks(sentences: Iterable[str], format: str) -> None:
