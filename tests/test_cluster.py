@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import needs_caffe
@@ -21,6 +23,8 @@ from lrbench_caffe.study import cluster as clusters
 from lrbench_caffe.study.cluster import Cluster
 from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Job
+
+KILLS = 40  # of workers at random moments
 
 
 class DaskCluster:
@@ -123,6 +127,34 @@ def test_a_killed_worker_costs_its_trial_the_time_since_the_last_snapshot(
     assert resumed.resumed_at
     later = [row for row in resumed.rows if row.iteration > resumed.resumed_at]
     assert {row.resumed_at for row in later} == {resumed.resumed_at}
+
+
+@needs_caffe
+@pytest.mark.long
+def test_killing_workers_at_random_moments_neither_loses_nor_duplicates_rows(
+    name, command, trials, tmp_path
+):
+    """Workers are killed while they start, while they wait and while they train."""
+    (tmp_path / "cluster").mkdir()
+    environment = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1000"}
+    cluster = DaskCluster(tmp_path / "cluster", **environment).have_workers(2)
+    clock, kills = random.Random(20), 0
+    try:
+        study = start(*command(name, "--max-iter", "12000", "--cluster", cluster.address))
+        while study.poll() is None and kills < KILLS:
+            time.sleep(clock.uniform(0.1, 4))
+            killed = clock.choice(cluster.workers)
+            killed.kill()
+            killed.wait()
+            kills += 1
+            cluster.have_workers(2)
+        _, errors = study.communicate(timeout=LIMIT)
+        assert study.returncode == 0, errors
+        assert states(trials(name)) == ["finished"] * 4
+        assert keys(trials(name)) == expected(max_iter=12000), "each row is recorded once"
+        print("%d workers killed, %d rows" % (kills, len(keys(trials(name)))))
+    finally:
+        cluster.end()
 
 
 @needs_caffe
