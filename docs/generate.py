@@ -160,10 +160,10 @@ def command_line() -> str:
         "it, or the output could not be written; if measurements wait too, the message says so |\n"
         "| 2 | the input is invalid, or the database cannot be used at the start; the message "
         "names what, where and what to do instead |\n"
-        "| 3 | everything was measured, but the database does not have all of it: the rest waits in "
-        "[journals](database.md#measurements-that-wait), and `lrbench db deliver` delivers it. This "
-        "is the status of `train`, `study run`, `range`, `tune`, `reproduce` and `demo`, and of "
-        "`db deliver` itself if the database still refuses a journal |\n"
+        "| 3 | everything was measured, but the database does not have all of it: the rest waits "
+        "in [journals](database.md#measurements-that-wait), and `lrbench db deliver` delivers it. "
+        "This is the status of `train`, `study run`, `range`, `tune`, `reproduce` and `demo`, and "
+        "of `db deliver` itself if the database still refuses a journal |\n"
         "| 130 | interrupted by Ctrl-C or a signal to terminate; what was measured is recorded |",
         "## Environment variables",
         "| variable | meaning |\n| --- | --- |\n"
