@@ -305,7 +305,7 @@ def print_table(trainings: Sequence[Training]) -> None:
 
 def mean_text(shares: Sequence[float]) -> str:
     """Format a mean of shares as percent."""
-    return "%.2f" % (100 * statistics.mean(shares))
+    return "%.2f" % (round(100 * statistics.mean(shares), 2) + 0.0)  # without a sign of zero
 
 
 def error(shares: Sequence[float]) -> str:
