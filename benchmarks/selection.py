@@ -20,8 +20,8 @@ reported. The other two are not chosen from anything, so the difference to them 
 stopping at a good iteration gains, and cyclic policies may end at a large rate.
 
 Only trainings that finish count, so all choices are among equally many evaluations of a training.
-The seeds that judge an answer overlap with those of the next, so the standard errors are a little
-too small.
+The standard errors are computed as if the searches were independent. They are not quite, since they
+have the same policies, and the seeds of one judge the others.
 
 The evaluations are written to FOLDER/selection-NAME.jsonl. `--from FILE` prints the table of such
 a file, or of an export such as results/table-7.jsonl. The program continues where it was
@@ -305,7 +305,7 @@ def print_table(trainings: Sequence[Training]) -> None:
 
 def mean_text(shares: Sequence[float]) -> str:
     """Format a mean of shares as percent."""
-    return "%.2f" % (100 * statistics.mean(shares))
+    return "%.2f" % (round(100 * statistics.mean(shares), 2) + 0.0)  # without a sign of zero
 
 
 def error(shares: Sequence[float]) -> str:

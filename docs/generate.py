@@ -41,6 +41,17 @@ API = [
         ["lrbench_caffe.trials", "lrbench_caffe.plot"],
     ),
     (
+        "Data sets",
+        "LMDBs and mean files for Caffe. See [the samples](validation.md#the-samples).",
+        [
+            "lrbench_caffe.datasets.convert",
+            "lrbench_caffe.datasets.Files",
+            "lrbench_caffe.datasets.split",
+            "lrbench_caffe.datasets.Split",
+            "lrbench_caffe.stratified.choose",
+        ],
+    ),
+    (
         "Policies",
         "The LR module needs numpy only. [policies.md](policies.md) describes the functions.",
         [
