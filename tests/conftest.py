@@ -161,6 +161,8 @@ def new_database_on(server, template=TEMPLATE):
         if template != EMPTY:
             give_identity(server + " dbname=" + name)
         yield server + " dbname=" + name
+        # What a test has left, such as a page that is still open, must not connect again.
+        cursor.execute("ALTER DATABASE %s WITH ALLOW_CONNECTIONS false" % name)
         end_sessions(cursor, name)
         cursor.execute("DROP DATABASE " + name)
 
