@@ -401,7 +401,7 @@ ROLES = ("lrbench_owner", "lrbench_reader", "lrbench_writer", "ann", "rob")
 def shared_server(dsn):
     """A database with the roles of docs/team.md: connect(user) returns its DSN for a user."""
     page_text = Path(ROOT, "docs", "team.md").read_text()
-    blocks = [part.split("```")[0] for part in page_text.split("```sql\n")[1:]]
+    blocks = [part.split("```")[0] for part in page_text.split("```psql\n")[1:]]
     create, grant, person = blocks
     with new_database_on(dsn, EMPTY) as database, administration(dsn) as server:
         name = database.split("dbname=")[-1]
