@@ -16,6 +16,7 @@ import lrbench_caffe
 from lrbench_caffe import database, paths
 from lrbench_caffe.database import connection
 from lrbench_caffe.errors import InputError, last_log_line
+from lrbench_caffe.study.cores import usable_cores
 
 LIBRARIES = ("numpy", "google.protobuf", "psycopg2", "click", "dask", "plotly")
 VARIABLES = ("LRBENCH_", "PG", "OPENBLAS_", "OMP_", "MKL_", "CUDA_", "DASK_", "GLOG_", "PYTHONPATH")
@@ -36,7 +37,7 @@ def collect(dsn: str | None = None) -> list[tuple[str, str]]:
         ),
         ("Python", "%s in %s" % (platform.python_version(), sys.executable)),
         ("system", platform.platform()),
-        ("processor", "%s, %d cores for this program" % (_processor(), _cores())),
+        ("processor", "%s, %d cores for this program" % (_processor(), usable_cores())),
         *_of_caffe(),
         ("GPU", _gpus()),
         ("libraries", ", ".join(_library(name) for name in LIBRARIES)),
@@ -59,25 +60,16 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def _of_caffe() -> list[tuple[str, str]]:
     """The facts of the process of a training."""
     command = [sys.executable, "-m", "lrbench_caffe.training.facts"]
-    environment = dict(os.environ, PYTHONPATH=_python_path(), GLOG_minloglevel="2")
+    environment = dict(os.environ, PYTHONPATH=paths.python_path(), GLOG_minloglevel="2")
     done = subprocess.run(command, capture_output=True, env=environment, text=True)
     try:
         return list(json.loads(done.stdout).items())
     except ValueError:
         reason = last_log_line(done.stderr) or "status %d" % done.returncode
         return [("Caffe", "importing it ends the process (%s)" % reason)]
-
-
-def _python_path() -> str:
-    own = os.path.dirname(_folder(lrbench_caffe.__file__))
-    return os.pathsep.join(filter(None, (own, os.environ.get("PYTHONPATH"))))
 
 
 def _gpus() -> str:

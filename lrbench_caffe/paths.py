@@ -51,6 +51,12 @@ def make_private(folder: str) -> None:
         folder = os.path.dirname(folder)
 
 
+def python_path() -> str:
+    """Return the PYTHONPATH with which a process can import this program."""
+    own = os.path.dirname(_PACKAGE)
+    return os.pathsep.join(filter(None, (own, os.environ.get("PYTHONPATH"))))
+
+
 def shipped(path: str) -> str:
     """Return the full path of a solver or net that comes with LRBench.
 

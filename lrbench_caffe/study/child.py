@@ -18,8 +18,8 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, cast
 
-import lrbench_caffe
 from lrbench_caffe.errors import InputError, TrialError, fatal_message, last_log_line
+from lrbench_caffe.paths import python_path
 from lrbench_caffe.study.blas import blas_environment
 from lrbench_caffe.trial import to_dict
 
@@ -195,9 +195,7 @@ def _open_log(path: str | None, folder: str) -> BinaryIO:
 
 def _environment(folder: str, threads: int | None) -> dict[str, str]:
     """The environment of the process: this program importable, its own temporary folder."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(lrbench_caffe.__file__)))
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    environment = dict(os.environ, TMPDIR=folder, PYTHONPATH=path, **blas_environment())
+    environment = dict(os.environ, TMPDIR=folder, PYTHONPATH=python_path(), **blas_environment())
     if threads is not None:
         for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = str(threads)
