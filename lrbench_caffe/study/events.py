@@ -55,7 +55,7 @@ def first_verdict(verdicts: Iterable[Verdict | None]) -> Verdict | None:
     return next(filter(None, verdicts), None)
 
 
-def ended_early(state: str, error: str | None) -> bool:
+def has_stopped_improving(state: str, error: str | None) -> bool:
     """Return whether this is the end of a training that has stopped improving.
 
     A verdict on the row with which it ended counts before that: a training that is stuck has not

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lrbench_caffe import models
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study.child import child_process
-from lrbench_caffe.study.events import EventReader, ended_early, first_verdict
+from lrbench_caffe.study.events import EventReader, first_verdict, has_stopped_improving
 from lrbench_caffe.study.stop import Stop, interruptible
 from lrbench_caffe.trial import FAILED, INTERRUPTED, Job
 
@@ -224,6 +224,6 @@ def _final_state(
         state, error = end["state"], end["error"]
     else:
         state, error = INTERRUPTED, None
-    if verdict and (ended_early(state, error) or state in (FAILED, INTERRUPTED)):
+    if verdict and (has_stopped_improving(state, error) or state in (FAILED, INTERRUPTED)):
         return verdict
     return state, error

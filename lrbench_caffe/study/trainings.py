@@ -25,7 +25,7 @@ from distributed import Queue, Variable
 
 from lrbench_caffe import __version__
 from lrbench_caffe.study import transfer, worker
-from lrbench_caffe.study.events import EventReader, ended_early
+from lrbench_caffe.study.events import EventReader, has_stopped_improving
 from lrbench_caffe.study.link import LinkLost, RunningClock, call
 from lrbench_caffe.trial import FAILED
 
@@ -215,7 +215,11 @@ class Trainings:
         if kind == "model":
             self._receive_model(training.job, content)
             return
-        if kind == "end" and training.verdict and ended_early(content["state"], content["error"]):
+        if (
+            kind == "end"
+            and training.verdict
+            and has_stopped_improving(content["state"], content["error"])
+        ):
             # The worker did not have the verdict yet.
             content = dict(content, state=training.verdict[0], error=training.verdict[1])
         content = execution.reader.read(kind, content)
