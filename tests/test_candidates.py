@@ -24,8 +24,8 @@ from lrbench_caffe.evaluator.candidates import (
 )
 from lrbench_caffe.policies import Composition, Policy
 
-# For tests of each function, which are many.
-few_examples = settings(max_examples=settings.default.max_examples // 10)
+some_examples = settings(max_examples=settings.default.max_examples // 2)
+few_examples = settings(max_examples=settings.default.max_examples // 10)  # for each function
 
 rates = st.floats(1e-5, 50)
 gammas = st.floats(0.01, 1)
@@ -126,6 +126,7 @@ def test_all_functions_that_are_tuned_are_drawn():
 # From a policy to a candidate
 
 
+@some_examples
 @given(everything)
 def test_a_policy_is_its_candidate_at_the_length_that_it_was_made_for(training):
     policy, length = training
@@ -164,26 +165,48 @@ def test_the_function_is_that_of_the_longest_piece_without_the_warm_up():
 # Other lengths
 
 
+EXPONENTIAL_CYCLES = ("TRIEXP", "SINEXP")
+
+
+@some_examples
 @given(everything, lengths)
-def test_a_candidate_has_a_policy_at_every_length(training, length):
+def test_a_candidate_has_a_policy_of_few_digits_at_every_length(training, length):
     policy, original_length = training
     stretched = from_policy(policy, original_length).policy(length)
     assert stretched.function == policy.function
     assert stretched.end >= length - 1
     assert Policy.parse(str(stretched)) == stretched
     assert from_policy(stretched, length)
+    for before, after in zip(pieces(policy), pieces(stretched)):
+        for name, value in after.parameters.items():
+            if isinstance(value, float) and value != before.parameters[name]:
+                assert "%.3g" % value == "%.12g" % value or is_near_one(value)
+
+
+def pieces(policy):
+    return getattr(policy, "pieces", (policy,))
+
+
+def is_near_one(gamma):
+    """Whether a gamma is above 0.5, and its distance to 1 has at most three digits."""
+    return gamma > 0.5 and float("%.3g" % (1 - gamma)) == pytest.approx(1 - gamma, rel=1e-3)
 
 
 def decay(policy, t):
     """The factor that gamma contributes at iteration t."""
     parameters = policy.parameters
-    if policy.function in ("EXP", "TRIEXP", "SINEXP"):
+    if policy.function in ("EXP", *EXPONENTIAL_CYCLES):
         return parameters["gamma"] ** t
     if policy.function == "STEP":
         return parameters["gamma"] ** (t // parameters["l"])
     if policy.function == "NSTEP":
         return parameters["gamma"] ** sum(step <= t for step in parameters["l"])
     return 1.0
+
+
+def height(policy, t):
+    """The height of a cycle at iteration t."""
+    return decay(policy, t) if policy.function in EXPONENTIAL_CYCLES else 1.0
 
 
 def assert_same_curve(policy, old, stretched, new):
@@ -212,16 +235,21 @@ def assert_same_curve(policy, old, stretched, new):
         assume(exact >= 1)
         assert abs(l - exact) < 1
         dilation = 1 / l
-    highest = max(policy.parameters["k0"], policy.parameters.get("k1", 0.0))
+    lowest, highest = sorted((policy.parameters["k0"], policy.parameters.get("k1", 0.0)))
+    plain = policy  # the cycles without the decay of their height
+    if policy.function in EXPONENTIAL_CYCLES:
+        plain = Policy(policy.function, **dict(policy.parameters, gamma=1))
     for t in {0, new // 3, new // 2, new * 3 // 4, new - 1}:
         begin = max(0, math.floor((t - slack) / ratio * (1 - dilation) - 1))
         end = min(policy.end, math.ceil((t + slack) / ratio * (1 + dilation) + 1))
         whole = np.arange(begin, end)
         # A rate may jump at a whole iteration: its values just before are in the window, too.
-        window = policy(np.concatenate([whole, whole + 0.25, whole + 0.5, whole + 1 - 1e-9, [end]]))
+        window = plain(np.concatenate([whole, whole + 0.25, whole + 0.5, whole + 1 - 1e-9, [end]]))
+        low = lowest + (window.min() - lowest) * height(policy, end)
+        high = lowest + (window.max() - lowest) * height(policy, begin)
         tolerance = math.expm1(0.02 - 0.02 * math.log(max(decay(stretched, t), 1e-30)))
-        assert window.min() * (1 - tolerance) - 0.001 * highest <= stretched(t)
-        assert stretched(t) <= window.max() * (1 + tolerance) + 0.001 * highest
+        assert low * (1 - tolerance) - 0.001 * highest <= stretched(t)
+        assert stretched(t) <= high * (1 + tolerance) + 0.001 * highest
 
 
 @pytest.mark.parametrize("function", TUNED)
@@ -251,23 +279,6 @@ def test_a_stretched_composition_has_the_same_pieces(data):
 def boundaries(policy, length):
     """The first iterations of the pieces, and the end of the training."""
     return [0, *itertools.accumulate(policy.lengths), length]
-
-
-@given(everything, st.integers(1, 20))
-def test_numbers_of_a_stretched_policy_have_few_digits(training, factor):
-    policy, length = training
-    stretched = from_policy(policy, length).policy(factor * length)
-    before = getattr(policy, "pieces", [policy])
-    after = getattr(stretched, "pieces", [stretched])
-    for piece, moved in zip(before, after):
-        for name, value in moved.parameters.items():
-            if isinstance(value, float) and value != piece.parameters[name]:
-                assert "%.3g" % value == "%.12g" % value or is_near_one(value)
-
-
-def is_near_one(gamma):
-    """Whether a gamma is above 0.5, and its distance to 1 has at most three digits."""
-    return gamma > 0.5 and float("%.3g" % (1 - gamma)) == pytest.approx(1 - gamma, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -377,6 +388,7 @@ def test_the_first_candidate_of_a_few_iterations(function, length):
     assert all(from_policy(other.original, length) for other, _ in neighbours(candidate))
 
 
+@some_examples
 @given(everything)
 def test_neighbours_of_any_policy_can_be_trained_and_reach_the_same_rate(training):
     candidate = from_policy(*training)
@@ -389,6 +401,7 @@ def test_neighbours_of_any_policy_can_be_trained_and_reach_the_same_rate(trainin
             assert neighbour.highest_rate() == pytest.approx(highest, rel=0.01), difference
 
 
+@some_examples
 @given(everything, peaks)
 def test_with_another_peak_all_rates_are_scaled(training, peak):
     candidate = from_policy(*training)
@@ -398,8 +411,7 @@ def test_with_another_peak_all_rates_are_scaled(training, peak):
         assert highest == 0 or "PLATEAU" in candidate.text
         return
     assert moved.highest_rate() == pytest.approx(peak, rel=0.01)
-    policies = [getattr(c.original, "pieces", [c.original]) for c in (candidate, moved)]
-    for before, after in zip(*policies):
+    for before, after in zip(pieces(candidate.original), pieces(moved.original)):
         for name, value in before.parameters.items():
             expected = value * peak / highest if name in ("k0", "k1") else value
             assert after.parameters[name] == (
@@ -410,6 +422,8 @@ def test_with_another_peak_all_rates_are_scaled(training, peak):
 def test_with_the_peak_that_it_has_a_candidate_does_not_change():
     candidate = from_text("EXP(k0=0.123456, gamma=0.99)", 100)
     assert with_peak(candidate, 0.123456) is candidate
+    candidate, _ = first("SINEXP", 0.5, 2000)  # it reaches 0.502
+    assert with_peak(candidate, 0.5) is candidate
 
 
 def test_rates_that_have_to_differ_are_not_made_equal():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from lrbench_caffe.errors import InputError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 WARMUP_SHARE = 0.05  # of the training
 WARMUP_START = 0.1  # of the largest rate: where a warm-up begins
 RECIPE = "COS"
+ROUNDING = 0.005  # the largest relative error of a number with three digits
 PLATEAU_FUNCTIONS = ("NSTEP", "PLATEAU")  # their parameters can follow a plateau of the loss
 
 
@@ -92,11 +94,12 @@ def with_peak(candidate: Candidate, peak: float) -> Candidate | None:
         peak: The largest rate that the new candidate reaches.
 
     Returns:
-        The new candidate; None if two rates which have to differ become equal when they are
+        The new candidate, or this one if it reaches the peak within the rounding of its numbers.
+        None if two rates which have to differ become equal when they are
         rounded, or if a rate becomes too small or too large for a policy.
     """
     highest = candidate.highest_rate()
-    if highest == peak:
+    if math.isclose(highest, peak, rel_tol=ROUNDING):
         return candidate
     if not highest:  # a warm-up that lasts longer than the training, from a rate of 0
         return None

@@ -50,10 +50,12 @@ class Cycle(Family):
     def neighbours(self, policy: Policy, length: int) -> list[Change]:
         """List other ends, then other numbers of cycles, all with the same largest rate."""
         peak = highest(policy, length)
-        return [
-            change._replace(policy=with_highest(change.policy, peak, length))
-            for change in [*self.ends(policy, length), *self._counts(policy, length)]
-        ]
+        changes = []
+        for other, difference in [*self.ends(policy, length), *self._counts(policy, length)]:
+            reaching = with_highest(other, peak, length)
+            if reaching:
+                changes.append(Change(reaching, difference))
+        return changes
 
     def ends(self, policy: Policy, length: int) -> list[Change]:
         """List the policy with other smallest and final rates."""
@@ -126,7 +128,8 @@ class RisingExponential(Rising):
             "rises from %g %% of its largest rate and returns; because of the decay, k1 is above"
             " the largest rate that it reaches"
         )
-        return with_highest(policy, peak, length), reason % (100 * LOW_SHARE)
+        # A single iteration has the smallest rate only.
+        return with_highest(policy, peak, length) or policy, reason % (100 * LOW_SHARE)
 
     def ends(self, policy: Policy, length: int) -> list[Change]:
         """List other smallest rates, and other final heights."""
@@ -198,14 +201,17 @@ class Restarts(Falling):
         return math.ceil(length / sum(mult**n for n in range(count)))
 
 
-def with_highest(policy: Policy, peak: float, length: int) -> Policy:
+def with_highest(policy: Policy, peak: float, length: int) -> Policy | None:
     """Return the policy with the upper bound with which its largest rate is the peak.
 
-    The upper bound stays if the largest rate is the peak already.
+    The upper bound stays if the largest rate is the peak already. None if no upper bound has this
+    effect.
     """
     reached = highest(policy, length)
     low, high = bounds(policy)
-    if math.isclose(reached, peak, rel_tol=1e-9) or not low < peak or not low < reached:
+    if math.isclose(reached, peak, rel_tol=1e-9):
         return policy
+    if low >= min(peak, reached):
+        return None
     upper = rounding.short(low + (high - low) * (peak - low) / (reached - low))
     return changed(policy, **{"k0" if policy.parameters["k0"] > low else "k1": upper})
