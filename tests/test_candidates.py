@@ -20,6 +20,7 @@ from lrbench_caffe.evaluator.candidates import (
     neighbours,
     rates_key,
     recipe,
+    registry,
     with_peak,
 )
 from lrbench_caffe.policies import Composition, Policy
@@ -153,6 +154,12 @@ def test_a_policy_that_a_training_of_the_length_cannot_use_is_not_a_candidate(te
 @pytest.mark.parametrize("length", [101, 60])
 def test_a_polynomial_that_lasts_to_the_end_is_a_candidate(length):
     assert from_text("POLY(k0=0.1, p=1.0, l=100)", length).policy(length).parameters["l"] == 100
+
+
+def test_a_policy_of_a_function_without_a_family_is_not_a_candidate(monkeypatch):
+    monkeypatch.delitem(registry._ALL, "FIX")
+    assert from_text("FIX(k0=0.1)", 100) is None
+    assert from_text("WARMUP(k0=0.1) for 50 then FIX(k0=0.1)", 100) is None
 
 
 def test_the_function_is_that_of_the_longest_piece_without_the_warm_up():
@@ -305,6 +312,7 @@ def boundaries(policy, length):
             "INV(k0=0.1, k1=0.02, gamma=0.0333, p=2.0)",
         ),
         ("POLY(k0=0.1, k1=0.01, p=1.5, l=1000)", 1000, 333, "POLY(k0=0.1, k1=0.01, p=1.5, l=333)"),
+        ("POLY(k0=0.1, p=1.0, l=99)", 100, 1000, "POLY(k0=0.1, p=1.0, l=999)"),
         ("SIN(k0=0.01, k1=0.1, l=300)", 1000, 100, "SIN(k0=0.01, k1=0.1, l=30)"),
         (
             "TRIEXP(k0=0.01, k1=0.1, gamma=0.9, l=5)",
@@ -347,6 +355,8 @@ def test_steps_do_not_fall_on_each_other_or_behind_the_end():
     candidate = from_text("NSTEP(k0=1.0, gamma=0.1, l=[980, 985, 990, 2000])", 1000)
     assert candidate.policy(100).parameters["l"] == (97, 98, 99, 200)
     assert candidate.policy(4).parameters["l"] == (1, 2, 3, 8)
+    candidate = from_text("NSTEP(k0=1.0, gamma=0.1, l=[980, 985, 990, 1001])", 1000)
+    assert candidate.policy(2).parameters["l"] == (1, 2, 3, 4), "the last three have no effect"
 
 
 def test_a_gamma_makes_up_for_steps_that_a_short_training_has_no_iterations_for():
@@ -570,7 +580,12 @@ def test_the_same_rates_have_the_same_key(text, other):
         ("PLATEAU(k0=0.1, gamma=0.5, l=100)", "PLATEAU(k0=0.1, gamma=0.5, l=100, of=top1)"),
         ("COS(k0=0.1, k1=0.0, l=1000)", "COS(k0=0.1, k1=0.0, l=1001)"),
         # Caffe computes the first with its own rounding.
-        ("INV(k0=0.1, gamma=0.01, p=0.75)", "FIX(k0=0.1) for 1 then INV(k0=0.1, gamma=0.01, p=1)"),
+        (
+            "INV(k0=0.1, gamma=0.01, p=0.75)",
+            "INV(k0=0.1, gamma=0.01, p=0.75) for 1000 then FIX(k0=1)",
+        ),
+        # The first has k0 and gamma in single precision, as in Caffe.
+        ("NSTEP(k0=0.1, gamma=0.3, l=[500])", "FIX(k0=0.1) for 500 then FIX(k0=0.03)"),
     ],
 )
 def test_other_rates_have_another_key(text, other):
