@@ -157,7 +157,7 @@ def test_a_polynomial_that_lasts_to_the_end_is_a_candidate(length):
 
 
 def test_a_policy_of_a_function_without_a_family_is_not_a_candidate(monkeypatch):
-    monkeypatch.delitem(registry._ALL, "FIX")
+    monkeypatch.delitem(registry._BY_FUNCTION, "FIX")
     assert from_text("FIX(k0=0.1)", 100) is None
     assert from_text("WARMUP(k0=0.1) for 50 then FIX(k0=0.1)", 100) is None
 

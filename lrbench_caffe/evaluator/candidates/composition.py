@@ -75,9 +75,9 @@ class Pieces(NamedTuple):
             start: The rate at its beginning, if the pieces do not have a warm-up.
         """
         index = 1 if self.warmup else 0
-        heated = self.policies[index]
-        fitted = family(heated.function).stretched(
-            heated, self.span(index), self.end_of(index) - iterations
+        following = self.policies[index]
+        fitted = family(following.function).stretched(
+            following, self.span(index), self.end_of(index) - iterations
         )
         policies = (fitted, *self.policies[index + 1 :])
         starts = self.starts[index + 1 :]

@@ -36,15 +36,15 @@ FAMILIES: dict[str, Family] = {
 TUNED = tuple(FAMILIES)
 
 WARMUP = "WARMUP"  # goes before a tuned function
-_ALL: dict[str, Family] = {**FAMILIES, WARMUP: Constant()}
+_BY_FUNCTION: dict[str, Family] = {**FAMILIES, WARMUP: Constant()}
 
 
 def is_known(policy: Policy) -> bool:
     """Return whether each function of a policy has a family."""
     pieces = policy.pieces if isinstance(policy, Composition) else (policy,)
-    return all(piece.function in _ALL for piece in pieces)
+    return all(piece.function in _BY_FUNCTION for piece in pieces)
 
 
 def family(function: str) -> Family:
     """Return the family of a tuned function, or of WARMUP."""
-    return _ALL[function]
+    return _BY_FUNCTION[function]
