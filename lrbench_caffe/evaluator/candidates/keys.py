@@ -22,8 +22,8 @@ def rates_key(candidate: Candidate, length: int, test_interval: int) -> str:
     """Return a text that two candidates share only if their trainings are the same to the last bit.
 
     Only the rate that the last row records may differ: it is that of the next iteration, which is
-    not trained. The converse does not hold in all cases: Caffe and this program compute some formulas with
-    different rounding, and the rates of a PLATEAU depend on the training.
+    not trained. Different keys do not prove different trainings: Caffe and this program compute
+    some formulas with different rounding, and the rates of a PLATEAU depend on the training.
 
     Args:
         candidate: The candidate.
