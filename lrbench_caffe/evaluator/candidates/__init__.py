@@ -20,6 +20,7 @@ from lrbench_caffe.evaluator.candidates.choices import (
     neighbours,
     recipe,
     with_peak,
+    with_warmup,
 )
 from lrbench_caffe.evaluator.candidates.keys import rates_key
 from lrbench_caffe.evaluator.candidates.registry import TUNED
@@ -36,4 +37,5 @@ __all__ = [
     "rates_key",
     "recipe",
     "with_peak",
+    "with_warmup",
 ]

@@ -112,6 +112,25 @@ def with_peak(candidate: Candidate, peak: float) -> Candidate | None:
         return None
 
 
+def with_warmup(candidate: Candidate, share: float) -> Candidate | None:
+    """Give a candidate a warm-up of another length.
+
+    Args:
+        candidate: The candidate, with or without a warm-up.
+        share: Length of the warm-up as a share of the training.
+
+    Returns:
+        The new candidate, None if the first piece behind the warm-up would end before it.
+    """
+    pieces = candidate.pieces
+    iterations = max(1, round(share * candidate.length))
+    following = pieces.policies[1 if pieces.warmup else 0]
+    if iterations >= pieces.end_of(1 if pieces.warmup else 0):
+        return None
+    start = short(WARMUP_START * following.first)
+    return Candidate(pieces.with_warmup(iterations, start).policy(), candidate.length)
+
+
 def from_plateau(function: str, peak: float, trial: Trial) -> tuple[Candidate, str] | None:
     """Make NSTEP or PLATEAU from the plateau of a trial's loss under a constant rate (figure 5).
 

@@ -130,9 +130,9 @@ class Polynomial(Family):
         return changed(policy, l=max(rounding.iterations(l * new / old), new - 1))
 
     def first(self, function: str, peak: float, length: int) -> tuple[Policy, str]:
-        """Fall to zero in a straight line."""
-        policy = Policy(function, k0=rounding.short(peak), p=1.0, l=length)
-        return policy, "falls to zero in a straight line"
+        """Fall to zero slowly at first, with the power 0.5."""
+        policy = Policy(function, k0=rounding.short(peak), p=0.5, l=length)
+        return policy, "stays high for long and falls to zero at the end"
 
     def neighbours(self, policy: Policy, length: int) -> list[Change]:
         """List other floors and powers."""

@@ -1,0 +1,291 @@
+"""The stages of a search, in the order in which they run: each returns a longer log.
+
+The paper's section V-B and what is known of warm-ups decide what is tried:
+
+- recipe: a short warm-up and half a cosine from 1, 2 and 4 times the best constant rate.
+- known: the best policies of the database.
+- shapes: at the best of these largest rates, and at twice that rate, what else is known to work: a
+  long warm-up, one decaying cycle, a decay that stays high, then the other functions.
+- seeds: more seeds for the best two; then other rates and variants of the best one, as long as the
+  budget lasts.
+- shorter: for the goal "cost" only, shorter and shorter trainings of the best candidates.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+from lrbench_caffe.evaluator.candidates import first, neighbours, with_peak, with_warmup
+from lrbench_caffe.evaluator.tuning_log import Wanted
+from lrbench_caffe.trial import FINISHED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Protocol
+
+    from lrbench_caffe.evaluator.candidates import Candidate
+    from lrbench_caffe.evaluator.tuning_log import Outcome, TuningLog
+    from lrbench_caffe.trial import Trial
+
+    class Rounds(Protocol):
+        """What trains: :class:`lrbench_caffe.evaluator.rounds.Rounds`, or a test's made-up one."""
+
+        def room(self, length: int) -> int:
+            """Count the trainings of a length that the rest of the budget pays for."""
+
+        def train(
+            self, log: TuningLog, stage: str, wanted: Sequence[Wanted], length: int
+        ) -> TuningLog:
+            """Train what was not trained yet, as much as there is room for."""
+
+        def length(self, share: float) -> int:
+            """Return the length of a training that takes a share of the full length."""
+
+
+RECIPE_FACTORS = (1.0, 2.0, 4.0)  # of the best constant rate: the recipe's largest rates
+RECIPE_FUNCTIONS = ("COS", "POLY", "SINEXP", "SIN")  # the first that may be chosen is the recipe's
+MAX_STEPS = 3  # of a factor 2 beyond the recipe's largest rates
+LONG_WARMUP = 0.3  # of the training
+SHAPES_SHARE = 0.45  # of the rest of the budget for the stage shapes
+SEEDS = 4  # for the best two candidates, before variants of the best one are tried
+RATE_STEP = 2**0.5  # between the largest rates of the best candidate and of its variants
+TOP1_TOLERANCE = 0.001  # the goal cost accepts a Top-1 that is lower than the highest by this
+SHORTENING = 0.7  # ratio of the next length to try for the goal cost
+ANOTHER_SEED = "another seed"
+
+
+class Known(NamedTuple):
+    """A candidate that the database has.
+
+    Attributes:
+        candidate: The candidate.
+        why: Where it comes from.
+    """
+
+    candidate: Candidate
+    why: str
+
+
+def train_recipe(log: TuningLog, rounds: Rounds, rate: float) -> TuningLog:
+    """Train the rule of thumb from 1, 2 and 4 times the best constant rate.
+
+    While the largest or the smallest of these rates is the best, the next one beyond it is tried,
+    if three further trainings have room.
+
+    Args:
+        log: The log.
+        rounds: What trains.
+        rate: The best constant rate.
+    """
+    full = log.task.max_iter
+    log = rounds.train(
+        log, "recipe", [_recipe(log, factor * rate, rate) for factor in RECIPE_FACTORS], full
+    )
+    for _ in range(MAX_STEPS):
+        beyond = _beyond_the_edge(log)
+        if beyond is None or (log.ordered(full) and rounds.room(full) <= len(RECIPE_FACTORS)):
+            break
+        count = len(log.tried)
+        log = rounds.train(log, "recipe", [_recipe(log, beyond, rate)], full)
+        if len(log.tried) == count:
+            break
+    return _with_leader(log)
+
+
+def _recipe(log: TuningLog, peak: float, rate: float) -> Wanted:
+    """The recipe with a largest rate, and why."""
+    functions = log.task.functions
+    function = next((name for name in RECIPE_FUNCTIONS if name in functions), functions[0])
+    candidate, why = first(function, peak, log.task.max_iter)
+    times = "the best constant rate"
+    if peak != rate:
+        times = "%g times %s" % (peak / rate, times)
+    return Wanted(candidate, "%s; its largest rate is %s" % (why, times), log.task.seed)
+
+
+def _beyond_the_edge(log: TuningLog) -> float | None:
+    """The next largest rate of the recipe if the best one is at an edge of those that were tried.
+
+    Half the lowest one if none of them finished; None if the best one is not at an edge.
+    """
+    tried = [t.candidate.highest_rate() for t in log.tried if t.stage == "recipe"]
+    leader = log.leader(log.task.max_iter)
+    if not tried or leader is None:
+        return min(tried) / 2 if tried else None
+    best = leader.candidate.highest_rate()
+    if best == max(tried):
+        return 2 * best
+    return best / 2 if best == min(tried) else None
+
+
+def train_known(log: TuningLog, rounds: Rounds, known: Sequence[Known]) -> TuningLog:
+    """Train the best policies of the database, as many as half of the budget has room for."""
+    full = log.task.max_iter
+    wanted = [Wanted(candidate, why, log.task.seed) for candidate, why in known]
+    log = rounds.train(log, "known", wanted[: max(1, rounds.room(full) // 2)], full)
+    return _with_leader(log)
+
+
+def train_shapes(log: TuningLog, rounds: Rounds) -> TuningLog:
+    """Train other shapes at the best largest rate so far, and at twice that rate."""
+    full = log.task.max_iter
+    leader = log.leader(full)
+    if leader is None:
+        return log
+    shapes = _shapes(log, leader.candidate.highest_rate())
+    candidates = [wanted for wanted in shapes if log.may_train(wanted.candidate, full)]
+    count = max(1, round(SHAPES_SHARE * rounds.room(full)))
+    return _with_leader(rounds.train(log, "shapes", candidates[:count], full))
+
+
+def _shapes(log: TuningLog, peak: float) -> list[Wanted]:
+    """The shapes to try, the most promising first; only functions that may be chosen."""
+    full, functions = log.task.max_iter, log.task.functions
+    shapes: list[tuple[Candidate, str]] = []
+    for rate, words in ((peak, "the best largest rate so far"), (2 * peak, "twice that rate")):
+        for function in ("COS", "SINEXP", "POLY"):
+            if function not in functions:
+                continue
+            candidate, why = first(function, rate, full)
+            if function == "COS":
+                candidate = with_warmup(candidate, LONG_WARMUP) or candidate
+                why = "COS with a warm-up of %g %% of the iterations" % (100 * LONG_WARMUP)
+            if function != "POLY" or rate == peak:
+                shapes.append((candidate, "%s, at %s" % (why, words)))
+    for function in functions:
+        if function not in ("COS", "SINEXP", "POLY", "FIX"):
+            candidate, why = first(function, peak, full)
+            shapes.append((candidate, "%s, at the best largest rate so far" % why))
+    return [Wanted(candidate, why, log.task.seed) for candidate, why in shapes]
+
+
+def train_seeds(log: TuningLog, rounds: Rounds) -> TuningLog:
+    """Train the best two candidates with more seeds, then variants of the best one, in turn."""
+    full = log.task.max_iter
+    while rounds.room(full):
+        count = len(log.tried)
+        log = _with_leader(rounds.train(log, "seeds", _next_wanted(log), full))
+        if len(log.tried) == count:
+            break
+    return log
+
+
+def _next_wanted(log: TuningLog) -> list[Wanted]:
+    """What to train next at full length: another seed of the best two, or else two variants."""
+    full = log.task.max_iter
+    best = log.ordered(full)[:2]
+    unsure = [outcome.candidate for outcome in best if len(outcome.trials) < SEEDS]
+    if unsure:
+        return [Wanted(c, ANOTHER_SEED, log.next_seed(c, full)) for c in unsure]
+    variants = (
+        Wanted(candidate, why, log.task.seed)
+        for candidate, why in (_variants(best[0]) if best else ())
+        if not log.seeds(candidate, full) and log.may_train(candidate, full)
+    )
+    return list(itertools.islice(variants, 2))
+
+
+def _variants(outcome: Outcome) -> Iterable[tuple[Candidate, str]]:
+    """Variants of a candidate: other largest rates, then each that differs in one other respect."""
+    candidate = outcome.candidate
+    peak = candidate.highest_rate()
+    for rate, words in ((peak * RATE_STEP, "times 1.4"), (peak / RATE_STEP, "divided by 1.4")):
+        variant = with_peak(candidate, rate)
+        if variant:
+            yield variant, "the best policy with its largest rate %s" % words
+    for variant, difference in neighbours(candidate):
+        yield variant, "the best policy with %s" % difference
+
+
+def _with_leader(log: TuningLog) -> TuningLog:
+    """The log with the leader of full length as the incumbent."""
+    leader = log.leader(log.task.max_iter)
+    return log.with_incumbent(leader.candidate) if leader else log
+
+
+# The goal cost
+
+
+class Target(NamedTuple):
+    """What the goal "cost" is measured by.
+
+    Attributes:
+        top1: The Top-1 that is accepted, a share of 1.
+        reached: For each (candidate, length) that reaches it, the iteration at which the mean of
+            its seeds does.
+    """
+
+    top1: float
+    reached: dict[tuple[Candidate, int], int]
+
+    @property
+    def order(self) -> list[tuple[Candidate, int]]:
+        """The (candidate, length) that reach it, the earliest first."""
+        return sorted(self.reached, key=lambda key: (self.reached[key], key[1], key[0].text))
+
+
+def target(log: TuningLog) -> Target:
+    """Find the Top-1 that the goal "cost" accepts, and when each candidate reaches it."""
+    full = log.task.max_iter
+    curves: dict[tuple[Candidate, int], list[tuple[int, float]]] = {}
+    for length in sorted({tried.length for tried in log.tried if tried.stage != "range"}):
+        for outcome in log.outcomes(length):
+            if log.is_safe(outcome, length):
+                curves[outcome.candidate, length] = _mean_highest_top1(outcome.trials)
+    highest = [curve[-1][1] for (_, length), curve in curves.items() if length == full and curve]
+    top1 = max(highest, default=1.0) - TOP1_TOLERANCE
+    reached = {}
+    for key, curve in curves.items():
+        iterations = [iteration for iteration, mean in curve if mean >= top1]
+        if iterations:
+            reached[key] = iterations[0]
+    return Target(top1, reached)
+
+
+def train_shorter(log: TuningLog, rounds: Rounds) -> TuningLog:
+    """Train what reaches the target first at shorter lengths, or with more seeds."""
+    full = log.task.max_iter
+    while rounds.room(full):
+        count = len(log.tried)
+        reached = target(log)
+        for candidate, length in reached.order:
+            log = _train_shorter(log, rounds, candidate, length, reached.reached[candidate, length])
+            if len(log.tried) > count:
+                break
+        if len(log.tried) == count:
+            break
+    return log
+
+
+def _train_shorter(
+    log: TuningLog, rounds: Rounds, candidate: Candidate, length: int, reached: int
+) -> TuningLog:
+    enough = SHORTENING * min(length, 1.5 * reached)
+    shorter = rounds.length(enough / log.task.max_iter)
+    count = len(log.tried)
+    if shorter < length and not log.seeds(candidate, shorter):
+        why = "it reaches the target early: now in fewer iterations"
+        log = rounds.train(log, "shorter", [Wanted(candidate, why, log.task.seed)], shorter)
+    if len(log.tried) == count and len(log.seeds(candidate, length)) < SEEDS:
+        wanted = Wanted(candidate, ANOTHER_SEED, log.next_seed(candidate, length))
+        log = rounds.train(log, "shorter", [wanted], length)
+    return log
+
+
+def _mean_highest_top1(trials: Sequence[Trial]) -> list[tuple[int, float]]:
+    """Average the highest Top-1 so far over trials of the same length.
+
+    A trial that finished early keeps its highest Top-1 until the end of the others.
+
+    Returns:
+        (iteration, mean) of each evaluation; empty if a trial did not finish.
+    """
+    if any(trial.state != FINISHED or not trial.top1_curve for trial in trials):
+        return []
+    curves = [list(itertools.accumulate((top1 for _, top1 in t.top1_curve), max)) for t in trials]
+    longest = max((trial.top1_curve for trial in trials), key=len)
+    return [
+        (iteration, sum(curve[min(n, len(curve) - 1)] for curve in curves) / len(curves))
+        for n, (iteration, _) in enumerate(longest)
+    ]

@@ -1,0 +1,259 @@
+"""The log of a search: what was trained and why, and what follows from it. Nothing here trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from lrbench_caffe import ranking
+from lrbench_caffe.trial import DIVERGED, FINISHED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lrbench_caffe.evaluator.candidates import Candidate
+    from lrbench_caffe.trial import Trial
+
+# What policies are ranked by, for each goal.
+GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
+PRIOR_SEEDS = 0.5  # seeds for which the median of all candidates counts in a candidate's mean
+# A candidate stays below the largest rates that diverged by this factor. Those next to them diverge
+# with a few seeds in a hundred, which three or four seeds do not show.
+MARGIN = 2**0.5
+
+
+class Task(NamedTuple):
+    """What a search is for.
+
+    Attributes:
+        max_iter: Iterations of a training at full length.
+        test_interval: Iterations between two evaluations.
+        functions: The LR functions to choose from, in the order in which they are tried.
+        goal: A key of :data:`GOALS`.
+        seed: The first seed.
+    """
+
+    max_iter: int
+    test_interval: int
+    functions: tuple[str, ...]
+    goal: str
+    seed: int
+
+
+class Wanted(NamedTuple):
+    """A training that a stage asks for.
+
+    Attributes:
+        candidate: What to train.
+        why: The reason for the candidate.
+        seed: The seed of the training.
+    """
+
+    candidate: Candidate
+    why: str
+    seed: int
+
+
+class Tried(NamedTuple):
+    """A training of the search.
+
+    Attributes:
+        stage: The stage that asked for it, e.g. "recipe".
+        why: The reason for its candidate, or "another seed".
+        trial: The trial.
+        candidate: The candidate.
+        length: The max_iter of the training.
+        seed: Its seed.
+        cost: Its iterations.
+    """
+
+    stage: str
+    why: str
+    trial: Trial
+    candidate: Candidate
+    length: int
+    seed: int
+    cost: int
+
+
+class Outcome(NamedTuple):
+    """What the trainings of a candidate at one length came to.
+
+    Attributes:
+        candidate: The candidate.
+        trials: Its trials, in the order of the trainings.
+    """
+
+    candidate: Candidate
+    trials: tuple[Trial, ...]
+
+    @property
+    def finished(self) -> tuple[Trial, ...]:
+        """The trials that finished and have a Top-1."""
+        return tuple(trial for trial in self.trials if trial.state == FINISHED and trial.best)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether one of the trainings diverged."""
+        return any(trial.state == DIVERGED for trial in self.trials)
+
+    @property
+    def top1s(self) -> list[float]:
+        """The highest Top-1 of each finished trial."""
+        return [trial.best.top1 for trial in self.finished if trial.best and trial.best.top1]
+
+    @property
+    def losses(self) -> list[float]:
+        """The last test loss of each finished trial that has one."""
+        last = (trial.rows[-1].test_loss for trial in self.finished)
+        return [loss for loss in last if loss is not None]
+
+
+@dataclass(frozen=True)
+class TuningLog:
+    """A search so far.
+
+    Attributes:
+        task: What the search is for.
+        tried: All trainings in their order.
+        incumbents: (iterations spent, candidate) of each candidate that was the best so far.
+        notes: A sentence for each decision.
+        known_diverged: Constant rates with which a training diverged before the search.
+    """
+
+    task: Task
+    tried: tuple[Tried, ...] = ()
+    incumbents: tuple[tuple[int, Candidate], ...] = ()
+    notes: tuple[str, ...] = ()
+    known_diverged: tuple[float, ...] = ()
+
+    # What is added
+
+    def with_note(self, sentence: str) -> TuningLog:
+        """Return the log with another decision."""
+        return dataclasses.replace(self, notes=(*self.notes, sentence))
+
+    def with_tried(self, trainings: Iterable[Tried]) -> TuningLog:
+        """Return the log with further trainings."""
+        return dataclasses.replace(self, tried=(*self.tried, *trainings))
+
+    def with_incumbent(self, candidate: Candidate) -> TuningLog:
+        """Return the log with this candidate as the best so far, and a note if that is new."""
+        if candidate == self.incumbent:
+            return self
+        changed = dataclasses.replace(self, incumbents=(*self.incumbents, (self.spent, candidate)))
+        policy = candidate.policy(self.task.max_iter)
+        return changed.with_note("best policy after %d iterations: %s" % (self.spent, policy))
+
+    # What it says
+
+    @property
+    def spent(self) -> int:
+        """Iterations of all trainings."""
+        return sum(tried.cost for tried in self.tried)
+
+    @property
+    def incumbent(self) -> Candidate | None:
+        """The best candidate so far, None before the first one."""
+        return self.incumbents[-1][1] if self.incumbents else None
+
+    def seeds(self, candidate: Candidate, length: int) -> list[int]:
+        """List the seeds with which a candidate was trained at a length."""
+        return [t.seed for t in self.tried if (t.candidate, t.length) == (candidate, length)]
+
+    def next_seed(self, candidate: Candidate, length: int) -> int:
+        """Return the seed of the candidate's next training; all candidates have the same ones."""
+        return max(self.seeds(candidate, length), default=self.task.seed - 1) + 1
+
+    def outcomes(self, length: int) -> list[Outcome]:
+        """List what the candidates of the task's functions came to at a length, as they came."""
+        trials: dict[Candidate, list[Trial]] = {}
+        for tried in self.tried:
+            if tried.length == length and tried.candidate.function in self.task.functions:
+                trials.setdefault(tried.candidate, []).append(tried.trial)
+        return [Outcome(candidate, tuple(found)) for candidate, found in trials.items()]
+
+    @property
+    def diverged_constants(self) -> tuple[float, ...]:
+        """The constant rates with which a training diverged, in this search or before."""
+        return self.known_diverged + tuple(
+            tried.candidate.highest_rate()
+            for tried in self.tried
+            if tried.trial.function == "FIX" and tried.trial.state == DIVERGED
+        )
+
+    @property
+    def lowest_diverged_peak(self) -> float:
+        """The smallest largest rate of a training of full length that diverged, or infinity."""
+        return min(
+            (
+                tried.candidate.highest_rate()
+                for tried in self.tried
+                if tried.trial.state == DIVERGED and tried.length == self.task.max_iter
+            ),
+            default=math.inf,
+        )
+
+    def may_train(self, candidate: Candidate, length: int) -> bool:
+        """Whether nothing shows that a candidate diverges, with one seed or another.
+
+        It would if it begins with a constant rate that diverged, or if its largest rate is not
+        below the ones that diverged at full length by :data:`MARGIN`.
+        """
+        first = candidate.policy(length).first
+        if first >= min(self.diverged_constants, default=math.inf):
+            return False
+        return candidate.highest_rate() * MARGIN < self.lowest_diverged_peak
+
+    def is_safe(self, outcome: Outcome, length: int) -> bool:
+        """Whether a candidate may be trained and did not diverge."""
+        return not outcome.diverged and self.may_train(outcome.candidate, length)
+
+    def ordered(self, length: int) -> list[Outcome]:
+        """List the safe candidates with finished trainings of a length, the best first.
+
+        For the goal "robustness", they are in the order of the ranking. Else a candidate's place is
+        the sum of its places by Top-1 and by the last test loss, because the loss of a training
+        says more about further seeds than its Top-1 does. Each is the mean of its seeds. The median
+        of all candidates counts as PRIOR_SEEDS of a seed, so a single lucky training does not lead.
+        """
+        outcomes = [
+            outcome
+            for outcome in self.outcomes(length)
+            if outcome.finished and self.is_safe(outcome, length)
+        ]
+        if self.task.goal == "robustness":
+            return _by_criterion(outcomes, GOALS[self.task.goal])
+        top1 = _places([[-top1 for top1 in outcome.top1s] for outcome in outcomes])
+        losses = [outcome.losses for outcome in outcomes]
+        loss = _places(losses) if all(losses) else top1
+        order = sorted(range(len(outcomes)), key=lambda n: (top1[n] + loss[n], top1[n], n))
+        return [outcomes[n] for n in order]
+
+    def leader(self, length: int) -> Outcome | None:
+        """Find the best of the candidates that have at least half as many seeds as any other."""
+        ordered = self.ordered(length)
+        most = max((len(outcome.finished) for outcome in ordered), default=0)
+        return next((outcome for outcome in ordered if 2 * len(outcome.finished) >= most), None)
+
+
+def _by_criterion(outcomes: Sequence[Outcome], criterion: str) -> list[Outcome]:
+    """Put outcomes in the order of the ranking by a criterion."""
+    trials = [trial for outcome in outcomes for trial in outcome.finished]
+    ranked = ranking.rank(trials, ranking.parse_criterion(criterion))
+    positions = {entry.policy: n for n, entry in enumerate(ranked)}
+    return sorted(outcomes, key=lambda outcome: positions[outcome.trials[0].policy])
+
+
+def _places(values: Sequence[Sequence[float]]) -> list[int]:
+    """Count for each list how many others have a lower mean, if the median counts as a seed."""
+    if not values:
+        return []
+    median = statistics.median(statistics.mean(numbers) for numbers in values)
+    means = [
+        (sum(numbers) + PRIOR_SEEDS * median) / (len(numbers) + PRIOR_SEEDS) for numbers in values
+    ]
+    return [sum(other < mean for other in means) for mean in means]
