@@ -14,7 +14,7 @@ from trials import trial
 from lrbench_caffe import ranking
 from lrbench_caffe.display import tables
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.evaluator.old_candidates import TUNED
+from lrbench_caffe.evaluator.candidates import TUNED
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.trial import Dataset, Evaluation, Job
 
@@ -22,7 +22,7 @@ pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
 from lrbench_caffe.database import Store, studies
-from lrbench_caffe.evaluator import old_candidates, range_test, tuner
+from lrbench_caffe.evaluator import candidates, range_test, tuner
 from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.study.cores import Cores
 

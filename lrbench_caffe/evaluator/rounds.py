@@ -92,16 +92,15 @@ class Rounds:
     def _new(self, log: TuningLog, wanted: Sequence[Wanted], length: int) -> list[Wanted]:
         """Leave out what was trained before, or would be the same training."""
 
-        def key(item: Wanted) -> tuple[str, int]:
+        def key(item: Wanted | Tried) -> tuple[str, int]:
             return rates_key(item.candidate, length, self._trainer.test_interval), item.seed
 
-        done = {
-            key(Wanted(tried.candidate, tried.why, tried.seed))
-            for tried in log.tried
-            if tried.length == length
-        }
-        new = {key(item): item for item in reversed(wanted)}  # of equal ones, the first
-        return [item for item in wanted if new[key(item)] is item and key(item) not in done]
+        done = {key(tried) for tried in log.tried if tried.length == length}
+        new: dict[tuple[str, int], Wanted] = {}
+        for item in wanted:
+            if key(item) not in done:
+                new.setdefault(key(item), item)
+        return list(new.values())
 
     def _added(
         self, log: TuningLog, stage: str, wanted: Sequence[Wanted], trials: Sequence[Trial]

@@ -121,7 +121,7 @@ def tune(
     with trainer.claim():
         found = _load_prior(trainer, task)
         rounds = Rounds(trainer, on_note, on_round)
-        log = TuningLog(task, known_diverged=found.diverged_rates if found.same_task else ())
+        log = TuningLog(task, known_diverged=_known_diverged(found))
         log = _search(log.with_note(found.sentence), found, trainer, rounds)
         return _result(rounds.show(log), trainer)
 
@@ -197,6 +197,12 @@ def _load_prior(trainer: Trainer, task: Task) -> prior.Prior:
 
 def _value_text(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _known_diverged(found: prior.Prior) -> tuple[float, ...]:
+    """The constant rates of this task above the best one with which a training diverged."""
+    lowest = found.good.best if found.good else 0.0
+    return tuple(rate for rate in found.diverged_rates if found.same_task and rate > lowest)
 
 
 def _known(found: prior.Prior, task: Task) -> list[stages.Known]:

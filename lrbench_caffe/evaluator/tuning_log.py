@@ -103,7 +103,9 @@ class Outcome(NamedTuple):
     @property
     def top1s(self) -> list[float]:
         """The highest Top-1 of each finished trial."""
-        return [trial.best.top1 for trial in self.finished if trial.best and trial.best.top1]
+        return [
+            trial.best.top1 for trial in self.finished if trial.best and trial.best.top1 is not None
+        ]
 
     @property
     def losses(self) -> list[float]:
@@ -177,13 +179,21 @@ class TuningLog:
         return [Outcome(candidate, tuple(found)) for candidate, found in trials.items()]
 
     @property
-    def diverged_constants(self) -> tuple[float, ...]:
-        """The constant rates with which a training diverged, in this search or before."""
-        return self.known_diverged + tuple(
-            tried.candidate.highest_rate()
-            for tried in self.tried
-            if tried.trial.function == "FIX" and tried.trial.state == DIVERGED
-        )
+    def lowest_diverged_constant(self) -> float:
+        """The smallest constant rate above the best one with which a training diverged.
+
+        A rate far below the best one may be stopped, too: its loss hardly changes.
+        """
+        constants = [tried for tried in self.tried if tried.trial.function == "FIX"]
+        diverged = list(self.known_diverged)
+        best, top1 = 0.0, -math.inf
+        for tried in constants:
+            rate, row = tried.candidate.highest_rate(), tried.trial.best
+            if tried.trial.state == DIVERGED:
+                diverged.append(rate)
+            elif row and row.top1 is not None and row.top1 > top1:
+                best, top1 = rate, row.top1
+        return min((rate for rate in diverged if rate > best), default=math.inf)
 
     @property
     def lowest_diverged_peak(self) -> float:
@@ -204,7 +214,7 @@ class TuningLog:
         below the ones that diverged at full length by :data:`MARGIN`.
         """
         first = candidate.policy(length).first
-        if first >= min(self.diverged_constants, default=math.inf):
+        if first >= self.lowest_diverged_constant:
             return False
         return candidate.highest_rate() * MARGIN < self.lowest_diverged_peak
 
@@ -234,10 +244,35 @@ class TuningLog:
         return [outcomes[n] for n in order]
 
     def leader(self, length: int) -> Outcome | None:
-        """Find the best of the candidates that have at least half as many seeds as any other."""
+        """Find the candidate that would be the result if the search ended now.
+
+        It is the first in the order of those that have at least half as many seeds as any other. A
+        candidate with a smaller largest rate goes before it if their Top-1 differs by less than the
+        standard error: a net fails with some seeds in a hundred if the rate is nearly too large, and
+        a few seeds do not show that.
+        """
         ordered = self.ordered(length)
         most = max((len(outcome.finished) for outcome in ordered), default=0)
-        return next((outcome for outcome in ordered if 2 * len(outcome.finished) >= most), None)
+        counted = [outcome for outcome in ordered if 2 * len(outcome.finished) >= most]
+        if not counted:
+            return None
+        noise = _pooled_deviation([outcome.top1s for outcome in ordered])
+        leader = counted[0]
+        for other in counted[1:]:
+            error = noise * math.sqrt(1 / len(leader.top1s) + 1 / len(other.top1s))
+            lead = statistics.mean(leader.top1s) - statistics.mean(other.top1s)
+            is_smaller = other.candidate.highest_rate() * MARGIN < leader.candidate.highest_rate()
+            if is_smaller and lead < error:
+                return other
+        return leader
+
+
+def _pooled_deviation(values: Sequence[Sequence[float]]) -> float:
+    """Estimate the standard deviation of a seed from all candidates with several; 0 without any."""
+    several = [numbers for numbers in values if len(numbers) > 1]
+    freedom = sum(len(numbers) - 1 for numbers in several)
+    squares = sum((len(numbers) - 1) * statistics.variance(numbers) for numbers in several)
+    return math.sqrt(squares / freedom) if freedom else 0.0
 
 
 def _by_criterion(outcomes: Sequence[Outcome], criterion: str) -> list[Outcome]:
