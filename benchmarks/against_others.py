@@ -1,56 +1,62 @@
 r"""Compares `lrbench tune` with other searches that have the same budget of iterations.
 
-The others are Optuna's TPE with its ASHA pruner, random search, and a grid. All searches choose
-from the same 13 functions.
-
     docker/run python3 -m pip install --target OPTUNA "optuna<5" "numpy<1.20"
-    docker/run env PYTHONPATH=OPTUNA python3 benchmarks/against_others.py \
-        solvers/lenet_solver.prototxt --data DIR --work FOLDER
+    docker/run python3 benchmarks/tasks.py --mnist FOLDER --cifar10 FOLDER --to DATA
+    docker/run env PYTHONPATH=OPTUNA python3 benchmarks/against_others.py sigmoid \
+        --data DATA --work FOLDER
 
-Each search has a database of its own and therefore starts without results. With --known FILE, the
-search `second` runs too: `lrbench tune` with the results of another task in its database.
+The tasks are those of benchmarks/tasks.py. The other searches are:
 
-Two numbers are measured for each search:
+- recipe: a range test, then a warm-up of 5 % and half a cosine from 1, 2 and 4 times the best
+  constant rate; the best of the three.
+- constant: the best rate of this range test.
+- cosine: half a cosine from this rate.
+- tpe: Optuna's TPE with its ASHA pruner, which chooses among all functions, each with or without a
+  warm-up.
+- random: the same choices at random.
 
-- The Top-1 of the policy that it returns, trained with fresh seeds. These trainings do not count
-  towards the budget. A policy that is almost as good as the best one gets more seeds.
-- The iterations that it needs to get near the best policy of all searches: from there on, each of
-  its incumbents is near. To find this point, its earlier incumbents are trained with fresh seeds
-  too, from the last one back to the first that is not near.
+Each search has a database of its own and therefore starts without results. All repeats have other
+seeds. The budget is --budget times max_iter for tune, tpe and random; the others take what they
+need.
+
+Each answer is trained with --fresh fresh seeds, which do not count towards the budget. So is what
+`tune` would have answered when it had spent what the recipe costs (`tune at recipe's cost`).
+The standard errors are those of the repeats' means.
 
 The cost of a training is its iterations up to the last evaluation; for a training of the tuner that
 diverged, one test interval is added. TPE and random search train on all cores at the same time.
 When the budget ends, their other trainings still finish and exceed it.
 
-The program continues where it was interrupted if it is started again with the same FOLDER.
+The program continues where it was interrupted if it is started again with the same FOLDER. It
+writes the table to standard output, and the Top-1 of each fresh training to
+FOLDER/TASK/answers.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import json
 import math
 import os
-import random
 import statistics
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import optuna
 import psycopg2
+from tasks import TASKS
 
 from lrbench_caffe import study
-from lrbench_caffe.database import Store, exchange, server, studies
+from lrbench_caffe.database import Store, server
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.evaluator import tuner
+from lrbench_caffe.evaluator import candidates, range_test, tuner
 from lrbench_caffe.evaluator.trainer import Trainer
-from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Policy
+from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Composition, Policy
 from lrbench_caffe.study import process
 from lrbench_caffe.study.cores import Cores, usable_cores
 from lrbench_caffe.training import prototxt
@@ -65,11 +71,14 @@ if TYPE_CHECKING:
     Search = Callable[[str, argparse.Namespace, int], Incumbents]
 
 FIRST_FRESH_SEED = 1001
+RECIPE_FACTORS = (1, 2, 4)
+AT_RECIPE = "tune at recipe's cost"
 
 
 def main() -> None:
-    """Run all searches, judge their incumbents, and print the table."""
+    """Run all searches, judge their answers, and print the table."""
     options = parse_arguments()
+    options.work = os.path.join(options.work, options.task)
     os.makedirs(options.work, exist_ok=True)
     check_conditions(options)
     solver = write_solver(options)
@@ -78,7 +87,10 @@ def main() -> None:
         for repeat in range(options.repeats)
         for name in options.search
     }
-    print_tables(runs, judge_incumbents(runs, solver, options), options)
+    answers = final_answers(runs)
+    tops = train_fresh_seeds(solver, options, set(filter(None, answers.values())))
+    write_answers(answers, tops, options)
+    print_table(runs, answers, tops, options)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -87,35 +99,33 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("solver", help="solver prototxt")
-    add("--data", required=True, help="folder of the datasets")
-    add("--work", required=True, help="folder for the solver, and for the state of each search")
-    add("--max-iter", type=int, default=2000, help="iterations of a training at full length")
-    add("--test-interval", type=int, default=100)
-    add("--budget", type=int, default=40000, help="iterations of each search")
-    add("--repeats", type=int, default=3, help="how often each search runs, with other seeds")
-    add("--fresh", type=int, default=3, help="seeds that judge a policy")
-    add("--sure", type=int, default=10, help="seeds that judge a policy close to the limit")
-    add("--near", type=float, default=0.05, help="points of Top-1 below the best that are near")
+    add("task", choices=TASKS, help="what to train")
+    add("--data", required=True, help="folder of the data, from benchmarks/tasks.py")
+    add("--work", required=True, help="folder for the state of each search")
+    add("--budget", type=float, default=15, help="budget in trainings at full length")
+    add("--goal", default="accuracy", help="goal of the tuner")
+    add("--repeats", type=int, default=5, help="how often each search runs, with other seeds")
+    add("--fresh", type=int, default=20, help="seeds that judge an answer")
     add("--search", action="append", choices=SEARCHES, help="run only this search; repeatable")
-    add("--known", help="export of another task's results, for the search `second`")
     options = parser.parse_args()
     if not options.search:
-        options.search = [name for name in SEARCHES if options.known or name != "second"]
-    if "second" in options.search and not (options.known and os.path.isfile(options.known)):
-        parser.error("the search second needs --known FILE, an export of another task")
+        options.search = list(SEARCHES)
     if options.fresh < 2:
         parser.error("--fresh: expected at least 2 seeds, because one seed has no deviation")
     return options
 
 
 def write_solver(options: argparse.Namespace) -> str:
-    """Write the solver with the lengths of this benchmark; return its path."""
-    param = prototxt.resolve(prototxt.read_solver(options.solver), options.solver, options.data)
-    param.max_iter = options.max_iter
-    param.test_interval = options.test_interval
+    """Write the task's solver; return its path. Sets the options max_iter and test_interval."""
+    source, max_iter, test_interval = TASKS[options.task]
+    source = os.path.join(ROOT, source)
+    param = prototxt.resolve(prototxt.read_solver(source), source, options.data)
+    param.max_iter = max_iter or param.max_iter
+    param.test_interval = test_interval or param.test_interval
     param.snapshot = 0
     param.snapshot_after_train = False
+    options.max_iter, options.test_interval = param.max_iter, param.test_interval
+    options.iterations = int(options.budget * param.max_iter)
     path = os.path.join(os.path.abspath(options.work), "solver.prototxt")
     prototxt.write_solver(param, path)
     return path
@@ -124,8 +134,7 @@ def write_solver(options: argparse.Namespace) -> str:
 def check_conditions(options: argparse.Namespace) -> None:
     """Exit if the folder has results for other conditions."""
     path = os.path.join(options.work, "conditions.json")
-    names = ("solver", "data", "max_iter", "test_interval", "budget")
-    conditions = {name: getattr(options, name) for name in names}
+    conditions = {name: getattr(options, name) for name in ("task", "data", "budget", "goal")}
     if not os.path.exists(path):
         with open(path, "w") as file:
             json.dump(conditions, file)
@@ -142,7 +151,7 @@ def cached_search(name: str, solver: str, options: argparse.Namespace, repeat: i
     """Run a search, or read its incumbents if it ran before."""
     path = os.path.join(options.work, "%s-%d.json" % (name, repeat))
     if not os.path.exists(path):
-        print("== %s-%d" % (name, repeat), flush=True)
+        print("== %s %s-%d" % (options.task, name, repeat), flush=True)
         incumbents = SEARCHES[name](solver, options, repeat)
         with open(path + ".new", "w") as file:
             json.dump(incumbents, file)
@@ -173,27 +182,60 @@ def first_seed(repeat: int) -> int:
 # The searches
 
 
-def lrbench(
-    solver: str, options: argparse.Namespace, repeat: int, name: str = "lrbench"
-) -> Incumbents:
+def tune(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
     """Search with the tuner."""
-    dsn = create_database(options, "%s_%d" % (name, repeat))
-    if name == "second":
-        exchange.import_trials(options.known, dsn)
-    trainer = Trainer(solver, Cores(), "tune", "search", dsn=dsn)
-    trainer.budget = options.budget
+    trainer = make_trainer("tune", solver, options, repeat)
+    trainer.budget = options.iterations
     tuned = tuner.tune(
         trainer,
-        FUNCTIONS,
+        goal=options.goal,
         on_note=lambda sentence: print(sentence, flush=True),
         seed=first_seed(repeat),
     )
-    return list(tuned.incumbents)
+    return [*tuned.incumbents, (tuned.cost, tuned.policy)]
 
 
-def second(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
-    """Search with the tuner and the results of another task."""
-    return lrbench(solver, options, repeat, "second")
+def make_trainer(name: str, solver: str, options: argparse.Namespace, repeat: int) -> Trainer:
+    """Make a trainer with a database of its own."""
+    dsn = create_database(options, "%s_%d" % (name, repeat))
+    trainer = Trainer(solver, Cores(), "tune", "search", dsn=dsn)
+    trainer.keeps_models = False
+    return trainer
+
+
+def recipe(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
+    """Train the rule of thumb from three rates; the answer is the one with the highest Top-1."""
+    trainer, rate = tested_range(solver, options, repeat)
+    policies = [
+        str(candidates.recipe(k * rate, options.max_iter).policy(options.max_iter))
+        for k in RECIPE_FACTORS
+    ]
+    requests = [(policy, options.max_iter, first_seed(repeat)) for policy in policies]
+    trials = trainer.train(requests)
+    best = max(trials, key=highest_top1)
+    return [(trainer.spent, best.policy)]
+
+
+def constant(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
+    """Take the best constant rate of the range test."""
+    trainer, rate = tested_range(solver, options, repeat)
+    return [(trainer.spent, str(Policy("FIX", k0=rate)))]
+
+
+def cosine(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
+    """Fall along half a cosine from the best constant rate."""
+    trainer, rate = tested_range(solver, options, repeat)
+    return [(trainer.spent, str(Policy("COS", k0=rate, k1=0, l=options.max_iter)))]
+
+
+def tested_range(solver: str, options: argparse.Namespace, repeat: int) -> tuple[Trainer, float]:
+    """Run the range test that the tuner runs, or read it; return its trainer and best rate."""
+    trainer = make_trainer("recipe", solver, options, repeat)
+    for share in tuner.RANGE_SHARES:
+        test = range_test.run(trainer, trainer.length(share), first_seed(repeat))
+        if test.good:
+            return trainer, test.good.best
+    sys.exit("%s does not learn with any constant rate" % options.task)
 
 
 def with_optuna(
@@ -229,10 +271,10 @@ def with_optuna(
 
         def stop_at_budget(running: optuna.Study, _: optuna.trial.FrozenTrial) -> None:
             # Other trials may still run: those exceed the budget.
-            if iterations_spent(running) + options.max_iter > options.budget:
+            if iterations_spent(running) + options.max_iter > options.iterations:
                 running.stop()
 
-        if iterations_spent(optuna_study) + options.max_iter <= options.budget:
+        if iterations_spent(optuna_study) + options.max_iter <= options.iterations:
             optuna_study.optimize(objective, n_jobs=usable_cores(), callbacks=[stop_at_budget])
         return incumbents_of(optuna_outcomes(optuna_study))
 
@@ -299,11 +341,21 @@ def optuna_outcomes(
 
 
 def suggest_policy(optuna_trial: optuna.Trial, length: int) -> Policy:
-    """Sample a policy of any of the 13 functions, from the widest ranges that a user would give."""
+    """Sample a policy of any of the 13 functions, with or without a warm-up, from wide ranges."""
+    warmup = optuna_trial.suggest_float("warmup", -0.3, 0.3)  # of the training; below 0: none
+    if warmup <= 0:
+        return suggest_function(optuna_trial, length)
+    iterations = max(1, round(warmup * length))
+    policy = suggest_function(optuna_trial, length - iterations)
+    return Composition(Policy("WARMUP", k0=policy.first / 10), iterations, policy)
+
+
+def suggest_function(optuna_trial: optuna.Trial, length: int) -> Policy:
+    """Sample a policy of one function."""
     function = optuna_trial.suggest_categorical("function", list(FUNCTIONS))
-    values = {"k0": optuna_trial.suggest_float("k0", 1e-5, 1, log=True)}
+    values = {"k0": optuna_trial.suggest_float("k0", 1e-5, 10, log=True)}
     if function in CYCLIC:
-        values["k1"] = optuna_trial.suggest_float("k1", 1e-5, 1, log=True)
+        values["k1"] = optuna_trial.suggest_float("k1", 1e-5, 10, log=True)
         values["l"] = optuna_trial.suggest_int("l", 10, length, log=True)
     if function in ("EXP", "TRIEXP", "SINEXP"):
         values["gamma"] = 1 - optuna_trial.suggest_float("1 - gamma", 1e-6, 0.1, log=True)
@@ -320,50 +372,6 @@ def suggest_policy(optuna_trial: optuna.Trial, length: int) -> Policy:
     if function == "POLY":
         values["p"], values["l"] = optuna_trial.suggest_float("POLY p", 0.25, 4), length
     return Policy(function, **values)
-
-
-def grid(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
-    """Train the points of a grid in a random order until the budget ends."""
-    name, dsn, length = "grid", create_database(options, "grid_%d" % repeat), options.max_iter
-    policies = list(dict.fromkeys(str(policy) for policy in grid_policies(length)))
-    random.Random(repeat).shuffle(policies)
-    jobs = [Job(solver, policy=policy, seed=first_seed(repeat)) for policy in policies]
-    trials: list[Trial] = []
-    cost = 0
-    while cost + length <= options.budget and len(trials) < len(jobs):
-        batch = jobs[: len(trials) + usable_cores()]
-        with StudyDisplay() as display:
-            study.run_study(name, Cores(), display, batch, dsn)
-        with Store(dsn) as store:
-            stored = {trial.id: trial for trial in store.trials(study=name)}
-            trials = [stored[entry.job.id] for entry in studies.jobs(store, name)]
-        cost = sum(trial.rows[-1].iteration for trial in trials if trial.rows)
-    return incumbents_of(
-        (trial.rows[-1].iteration if trial.rows else 0, trial.policy, highest_top1(trial))
-        for trial in trials
-    )
-
-
-def grid_policies(length: int) -> Iterator[Policy]:
-    """Make every function with rates a decade apart and two values of each other parameter."""
-    rates = (1.0, 0.1, 0.01, 0.001, 0.0001)
-    for function, k0 in itertools.product(FUNCTIONS, rates):
-        for share, gamma in itertools.product((0.1, 0.5), (0.1, 0.5)):
-            l = max(1, int(share * length))
-            gamma_of_exp = gamma ** (1 / length)
-            parameters: dict[str, dict[str, Any]] = {
-                "STEP": {"gamma": gamma, "l": l},
-                "NSTEP": {"gamma": gamma, "l": [l, (l + length) // 2]},
-                "EXP": {"gamma": gamma_of_exp},
-                "INV": {"gamma": 1 / l, "p": 0.75},
-                "POLY": {"p": 2 * gamma, "l": length},
-            }
-            values = parameters.get(function, {})
-            if function in CYCLIC:
-                values = {"k1": k0 * gamma / 5, "l": l}
-                if function.endswith("EXP"):
-                    values["gamma"] = gamma_of_exp
-            yield Policy(function, k0=k0, **values)
 
 
 def incumbents_of(outcomes: Iterable[tuple[int, str | None, float | None]]) -> Incumbents:
@@ -389,152 +397,98 @@ def incumbents_of(outcomes: Iterable[tuple[int, str | None, float | None]]) -> I
 # The judgment
 
 
-class Judgment(NamedTuple):
-    """The judged policies.
-
-    Attributes:
-        tops: The Top-1 of each policy with each fresh seed.
-        best: The policy with the highest mean.
-        limit: The mean Top-1 from which on a policy is near the best.
-    """
-
-    tops: dict[str, list[float]]
-    best: str
-    limit: float
-
-    def near(self, incumbents: Incumbents) -> Incumbents:
-        """List the incumbents from the last one back, up to the first that is not near."""
-
-        def is_near(entry: tuple[int, str]) -> bool:
-            policy = entry[1]
-            return policy in self.tops and statistics.mean(self.tops[policy]) >= self.limit
-
-        return list(itertools.takewhile(is_near, reversed(incumbents)))
-
-
-def judge_incumbents(
-    runs: dict[tuple[str, int], Incumbents], solver: str, options: argparse.Namespace
-) -> Judgment:
-    """Judge incumbents by fresh seeds until each search's cost to be near the best is known."""
-    last = {incumbents[-1][1] for incumbents in runs.values() if incumbents}
-    if not last:
-        sys.exit("no search has finished a training")
-    requests = {(policy, options.fresh) for policy in last}
-    tops: dict[str, list[float]] = {}
-    while True:
-        tops.update(train_fresh_seeds(solver, options, requests))
-        best = max(tops, key=lambda policy: statistics.mean(tops[policy]))
-        limit = statistics.mean(tops[best]) - options.near / 100
-        judgment = Judgment(tops, best, limit)
-        requests = unsure_policies(judgment, options)
-        if not requests:
-            earlier = earlier_incumbents(runs, judgment)
-            requests = {(policy, options.fresh) for policy in earlier}
-        if not requests:
-            return judgment
-
-
-def earlier_incumbents(runs: dict[tuple[str, int], Incumbents], judgment: Judgment) -> set[str]:
-    """Find the incumbent of each search before those that are near, unless it was judged."""
-    policies: set[str] = set()
-    for incumbents in runs.values():
-        earlier = incumbents[: len(incumbents) - len(judgment.near(incumbents))]
-        policies.update(policy for _, policy in earlier[-1:])
-    return policies - set(judgment.tops)
-
-
-def unsure_policies(judgment: Judgment, options: argparse.Namespace) -> set[tuple[str, int]]:
-    """Find the policies that are near, or almost, and need more seeds: (policy, seeds)."""
-    almost = judgment.limit - options.near / 100
-    return {
-        (policy, options.sure)
-        for policy, tops in judgment.tops.items()
-        if len(tops) < options.sure and statistics.mean(tops) >= almost
-    }
+def final_answers(runs: dict[tuple[str, int], Incumbents]) -> dict[tuple[str, int], str | None]:
+    """List the answer of each run, and that of the tuner at the cost of the recipe."""
+    answers: dict[tuple[str, int], str | None] = {}
+    for (name, repeat), incumbents in runs.items():
+        answers[name, repeat] = incumbents[-1][1] if incumbents else None
+        if name == "tune" and ("recipe", repeat) in runs:
+            cost = runs["recipe", repeat][-1][0]
+            until = [policy for spent, policy in incumbents if spent <= cost]
+            answers[AT_RECIPE, repeat] = until[-1] if until else None
+    return answers
 
 
 def train_fresh_seeds(
-    solver: str, options: argparse.Namespace, requests: set[tuple[str, int]]
+    solver: str, options: argparse.Namespace, policies: set[str]
 ) -> dict[str, list[float]]:
     """Train policies with fresh seeds.
-
-    Args:
-        solver: Path of the solver.
-        options: The options of this program.
-        requests: (policy, number of seeds).
 
     Returns:
         The Top-1 of each policy with each seed; 0 for a training that did not finish.
     """
     dsn = create_database(options, "judge")
-    jobs = [
-        Job(solver, policy=policy, seed=FIRST_FRESH_SEED + n)
-        for policy, seeds in sorted(requests)
-        for n in range(seeds)
-    ]
+    seeds = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + options.fresh)
+    jobs = [Job(solver, policy=policy, seed=seed) for policy in sorted(policies) for seed in seeds]
     with StudyDisplay() as display:
         study.run_study("judge", Cores(), display, jobs, dsn)
-    requested = {(job.policy, job.seed) for job in jobs}
     tops: dict[str, list[float]] = {}
     with Store(dsn) as store:
         for trial in store.trials(study="judge", best_only=True):
-            if (trial.policy, trial.setup.seed) in requested:
+            if trial.policy in policies and trial.setup.seed in seeds:
                 tops.setdefault(trial.policy, []).append(highest_top1(trial))
-    if any(len(tops.get(policy, ())) < seeds for policy, seeds in requests):
+    if any(len(tops.get(policy, ())) < options.fresh for policy in policies):
         sys.exit("some trainings with fresh seeds did not start: run the program again")
     return tops
 
 
-# The tables
-
-
-def print_tables(
-    runs: dict[tuple[str, int], Incumbents], judgment: Judgment, options: argparse.Namespace
+def write_answers(
+    answers: dict[tuple[str, int], str | None],
+    tops: dict[str, list[float]],
+    options: argparse.Namespace,
 ) -> None:
-    """Print a row for each run of a search, then the means and medians of the repeats."""
-    best_tops = judgment.tops[judgment.best]
-    print(
-        "\nbest policy: %s, Top-1 %.2f %% over %d fresh seeds\n"
-        % (judgment.best, 100 * statistics.mean(best_tops), len(best_tops))
-    )
-    print("| search | repeat | Top-1 % (seeds) | iterations to near the best | policy |")
-    print("| --- | ---: | ---: | ---: | --- |")
-    means: dict[str, list[float]] = {}
-    costs: dict[str, list[float]] = {}
-    for (name, repeat), incumbents in runs.items():
-        policy = incumbents[-1][1] if incumbents else None
-        tops = judgment.tops[policy] if policy else [0.0] * options.fresh
-        near = judgment.near(incumbents)
-        cost = near[-1][0] if near else math.inf
-        means.setdefault(name, []).append(statistics.mean(tops))
-        costs.setdefault(name, []).append(cost)
+    """Write each answer and its Top-1 with each fresh seed."""
+    with open(os.path.join(options.work, "answers.jsonl"), "w") as file:
+        for (name, repeat), policy in sorted(answers.items()):
+            answer = {
+                "task": options.task,
+                "search": name,
+                "repeat": repeat,
+                "policy": policy,
+                "top1": tops.get(policy or "", [0.0] * options.fresh),
+            }
+            file.write(json.dumps(answer) + "\n")
+
+
+# The table
+
+
+def print_table(
+    runs: dict[tuple[str, int], Incumbents],
+    answers: dict[tuple[str, int], str | None],
+    tops: dict[str, list[float]],
+    options: argparse.Namespace,
+) -> None:
+    """Print a row for each search: its cost, and the Top-1 of its answers."""
+    failed = [0.0] * options.fresh
+    print("\n%s, %d iterations a training" % (options.task, options.max_iter))
+    print("\n| search | iterations | Top-1 % | worst repeat | failed of all fresh trainings |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name in dict.fromkeys(name for name, _ in answers):
+        values = [tops.get(policy or "", failed) for (n, _), policy in answers.items() if n == name]
+        means = [100 * statistics.mean(numbers) for numbers in values]
+        error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+        source = "recipe" if name == AT_RECIPE else name
+        costs = [runs[source, repeat][-1][0] for n, repeat in answers if n == name]
         print(
-            "| %s | %d | %.2f ± %.2f (%d) | %s | %s |"
+            "| %s | %d | %.2f ± %.2f | %.2f | %d of %d |"
             % (
                 name,
-                repeat + 1,
-                100 * statistics.mean(tops),
-                100 * statistics.stdev(tops),
-                len(tops),
-                cost_text(cost, options),
-                policy or "no training finished",
+                statistics.mean(costs),
+                statistics.mean(means),
+                error,
+                min(means),
+                sum(top1 == 0 for numbers in values for top1 in numbers),
+                sum(len(numbers) for numbers in values),
             )
         )
-    print("\n| search | mean Top-1 % of the repeats | median iterations to near the best |")
-    print("| --- | ---: | ---: |")
-    for name in means:
-        median = cost_text(statistics.median(costs[name]), options)
-        print("| %s | %.2f | %s |" % (name, 100 * statistics.mean(means[name]), median))
-
-
-def cost_text(iterations: float, options: argparse.Namespace) -> str:
-    """Format a number of iterations; infinity means more than the budget."""
-    return "> %d" % options.budget if iterations == math.inf else "%d" % iterations
 
 
 SEARCHES: dict[str, Search] = {
-    "lrbench": lrbench,
-    "second": second,
+    "tune": tune,
+    "recipe": recipe,
+    "constant": constant,
+    "cosine": cosine,
     "tpe": with_optuna(
         "tpe",
         lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
@@ -547,7 +501,6 @@ SEARCHES: dict[str, Search] = {
         lambda seed: optuna.samplers.RandomSampler(seed=seed),
         lambda options: optuna.pruners.NopPruner(),
     ),
-    "grid": grid,
 }
 
 if __name__ == "__main__":
