@@ -50,7 +50,7 @@ from lrbench_caffe import study
 from lrbench_caffe.database import Store, incoming, server
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.evaluator import candidates
+from lrbench_caffe.evaluator import old_candidates
 from lrbench_caffe.ranking.ranges import Range
 from lrbench_caffe.study.cores import Cores
 from lrbench_caffe.trial import FINISHED, INTERRUPTED, RUNNING, TEST_SET, Job
@@ -173,12 +173,12 @@ def draw_policies(options: argparse.Namespace) -> list[str]:
     low, high, best = options.good
     good = Range(low, high, best, 0.0)
     policies = set()
-    for function in candidates.TUNED:
+    for function in old_candidates.TUNED:
         if function == "PLATEAU":  # it would train differently if another set decided
             continue
-        first, _ = candidates.first(function, good)
+        first, _ = old_candidates.first(function, good)
         warmup = int(WARMUP * options.max_iter)
-        others = [other for other, _ in candidates.neighbours(first, FACTOR, good, warmup)]
+        others = [other for other, _ in old_candidates.neighbours(first, FACTOR, good, warmup)]
         policies.update(str(other.policy(options.max_iter)) for other in (first, *others))
     return random.Random(1).sample(sorted(policies), MAX_POOL)[: options.pool]
 

@@ -14,7 +14,7 @@ from trials import trial
 from lrbench_caffe import ranking
 from lrbench_caffe.display import tables
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.evaluator.candidates import TUNED
+from lrbench_caffe.evaluator.old_candidates import TUNED
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.trial import Dataset, Evaluation, Job
 
@@ -22,7 +22,7 @@ pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
 from lrbench_caffe.database import Store, studies
-from lrbench_caffe.evaluator import candidates, range_test, tuner
+from lrbench_caffe.evaluator import old_candidates, range_test, tuner
 from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.study.cores import Cores
 
@@ -216,18 +216,18 @@ def test_a_study_with_rounding_errors_in_its_policies_is_continued(database, mon
 
     net = Simulated()
     with monkeypatch.context() as older:
-        older.setattr(candidates, "_exact", lambda value: value * (1 + 2**-52))
+        older.setattr(old_candidates, "_exact", lambda value: value * (1 + 2**-52))
         with pytest.raises(Interrupted):
             net.tune(database, on_note=interrupt)
     with Store(database) as store:
         before = {trial.id: trial.policy for trial in store.trials(study="search")}
-    assert any(text != candidates.without_noise(text) for text in before.values())
+    assert any(text != old_candidates.without_noise(text) for text in before.values())
     tuned = net.tune(database)
     assert net.count == len(tuned.tried), "no training is repeated"
     assert {tried.trial.id for tried in tuned.tried} >= set(before)
     for tried in tuned.tried:
         if tried.trial.id not in before:
-            assert tried.trial.policy == candidates.without_noise(tried.trial.policy)
+            assert tried.trial.policy == old_candidates.without_noise(tried.trial.policy)
 
 
 def test_another_solver_or_net_in_the_same_study_is_refused(searched_database):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator import recommendation
-from lrbench_caffe.evaluator.candidates import from_text
+from lrbench_caffe.evaluator.old_candidates import from_text
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.trial import DIVERGED, FINISHED
 

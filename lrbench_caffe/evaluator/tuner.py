@@ -30,7 +30,7 @@ from lrbench_caffe import ranking
 from lrbench_caffe.database import Store, studies
 from lrbench_caffe.errors import InputError, TrialError, suggestion
 from lrbench_caffe.evaluator import loss_curve, prior, range_test
-from lrbench_caffe.evaluator.candidates import (
+from lrbench_caffe.evaluator.old_candidates import (
     PLATEAU_FUNCTIONS,
     TUNED,
     Candidate,

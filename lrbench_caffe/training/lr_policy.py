@@ -114,7 +114,7 @@ def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> 
         return True
     if _is_schedule_of(solver, policy):
         return True
-    if not _caffe_computes(policy, solver.max_iter):
+    if not caffe_computes(policy, solver.max_iter):
         solver.lr_policy = "fixed"
         solver.base_lr = policy.schedule(None)(0)
         return False
@@ -134,8 +134,15 @@ def _is_schedule_of(solver: caffe_pb2.SolverParameter, policy: Policy) -> bool:
         return False
 
 
-def _caffe_computes(policy: Policy, max_iter: int) -> bool:
-    """Whether Caffe has the function, without a floor k1 and with values that its fields hold."""
+def caffe_computes(policy: Policy, max_iter: int) -> bool:
+    """Return whether Caffe computes the rates of a policy itself.
+
+    It does if it has the function, without a floor k1 and with values that its fields hold.
+
+    Args:
+        policy: The policy.
+        max_iter: Iterations of the training.
+    """
     if policy.function not in LR_POLICIES or "k1" in policy.parameters:
         return False
     if policy.function == "NSTEP":

@@ -70,7 +70,7 @@ class Monitor:
         self._base_lr = solver.param.base_lr
         self._schedule: Policy | None = None
         if not native and not isinstance(policy, CaffePolicy):
-            self._schedule = _single_precision(policy.schedule(memory))
+            self._schedule = single_precision(policy.schedule(memory))
         self._after_iteration = self._record_losses(loss_reader(solver.net, gpu), iter_size)
 
     @property
@@ -93,7 +93,7 @@ class Monitor:
         if isinstance(policy, CaffePolicy) or not policy.has_memory:
             return row
         self.memory = policy.observe(self.memory, row)
-        self._schedule = _single_precision(policy.schedule(self.memory))
+        self._schedule = single_precision(policy.schedule(self.memory))
         return dataclasses.replace(row, lr=self.lr)
 
     def step(self, iterations: int) -> None:
@@ -181,10 +181,14 @@ def loss_reader(net: caffe.Net, gpu: bool = False) -> Callable[[], float]:
     return lambda: sum(weight * float(view.sum()) for view, weight in views)
 
 
-def _single_precision(policy: Policy) -> Policy:
-    """An NSTEP with k0 and gamma in single precision, as in Caffe's multistep; others unchanged."""
+def single_precision(policy: Policy) -> Policy:
+    """Return an NSTEP with k0 and gamma in single precision, as in Caffe's multistep.
+
+    Args:
+        policy: The policy. Pieces of other functions, and an NSTEP with a floor k1, do not change.
+    """
     if isinstance(policy, Composition):
-        parts = [_single_precision(p) if isinstance(p, Policy) else p for p in policy.parts]
+        parts = [single_precision(p) if isinstance(p, Policy) else p for p in policy.parts]
         return Composition(*parts)
     if policy.function != "NSTEP" or "k1" in policy.parameters:
         return policy
