@@ -50,8 +50,7 @@ from lrbench_caffe import study
 from lrbench_caffe.database import Store, incoming, server
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.evaluator import old_candidates
-from lrbench_caffe.ranking.ranges import Range
+from lrbench_caffe.evaluator.candidates import TUNED, first, neighbours
 from lrbench_caffe.study.cores import Cores
 from lrbench_caffe.trial import FINISHED, INTERRUPTED, RUNNING, TEST_SET, Job
 
@@ -61,9 +60,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.trial import Trial
 
 VALIDATION_SET = "validation"
-FACTOR = 2.0  # between the largest rates of a candidate and its neighbours
 MAX_POOL = 16  # a smaller pool has the first of these policies
-WARMUP = 0.05  # of a training: the warm-up of policies that begin above the best constant rate
 
 
 class Training(NamedTuple):
@@ -169,17 +166,15 @@ def create_database(folder: str, name: str) -> str:
 
 
 def draw_policies(options: argparse.Namespace) -> list[str]:
-    """Draw policies from those that `lrbench tune` would try around the good rates."""
-    low, high, best = options.good
-    good = Range(low, high, best, 0.0)
+    """Draw policies that `lrbench tune` would try, with largest rates in the good range."""
     policies = set()
-    for function in old_candidates.TUNED:
+    for function in TUNED:
         if function == "PLATEAU":  # it would train differently if another set decided
             continue
-        first, _ = old_candidates.first(function, good)
-        warmup = int(WARMUP * options.max_iter)
-        others = [other for other, _ in old_candidates.neighbours(first, FACTOR, good, warmup)]
-        policies.update(str(other.policy(options.max_iter)) for other in (first, *others))
+        for peak in options.good:
+            candidate, _ = first(function, peak, options.max_iter)
+            others = [other for other, _ in neighbours(candidate)]
+            policies.update(other.text for other in (candidate, *others))
     return random.Random(1).sample(sorted(policies), MAX_POOL)[: options.pool]
 
 
