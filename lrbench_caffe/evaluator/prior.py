@@ -13,6 +13,7 @@ from lrbench_caffe.trial import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
     from lrbench_caffe.database import Store
+    from lrbench_caffe.database.standings import Standing
     from lrbench_caffe.evaluator.recommendation import TaskResults
     from lrbench_caffe.trial import Setup
 
@@ -29,6 +30,7 @@ class Prior(NamedTuple):
         good: The good range of constant rates, or None.
         same_task: Whether the results are of the searched task itself.
         policies: The best policy of each function with its max_iter, the best one first.
+        top1s: The Top-1 of each of these policies, a share of 1, as the mean of its seeds.
         rates: Constant rates of this task with which trainings finished.
         safe_rates: Those of the rates with which enough seeds finished.
         diverged_rates: Constant rates of this task with which a training diverged.
@@ -42,6 +44,7 @@ class Prior(NamedTuple):
     safe_rates: tuple[float, ...] = ()
     diverged_rates: tuple[float, ...] = ()
     sentence: str = NO_RESULTS
+    top1s: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Convert to what the database keeps of a study; its names are those of release 0.1."""
@@ -53,6 +56,7 @@ class Prior(NamedTuple):
             "sure": self.safe_rates,
             "diverged": self.diverged_rates,
             "words": self.sentence,
+            "top1s": self.top1s,
         }
 
     @classmethod
@@ -66,6 +70,7 @@ class Prior(NamedTuple):
             safe_rates=tuple(content.get("sure", ())),
             diverged_rates=tuple(content.get("diverged", ())),
             sentence=content["words"],
+            top1s=tuple(content.get("top1s", ())),
         )
 
 
@@ -93,11 +98,13 @@ def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
     if best.similarity < MIN_SIMILARITY:
         return Prior()
     sentences = recommendation.explain(found, found.tasks.index(best))
+    standings = _best_of_each_function(best)[:limit]
     prior = Prior(
         good=best.good,
         same_task=found.same,
-        policies=tuple(_best_of_each_function(best)[:limit]),
+        policies=tuple((entry.policy, entry.settings["max_iter"]) for entry in standings),
         sentence="; ".join(sentences),
+        top1s=tuple(cast("float", entry.top1.mean) for entry in standings),
     )
     if not found.same:
         return prior
@@ -133,17 +140,17 @@ def _usable(results: TaskResults, setup: Setup) -> TaskResults | None:
     )
 
 
-def _best_of_each_function(results: TaskResults) -> list[tuple[str, int]]:
+def _best_of_each_function(results: TaskResults) -> list[Standing]:
     """List the best policy of each function, trained with the optimizer of the best of all."""
     optimizer = recommendation.optimizer(results.task.settings)
-    best: dict[str, tuple[str, int]] = {}
+    best: dict[str, Standing] = {}
     for standing in results.policies:
         max_iter = standing.settings.get("max_iter")
         if max_iter is None or recommendation.optimizer(standing.settings) != optimizer:
             continue
         candidate = from_text(standing.policy, max_iter)
         if candidate:
-            best.setdefault(candidate.function, (standing.policy, max_iter))
+            best.setdefault(candidate.function, standing)
     return list(best.values())
 
 

@@ -61,10 +61,13 @@ class Known(NamedTuple):
     Attributes:
         candidate: The candidate.
         why: Where it comes from.
+        top1: Its Top-1 on this task in trainings of full length, a share of 1; None if it was not
+            measured.
     """
 
     candidate: Candidate
     why: str
+    top1: float | None = None
 
 
 def train_recipe(log: TuningLog, rounds: Rounds, rate: float) -> TuningLog:
@@ -120,9 +123,18 @@ def _beyond_the_edge(log: TuningLog) -> float | None:
 
 
 def train_known(log: TuningLog, rounds: Rounds, known: Sequence[Known]) -> TuningLog:
-    """Train the best policies of the database, as many as half of the budget has room for."""
+    """Train the best policies of the database, as many as half of the budget has room for.
+
+    Those with a lower Top-1 on this task than the leader are left out.
+    """
     full = log.task.max_iter
-    wanted = [Wanted(candidate, why, log.task.seed) for candidate, why in known]
+    leader = log.leader(full)
+    lowest = min(leader.top1s) if leader else 0.0
+    wanted = [
+        Wanted(entry.candidate, entry.why, log.task.seed)
+        for entry in known
+        if entry.top1 is None or entry.top1 >= lowest
+    ]
     log = rounds.train(log, "known", wanted[: max(1, rounds.room(full) // 2)], full)
     return _with_leader(log)
 

@@ -12,6 +12,7 @@ it decides by what the database had when it began.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -208,7 +209,8 @@ def _known_diverged(found: prior.Prior) -> tuple[float, ...]:
 def _known(found: prior.Prior, task: Task) -> list[stages.Known]:
     """The policies that the database has, as they are or stretched to this solver's length."""
     known = []
-    for policy, length in found.policies:
+    top1s = found.top1s if found.same_task else ()
+    for (policy, length), top1 in itertools.zip_longest(found.policies, top1s):
         candidate = from_text(policy, length)
         if candidate is None or candidate.function not in task.functions:
             continue
@@ -217,7 +219,8 @@ def _known(found: prior.Prior, task: Task) -> list[stages.Known]:
             why += ", here for %d iterations" % task.max_iter
             candidate = from_policy(candidate.policy(task.max_iter), task.max_iter)
         if candidate:
-            known.append(stages.Known(candidate, why))
+            measured = top1 if length >= task.max_iter else None
+            known.append(stages.Known(candidate, why, measured))
     return known
 
 
