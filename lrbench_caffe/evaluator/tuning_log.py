@@ -248,7 +248,7 @@ class TuningLog:
 
         It is the first in the order of those that have at least half as many seeds as any other. A
         candidate with a smaller largest rate goes before it if their Top-1 differs by less than the
-        standard error: a net fails with some seeds in a hundred if the rate is nearly too large, and
+        standard error. If a rate is nearly too large, a net fails with some seeds in a hundred, and
         a few seeds do not show that.
         """
         ordered = self.ordered(length)
