@@ -52,7 +52,14 @@ class Rounds:
         self._shown = len(log.notes)
         return log
 
-    def train(self, log: TuningLog, stage: str, wanted: Sequence[Wanted], length: int) -> TuningLog:
+    def train(
+        self,
+        log: TuningLog,
+        stage: str,
+        wanted: Sequence[Wanted],
+        length: int,
+        count: int | None = None,
+    ) -> TuningLog:
         """Train what was not trained yet, as much as there is room for.
 
         Candidates that would be the same training to the last bit are trained once.
@@ -62,6 +69,7 @@ class Rounds:
             stage: The stage that asks for the round.
             wanted: The trainings.
             length: The max_iter of each.
+            count: The largest number of trainings (None: all).
 
         Returns:
             The log with the trainings.
@@ -71,7 +79,7 @@ class Rounds:
             TrialError: As :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
         """
         self.show(log)
-        new = self._new(log, wanted, length)[: self.room(length)]
+        new = self._new(log, wanted, length)[:count][: self.room(length)]
         if not new:
             return log
         self._on_round(log, stage, new)

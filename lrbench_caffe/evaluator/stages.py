@@ -14,18 +14,19 @@ The paper's section V-B and what is known of warm-ups decide what is tried:
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe.evaluator.candidates import first, neighbours, with_peak, with_warmup
 from lrbench_caffe.evaluator.tuning_log import Wanted
-from lrbench_caffe.trial import FINISHED
+from lrbench_caffe.trial import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Protocol
 
     from lrbench_caffe.evaluator.candidates import Candidate
-    from lrbench_caffe.evaluator.tuning_log import Outcome, TuningLog
+    from lrbench_caffe.evaluator.tuning_log import Outcome, Tried, TuningLog
     from lrbench_caffe.trial import Trial
 
     class Rounds(Protocol):
@@ -35,9 +36,14 @@ if TYPE_CHECKING:
             """Count the trainings of a length that the rest of the budget pays for."""
 
         def train(
-            self, log: TuningLog, stage: str, wanted: Sequence[Wanted], length: int
+            self,
+            log: TuningLog,
+            stage: str,
+            wanted: Sequence[Wanted],
+            length: int,
+            count: int | None = None,
         ) -> TuningLog:
-            """Train what was not trained yet, as much as there is room for."""
+            """Train what was not trained yet: the first `count`, as many as there is room for."""
 
         def length(self, share: float) -> int:
             """Return the length of a training that takes a share of the full length."""
@@ -74,7 +80,8 @@ def train_recipe(log: TuningLog, rounds: Rounds, rate: float) -> TuningLog:
     """Train the rule of thumb from 1, 2 and 4 times the best constant rate.
 
     While the largest or the smallest of these rates is the best, the next one beyond it is tried,
-    if three further trainings have room.
+    if three further trainings have room. If all of them diverged, lower rates are tried until a
+    training finishes.
 
     Args:
         log: The log.
@@ -82,50 +89,61 @@ def train_recipe(log: TuningLog, rounds: Rounds, rate: float) -> TuningLog:
         rate: The best constant rate.
     """
     full = log.task.max_iter
-    log = rounds.train(
-        log, "recipe", [_recipe(log, factor * rate, rate) for factor in RECIPE_FACTORS], full
-    )
-    for _ in range(MAX_STEPS):
-        beyond = _beyond_the_edge(log)
-        if beyond is None or (log.ordered(full) and rounds.room(full) <= len(RECIPE_FACTORS)):
-            break
+    factors: tuple[float, ...] = RECIPE_FACTORS
+    steps = 0
+    while factors:
+        wanted = [_recipe(log, factor, rate) for factor in factors]
+        wanted = [item for item in wanted if log.may_begin(item.candidate, full)]
         count = len(log.tried)
-        log = rounds.train(log, "recipe", [_recipe(log, beyond, rate)], full)
+        log = rounds.train(log, "recipe", wanted, full)
         if len(log.tried) == count:
             break
+        factors = _beyond_the_edge(log, rate)
+        if log.leader(full):
+            steps += 1
+            if steps > MAX_STEPS or rounds.room(full) <= len(RECIPE_FACTORS):
+                break
     return _with_leader(log)
 
 
-def _recipe(log: TuningLog, peak: float, rate: float) -> Wanted:
-    """The recipe with a largest rate, and why."""
+def _recipe(log: TuningLog, factor: float, rate: float) -> Wanted:
+    """The recipe with a multiple of the best constant rate as its largest rate, and why."""
     functions = log.task.functions
     function = next((name for name in RECIPE_FUNCTIONS if name in functions), functions[0])
-    candidate, why = first(function, peak, log.task.max_iter)
+    candidate, why = first(function, factor * rate, log.task.max_iter)
     times = "the best constant rate"
-    if peak != rate:
-        times = "%g times %s" % (peak / rate, times)
+    if factor != 1:
+        times = "%g times %s" % (factor, times)
     return Wanted(candidate, "%s; its largest rate is %s" % (why, times), log.task.seed)
 
 
-def _beyond_the_edge(log: TuningLog) -> float | None:
-    """The next largest rate of the recipe if the best one is at an edge of those that were tried.
+def _beyond_the_edge(log: TuningLog, rate: float) -> tuple[float, ...]:
+    """The next factor of the recipe if the best one is at an edge of those that were tried.
 
-    Half the lowest one if none of them finished; None if the best one is not at an edge.
+    Half the lowest one if the training with it diverged and there is no leader; none if the best
+    one is not at an edge.
     """
-    tried = [t.candidate.highest_rate() for t in log.tried if t.stage == "recipe"]
+    tried = sorted(
+        (t for t in log.tried if t.stage == "recipe"), key=lambda t: t.candidate.highest_rate()
+    )
+    lowest, highest = tried[0], tried[-1]
     leader = log.leader(log.task.max_iter)
-    if not tried or leader is None:
-        return min(tried) / 2 if tried else None
-    best = leader.candidate.highest_rate()
-    if best == max(tried):
-        return 2 * best
-    return best / 2 if best == min(tried) else None
+    if leader and leader.candidate == highest.candidate:
+        return (2 * _factor(highest, rate),)
+    is_lowest = leader.candidate == lowest.candidate if leader else lowest.trial.state == DIVERGED
+    return (_factor(lowest, rate) / 2,) if is_lowest else ()
+
+
+def _factor(tried: Tried, rate: float) -> float:
+    """The power of 2 by which the largest rate of a training of the recipe exceeds a rate."""
+    return float(2 ** round(math.log2(tried.candidate.highest_rate() / rate)))
 
 
 def train_known(log: TuningLog, rounds: Rounds, known: Sequence[Known]) -> TuningLog:
     """Train the best policies of the database, as many as half of the budget has room for.
 
-    Those with a lower Top-1 on this task than the leader are left out.
+    Those with a lower Top-1 on this task than the leader are left out, and those with rates that
+    diverged.
     """
     full = log.task.max_iter
     leader = log.leader(full)
@@ -133,10 +151,11 @@ def train_known(log: TuningLog, rounds: Rounds, known: Sequence[Known]) -> Tunin
     wanted = [
         Wanted(entry.candidate, entry.why, log.task.seed)
         for entry in known
-        if entry.top1 is None or entry.top1 >= lowest
+        if (entry.top1 is None or entry.top1 >= lowest) and log.may_train(entry.candidate, full)
     ]
-    log = rounds.train(log, "known", wanted[: max(1, rounds.room(full) // 2)], full)
-    return _with_leader(log)
+    return _with_leader(
+        rounds.train(log, "known", wanted, full, count=max(1, rounds.room(full) // 2))
+    )
 
 
 def train_shapes(log: TuningLog, rounds: Rounds) -> TuningLog:
@@ -148,7 +167,7 @@ def train_shapes(log: TuningLog, rounds: Rounds) -> TuningLog:
     shapes = _shapes(log, leader.candidate.highest_rate())
     candidates = [wanted for wanted in shapes if log.may_train(wanted.candidate, full)]
     count = max(1, round(SHAPES_SHARE * rounds.room(full)))
-    return _with_leader(rounds.train(log, "shapes", candidates[:count], full))
+    return _with_leader(rounds.train(log, "shapes", candidates, full, count))
 
 
 def _shapes(log: TuningLog, peak: float) -> list[Wanted]:
@@ -177,25 +196,24 @@ def train_seeds(log: TuningLog, rounds: Rounds) -> TuningLog:
     full = log.task.max_iter
     while rounds.room(full):
         count = len(log.tried)
-        log = _with_leader(rounds.train(log, "seeds", _next_wanted(log), full))
+        log = _with_leader(rounds.train(log, "seeds", _next_wanted(log), full, count=2))
         if len(log.tried) == count:
             break
     return log
 
 
 def _next_wanted(log: TuningLog) -> list[Wanted]:
-    """What to train next at full length: another seed of the best two, or else two variants."""
+    """What to train next at full length: another seed of the best two, or else variants."""
     full = log.task.max_iter
     best = log.ordered(full)[:2]
     unsure = [outcome.candidate for outcome in best if len(outcome.trials) < SEEDS]
     if unsure:
         return [Wanted(c, ANOTHER_SEED, log.next_seed(c, full)) for c in unsure]
-    variants = (
+    return [
         Wanted(candidate, why, log.task.seed)
         for candidate, why in (_variants(best[0]) if best else ())
-        if not log.seeds(candidate, full) and log.may_train(candidate, full)
-    )
-    return list(itertools.islice(variants, 2))
+        if log.may_train(candidate, full)
+    ]
 
 
 def _variants(outcome: Outcome) -> Iterable[tuple[Candidate, str]]:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
 PRIOR_SEEDS = 0.5  # seeds for which the median of all candidates counts in a candidate's mean
 # A candidate stays below the largest rates that diverged by this factor. Those next to them diverge
-# with a few seeds in a hundred, which three or four seeds do not show.
-MARGIN = 2**0.5
+# with a few seeds in a hundred, which three or four seeds do not show. It is a little more than the
+# sqrt 2 between a candidate and its variants, so that the rounding of rates has no influence.
+MARGIN = 1.45
+SMALLER = (
+    1.4  # a largest rate is smaller than another one by at least this factor, for the same reason
+)
 
 
 class Task(NamedTuple):
@@ -179,33 +183,54 @@ class TuningLog:
         return [Outcome(candidate, tuple(found)) for candidate, found in trials.items()]
 
     @property
+    def best_constant(self) -> float:
+        """The constant rate of the training with the highest Top-1, 0 without one."""
+        best, top1 = 0.0, -math.inf
+        for tried in self.tried:
+            row = tried.trial.best
+            is_constant = tried.trial.function == "FIX" and tried.trial.state == FINISHED
+            if is_constant and row and row.top1 is not None and row.top1 > top1:
+                best, top1 = tried.candidate.highest_rate(), row.top1
+        return best
+
+    @property
     def lowest_diverged_constant(self) -> float:
         """The smallest constant rate above the best one with which a training diverged.
 
         A rate far below the best one may be stopped, too: its loss hardly changes.
         """
-        constants = [tried for tried in self.tried if tried.trial.function == "FIX"]
-        diverged = list(self.known_diverged)
-        best, top1 = 0.0, -math.inf
-        for tried in constants:
-            rate, row = tried.candidate.highest_rate(), tried.trial.best
-            if tried.trial.state == DIVERGED:
-                diverged.append(rate)
-            elif row and row.top1 is not None and row.top1 > top1:
-                best, top1 = rate, row.top1
+        best = self.best_constant
+        diverged = [*self.known_diverged, *map(_highest_rate, self._diverged("FIX"))]
         return min((rate for rate in diverged if rate > best), default=math.inf)
 
     @property
     def lowest_diverged_peak(self) -> float:
-        """The smallest largest rate of a training of full length that diverged, or infinity."""
+        """The smallest largest rate of a training of full length that diverged, or infinity.
+
+        Constant rates below the best one do not count; their loss hardly changes.
+        """
+        best = self.best_constant
         return min(
             (
-                tried.candidate.highest_rate()
-                for tried in self.tried
-                if tried.trial.state == DIVERGED and tried.length == self.task.max_iter
+                _highest_rate(tried)
+                for tried in self._diverged()
+                if tried.length == self.task.max_iter
+                and (tried.trial.function != "FIX" or _highest_rate(tried) >= best)
             ),
             default=math.inf,
         )
+
+    def _diverged(self, function: str | None = None) -> list[Tried]:
+        """The trainings that diverged, of all functions or of one."""
+        return [
+            tried
+            for tried in self.tried
+            if tried.trial.state == DIVERGED and function in (None, tried.trial.function)
+        ]
+
+    def may_begin(self, candidate: Candidate, length: int) -> bool:
+        """Whether a candidate begins below the constant rates that diverged."""
+        return candidate.policy(length).first < self.lowest_diverged_constant
 
     def may_train(self, candidate: Candidate, length: int) -> bool:
         """Whether nothing shows that a candidate diverges, with one seed or another.
@@ -213,10 +238,8 @@ class TuningLog:
         It would if it begins with a constant rate that diverged, or if its largest rate is not
         below the ones that diverged at full length by :data:`MARGIN`.
         """
-        first = candidate.policy(length).first
-        if first >= self.lowest_diverged_constant:
-            return False
-        return candidate.highest_rate() * MARGIN < self.lowest_diverged_peak
+        is_below = candidate.highest_rate() * MARGIN < self.lowest_diverged_peak
+        return is_below and self.may_begin(candidate, length)
 
     def is_safe(self, outcome: Outcome, length: int) -> bool:
         """Whether a candidate may be trained and did not diverge."""
@@ -261,10 +284,14 @@ class TuningLog:
         for other in counted[1:]:
             error = noise * math.sqrt(1 / len(leader.top1s) + 1 / len(other.top1s))
             lead = statistics.mean(leader.top1s) - statistics.mean(other.top1s)
-            is_smaller = other.candidate.highest_rate() * MARGIN < leader.candidate.highest_rate()
+            is_smaller = other.candidate.highest_rate() * SMALLER < leader.candidate.highest_rate()
             if is_smaller and lead < error:
                 return other
         return leader
+
+
+def _highest_rate(tried: Tried) -> float:
+    return tried.candidate.highest_rate()
 
 
 def _pooled_deviation(values: Sequence[Sequence[float]]) -> float:

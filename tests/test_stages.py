@@ -1,0 +1,431 @@
+"""The stages of a search and its log, with made-up trainings: no database and no processes."""
+
+import dataclasses
+import math
+
+import pytest
+from trials import trial
+
+from lrbench_caffe.evaluator import stages
+from lrbench_caffe.evaluator.candidates import TUNED, from_text, recipe
+from lrbench_caffe.evaluator.tuning_log import Task, Tried, TuningLog
+
+FULL = 1000
+RATE = 0.1  # the best constant rate
+
+
+def a_log(functions=TUNED, goal="accuracy", **fields):
+    return TuningLog(Task(FULL, 50, tuple(functions), goal, 1), **fields)
+
+
+def training(candidate, top1=0.9, loss=0.3, seed=1, state="finished", length=FULL, stage="recipe"):
+    """A training of a search that ended as stated."""
+    if isinstance(candidate, str):
+        candidate = from_text(candidate, FULL)
+    policy = str(candidate.policy(length))
+    shares = () if state == "failed" else (0.1, top1)
+    made_up = trial(policy, shares, seed, state, n_classes=10, error=None)
+    rows = tuple(
+        dataclasses.replace(row, iteration=iteration, test_loss=loss)
+        for row, iteration in zip(made_up.rows, (0, length))
+    )
+    made_up = dataclasses.replace(made_up, rows=rows)
+    return Tried(stage, "a reason", made_up, candidate, length, seed, length)
+
+
+class MadeUp:
+    """Rounds whose trainings end as `result(candidate, length, seed)` returns.
+
+    A result is (Top-1, test loss), or the state of a training that does not finish.
+    """
+
+    def __init__(self, result, budget):
+        self._result, self.left = result, budget
+
+    def room(self, length):
+        return self.left // length
+
+    def length(self, share):
+        return min(FULL, 50 * max(2, round(share * FULL / 50)))
+
+    def train(self, log, stage, wanted, length, count=None):
+        done = {(t.candidate, t.seed) for t in log.tried if t.length == length}
+        new = [item for item in wanted if (item.candidate, item.seed) not in done]
+        for item in new[: self.room(length) if count is None else min(count, self.room(length))]:
+            result = self._result(item.candidate, length, item.seed)
+            ending = {"state": result} if isinstance(result, str) else {}
+            top1, loss = (0.1, 2.3) if ending else result
+            tried = training(
+                item.candidate, top1, loss, item.seed, length=length, stage=stage, **ending
+            )
+            log = log.with_tried([tried._replace(why=item.why)])
+            self.left -= length
+        return log
+
+
+def best_at(peak):
+    """A net that is the better, the nearer the largest rate is to a peak."""
+
+    def result(candidate, length, seed):
+        distance = abs(math.log(candidate.highest_rate() / peak))
+        return 0.99 - 0.02 * distance, 0.1 + distance
+
+    return result
+
+
+def policies(log, stage=None):
+    return [str(t.candidate.policy(t.length)) for t in log.tried if stage in (None, t.stage)]
+
+
+def peaks(log, stage):
+    """The largest rates of a stage's trainings."""
+    return [t.candidate.highest_rate() for t in log.tried if t.stage == stage]
+
+
+# The log
+
+
+def test_candidates_are_ordered_by_top1_and_by_loss():
+    log = a_log(
+        tried=(
+            training("FIX(k0=0.01)", 0.90, 0.5),
+            training("FIX(k0=0.02)", 0.91, 0.3),
+            training("FIX(k0=0.03)", 0.92, 0.4),
+            training("FIX(k0=0.04)", 0.80, 0.9),
+        )
+    )
+    # The places of 0.02 are 1 and 0, those of 0.03 are 0 and 1: the Top-1 decides.
+    rates = [outcome.candidate.highest_rate() for outcome in log.ordered(FULL)]
+    assert rates == [0.03, 0.02, 0.01, 0.04]
+
+
+def test_without_a_test_loss_the_top1_alone_is_the_order():
+    tried = (training("FIX(k0=0.01)", 0.90, None), training("FIX(k0=0.02)", 0.91, None))
+    log = a_log(tried=tried)
+    assert [o.candidate.text for o in log.ordered(FULL)] == ["FIX(k0=0.02)", "FIX(k0=0.01)"]
+    assert log.leader(FULL).candidate.text == "FIX(k0=0.02)"
+
+
+def test_the_last_loss_counts_and_the_highest_top1():
+    early = training("FIX(k0=0.01)", 0.9)
+    row = dataclasses.replace(early.trial.rows[-1], iteration=2000, top1=0.8, test_loss=0.7)
+    early = early._replace(trial=early.trial.with_row(row))
+    (outcome,) = a_log(tried=(early,)).outcomes(FULL)
+    assert (outcome.top1s, outcome.losses) == ([0.9], [0.7])
+
+
+def test_a_single_lucky_seed_does_not_lead():
+    several = [training("FIX(k0=0.01)", 0.95, 0.2, seed) for seed in (1, 2, 3)]
+    others = [training("FIX(k0=0.0%d)" % n, 0.90, 0.4) for n in (2, 3, 4)]
+    lucky = training("FIX(k0=0.001)", 0.951, 0.199)
+    log = a_log(tried=(*several, *others, lucky))
+    assert log.ordered(FULL)[0].candidate.text == "FIX(k0=0.01)"
+    far_better = training("FIX(k0=0.001)", 0.999, 0.01)
+    log = a_log(tried=(*several, *others, far_better))
+    assert log.ordered(FULL)[0].candidate.text == "FIX(k0=0.001)"
+    assert log.leader(FULL).candidate.text == "FIX(k0=0.01)", "it has too few seeds"
+
+
+def test_of_level_candidates_the_smaller_largest_rate_leads():
+    large = [training("FIX(k0=0.2)", top1, 0.1, n) for n, top1 in enumerate((0.95, 0.93), 1)]
+    level = [training("FIX(k0=0.1)", top1, 0.2, n) for n, top1 in enumerate((0.94, 0.92), 1)]
+    assert a_log(tried=(*large, *level)).leader(FULL).candidate.text == "FIX(k0=0.1)"
+    near = [training("FIX(k0=0.18)", top1, 0.2, n) for n, top1 in enumerate((0.94, 0.92), 1)]
+    assert a_log(tried=(*large, *near)).leader(FULL).candidate.text == "FIX(k0=0.2)"
+    worse = [training("FIX(k0=0.1)", top1, 0.2, n) for n, top1 in enumerate((0.90, 0.88), 1)]
+    assert a_log(tried=(*large, *worse)).leader(FULL).candidate.text == "FIX(k0=0.2)"
+
+
+@pytest.mark.parametrize("peak", [0.1, 0.2, 0.0463])
+def test_the_next_largest_rate_below_one_that_diverged_is_not_safe(peak):
+    """However the rates are rounded: 0.1 * sqrt 2 is above 0.141, 0.2 * sqrt 2 is below 0.283."""
+    next_peak = float("%.3g" % (peak * stages.RATE_STEP))
+    log = a_log(tried=(training(recipe(next_peak, FULL), state="diverged"),))
+    assert not log.may_train(recipe(peak, FULL), FULL)
+    assert log.may_train(recipe(peak / 2**0.5, FULL), FULL)
+
+
+def test_a_candidate_that_diverged_once_or_is_near_one_does_not_lead():
+    good = [training("COS(k0=0.2, k1=0.0, l=1000)", 0.99, 0.1, seed) for seed in (1, 2, 3)]
+    lower = training("COS(k0=0.05, k1=0.0, l=1000)", 0.9, 0.4)
+    assert a_log(tried=(*good, lower)).leader(FULL).candidate.highest_rate() == 0.2
+    own = training("COS(k0=0.2, k1=0.0, l=1000)", seed=4, state="diverged")
+    near = training("POLY(k0=0.25, p=1.0, l=1000)", state="diverged")
+    far = training("POLY(k0=0.4, p=1.0, l=1000)", state="diverged")
+    short = training("POLY(k0=0.25, p=1.0, l=1000)", state="diverged", length=200)
+    for diverged, rate in ((own, 0.05), (near, 0.05), (far, 0.2), (short, 0.2)):
+        log = a_log(tried=(*good, lower, diverged))
+        assert log.leader(FULL).candidate.highest_rate() == rate
+
+
+def test_nothing_begins_at_a_constant_rate_that_diverged_above_the_best_one():
+    log = a_log(
+        tried=(
+            training("FIX(k0=0.00001)", state="diverged", length=200),  # stuck: it is too small
+            training("FIX(k0=0.1)", 0.9, length=200),
+            training("FIX(k0=0.5)", state="diverged", length=200),
+        ),
+        known_diverged=(0.4,),
+    )
+    assert log.lowest_diverged_constant == 0.4
+    assert not log.may_train(from_text("STEP(k0=0.4, gamma=0.5, l=300)", FULL), FULL)
+    assert log.may_train(from_text("STEP(k0=0.3, gamma=0.5, l=300)", FULL), FULL)
+    assert log.may_train(from_text("SIN(k0=0.01, k1=0.8, l=500)", FULL), FULL)
+
+
+def test_a_constant_rate_that_is_too_small_at_full_length_is_not_a_limit():
+    stuck = training("FIX(k0=1e-07)", state="diverged")
+    log = a_log(tried=(stuck, training("FIX(k0=0.1)", 0.9)))
+    assert log.lowest_diverged_peak == math.inf
+    assert log.leader(FULL).candidate.text == "FIX(k0=0.1)"
+
+
+def test_only_functions_of_the_task_are_candidates():
+    log = a_log(["COS"], tried=(training("FIX(k0=0.1)", 0.99), training(recipe(0.1, FULL), 0.9)))
+    assert [outcome.candidate.function for outcome in log.outcomes(FULL)] == ["COS"]
+
+
+def test_robustness_is_the_order_of_the_ranking():
+    good, better = training("FIX(k0=0.1)", 0.9, 0.1), training("FIX(k0=0.2)", 0.92, 0.2)
+    steady = [
+        good._replace(
+            trial=dataclasses.replace(
+                good.trial,
+                rows=tuple(dataclasses.replace(r, ld=0.0, cd=0.0) for r in good.trial.rows),
+            )
+        )
+    ]
+    log = a_log(goal="robustness", tried=(*steady, better))
+    assert len(log.ordered(FULL)) == 2
+    accuracy = a_log(tried=(*steady, better))
+    assert accuracy.ordered(FULL)[0].candidate.text == "FIX(k0=0.2)"
+
+
+def test_seeds_continue_behind_the_last_one_of_a_candidate():
+    candidate = recipe(0.1, FULL)
+    log = a_log()
+    log = dataclasses.replace(log, task=log.task._replace(seed=7))
+    assert log.next_seed(candidate, FULL) == 7
+    log = log.with_tried([training(candidate, seed=7), training(candidate, seed=8, state="failed")])
+    assert log.next_seed(candidate, FULL) == 9
+    assert log.next_seed(candidate, 500) == 7
+
+
+def test_an_incumbent_is_noted_when_it_changes():
+    candidate = recipe(0.1, FULL)
+    log = a_log(tried=(training(candidate),)).with_incumbent(candidate)
+    assert log.incumbents == ((FULL, candidate),)
+    assert log.notes == ("best policy after 1000 iterations: %s" % candidate.text,)
+    assert log.with_incumbent(candidate) == log
+
+
+# The recipe
+
+
+def test_the_recipe_is_a_short_warmup_and_half_a_cosine_from_three_rates():
+    log = stages.train_recipe(a_log(), MadeUp(best_at(0.2), 3 * FULL), RATE)
+    assert policies(log) == [
+        "WARMUP(k0=0.01) for 50 then COS(k0=0.1, k1=0.0, l=950)",
+        "WARMUP(k0=0.02) for 50 then COS(k0=0.2, k1=0.0, l=950)",
+        "WARMUP(k0=0.04) for 50 then COS(k0=0.4, k1=0.0, l=950)",
+    ]
+    assert [tried.seed for tried in log.tried] == [1, 1, 1]
+    assert log.incumbent.highest_rate() == 0.2
+    assert log.tried[0].why.endswith("; its largest rate is the best constant rate")
+    assert log.tried[2].why.endswith("; its largest rate is 4 times the best constant rate")
+
+
+@pytest.mark.parametrize("functions, function", [(["SIN", "POLY"], "POLY"), (["STEP"], "STEP")])
+def test_the_recipe_has_another_function_if_cosine_may_not_be_chosen(functions, function):
+    log = stages.train_recipe(a_log(functions), MadeUp(best_at(0.2), 3 * FULL), RATE)
+    assert {tried.candidate.function for tried in log.tried} == {function}
+
+
+def test_the_recipe_continues_beyond_an_edge_while_there_is_room():
+    above = stages.train_recipe(a_log(), MadeUp(best_at(5.0), 20 * FULL), RATE)
+    assert peaks(above, "recipe") == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
+    assert above.incumbent.highest_rate() == 3.2
+    assert above.tried[-1].why.endswith("32 times the best constant rate")
+    below = stages.train_recipe(a_log(), MadeUp(best_at(0.04), 20 * FULL), RATE)
+    assert peaks(below, "recipe") == [0.1, 0.2, 0.4, 0.05, 0.025]
+    assert below.incumbent.highest_rate() == 0.05
+    little = stages.train_recipe(a_log(), MadeUp(best_at(5.0), 6 * FULL), RATE)
+    assert peaks(little, "recipe") == [0.1, 0.2, 0.4], "three trainings are for other stages"
+
+
+def test_the_recipe_gets_lower_until_a_training_finishes():
+    def result(candidate, length, seed):
+        return "diverged" if candidate.highest_rate() > 0.002 else (0.9, 0.3)
+
+    log = stages.train_recipe(a_log(), MadeUp(result, 20 * FULL), RATE)
+    assert peaks(log, "recipe")[3:] == [0.05, 0.025, 0.0125, 0.00625, 0.00313, 0.00156, 0.000781]
+    assert log.incumbent.highest_rate() == 0.00156
+    nothing = stages.train_recipe(a_log(), MadeUp(lambda *_: "diverged", 20 * FULL), RATE)
+    assert len(nothing.tried) == 20 and nothing.incumbent is None
+
+
+def test_the_recipe_does_not_get_lower_because_trainings_failed():
+    log = stages.train_recipe(a_log(), MadeUp(lambda *_: "failed", 20 * FULL), RATE)
+    assert len(log.tried) == 3
+
+
+def test_the_recipe_leaves_out_constant_rates_that_diverged():
+    log = a_log(["FIX"], tried=(training("FIX(k0=0.1)", length=200, stage="range"),))
+    log = dataclasses.replace(log, known_diverged=(0.3,))
+    log = stages.train_recipe(log, MadeUp(best_at(0.2), 20 * FULL), RATE)
+    assert policies(log, "recipe") == ["FIX(k0=0.1)", "FIX(k0=0.2)"]
+
+
+# The database's policies
+
+
+def known(*texts, **fields):
+    return [stages.Known(from_text(text, FULL), "known", **fields) for text in texts]
+
+
+def test_known_policies_take_half_of_the_room_and_at_least_one_place():
+    policies_known = known("FIX(k0=0.1)", "EXP(k0=0.1, gamma=0.99)", "POLY(k0=0.1, p=1.0, l=1000)")
+    for room, count in ((0, 0), (1, 1), (3, 1), (4, 2), (20, 3)):
+        rounds = MadeUp(best_at(0.1), room * FULL)
+        log = stages.train_known(a_log(), rounds, policies_known)
+        assert policies(log) == [entry.candidate.text for entry in policies_known[:count]]
+    assert stages.train_known(a_log(), rounds, []).tried == ()
+
+
+def test_known_policies_that_were_trained_already_do_not_take_places():
+    policies_known = known("FIX(k0=0.1)", "EXP(k0=0.1, gamma=0.99)")
+    log = a_log(tried=(training("FIX(k0=0.1)"),))
+    log = stages.train_known(log, MadeUp(best_at(0.1), 2 * FULL), policies_known)
+    assert policies(log, "known") == ["EXP(k0=0.1, gamma=0.99)"]
+
+
+# Shapes
+
+
+def with_recipe(result, functions=TUNED, room=20):
+    rounds = MadeUp(result, room * FULL)
+    return stages.train_recipe(a_log(functions), rounds, RATE), rounds
+
+
+def test_shapes_are_at_the_best_largest_rate_and_at_twice_that_rate():
+    log, rounds = with_recipe(best_at(0.2))
+    log = stages.train_shapes(log, rounds)
+    whys = [tried.why for tried in log.tried if tried.stage == "shapes"]
+    assert len(whys) == round(0.45 * 17)
+    assert whys[0].startswith("COS with a warm-up of 30 % of the iterations, at the best largest")
+    assert "WARMUP(k0=0.02) for 300 then COS(k0=0.2, k1=0.0, l=700)" in policies(log, "shapes")
+    assert "WARMUP(k0=0.04) for 300 then COS(k0=0.4, k1=0.0, l=700)" in policies(log, "shapes")
+    # SINEXP's peak is rounded from the three digits of its parameters.
+    assert {float("%.2g" % peak) for peak in peaks(log, "shapes")} == {0.2, 0.4}
+
+
+def test_shapes_above_a_largest_rate_that_diverged_are_not_trained():
+    log, rounds = with_recipe(
+        lambda candidate, length, seed: (
+            "diverged" if candidate.highest_rate() > 0.3 else best_at(0.2)(candidate, length, seed)
+        )
+    )
+    log = stages.train_shapes(log, rounds)
+    assert max(peaks(log, "shapes")) < 0.21
+
+
+@pytest.mark.parametrize("functions", [["FIX"], ["PLATEAU"], ["SGDR"], ["COS", "SIN"]])
+def test_shapes_are_those_of_the_functions_that_may_be_chosen(functions):
+    log, rounds = with_recipe(best_at(0.2), functions)
+    log = stages.train_shapes(log, rounds)
+    assert {tried.candidate.function for tried in log.tried} <= set(functions)
+
+
+def test_without_a_candidate_that_finished_there_is_nothing_to_vary():
+    log, rounds = with_recipe(lambda *_: "failed")
+    assert stages.train_seeds(stages.train_shapes(log, rounds), rounds) == log
+
+
+# Seeds and variants
+
+
+def test_the_best_two_get_seeds_before_variants_of_the_best_one_are_tried():
+    log, rounds = with_recipe(best_at(0.18))
+    before = len(log.tried)
+    log = stages.train_seeds(log, rounds)
+    added = log.tried[before:]
+    first_variant = next(n for n, tried in enumerate(added) if tried.seed == 1)
+    seeds = [(tried.candidate.highest_rate(), tried.seed) for tried in added[:first_variant]]
+    assert seeds == [(0.2, 2), (0.1, 2), (0.2, 3), (0.1, 3), (0.2, 4), (0.1, 4)]
+    assert all(tried.why == "another seed" for tried in added[:first_variant])
+    assert added[first_variant].why == "the best policy with its largest rate times 1.4"
+    assert added[first_variant + 1].why == "the best policy with its largest rate divided by 1.4"
+    assert rounds.room(FULL) == 0
+    assert log.incumbent.highest_rate() == 0.2
+
+
+def test_a_better_variant_becomes_the_incumbent():
+    log, rounds = with_recipe(best_at(0.15), room=30)
+    log = stages.train_seeds(log, rounds)
+    assert log.incumbent.highest_rate() == 0.141
+    assert len(log.seeds(log.incumbent, FULL)) >= stages.SEEDS
+
+
+def test_a_search_ends_when_nothing_is_left_to_try():
+    log = a_log(["FIX"])
+    rounds = MadeUp(best_at(0.1), 1000 * FULL)
+    log = stages.train_seeds(stages.train_recipe(log, rounds, RATE), rounds)
+    assert rounds.room(FULL) > 900
+    assert log.incumbent.text == "FIX(k0=0.1)"
+
+
+def test_variants_that_were_trained_before_do_not_end_the_search():
+    """Rounds leaves out what is the same training, as PLATEAU and FIX can be."""
+
+    class WithTwins(MadeUp):
+        def train(self, log, stage, wanted, length, count=None):
+            twins = [item for item in wanted if not item.why.startswith("the best policy with its")]
+            return super().train(log, stage, twins, length, count)
+
+    rounds = WithTwins(best_at(0.2), 30 * FULL)
+    log = stages.train_recipe(a_log(["COS"]), rounds, RATE)
+    count = len(log.tried)
+    log = stages.train_seeds(log, rounds)
+    assert any(tried.why == "the best policy with no warm-up" for tried in log.tried[count:])
+
+
+# Shorter trainings for the goal cost
+
+
+def costs(*trainings):
+    return a_log(goal="cost", tried=trainings)
+
+
+def test_the_target_is_a_little_below_the_highest_top1_of_the_full_length():
+    best, fast = training("FIX(k0=0.1)", 0.95), training("FIX(k0=0.2)", 0.9495, length=500)
+    log = costs(best, fast, training("FIX(k0=0.3)", 0.94, length=500))
+    target = stages.target(log)
+    assert target.top1 == pytest.approx(0.949)
+    assert target.order == [(fast.candidate, 500), (best.candidate, FULL)]
+
+
+@pytest.mark.parametrize("state", ["diverged", "failed"])
+def test_what_did_not_finish_with_each_seed_does_not_reach_the_target(state):
+    fast = [training("FIX(k0=0.2)", 0.95, length=500), training("FIX(k0=0.2)", 0.95, seed=2)]
+    fast[1] = training("FIX(k0=0.2)", seed=2, state=state, length=500)
+    log = costs(training("FIX(k0=0.1)", 0.95), *fast)
+    assert [length for _, length in stages.target(log).order] == [FULL]
+
+
+def test_without_a_training_of_full_length_nothing_reaches_the_target():
+    assert stages.target(costs(training("FIX(k0=0.1)", 0.95, length=500))).order == []
+    assert stages.target(a_log(goal="cost")).order == []
+
+
+def test_the_goal_cost_trains_shorter_and_shorter():
+    def result(candidate, length, seed):
+        return (0.95 if length >= 400 else 0.90), 0.2
+
+    rounds = MadeUp(result, 8 * FULL)
+    log = stages.train_recipe(a_log(["COS"], "cost"), rounds, RATE)
+    log = stages.train_shorter(log, rounds)
+    lengths = {tried.length for tried in log.tried if tried.stage == "shorter"}
+    assert {700, 500, 350} <= lengths
+    _, length = stages.target(log).order[0]
+    assert length == 500
+    assert rounds.room(FULL) == 0
