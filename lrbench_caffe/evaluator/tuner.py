@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import statistics
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lrbench_caffe import ranking
@@ -242,15 +243,15 @@ def _test_range(
     log: TuningLog, trainer: Trainer, rounds: Rounds, similar: ranges.Range | None
 ) -> tuple[TuningLog, ranges.Range]:
     """Find the good constant rates, near those of a similar task if there is one."""
-    trials: tuple[Trial, ...] = ()
+    trials: list[Trial] = []
     for length in dict.fromkeys(trainer.length(share) for share in RANGE_SHARES):
         # Room for a training at full length has to stay.
         trainer.reserved = trainer.max_iter
         test = range_test.run(trainer, length, log.task.seed, similar)
         trainer.reserved = 0
-        trials = test.trials
-        wanted = [Wanted(_constant(trial), "a constant rate", trial.setup.seed) for trial in trials]
-        log = rounds.add_range_test(log, wanted, trials)
+        trials += test.trials
+        wanted = [Wanted(_constant(t), "a constant rate", t.setup.seed) for t in test.trials]
+        log = rounds.add_range_test(log, wanted, test.trials)
         if test.good:
             note = "range test: good rates from %r to %r, best %r, in %d iterations"
             good = test.good
@@ -270,11 +271,11 @@ def _does_not_learn(trials: Sequence[Trial], log: TuningLog) -> InputError | Tri
             "the net learns with none of the constant rates whose trainings did not fail (%s):"
             " correct the cause and run the same command again" % "; ".join(failures.causes(trials))
         )
-    rates = ", ".join("%r" % cast("float", trial.parameters["k0"]) for trial in trials)
+    rates = sorted({cast("float", trial.parameters["k0"]) for trial in trials})
     return InputError(
         "the net does not learn with any of the constant rates %s in %d iterations, the share of"
         " the budget for the range test: give a larger --budget or a smaller test_interval, or"
-        " check the net's data and initialization" % (rates, log.spent)
+        " check the net's data and initialization" % (", ".join(map(repr, rates)), log.spent)
     )
 
 
@@ -360,12 +361,23 @@ def _higher_ranked(tuned: Tuned) -> list[str]:
     best = tuned.ranked[0]
     if tuned.target or not best.rank:
         return []
-    higher = [e for e in tuned.ranked[1:] if e.rank and e.rank < best.rank]
-    few = [e.policy for e in higher if 2 * len(e.trials) < len(best.trials)]
-    others = [e.policy for e in higher if 2 * len(e.trials) >= len(best.trials)]
-    lines = []
-    if few:
-        lines.append("ranked higher with too few seeds to count: %s" % "; ".join(few))
-    if others:
-        lines.append("ranked higher, but with a higher test loss: %s" % "; ".join(others))
-    return lines
+    reasons: dict[str, list[str]] = {}
+    for entry in tuned.ranked[1:]:
+        if entry.rank and entry.rank < best.rank:
+            reasons.setdefault(_why_not(entry, best, tuned.goal), []).append(entry.policy)
+    return ["ranked higher%s: %s" % (why, "; ".join(found)) for why, found in reasons.items()]
+
+
+def _why_not(entry: ranking.Ranked, best: ranking.Ranked, goal: str) -> str:
+    if 2 * len(entry.trials) < len(best.trials):
+        return " with too few seeds to count"
+    if goal != "robustness" and _last_loss(entry) > _last_loss(best):
+        return ", but with a higher test loss"
+    return ", by a lead that may be noise"
+
+
+def _last_loss(entry: ranking.Ranked) -> float:
+    """The mean of the last test losses, infinite without any."""
+    losses = [trial.rows[-1].test_loss for trial in entry.trials]
+    measured = [loss for loss in losses if loss is not None]
+    return statistics.mean(measured) if measured else math.inf
