@@ -271,8 +271,8 @@ class TuningLog:
 
         It is the first in the order of those that have at least half as many seeds as any other. A
         candidate with a smaller largest rate goes before it if their Top-1 differs by less than the
-        standard error. If a rate is nearly too large, a net fails with some seeds in a hundred, and
-        a few seeds do not show that.
+        standard error, and if it has several seeds, too. If a rate is nearly too large, a net fails
+        with some seeds in a hundred, and a few seeds do not show that.
         """
         ordered = self.ordered(length)
         most = max((len(outcome.finished) for outcome in ordered), default=0)
@@ -285,7 +285,8 @@ class TuningLog:
             error = noise * math.sqrt(1 / len(leader.top1s) + 1 / len(other.top1s))
             lead = statistics.mean(leader.top1s) - statistics.mean(other.top1s)
             is_smaller = other.candidate.highest_rate() * SMALLER < leader.candidate.highest_rate()
-            if is_smaller and lead < error:
+            has_seeds = len(other.top1s) >= min(2, len(leader.top1s))
+            if is_smaller and has_seeds and lead < error:
                 return other
         return leader
 
