@@ -276,7 +276,8 @@ def with_optuna(
 
         if iterations_spent(optuna_study) + options.max_iter <= options.iterations:
             optuna_study.optimize(objective, n_jobs=usable_cores(), callbacks=[stop_at_budget])
-        return incumbents_of(optuna_outcomes(optuna_study))
+        incumbents = incumbents_of(optuna_outcomes(optuna_study))
+        return incumbents + [(iterations_spent(optuna_study), incumbents[-1][1])][: len(incumbents)]
 
     return search
 

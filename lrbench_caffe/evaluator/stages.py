@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 RECIPE_FACTORS = (1.0, 2.0, 4.0)  # of the best constant rate: the recipe's largest rates
 RECIPE_FUNCTIONS = ("COS", "POLY", "SINEXP", "SIN")  # the first that may be chosen is the recipe's
 MAX_STEPS = 3  # of a factor 2 beyond the recipe's largest rates
+MAX_HALVINGS = 6  # of its smallest one if all its trainings diverge
 LONG_WARMUP = 0.3  # of the training
 SHAPES_SHARE = 0.45  # of the rest of the budget for the stage shapes
 SEEDS = 4  # for the best two candidates, before variants of the best one are tried
@@ -81,7 +82,7 @@ def train_recipe(log: TuningLog, rounds: Rounds, rate: float) -> TuningLog:
 
     While the largest or the smallest of these rates is the best, the next one beyond it is tried,
     if three further trainings have room. If all of them diverged, lower rates are tried until a
-    training finishes.
+    training finishes, down to 1/64 of the best constant rate.
 
     Args:
         log: The log.
@@ -90,20 +91,19 @@ def train_recipe(log: TuningLog, rounds: Rounds, rate: float) -> TuningLog:
     """
     full = log.task.max_iter
     factors: tuple[float, ...] = RECIPE_FACTORS
-    steps = 0
-    while factors:
+    for step in range(MAX_HALVINGS + 1):
         wanted = [_recipe(log, factor, rate) for factor in factors]
         wanted = [item for item in wanted if log.may_begin(item.candidate, full)]
         count = len(log.tried)
         log = rounds.train(log, "recipe", wanted, full)
         if len(log.tried) == count:
             break
+        log = _with_leader(log, keep_known=True)
         factors = _beyond_the_edge(log, rate)
-        if log.leader(full):
-            steps += 1
-            if steps > MAX_STEPS or rounds.room(full) <= len(RECIPE_FACTORS):
-                break
-    return _with_leader(log)
+        is_enough = step >= MAX_STEPS or rounds.room(full) <= len(RECIPE_FACTORS)
+        if not factors or (is_enough and log.leader(full)):
+            break
+    return log
 
 
 def _recipe(log: TuningLog, factor: float, rate: float) -> Wanted:
@@ -228,9 +228,17 @@ def _variants(outcome: Outcome) -> Iterable[tuple[Candidate, str]]:
         yield variant, "the best policy with %s" % difference
 
 
-def _with_leader(log: TuningLog) -> TuningLog:
-    """The log with the leader of full length as the incumbent."""
-    leader = log.leader(log.task.max_iter)
+def _with_leader(log: TuningLog, keep_known: bool = False) -> TuningLog:
+    """The log with the leader of full length as the incumbent.
+
+    Args:
+        log: The log.
+        keep_known: Whether an incumbent stays that the database has and the search did not train.
+    """
+    full, incumbent = log.task.max_iter, log.incumbent
+    if keep_known and incumbent is not None and not log.seeds(incumbent, full):
+        return log
+    leader = log.leader(full)
     return log.with_incumbent(leader.candidate) if leader else log
 
 
