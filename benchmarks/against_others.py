@@ -277,7 +277,10 @@ def with_optuna(
         if iterations_spent(optuna_study) + options.max_iter <= options.iterations:
             optuna_study.optimize(objective, n_jobs=usable_cores(), callbacks=[stop_at_budget])
         incumbents = incumbents_of(optuna_outcomes(optuna_study))
-        return incumbents + [(iterations_spent(optuna_study), incumbents[-1][1])][: len(incumbents)]
+        # The last entry has the iterations of the whole search.
+        return incumbents + [
+            (iterations_spent(optuna_study), policy) for _, policy in incumbents[-1:]
+        ]
 
     return search
 
