@@ -15,7 +15,7 @@ from lrbench_caffe.trial import SET_METRICS, Job
 pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
-from test_tune import SETTINGS, Simulated
+from test_tune import FULL, SETTINGS, Simulated
 
 from lrbench_caffe.database import Store, exchange, studies, validation
 from lrbench_caffe.database.columns import EVALUATION_COLUMNS
@@ -247,7 +247,7 @@ def test_a_search_decides_by_the_validation_set_alone(database):
     """On the test set, the policies have the opposite order."""
     made = OnTwoSets()
     trainer = made.trainer(database)
-    trainer.budget = 12000
+    trainer.budget = 10 * FULL
     tuned = tuner.tune(trainer, ["FIX", "STEP"], on_note=lambda sentence: None)
     best = max(
         (entry for entry in tuned.ranked if entry.rank),

@@ -12,7 +12,7 @@ import pytest
 from conftest import needs_caffe, new_database_on
 from gate import Gate
 from studies import DIGITS, POLICIES, held_rows, start
-from test_tune import Simulated
+from test_tune import FULL, Simulated
 from trials import record
 from trials import trial as made_up
 from waiting import LIMIT, wait_until
@@ -404,8 +404,8 @@ def test_a_search_keeps_the_model_of_its_result_only(tmp_path, monkeypatch, dsn)
 
     monkeypatch.setenv("LRBENCH_HOME", str(tmp_path))
     with new_database_on(dsn) as database:
-        tuned = Keeping().tune(database, budget=6000, functions=["FIX", "STEP"])
-        assert lengths == {1000}, "short trainings keep no models"
+        tuned = Keeping().tune(database, budget=6 * FULL, functions=["FIX", "STEP"])
+        assert lengths == {FULL}, "short trainings keep no models"
         assert os.listdir(str(tmp_path / "models")) == [tuned.model.trial]
         assert tuned.model.policy == tuned.policy
         best = max(trial.best.top1 for trial in tuned.ranked[0].trials)

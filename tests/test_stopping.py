@@ -18,6 +18,7 @@ from trials import trial
 from lrbench_caffe import InputError, ranking
 from lrbench_caffe.evaluator import loss_curve, tuner
 from lrbench_caffe.evaluator.recommendation import evidence
+from lrbench_caffe.evaluator.tuning_log import Task
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.study import process, runner
 from lrbench_caffe.training import patience
@@ -317,7 +318,7 @@ def test_tune_passes_the_patience_on_and_its_study_keeps_it(tmp_path, digits, da
     assert first._command.endswith("--patience 1 --min-delta 0.5 --study t")
     first.budget = 100
     with first.claim():
-        tuner._Search(first, ["FIX"], "accuracy", print, 1)._load_prior()
+        tuner._load_prior(first, Task(40, 10, ("FIX",), "accuracy", 1))
     other = trainer({"patience": "2"})
     other.budget = 100
     with pytest.raises(InputError, match="was started with the patience 1, not 2"):

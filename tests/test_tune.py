@@ -8,13 +8,11 @@ import time
 
 import nets
 import pytest
-from conftest import needs_caffe, new_database_on
-from trials import trial
+from conftest import administration, needs_caffe, new_database_on
+from trials import record, trial
 
-from lrbench_caffe import ranking
 from lrbench_caffe.display import tables
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.evaluator.candidates import TUNED
+from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.trial import Dataset, Evaluation, Job
 
@@ -22,26 +20,36 @@ pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
 from lrbench_caffe.database import Store, studies
-from lrbench_caffe.evaluator import candidates, range_test, tuner
+from lrbench_caffe.evaluator import tuner
+from lrbench_caffe.evaluator.candidates import from_text, rates_key, recipe
 from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.study.cores import Cores
 
-SETTINGS = {"type": "SGD", "momentum": 0.9, "max_iter": 1000, "test_interval": 50, "batch_size": 50}
+FULL, INTERVAL = 200, 20
+SETTINGS = {
+    "type": "SGD",
+    "momentum": 0.9,
+    "max_iter": FULL,
+    "test_interval": INTERVAL,
+    "batch_size": 50,
+}
+# Functions for searches in which their number does not matter.
+FUNCTIONS = ("COS", "POLY", "SIN2")
 
 
 class Simulated:
     """A net with a made-up learning curve; everything else, including the database, is real.
 
-    The error shrinks with the rate, a large rate adds noise, and a rate above 0.3 diverges.
-    Therefore decaying rates do best.
+    The error shrinks with the rate, a large rate adds noise, and a rate above 15 times the best one
+    diverges. Therefore decaying rates do best.
     """
 
-    def __init__(self, best=0.02, dataset="made up"):
+    def __init__(self, best=0.02, dataset="made up", **settings):
         self.best, self.count = best, 0
         self.setup = dataclasses.replace(
             trial().setup,
             classes=10,
-            solver=SETTINGS,
+            solver={**SETTINGS, **settings},
             dataset=Dataset(dataset, (1, 8, 8), 1000, 10000),
         )
 
@@ -50,7 +58,8 @@ class Simulated:
 
     def running(self, job):
         """The trial of a job at its beginning."""
-        settings = dict(self.setup.solver, max_iter=job.max_iter or 1000)
+        settings = dict(self.setup.solver)
+        settings["max_iter"] = job.max_iter or settings["max_iter"]
         return dataclasses.replace(
             trial(job.policy, (), state="running"),
             id=job.id,
@@ -61,15 +70,20 @@ class Simulated:
     def train(self, job, stop, on_event, threads):
         self.count += 1
         running = self.running(job)
-        max_iter = running.setup.solver["max_iter"]
         on_event("begin", running)
-        state = "diverged"
-        for row in self.rows(Policy.parse(job.policy), max_iter, job.seed):
-            running = running.with_row(row)
+        ended = self.trained(running)
+        for row in ended.rows:
             on_event("row", row)
+        on_event("end", ended)
+
+    def trained(self, running):
+        """The trial at its end."""
+        max_iter, state = running.setup.solver["max_iter"], "diverged"
+        for row in self.rows(Policy.parse(running.policy), max_iter, running.setup.seed):
+            running = running.with_row(row)
             state = "finished" if row.iteration == max_iter else "diverged"
         error = None if state == "finished" else "too large a rate"
-        on_event("end", running.ended_as(state, time.time(), error))
+        return running.ended_as(state, time.time(), error)
 
     def rows(self, policy, max_iter, seed):
         noise = random.Random("%s %s %s" % (policy, max_iter, seed))
@@ -78,21 +92,20 @@ class Simulated:
             lr = policy.schedule(memory)(min(t, policy.end)) / self.best
             if t and lr > 15:
                 break
-            if t % 50 == 0 or t == max_iter:
+            if t % self.setup.solver["test_interval"] == 0 or t == max_iter:
                 top1 = max(0.1, 1 - error - 0.01 * lr - 0.0005 * noise.random())
                 row = Evaluation(t, lr, 1 - top1, 1 - top1, top1, 1.0, top1, 0.1, 0.1, 0.01)
                 memory = policy.observe(memory, row)
                 yield row
-            error = 0.001 + (error - 0.001) * (1 - 0.01 * min(lr, 3))
+            error = 0.001 + (error - 0.001) * (1 - 0.05 * min(lr, 3))
 
-    def cost_of(self, tuned, top1):
-        """The iterations from which on all incumbents reach this Top-1 with a new seed."""
-        cost = tuned.budget
-        for spent, policy in reversed(tuned.incumbents):
-            if max(row.top1 for row in self.rows(Policy.parse(policy), 1000, 0)) < top1:
-                break
-            cost = spent
-        return cost
+    def record(self, database, *policies, max_iter=FULL, seeds=(1,)):
+        """Put trainings under these policies into a database."""
+        with Store(database) as store:
+            for policy, seed in itertools.product(policies, seeds):
+                job = Job(__file__, policy=policy, max_iter=max_iter, seed=seed)
+                running = self.running(job)
+                record(store, self.trained(dataclasses.replace(running, id=trial().id)))
 
     def trainer(self, database, kind="tune", name="search"):
         return Trainer(
@@ -103,7 +116,7 @@ class Simulated:
         self,
         database,
         name="search",
-        budget=20000,
+        budget=16 * FULL,
         functions=(),
         goal="accuracy",
         on_note=lambda sentence: None,
@@ -113,34 +126,46 @@ class Simulated:
         return tuner.tune(trainer, functions, goal, on_note)
 
 
-def diverging(condition):
-    """A simulated net whose trainings diverge at once if condition(policy, max_iter, seed)."""
+class Changed(Simulated):
+    """A simulated net whose trainings diverge at once, or have another Top-1, under a condition.
 
-    class Diverging(Simulated):
-        def rows(self, policy, max_iter, seed):
-            if condition(str(policy), max_iter, seed):
-                return iter(())
-            return super().rows(policy, max_iter, seed)
+    The condition receives the policy's text, the max_iter and the seed. It returns None for what
+    the simulation gives, "diverged", or the Top-1 of the evaluations behind the first one.
+    """
 
-    return Diverging()
+    def __init__(self, condition, **settings):
+        super().__init__(**settings)
+        self.condition = condition
+
+    def rows(self, policy, max_iter, seed):
+        result = self.condition(str(policy), max_iter, seed)
+        for row in super().rows(policy, max_iter, seed) if result != "diverged" else ():
+            if result is not None and row.iteration:
+                row = dataclasses.replace(row, top1=result, test_loss=1 - result)
+            yield row
+
+
+def diverging(condition, **settings):
+    """A net whose trainings diverge at once if condition(policy's text, max_iter, seed)."""
+    return Changed(lambda *training: "diverged" if condition(*training) else None, **settings)
 
 
 @pytest.fixture(scope="module")
 def searched(dsn):
-    """What Simulated().tune() returned, and the DSN of its database; tests must not change them."""
+    """What a search returned, and the DSN of its database; tests must not change them."""
     with new_database_on(dsn) as database:
-        yield Simulated().tune(database), database
+        yield Simulated().tune(database, functions=FUNCTIONS), database
 
 
 @pytest.fixture
 def tuned(searched):
-    """What Simulated().tune() returned."""
+    """What the search returned."""
     return searched[0]
 
 
 @pytest.fixture
 def searched_database(searched, dsn):
-    """The DSN of a copy of the database after Simulated().tune()."""
+    """The DSN of a copy of the database after the search."""
     with new_database_on(dsn, template=searched[1].split("dbname=")[-1]) as address:
         yield address
 
@@ -149,93 +174,143 @@ def top1(tuned):
     return tuned.ranked[0].metrics["top1"].mean
 
 
-def max_iter_of(tried):
-    return tried.trial.setup.solver["max_iter"]
+def policies(tuned, stage=None):
+    """The policies of the trainings, of all stages or of one."""
+    return [tried.trial.policy for tried in tuned.tried if stage in (None, tried.stage)]
 
 
 def stages(tuned):
-    return {tried.stage for tried in tuned.tried}
+    return [stage for stage, _ in itertools.groupby(tried.stage for tried in tuned.tried)]
 
 
-def highest_rate(tried):
-    """The highest rate of a training whose policy does not depend on its loss."""
-    policy = Policy.parse(tried.trial.policy)
-    return max(policy(t) for t in range(max_iter_of(tried)))
+def spent_by(tuned, *names):
+    return sum(tried.cost for tried in tuned.tried if tried.stage in names)
 
 
-@pytest.mark.parametrize("budget", [2000, 3000, 6000, 20000])
-def test_the_budget_is_not_exceeded_and_a_larger_one_gives_a_better_policy(budget, database):
-    tuned = Simulated().tune(database, budget=budget)
+def highest_rate(text, length=FULL):
+    return from_text(text, length).highest_rate()
+
+
+# Budget, stages and reasons
+
+
+@pytest.mark.parametrize("budget", [2 * FULL, 5 * FULL, 8 * FULL + 70])
+def test_the_budget_is_not_exceeded(budget, database):
+    tuned = Simulated().tune(database, budget=budget, functions=FUNCTIONS)
     with Store(database) as store:
         trials = store.trials(study="search")
     assert len(tuned.tried) == len(trials)
     assert sum(t.rows[-1].iteration for t in trials) <= tuned.cost <= budget
-    if budget >= 6000:
-        constant = max(t.best.top1 for t in trials if t.function == "FIX")
-        assert top1(tuned) > constant
-        assert len(tuned.ranked[0].trials) > 1 or budget < 20000
-        assert tuned.ranked[0].function.split()[-1] not in ("FIX", "INV")
+    assert tuned.cost == sum(tried.cost for tried in tuned.tried) > budget - 2 * FULL
+    assert len(policies(tuned, "recipe")) >= min(3, (budget - spent_by(tuned, "range")) // FULL)
 
 
-def test_every_training_has_a_reason_and_short_trainings_come_first(tuned):
+def test_a_budget_of_a_range_test_and_three_trainings_gives_exactly_the_recipe(tuned, database):
+    cost = spent_by(tuned, "range")
+    recipe_only = Simulated().tune(database, budget=cost + 3 * FULL)
+    assert stages(recipe_only) == ["range", "recipe"]
+    best = max(
+        (tried for tried in recipe_only.tried if tried.stage == "range"),
+        key=lambda tried: tried.trial.best.top1 if tried.trial.state == "finished" else 0,
+    )
+    rate = best.candidate.highest_rate()
+    texts = [recipe(factor * rate, FULL).text for factor in (1, 2, 4)]
+    assert policies(recipe_only, "recipe") == texts
+    assert texts[0].startswith("WARMUP(k0=%g) for %d then COS(" % (0.1 * rate, 0.05 * FULL))
+    results = {
+        tried.trial.policy: tried.trial.best.top1
+        for tried in recipe_only.tried
+        if tried.stage == "recipe" and tried.trial.state == "finished"
+    }
+    assert len(results) > 1
+    assert recipe_only.policy == max(results, key=results.get)
+
+
+def test_the_stages_have_an_order_and_every_training_has_a_reason(searched):
+    tuned, database = searched
+    assert stages(tuned) == ["range", "recipe", "shapes", "seeds"]
     assert all(tried.why for tried in tuned.tried)
-    order = [stage for stage, _ in itertools.groupby(tried.stage for tried in tuned.tried)]
-    assert order == ["range", "height", "range", "coarse", "fine", "full"]
-    full = {max_iter_of(tried) for tried in tuned.tried if tried.stage == "full"}
-    short = {max_iter_of(tried) for tried in tuned.tried if tried.stage != "full"}
-    assert full == {1000}
-    assert max(short) < 1000
-    functions = {t.trial.function for t in tuned.tried if t.stage in ("height", "coarse")}
-    assert functions | {"FIX"} == set(TUNED), "the range test has already tried FIX"
+    lengths = {tried.stage: tried.length for tried in tuned.tried}
+    assert lengths == {"range": 2 * INTERVAL, "recipe": FULL, "shapes": FULL, "seeds": FULL}
+    with Store(database) as store:
+        reasons = studies.reasons(store, tuned.study)
+    assert reasons == {tried.trial.id: (tried.stage, tried.why) for tried in tuned.tried}
+
+
+def test_the_last_incumbent_is_the_result_and_its_rates_are_better_than_constant_ones(tuned):
+    costs = [spent for spent, _ in tuned.incumbents]
+    assert costs == sorted(costs)
+    assert costs[0] <= spent_by(tuned, "range", "recipe")
+    assert tuned.incumbents[-1][1] == tuned.policy == tuned.ranked[0].policy
+    constant = max(t.trial.best.top1 for t in tuned.tried if t.trial.function == "FIX")
+    assert top1(tuned) > constant
+    assert len(tuned.ranked[0].trials) >= 4
+    assert tuned.cost > tuned.budget - FULL
+    notes = [note for note in tuned.notes if note.startswith("best policy after ")]
+    assert len(notes) == len(tuned.incumbents)
+    assert 'lr_policy: "%s"' % tuned.policy in tuner.summary(tuned)
+
+
+# The same study again
 
 
 def test_the_same_search_again_trains_nothing_and_gives_the_same_result(tuned, searched_database):
     net, database = Simulated(), searched_database
-    assert net.tune(database) == tuned
+    assert net.tune(database, functions=FUNCTIONS) == tuned
+    for other, sentence in (
+        ({"budget": 5000}, "the budget 3200, not 5000: start another study with --study NAME"),
+        ({"functions": ["SIN"]}, "the functions COS, SIN2, POLY, not SIN: "),
+        ({"goal": "cost"}, "the goal accuracy, not cost: "),
+    ):
+        with pytest.raises(InputError, match="search was started with " + sentence):
+            net.tune(database, **{"functions": FUNCTIONS, **other})
     assert net.count == 0
-    sentence = "was started with the budget 20000, not 30000: start another study with --study NAME"
-    with pytest.raises(InputError, match=sentence):
-        net.tune(database, budget=30000)
-    sentence = "was started with the functions SINEXP, NSTEP, .*, FIX, not SIN"
-    with pytest.raises(InputError, match=sentence):
-        net.tune(database, functions=["SIN"])
+
+
+def test_a_study_of_an_earlier_version_of_the_tuner_is_refused(searched_database):
+    with administration(searched_database) as cursor:
+        cursor.execute("UPDATE study SET beginning = beginning #- '{asked,method}'")
+    net = Simulated()
+    with pytest.raises(
+        InputError, match="study search was started by another version, which .* NAME"
+    ):
+        net.tune(searched_database)
     assert net.count == 0
-    longer = net.tune(database, name="longer", budget=30000)
-    assert top1(longer) >= top1(tuned) - 0.001
 
 
-def test_a_study_with_rounding_errors_in_its_policies_is_continued(database, monkeypatch):
-    """Older versions made candidates such as gamma=0.7070000000000001."""
+def test_another_solver_or_net_in_the_same_study_is_refused(searched_database):
+    other = Simulated(momentum=0.5)
+    sentence = "the study search contains trainings of another version of test_tune.py or its net"
+    with pytest.raises(InputError, match=sentence):
+        other.tune(searched_database, functions=FUNCTIONS)
 
+
+@pytest.fixture(scope="module")
+def small(dsn):
+    """The result of a small search that was not interrupted."""
+    with new_database_on(dsn) as database:
+        return Simulated().tune(database, budget=8 * FULL, functions=FUNCTIONS)
+
+
+@pytest.mark.parametrize("beginning", ["range test", "best policy after"])
+def test_an_interrupted_search_continues_as_it_would_have_gone_on(beginning, small, database):
     class Interrupted(Exception):
         pass
 
     def interrupt(sentence):
-        if sentence.startswith("best functions so far"):
+        if sentence.startswith(beginning):
             raise Interrupted
 
     net = Simulated()
-    with monkeypatch.context() as older:
-        older.setattr(old_candidates, "_exact", lambda value: value * (1 + 2**-52))
-        with pytest.raises(Interrupted):
-            net.tune(database, on_note=interrupt)
-    with Store(database) as store:
-        before = {trial.id: trial.policy for trial in store.trials(study="search")}
-    assert any(text != old_candidates.without_noise(text) for text in before.values())
-    tuned = net.tune(database)
-    assert net.count == len(tuned.tried), "no training is repeated"
-    assert {tried.trial.id for tried in tuned.tried} >= set(before)
-    for tried in tuned.tried:
-        if tried.trial.id not in before:
-            assert tried.trial.policy == old_candidates.without_noise(tried.trial.policy)
-
-
-def test_another_solver_or_net_in_the_same_study_is_refused(searched_database):
-    other = Simulated()
-    other.setup = dataclasses.replace(other.setup, solver=dict(SETTINGS, momentum=0.5))
-    sentence = "the study search contains trainings of another version of test_tune.py or its net"
-    with pytest.raises(InputError, match=sentence):
-        other.tune(searched_database)
+    with pytest.raises(Interrupted):
+        net.tune(database, budget=8 * FULL, functions=FUNCTIONS, on_note=interrupt)
+    # What the database gets meanwhile does not matter.
+    with_constant_rates(net, database, "POLY(k0=0.04, p=2.0, l=200)")
+    continued = net.tune(database, budget=8 * FULL, functions=FUNCTIONS)
+    assert net.count == len(continued.tried), "no training is repeated"
+    assert policies(continued) == policies(small)
+    assert (continued.policy, continued.notes) == (small.policy, small.notes)
+    assert continued.notes[0] == "the database has no results for this task or a similar one"
 
 
 def test_failed_trainings_are_reported_and_repeated_by_the_same_command(database):
@@ -250,323 +325,265 @@ def test_failed_trainings_are_reported_and_repeated_by_the_same_command(database
             on_event("begin", running)
             on_event("end", running.ended_as("failed", time.time(), "killed by the system"))
 
-    net = Killed()
-    failed = net.tune(database, functions=["SIN", "COS", "FIX"])
+    net, arguments = Killed(), {"functions": ["SIN", "COS"], "budget": 14 * FULL}
+    failed = net.tune(database, **arguments)
     line = next(line for line in tuner.summary(failed) if line.startswith("failed: "))
     assert line.startswith("failed: SIN(") and line.endswith("with seed 1: killed by the system")
+    assert "COS" in failed.policy
     net.repaired = True
-    repeated = net.tune(database, functions=["SIN", "COS", "FIX"])
+    repeated = net.tune(database, **arguments)
     assert not any("failed" in line for line in tuner.summary(repeated))
     states = {t.trial.state for t in repeated.tried if t.trial.policy.startswith("SIN(")}
-    assert "finished" in states
+    assert states == {"finished"}
 
 
 def test_other_waiting_jobs_of_the_study_are_not_trained(database):
     with Store(database) as store:
-        studies.add(store, "search", [Job(__file__, policy="FIX(k0=0.03)", max_iter=1000, seed=9)])
-    tuned = Simulated().tune(database)
+        studies.add(store, "search", [Job(__file__, policy="FIX(k0=0.03)", max_iter=FULL, seed=9)])
+    tuned = Simulated().tune(database, budget=5 * FULL)
     with Store(database) as store:
         assert len(store.trials(study="search")) == len(tuned.tried)
 
 
-def test_a_task_with_another_optimizer_counts_as_similar(searched_database):
-    other = Simulated(best=0.002)
-    other.setup = dataclasses.replace(other.setup, solver=dict(SETTINGS, type="Adam", momentum=0.9))
-    tuned = other.tune(searched_database, "adam")
+# Rates
+
+
+def test_rates_above_1_are_possible(database):
+    tuned = Simulated(best=5).tune(database, budget=12 * FULL, functions=["COS"])
+    assert len(policies(tuned, "recipe")) > 3, "the best rate was the largest one"
+    assert highest_rate(tuned.policy) > 5
+
+
+def test_rates_that_diverge_at_full_length_are_halved_until_a_training_finishes(database):
+    net = diverging(
+        lambda policy, max_iter, _: max_iter == FULL and highest_rate(policy, max_iter) > 0.01
+    )
+    tuned = net.tune(database, budget=12 * FULL, functions=["COS"])
+    recipes = [t for t in tuned.tried if t.stage == "recipe"]
+    assert {t.trial.state for t in recipes[:-2]} == {"diverged"}
+    assert highest_rate(tuned.policy) <= 0.01
+
+
+def test_a_search_in_which_nothing_finishes_is_an_error_that_names_the_study(database):
+    net = diverging(lambda policy, max_iter, _: max_iter == FULL)
+    with pytest.raises(TrialError, match="no policy finished .* `lrbench study show search`"):
+        net.tune(database, budget=6 * FULL)
+
+
+def test_a_policy_that_diverged_with_a_seed_or_is_near_one_is_not_the_result(database):
+    """The second seed diverges from a rate on."""
+    net = diverging(lambda policy, _, seed: seed == 2 and highest_rate(policy) > 0.09)
+    tuned = net.tune(database, functions=FUNCTIONS)
+    diverged = [t.trial.policy for t in tuned.tried if t.trial.state == "diverged" and t.seed == 2]
+    assert diverged
+    limit = min(map(highest_rate, diverged))
+    assert highest_rate(tuned.policy) * 2**0.5 < limit
+    (entry,) = (entry for entry in tuned.ranked if entry.policy == diverged[0])
+    assert entry.rank is None
+    assert tables.tuned(tuned).rows[-1][1] is None, "a policy without a rank is the last one"
+
+
+def test_nothing_begins_at_a_constant_rate_that_diverged(database):
+    """Large rates are good behind a warm-up only."""
+    net = diverging(lambda policy, *_: Policy.parse(policy).first > 0.15, best=0.04)
+    tuned = net.tune(database, functions=["COS", "STEP"])
+    constants = [t.trial for t in tuned.tried if t.stage == "range"]
+    assert "diverged" in {t.state for t in constants if t.parameters["k0"] == 0.2}
+    later = [
+        policy for tried, policy in zip(tuned.tried, policies(tuned)) if tried.stage != "range"
+    ]
+    assert max(map(highest_rate, later)) > 0.2
+    assert max(Policy.parse(policy).first for policy in later) < 0.2
+
+
+def test_a_single_lucky_seed_does_not_become_the_result(database):
+    def lucky(policy, max_iter, seed):
+        return (0.9999 if seed == 1 else 0.8) if policy.startswith("SIN2") else None
+
+    tuned = Changed(lucky).tune(database, functions=["COS", "SIN2"], budget=12 * FULL)
+    assert any(policy.startswith("SIN2") for _, policy in tuned.incumbents)
+    assert "COS" in tuned.policy
+
+
+def test_identical_trainings_are_trained_once(database):
+    """With two evaluations, a PLATEAU cannot act: it is the same training as FIX."""
+    net = Simulated(test_interval=FULL // 2)
+    tuned = net.tune(database, functions=["PLATEAU", "FIX"], budget=24 * FULL)
+    keys = [(rates_key(t.candidate, t.length, FULL // 2), t.seed) for t in tuned.tried]
+    assert len(keys) == len(set(keys))
+    assert any("PLATEAU" in policy for policy in policies(tuned, "recipe"))
+    assert {tried.length for tried in tuned.tried} == {FULL}
+
+
+# What the database has
+
+
+KNOWN = ("SGDR(k0=0.08, k1=0.0, l=40)", "STEP(k0=0.08, k1=0.001, gamma=0.1, l=90)")
+
+
+class KnownAreBest(Changed):
+    """A net that is best with the functions of KNOWN."""
+
+    def __init__(self, **settings):
+        super().__init__(self.known_are_best, **settings)
+
+    def known_are_best(self, policy, max_iter, seed):
+        return 0.9995 if policy.startswith(("SGDR(", "STEP(")) else None
+
+
+def with_constant_rates(net, database, *texts, **options):
+    net.record(database, *texts, *("FIX(k0=%g)" % k0 for k0 in (0.01, 0.05, 0.1, 0.2)), **options)
+
+
+def test_known_policies_are_trained_as_they_are_and_without_a_range_test(database):
+    net = KnownAreBest()
+    with_constant_rates(net, database, *KNOWN, seeds=(1, 2, 3))
+    tuned = net.tune(database, budget=10 * FULL)
+    assert tuned.notes[0].startswith("net on made up: the database has results for this task")
+    assert stages(tuned)[:2] == ["recipe", "known"]
+    assert set(policies(tuned, "known")) == set(KNOWN)
+    whys = {t.trial.policy: t.why for t in tuned.tried if t.stage == "known"}
+    assert whys[KNOWN[0]] == "among the best known: %s in %d iterations" % (KNOWN[0], FULL)
+    assert tuned.incumbents[0][0] == 0 and tuned.incumbents[0][1] in KNOWN
+    assert tuned.policy in KNOWN
+
+
+def test_known_policies_of_another_length_are_stretched_and_their_reason_says_so(database):
+    net = KnownAreBest()
+    with_constant_rates(net, database, "SGDR(k0=0.08, k1=0.0, l=80)", max_iter=2 * FULL)
+    tuned = net.tune(database, budget=5 * FULL)
+    (tried,) = (t for t in tuned.tried if t.stage == "known")
+    assert tried.trial.policy == KNOWN[0]
+    assert tried.why == (
+        "among the best known: SGDR(k0=0.08, k1=0.0, l=80) in 400 iterations,"
+        " here for 200 iterations"
+    )
+
+
+def test_known_policies_that_are_worse_than_the_recipe_are_not_trained_again(database):
+    net = Simulated()
+    with_constant_rates(net, database, "POLY(k0=0.005, p=1.0, l=200)")
+    assert policies(net.tune(database, budget=5 * FULL), "known") == []
+
+
+def test_policies_of_a_similar_task_are_moved_to_the_good_range(database):
+    with_constant_rates(KnownAreBest(), database, *KNOWN)
+    tuned = KnownAreBest(best=0.0002, dataset="other").tune(database, budget=12 * FULL)
+    assert tuned.notes[0].startswith("net on made up is 100 % similar to net on other")
+    assert stages(tuned)[:3] == ["range", "recipe", "known"]
+    moved = [t for t in tuned.tried if t.stage == "known"]
+    assert len(moved) == 2
+    for tried in moved:
+        assert tried.why.endswith("; rates moved to this task's good range")
+        assert highest_rate(tried.trial.policy) < 0.01
+
+
+def test_a_task_with_another_optimizer_counts_as_similar(database):
+    with_constant_rates(Simulated(), database)
+    tuned = Simulated(best=0.002, type="Adam").tune(database, budget=6 * FULL)
     assert "SGD with momentum 0.9, yours has Adam with momentum 0.9" in tuned.notes[0]
     assert any(note.startswith("range test: good rates from 0.00") for note in tuned.notes)
 
 
-def test_after_a_range_test_tune_avoids_diverged_rates_and_checks_the_best_rate(database):
-    net = Simulated()
-    range_test.run(net.trainer(database, "range", "range"))
-    with Store(database) as store:
-        diverged = store.trials(function="FIX", state="diverged")
-    limit = min(trial.parameters["k0"] for trial in diverged)
-    tuned = net.tune(database)
-    seeds = {tried.trial.setup.seed for tried in tuned.tried if tried.stage == "range"}
-    assert seeds == {1, 2, 3}
-    for tried in tuned.tried:
-        if tried.trial.function not in ("PLATEAU", "WARMUP then PLATEAU"):
-            assert highest_rate(tried) < limit
+def test_a_constant_rate_that_diverged_in_the_database_is_a_limit(database):
+    """The range test of an earlier study had other seeds."""
+    net = Simulated(best=0.04)
+    with_constant_rates(net, database, seeds=(1, 2))
+    diverging(lambda *_: True, best=0.04).record(database, "FIX(k0=0.2)", seeds=(3,))
+    tuned = net.tune(database, functions=["FIX", "COS"], budget=12 * FULL)
+    assert max(highest_rate(policy) for policy in policies(tuned)) >= 0.2
+    assert max(Policy.parse(policy).first for policy in policies(tuned)) < 0.2
 
 
-def test_an_interrupted_search_continues_with_what_the_database_had_at_its_start(database):
-    class Interrupted(Exception):
-        pass
-
-    def interrupt(sentence):
-        if "range test" in sentence:
-            raise Interrupted
-
-    net = Simulated()
-    with pytest.raises(Interrupted):
-        net.tune(database, on_note=interrupt)
-    notes = net.tune(database).notes
-    assert notes[0] == "the database has no results for this task or a similar one"
-    assert notes[1].startswith("range test: good rates from")
+# Goals and functions
 
 
-def test_a_task_with_results_needs_no_range_test_and_fewer_functions(tuned, searched_database):
-    second = Simulated().tune(searched_database, name="second", budget=8000)
-    sentence = "net on made up: the database has results for this task; its best policy is from 3"
-    assert second.notes[0].startswith(sentence)
-    assert "; its good constant rates go" in second.notes[0]
-    assert "range" not in stages(second)
-    assert len({tried.trial.function for tried in second.tried}) <= 8
-    assert top1(second) >= top1(tuned) - 0.001
+def test_the_goal_cost_finds_a_shorter_training_with_nearly_the_highest_accuracy(database):
+    tuned = Simulated().tune(database, goal="cost", functions=["COS"])
+    target, iteration = tuned.target
+    assert iteration <= tuned.length < FULL
+    assert "shorter" in stages(tuned)
+    highest = max(t.trial.best.top1 for t in tuned.tried if t.length == FULL)
+    assert highest - 0.002 <= target <= highest
+    assert top1(tuned) >= target
+    assert tuned.cost <= tuned.budget
+    assert "max_iter: %d" % tuned.length in tuner.summary(tuned)
 
 
-def test_policies_of_a_similar_task_are_moved_to_the_good_range(searched_database):
-    other = Simulated(best=0.002, dataset="other")
-    tuned = other.tune(searched_database, "other", budget=8000)
-    assert "% similar to net on other" in tuned.notes[0]
-    spent, policy = tuned.incumbents[0]
-    assert spent == 0
-    assert tuned.notes[1] == "best policy after 0 iterations: %s" % policy
-    assert tuned.notes[2].startswith("range test:")
-    assert "coarse" not in stages(tuned)
-    assert any("rates moved to this task's good range" in tried.why for tried in tuned.tried)
+def test_the_goal_robustness_ranks_by_its_weights(database):
+    class Fragile(Simulated):
+        """A net whose predictions are unstable under COS."""
 
-
-def test_results_of_a_similar_task_save_at_least_half_of_the_iterations(
-    searched_database, database
-):
-    net = Simulated(best=0.01, dataset="other")
-    with_results, without = net.tune(searched_database, "second"), net.tune(database, "second")
-    enough = top1(without) - 0.001
-    cost = net.cost_of(without, enough)
-    assert cost < without.budget
-    assert net.cost_of(with_results, enough) <= cost / 2
-
-
-def test_there_is_an_incumbent_from_the_range_test_on_and_the_last_one_is_the_result(tuned):
-    costs = [spent for spent, _ in tuned.incumbents]
-    assert costs == sorted(costs)
-    assert costs[0] < 0.3 * tuned.budget
-    assert tuned.incumbents[0][1].startswith("SINEXP(")
-    assert tuned.incumbents[-1][1] == tuned.policy
-    assert Simulated().cost_of(tuned, 0.99) < 0.5 * tuned.budget
-
-
-class Higher(Simulated):
-    """A net with a lower test loss at twice the rate, except for the seeds `worse`.
-
-    Its Top-1 is only noise.
-    """
-
-    worse = ()
-
-    def rows(self, policy, max_iter, seed):
-        high = "k1=0.1," not in str(policy) and "k1=0.4" not in str(policy)
-        for row in super().rows(policy, max_iter, seed):
-            if not str(policy).startswith("SINEXP"):
-                yield row
-                continue
-            noise = random.Random("%s %s %s" % (policy, row.iteration, seed)).random() / 100
-            yield dataclasses.replace(
-                row,
-                top1=0.9 + noise if row.iteration else 0.1,
-                test_loss=0.2 if high and seed not in self.worse else 0.3,
-            )
-
-
-@pytest.mark.parametrize(
-    "worse, high", [((), "k1=0.2,"), ((1,), "k1=0.1,"), ((2,), "k1=0.1,"), ((3,), "k1=0.1,")]
-)
-def test_the_largest_rate_is_doubled_if_that_lowers_the_loss_with_each_seed(worse, high, database):
-    net = Higher()
-    net.worse = worse
-    tuned = net.tune(database, functions=["SINEXP"])
-    first_cost, first_policy = tuned.incumbents[0]
-    assert "k1=0.1" in first_policy
-    costs = [spent for spent, policy in tuned.incumbents if high in policy]
-    assert costs[0] <= first_cost + 6 * 250
-    seeds = {}
-    for tried in tuned.tried:
-        if tried.stage == "height":
-            seeds.setdefault(tried.trial.policy, []).append(tried.trial.setup.seed)
-    assert list(seeds.values()) == [[1, 2, 3]] * (3 if high == "k1=0.2," else 2)
-    sentence = "doubling the largest rate lowers the test loss with each of 3 seeds"
-    assert (sentence in tuned.notes) == (not worse)
-
-
-@pytest.mark.parametrize("functions", [["SINEXP"], ["SINEXP", "COS", "NSTEP"]])
-def test_a_first_incumbent_that_diverges_with_another_seed_is_replaced(functions, database):
-    net = diverging(
-        lambda policy, _, seed: policy.startswith("SINEXP") and "k1=0.1," in policy and seed == 2
-    )
-    tuned = net.tune(database, functions=functions)
-    assert "k1=0.1," in tuned.incumbents[0][1]
-    assert "k1=0.1," not in tuned.policy
-    if len(functions) > 1:
-        spent, policy = tuned.incumbents[1]
-        assert "k1=0.1" not in policy
-        assert spent < 0.3 * tuned.budget
-
-
-def test_a_bad_policy_with_much_noise_does_not_stay_the_incumbent(database):
-    class Varying(Simulated):
         def rows(self, policy, max_iter, seed):
-            loss = 0.3 if "k1=0.2" in str(policy) and seed > 1 else 0.15
             for row in super().rows(policy, max_iter, seed):
-                worse = loss if str(policy).startswith("SINEXP") and row.iteration else 0
-                yield dataclasses.replace(
-                    row, top1=max(0.1, row.top1 - worse), test_loss=row.test_loss + worse
-                )
+                if "COS" in str(policy):
+                    row = dataclasses.replace(row, ld=0.9, cd=0.9, cdac=0.9, ac=0.1)
+                yield row
 
-    tuned = Varying().tune(database, functions=["SINEXP", "COS", "SIN", "POLY"])
-    spent, policy = tuned.incumbents[1]
-    assert "SINEXP" not in policy
-    assert spent < 0.3 * tuned.budget
-
-
-def test_a_small_budget_has_room_for_several_functions(database):
-    tuned = Simulated().tune(database, budget=2500)
-    assert len({tried.trial.function for tried in tuned.tried}) > 2
+    arguments = {"functions": ["COS", "POLY"], "budget": 10 * FULL}
+    assert "COS" in Fragile().tune(database, "accuracy", **arguments).policy
+    tuned = Fragile().tune(database, "robustness", goal="robustness", **arguments)
+    assert "POLY" in tuned.policy
+    assert tuned.ranked[0].rank == 1
 
 
-def test_candidates_that_cannot_be_tried_do_not_take_places_in_the_fine_stage(database):
-    tuned = Simulated().tune(database, functions=["SINEXP", "COS", "SIN"])
-    fine = [tried.trial.policy for tried in tuned.tried if tried.stage == "fine"]
-    assert len(fine) == len(set(fine)) == 9
-    assert len({policy.split("(")[0] for policy in fine if "then" not in policy}) == 3
+@pytest.mark.parametrize("function", ["FIX", "PLATEAU", "SGDR", "EXP"])
+def test_only_the_given_function_is_chosen(function, database):
+    tuned = Simulated().tune(database, budget=6 * FULL, functions=[function])
+    tried = [t.trial for t in tuned.tried if t.stage != "range"]
+    assert {trial.function.split()[-1] for trial in tried} == {function}
+    assert {entry.function.split()[-1] for entry in tuned.ranked} == {function}
 
 
-def test_without_room_for_the_seeds_the_height_stage_is_skipped(database):
-    assert "height" not in stages(Simulated().tune(database, budget=2000))
+@pytest.mark.parametrize("max_iter, test_interval", [(30, 20), (20, 100), (50, 7)])
+def test_trainings_with_few_evaluations_have_a_result(max_iter, test_interval, database):
+    net = Simulated(max_iter=max_iter, test_interval=test_interval)
+    tuned = net.tune(database, budget=14 * max_iter, functions=["COS", "FIX"])
+    assert tuned.length == max_iter
+    assert tuned.cost <= tuned.budget
+    assert len(tuned.ranked) > 2
 
 
-def test_one_or_two_seeds_at_full_length_replace_the_incumbent_only_beyond_the_noise(database):
-    tuned = Simulated().tune(database, budget=6000, functions=["TRI", "PLATEAU"])
-    full = [tried.trial.policy for tried in tuned.tried if tried.stage == "full"]
-    start = tuned.cost - 1000 * len(full)
-    changes = [
-        (spent, full[: (spent - start) // 1000].count(policy))
-        for spent, policy in tuned.incumbents
-        if spent > start
-    ]
-    assert changes
-    assert all(seeds >= tuner.SEEDS or spent == tuned.cost for spent, seeds in changes)
+def test_a_net_without_a_test_loss_is_tuned_by_its_top1(database):
+    class WithoutLoss(Simulated):
+        def rows(self, policy, max_iter, seed):
+            for row in super().rows(policy, max_iter, seed):
+                yield dataclasses.replace(row, test_loss=None)
+
+    tuned = WithoutLoss().tune(database, budget=6 * FULL, functions=FUNCTIONS)
+    assert tuned.policy == tuned.ranked[0].policy
+    assert tuned.ranked[0].rank == 1
 
 
-@pytest.mark.parametrize("lead, first", [(0.001, "FIX(k0=0.01)"), (0.1, "FIX(k0=0.1)")])
-def test_a_result_with_one_seed_leads_beyond_the_noise_or_is_only_mentioned(lead, first):
-    several = [
-        trial("FIX(k0=0.01)", [0.1, top1], seed) for seed, top1 in enumerate((0.8, 0.82, 0.81), 1)
-    ]
-    single = trial("FIX(k0=0.1)", [0.1, 0.81 + lead])
-    ranked = tuner._most_seeds_first(ranking.rank([*several, single]), 1000, by_top1=True)
-    assert [entry.rank for entry in ranked] == ([2, 1] if lead < 0.01 else [1, 2])
-    assert ranked[0].policy == first
-    tuned = tuner.Tuned(
-        *("search", "accuracy", first, 100, tuple(ranked), None, (), (), ()), cost=400, budget=400
+@pytest.mark.parametrize("budget, rates", [(2 * FULL, "0.0001, 0.001"), (6 * FULL, "1e-07, 1e-06")])
+def test_a_net_that_does_not_learn_is_an_error_that_names_all_rates(budget, rates, database):
+    sentence = (
+        "does not learn with any of the constant rates %s, .*, 1.0 in [0-9]+ iterations" % rates
     )
-    sentence = "ranked higher with one seed, by a lead that may be noise: FIX(k0=0.1)"
-    assert (sentence in tuner.summary(tuned)) == (lead < 0.01)
+    with pytest.raises(InputError, match=sentence):
+        Simulated(best=1e9).tune(database, budget=budget)
+
+
+# Remarks
+
+
+def test_a_policy_with_too_few_seeds_is_only_mentioned():
+    several = [trial("FIX(k0=0.01)", [0.1, share], n) for n, share in enumerate((0.8, 0.82), 1)]
+    several += [trial("FIX(k0=0.01)", [0.1, 0.81], 3)]
+    single = trial("FIX(k0=0.1)", [0.1, 0.9])
+    ranked = sorted(tuner.ranking.rank([*several, single]), key=lambda entry: -entry.rank)
+    tuned = tuner.Tuned(
+        *("search", "accuracy", "FIX(k0=0.01)", 100, tuple(ranked), None, (), (), ()),
+        cost=400,
+        budget=400,
+    )
+    assert "ranked higher with too few seeds to count: FIX(k0=0.1)" in tuner.summary(tuned)
     table = tables.tuned(tuned)
     assert table.title == "net on data, 100 iterations"
     assert [row[1] for row in table.rows] == [1, 2], "the table is in the order of the ranks"
 
 
-def test_the_best_constant_rate_does_not_diverge_with_other_seeds(database):
-    net = diverging(lambda policy, _, seed: policy == "FIX(k0=0.05)" and seed == 3)
-    tuned = net.tune(database, functions=["POLY"])
-    assert "FIX(k0=0.05) diverged with another seed" in tuned.notes
-    incumbents = [policy for _, policy in tuned.incumbents]
-    assert incumbents[0] == "POLY(k0=0.05, p=1.0, l=1000)"
-    safe = incumbents[incumbents.index("POLY(k0=0.02, p=1.0, l=1000)") :]
-    assert max(Policy.parse(policy)(100) for policy in safe) < 0.05
-    again = net.tune(database, name="again", functions=["POLY"])
-    policies = [tried.trial.policy for tried in again.tried]
-    assert not any("k0=0.05," in policy for policy in policies), "the database has the divergence"
-
-
-def test_a_policy_that_diverged_with_one_seed_is_not_the_result(database):
-    net = diverging(lambda policy, _, seed: policy.startswith("WARMUP") and seed == 2)
-    tuned = net.tune(database, functions=["POLY"])
-    assert any(
-        entry.function.startswith("WARMUP") and entry.trials and entry.rank is None
-        for entry in tuned.ranked
-    )
-    assert tuned.policy == tuned.ranked[0].policy
-    assert tuned.policy.startswith("POLY(")
-
-
-@pytest.mark.parametrize("budget", [6000, 12000, 20000])
-def test_the_best_candidate_of_short_trainings_is_trained_at_full_length(budget, database):
-    net = Simulated()
-    # With 10 test samples, the first incumbent stays, because no lead exceeds the noise.
-    small = Dataset("small", (1, 8, 8), 1000, 10)
-    net.setup = dataclasses.replace(net.setup, dataset=small)
-    tuned = net.tune(database, budget=budget, functions=["SINEXP", "TRIEXP", "EXP"])
-    length = next(max_iter_of(tried) for tried in tuned.tried if tried.stage == "fine")
-    finished = [
-        tried.trial
-        for tried in tuned.tried
-        if tried.stage != "range"
-        and max_iter_of(tried) == length
-        and tried.trial.state == "finished"
-    ]
-    best = max(finished, key=lambda trial: trial.best.top1)
-    rates = best.policy.split("gamma")[0].split("l=")[0]  # gamma and l depend on the length
-    full = [tried.trial.policy for tried in tuned.tried if tried.stage == "full"]
-    assert any(policy.startswith(rates) for policy in full)
-
-
-def test_the_next_candidate_replaces_one_that_diverges_at_full_length(database):
-    net = diverging(lambda policy, max_iter, _: max_iter == 1000 and "PLATEAU" in policy)
-    tuned = net.tune(database, budget=12000)
-    full = [tried for tried in tuned.tried if tried.stage == "full"]
-    finalists = [
-        tried.trial for tried in itertools.takewhile(lambda t: t.why != "another seed", full)
-    ]
-    assert any(trial.state == "diverged" for trial in finalists)
-    finished = {trial.policy for trial in finalists if trial.state == "finished"}
-    assert len(finished) == tuner.LEADERS
-
-
-def test_no_policy_reaches_a_constant_rate_that_diverged(tuned):
-    limit = min(
-        tried.trial.parameters["k0"]
-        for tried in tuned.tried
-        if tried.trial.function == "FIX" and tried.trial.state == "diverged"
-    )
-    for tried in tuned.tried:
-        if tried.stage != "range" and "PLATEAU" not in tried.trial.policy:
-            assert highest_rate(tried) < limit
-
-
-def test_the_goal_cost_finds_a_shorter_training_with_nearly_the_highest_accuracy(database):
-    tuned = Simulated().tune(database, goal="cost")
-    target, iteration = tuned.target
-    assert tuned.length < 1000
-    assert iteration <= tuned.length
-    assert "shorter" in stages(tuned)
-    highest = max(t.trial.best.top1 for t in tuned.tried if t.stage == "full")
-    assert highest - 0.002 <= target <= highest
-    assert top1(tuned) >= target
-    assert "max_iter: %d" % tuned.length in tuner.summary(tuned)
-
-
-def test_the_goal_robustness_ranks_by_its_weights(database):
-    tuned = Simulated().tune(database, goal="robustness", functions=["FIX", "POLY"])
-    assert tuned.ranked[0].function.split()[-1] == "POLY"
-    assert tuned.goal == "robustness"
-
-
-@pytest.mark.parametrize("budget", [2000, 6000])
-def test_only_the_given_functions_are_chosen(budget, database):
-    tuned = Simulated().tune(database, budget=budget, functions=["EXP"])
-    assert {entry.function.split()[-1] for entry in tuned.ranked} == {"EXP"}
-    tried = [tried.trial for tried in tuned.tried if tried.stage != "range"]
-    assert {trial.function.split()[-1] for trial in tried} == {"EXP"}
-
-
-def test_a_net_that_does_not_learn_is_an_error(database):
-    sentence = "does not learn with any of the constant rates .*, 1.0 in 2000 iterations"
-    with pytest.raises(InputError, match=sentence):
-        Simulated(best=1e9).tune(database)
+# The command
 
 
 @needs_caffe
@@ -599,11 +616,3 @@ def test_invalid_arguments_are_reported_in_one_line(arguments, sentence, invoke,
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_the_study_has_the_reason_for_each_training(searched):
-    tuned, database = searched
-    with Store(database) as store:
-        reasons = studies.reasons(store, tuned.study)
-    assert len(reasons) > 10
-    assert reasons == {tried.trial.id: (tried.stage, tried.why) for tried in tuned.tried}
