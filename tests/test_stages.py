@@ -186,19 +186,14 @@ def test_only_functions_of_the_task_are_candidates():
 
 
 def test_robustness_is_the_order_of_the_ranking():
-    good, better = training("FIX(k0=0.1)", 0.9, 0.1), training("FIX(k0=0.2)", 0.92, 0.2)
-    steady = [
-        good._replace(
-            trial=dataclasses.replace(
-                good.trial,
-                rows=tuple(dataclasses.replace(r, ld=0.0, cd=0.0) for r in good.trial.rows),
-            )
-        )
-    ]
-    log = a_log(goal="robustness", tried=(*steady, better))
-    assert len(log.ordered(FULL)) == 2
-    accuracy = a_log(tried=(*steady, better))
-    assert accuracy.ordered(FULL)[0].candidate.text == "FIX(k0=0.2)"
+    robust, accurate = training("FIX(k0=0.1)", 0.90, 0.3), training("FIX(k0=0.2)", 0.91, 0.2)
+    rows = [dataclasses.replace(r, ld=9.0, ac=0.1, cd=9.0, cdac=9.0) for r in accurate.trial.rows]
+    unstable = dataclasses.replace(accurate.trial, rows=tuple(rows))
+    tried = (robust, accurate._replace(trial=unstable), training("FIX(k0=0.3)", 0.5, 1.5))
+    assert a_log(tried=tried).ordered(FULL)[0].candidate.text == "FIX(k0=0.2)"
+    by_robustness = a_log(goal="robustness", tried=tried)
+    assert by_robustness.ordered(FULL)[0].candidate.text == "FIX(k0=0.1)"
+    assert a_log(goal="robustness").leader(FULL) is None
 
 
 def test_seeds_continue_behind_the_last_one_of_a_candidate():
@@ -364,6 +359,27 @@ def test_a_better_variant_becomes_the_incumbent():
     log = stages.train_seeds(log, rounds)
     assert log.incumbent.highest_rate() == 0.141
     assert len(log.seeds(log.incumbent, FULL)) >= stages.SEEDS
+
+
+def test_if_nothing_is_safe_any_more_the_incumbent_gets_lower():
+    def result(candidate, length, seed):
+        limit = 0.1 if seed == 1 else 0.06
+        is_safe = candidate.highest_rate() <= limit
+        return best_at(0.05)(candidate, length, seed) if is_safe else "diverged"
+
+    log, rounds = with_recipe(result, ["COS"])
+    log = stages.train_seeds(log, rounds)
+    assert log.incumbent.highest_rate() == 0.05
+    assert len(log.seeds(log.incumbent, FULL)) == stages.SEEDS
+
+
+def test_the_least_risky_candidate_never_diverged():
+    candidates = ("FIX(k0=0.1)", "FIX(k0=0.2)", "FIX(k0=0.05)")
+    tried = [training(text) for text in candidates]
+    tried.append(training("FIX(k0=0.05)", seed=2, state="diverged"))
+    log = a_log(tried=tuple(tried))
+    assert log.least_risky(FULL).candidate.text == "FIX(k0=0.1)"
+    assert a_log().least_risky(FULL) is None
 
 
 def test_a_search_ends_when_nothing_is_left_to_try():

@@ -206,14 +206,24 @@ def _next_wanted(log: TuningLog) -> list[Wanted]:
     """What to train next at full length: another seed of the best two, or else variants."""
     full = log.task.max_iter
     best = log.ordered(full)[:2]
+    if not best:
+        return _lowered(log)
     unsure = [outcome.candidate for outcome in best if len(outcome.trials) < SEEDS]
     if unsure:
         return [Wanted(c, ANOTHER_SEED, log.next_seed(c, full)) for c in unsure]
     return [
         Wanted(candidate, why, log.task.seed)
-        for candidate, why in (_variants(best[0]) if best else ())
+        for candidate, why in _variants(best[0])
         if log.may_train(candidate, full)
     ]
+
+
+def _lowered(log: TuningLog) -> list[Wanted]:
+    """The incumbent with a largest rate below those that diverged, for want of a safe candidate."""
+    peak = log.lowest_diverged_peak / 2
+    candidate = with_peak(log.incumbent, peak) if log.incumbent and peak < math.inf else None
+    why = "the best policy so far with half the smallest rate that diverged"
+    return [Wanted(candidate, why, log.task.seed)] if candidate else []
 
 
 def _variants(outcome: Outcome) -> Iterable[tuple[Candidate, str]]:

@@ -319,7 +319,7 @@ def _best(log: TuningLog) -> tuple[Candidate | None, int, tuple[float, float] | 
         if target.order:
             candidate, length = target.order[0]
             return candidate, length, (target.top1, target.reached[candidate, length])
-    leader = log.leader(full)
+    leader = log.leader(full) or log.least_risky(full)
     return leader.candidate if leader else None, full, None
 
 

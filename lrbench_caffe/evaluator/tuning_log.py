@@ -290,6 +290,14 @@ class TuningLog:
                 return other
         return leader
 
+    def least_risky(self, length: int) -> Outcome | None:
+        """Find the candidate with the smallest largest rate of those that never diverged.
+
+        It is the result if no candidate is safe.
+        """
+        finished = (o for o in self.outcomes(length) if o.finished and not o.diverged)
+        return min(finished, key=lambda outcome: outcome.candidate.highest_rate(), default=None)
+
 
 def _highest_rate(tried: Tried) -> float:
     return tried.candidate.highest_rate()
