@@ -5,9 +5,8 @@ import contextlib
 
 def children(pid):
     """The process ids of the children of a process; none if it does not exist."""
-    with contextlib.suppress(OSError):
-        with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
-            return [int(child) for child in file.read().split()]
+    with contextlib.suppress(OSError), open("/proc/%d/task/%d/children" % (pid, pid)) as file:
+        return [int(child) for child in file.read().split()]
     return []
 
 

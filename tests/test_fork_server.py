@@ -1,4 +1,4 @@
-"""The processes of trainings: forks of one process that has imported Caffe, and else like fresh ones.
+"""The processes of trainings: forks of a process that has imported Caffe, or fresh ones.
 
 The Python layer WITNESS writes what it finds in the process of its training.
 """
@@ -7,12 +7,9 @@ import dataclasses
 import hashlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 
 import nets
 import pytest
@@ -235,7 +232,9 @@ def weights(job):
 
 def test_a_caffe_that_starts_threads_is_imported_for_each_training(tmp_path, digits, monkeypatch):
     """A fork would lose the threads. The note comes once."""
-    change = "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+    change = (
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([write_fork(tmp_path, change), ROOT]))
     notes, path = [], nets.write(tmp_path, nets.solver(max_iter=1))
     for _ in range(2):
