@@ -1,13 +1,16 @@
 """The processes of trainings, as Linux lists them below a program."""
 
 import contextlib
+import glob
 
 
 def children(pid):
-    """The process ids of the children of a process; none if it does not exist."""
-    with contextlib.suppress(OSError), open("/proc/%d/task/%d/children" % (pid, pid)) as file:
-        return [int(child) for child in file.read().split()]
-    return []
+    """The process ids of the children of a process, which any of its threads may have started."""
+    listed = []
+    for path in glob.glob("/proc/%d/task/*/children" % pid):
+        with contextlib.suppress(OSError), open(path) as file:  # the thread may have ended
+            listed += map(int, file.read().split())
+    return listed
 
 
 def trainings(pid):

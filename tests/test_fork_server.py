@@ -3,13 +3,17 @@
 The Python layer WITNESS writes what it finds in the process of its training.
 """
 
+import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 
 import nets
 import pytest
@@ -256,3 +260,38 @@ def test_a_program_that_is_killed_leaves_nothing(tmp_path, digits, dsn, monkeypa
     program.communicate()
     wait_until(lambda: not exists(server) and not exists(training))
     assert os.listdir(str(tmp_path / "temporary")) == []
+
+
+@pytest.mark.long
+def test_a_hundred_kills_at_random_moments_leave_nothing_and_lose_nothing(
+    name, command, trials, tmp_path, monkeypatch
+):
+    """Trainings, fork servers and programs are killed while they start, train and end."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    more = ("--jobs", "2", "--max-iter", "2000", "--retry-failed")
+    clock, kills, study, seen = random.Random(24), collections.Counter(), None, set()
+    find = {
+        "program": lambda pid: [pid],
+        "server": children,
+        "training": trainings,
+    }
+    while sum(kills.values()) < 100:
+        if study is None or study.poll() is not None:
+            study = studies.start(*command(name, *more))
+        time.sleep(clock.uniform(0, 2))
+        seen.update([*children(study.pid), *trainings(study.pid)])
+        kind = clock.choice(sorted(find))
+        for pid in find[kind](study.pid)[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                kills[kind] += 1
+        if kind == "program":
+            study.communicate()
+    study.communicate()
+    while studies.states(trials(name)) != ["finished"] * 4:
+        studies.start(*command(name, *more)).communicate()
+    assert studies.keys(trials(name)) == studies.expected(max_iter=2000), "each row is there once"
+    wait_until(lambda: not any(map(exists, seen)))
+    assert os.listdir(str(tmp_path / "temporary")) == []
+    print("killed: %s" % dict(kills))

@@ -97,7 +97,7 @@ class _Server:
 
     def run(self) -> Request | None:
         """Serve until there is nothing left to do. In a fork, return its request at once."""
-        while (self._trainings or not self._retired) and os.getppid() == self._program:
+        while self._trainings or not self._retired:
             ready = self._ready()
             self._pass_signals_on(ready)
             self._report_deaths()
@@ -108,6 +108,8 @@ class _Server:
                 request = self._fork(json.loads(message), descriptors)
                 if request is not None:
                     return request
+            elif os.getppid() != self._program:  # a process that it has forked has the socket, too
+                break
         self._end()
         return None
 
