@@ -50,7 +50,7 @@ class Request(NamedTuple):
         only: What the process does instead of a training, see
             :mod:`lrbench_caffe.training.worker`.
         variables: The environment variables that may differ from those of the server; None: the
-            process does not have the variable.
+            process does not have the variable. TMPDIR is a folder of the training's own.
         streams: The file descriptors of its standard input, output and error.
         link: The socket that connects the program and the server for this training.
     """
@@ -81,6 +81,7 @@ class _Server:
         self.pid, self._program = os.getpid(), os.getppid()
         self._requests, self._retired = requests, False
         self._trainings: dict[int, Request] = {}  # by the process id
+        self._folders: list[str] = []  # for temporary files of trainings, which the program removes
         # SIGTERM may be sent to all processes of a session or a container. The program handles it.
         self._handlers = {
             number: signal.signal(number, signal.SIG_IGN)
@@ -131,6 +132,7 @@ class _Server:
         *streams, link = descriptors
         only, variables = message
         request = Request(only, variables, streams, socket.socket(fileno=link))
+        self._folders = [*filter(os.path.exists, self._folders), variables["TMPDIR"]]
         if self._refusal:
             _send(request.link, "refused", self._refusal)
             pid = None
@@ -206,11 +208,10 @@ class _Server:
         """Kill the trainings whose program has ended, and remove what it can no longer remove."""
         for pid in self._trainings:
             os.kill(pid, signal.SIGKILL)
-        for pid, training in self._trainings.items():
+        for pid in self._trainings:
             os.waitpid(pid, 0)
-            folder = training.variables.get("TMPDIR")
-            if folder:
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _receive(requests: socket.socket) -> tuple[bytes, list[int]]:
