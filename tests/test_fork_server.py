@@ -279,9 +279,10 @@ def test_a_hundred_kills_at_random_moments_leave_nothing_and_lose_nothing(
     while sum(kills.values()) < 100:
         if study is None or study.poll() is not None:
             study = studies.start(*command(name, *more))
-        time.sleep(clock.uniform(0, 2))
-        seen.update([*children(study.pid), *trainings(study.pid)])
         kind = clock.choice(sorted(find))
+        wait_until(lambda: find[kind](study.pid) or study.poll() is not None)
+        time.sleep(clock.uniform(0, 1))
+        seen.update([*children(study.pid), *trainings(study.pid)])
         for pid in find[kind](study.pid)[:1]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
