@@ -174,7 +174,7 @@ class _Server:
 
 
 class _Servers:
-    """The fork server that this program uses, and those that still have trainings of before."""
+    """The fork server that this program uses, and earlier ones that still have trainings."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -226,9 +226,10 @@ class _Servers:
 
     def _refused(self, server: _Server, reason: str | None) -> str | None:
         """Remember that a server refuses to fork; return the reason if that is new."""
-        if reason is None or server.refusal:
-            return None
-        server.refusal = reason
+        with self._lock:
+            if reason is None or server.refusal:
+                return None
+            server.refusal = reason
         server.retire()
         return reason
 
