@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     Filters,
@@ -84,6 +85,8 @@ def _list(
             for name in [what] if what else _LISTS:
                 _PRINT[name](store, selection, view, format, what is None)
         print_remarks(_waiting(store), format)
+    if not is_empty:
+        hints.show("ls", format, **filters)
 
 
 def _print_tasks(store: Store, selection: Selection, view: View, format: str, titled: bool) -> None:
@@ -200,3 +203,4 @@ def _show_trial(store: Store, trial_id: str, view: View, format: str) -> None:
         console.print_tables(listing.facts_table(facts), format=format)
     if trial.rows or format == "csv":
         print_tables([listing.rows(trial)], format, view)
+        hints.show("show", format, **hints.of_trial(trial))

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     ITERATIONS,
@@ -122,6 +123,8 @@ def train(
         raise TrialError(trial.error)
     if trial.error and trial.state != FINISHED:
         raise TrialError("%s; the evaluations before that are in the database" % trial.error)
+    if trial.rows and not as_json:
+        hints.show("train", format, **hints.of_trial(trial))
 
 
 @command()
@@ -148,4 +151,5 @@ def demo(out: str, jobs: int | None, dsn: str | None, format: str) -> None:
     """
     from lrbench_caffe import demo as demonstration
 
-    demonstration.run(out, jobs, dsn, format)
+    best = demonstration.run(out, jobs, dsn, format)
+    hints.show("demo", format, policy=best.policy)

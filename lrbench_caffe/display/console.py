@@ -164,6 +164,12 @@ def print_line(line: str, aside: bool = False) -> None:
     plain_console(aside).print(Text(printable(line)), soft_wrap=True)
 
 
+def print_hint(line: str) -> None:
+    """Print a line to standard output that is paler than the rest, for people at a terminal."""
+    console = plain_console(stderr=False)
+    console.print(Text(printable(line), style="dim"), soft_wrap=True)
+
+
 def plain_console(stderr: bool) -> Console:
     """Return a console that prints texts as they are: ``[b]`` and ``:x:`` are not special."""
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
