@@ -17,6 +17,7 @@ import urllib.parse
 import browser
 import pytest
 from conftest import ROOT
+from test_choosing import trial as trial_of_sets
 from trials import NETWORK, record, trial
 from waiting import LIMIT, wait_until
 
@@ -33,6 +34,7 @@ from lrbench_caffe.database import Store, studies  # noqa: E402
 from lrbench_caffe.report import content, curves, live, page, plots  # noqa: E402
 
 BEST, SECOND = "SIN2(k0=0.01, k1=0.06, l=100)", "FIX(k0=0.02)"
+WORST = "FIX(k0=0.001)"
 EVIL = "<img src=x onerror=\"document.title='stolen'\"> '\"&</script>"
 
 
@@ -256,6 +258,28 @@ def test_selected_policies_are_compared_and_noise_is_called_noise(report):
     ]
     click(driver, "#choose-none")
     assert not driver.find_element("id", "comparison").is_displayed()
+
+
+def test_the_set_that_decides_says_what_is_noise_in_the_comparison(report):
+    """On the test set the difference looks large, or small; the validation set has the word."""
+    driver = report(
+        [
+            trial_of_sets(policy, [0.1, decides + seed / 100], [0.1, reported + seed / 100], seed)
+            for policy, decides, reported in (
+                (BEST, 0.95, 0.9),
+                (SECOND, 0.949, 0.6),
+                (WORST, 0.5, 0.9),
+            )
+            for seed in (0, 1, 2)
+        ]
+    )
+    assert compared(driver)["Top-1 %"] == [
+        "91.00 \u00b1 1.00",
+        "61.00 \u00b1 1.00 (\u221230.00, within the noise)",
+        "91.00 \u00b1 1.00 (+0.00, worse)",
+    ]
+    text = driver.find_element("id", "comparison-text").text
+    assert "which policy is better is decided on the validation set" in text
 
 
 def test_the_address_keeps_what_the_reader_sees(report):

@@ -83,6 +83,6 @@ def metrics(metric: str | None, format: str) -> None:
 def about(format: str, dsn: str | None) -> None:
     """Print the versions and places that a bug report needs."""
     from lrbench_caffe import about as facts
-    from lrbench_caffe.display import console, explanations
+    from lrbench_caffe.display import console, tables
 
-    console.print_tables(explanations.facts(facts.collect(dsn)), format=format)
+    console.print_tables(tables.facts(facts.collect(dsn)), format=format)

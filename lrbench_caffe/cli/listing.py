@@ -180,7 +180,7 @@ def show(name: str, view: View, dsn: str | None, format: str) -> None:
 
 def _show_trial(store: Store, trial_id: str, view: View, format: str) -> None:
     from lrbench_caffe import database, kept
-    from lrbench_caffe.display import console, listing
+    from lrbench_caffe.display import console, listing, tables
 
     membership = database.listing.membership(store, trial_id)
     study = membership.study if membership else None
@@ -190,7 +190,7 @@ def _show_trial(store: Store, trial_id: str, view: View, format: str) -> None:
         if format == "table":
             console.print_facts(facts)
         else:
-            console.print_tables(listing.facts_table(facts), format=format)
+            console.print_tables(tables.facts(facts), format=format)
         return
     trial = store.trial(trial_id)
     if format == "json":
@@ -200,7 +200,7 @@ def _show_trial(store: Store, trial_id: str, view: View, format: str) -> None:
     if format == "table":
         console.print_facts(facts)
     elif format != "csv":
-        console.print_tables(listing.facts_table(facts), format=format)
+        console.print_tables(tables.facts(facts), format=format)
     if trial.rows or format == "csv":
         print_tables([listing.rows(trial)], format, view)
         hints.show("show", format, **hints.of_trial(trial))
