@@ -24,6 +24,7 @@ from waiting import LIMIT, wait_until
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
+from lrbench_caffe.ranking import ranges
 from lrbench_caffe.trial import Job
 
 psycopg2 = pytest.importorskip(
@@ -684,11 +685,69 @@ def test_trainings_of_another_length_are_another_task_that_keeps_its_id(store):
     assert (single["interval"], single["rank"], single["tied"]) == (None, 1, False)
 
 
-@pytest.mark.parametrize("file", ["curve.png", "curve.svg"])
-def test_plot_writes_pictures(file, tmp_path, invoke):
-    done = invoke("plot", BEST, "POLY(k0=0.05, p=1.2, l=50)", "--out", tmp_path / file)
-    assert done.returncode == 0
-    assert (tmp_path / file).read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+@pytest.mark.parametrize(
+    "ending, start", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_the_ending_of_the_name_chooses_the_format_of_a_picture(ending, start, tmp_path, invoke):
+    path = tmp_path / ("curve." + ending)
+    done = invoke("plot", BEST, "POLY(k0=0.05, p=1.2, l=50)", "--out", path)
+    assert done.returncode == 0 and path.read_bytes().startswith(start)
+    plots.curves(example_trials()[:4], str(path), "title")
+    assert path.read_bytes().startswith(start)
+
+
+def range_test_of(trials):
+    """A range test with these trials, for its picture."""
+    from lrbench_caffe.evaluator.range_test import RangeTest
+
+    lines = tuple(ranges.top1_curves(trials))
+    return RangeTest("name", "title", tuple(trials), lines, None, 100, 22.0)
+
+
+def figures(monkeypatch, tmp_path):
+    """The figures of all kinds of pictures, as they are written."""
+    written = []
+    save = plots.save
+    monkeypatch.setattr(
+        plots, "save", lambda figure, path: [written.append(figure), save(figure, path)]
+    )
+    path = str(tmp_path / "picture.svg")
+    policies = ["FIX(k0=0.%d)" % n for n in range(1, 8)]
+    trials = [trial(policy, [0.1, 0.5 + n / 20]) for n, policy in enumerate(policies)]
+    plots.curves(trials, path, "title")
+    plots.rates([Policy.parse(policy) for policy in policies], out=path)
+    plots.range_test(range_test_of(trials), path)
+    return written
+
+
+def test_pictures_are_legible_and_their_lines_differ_without_colour(monkeypatch, tmp_path):
+    """A page shows nine inches as they are; texts have 8 points or more, and axes have labels."""
+    from matplotlib.text import Text
+
+    written = figures(monkeypatch, tmp_path)
+    assert len(written) == 3
+    for figure in written:
+        assert figure.get_figwidth() == 9
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        assert len(sizes) > 10 and min(sizes) >= 8
+        for panel in figure.axes:
+            assert panel.get_ylabel()
+            looks = [
+                (str(line._dashSeq), str(line.get_marker()), line.get_color())
+                for line in panel.lines
+                if len(line.get_xdata()) > 1 and not set(line.get_label()) & set("_")
+            ]
+            dashes_and_marks = {look[:2] for look in looks}
+            assert len(dashes_and_marks) >= min(len(looks), 5), looks
+        assert figure.axes[-1].get_xlabel()
+
+
+def test_the_demonstration_leaves_a_report_of_its_trials(store, database, tmp_path):
+    from lrbench_caffe import demo
+
+    recorded = record(store, *example_trials())
+    demo._write_report(recorded, str(tmp_path / "demo.html"), database)
+    assert BEST in (tmp_path / "demo.html").read_text()
 
 
 @pytest.mark.parametrize("file", ["out.html", "curve.png"])

@@ -87,7 +87,7 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
     "cycles, all steps or POLY's l; else 10000]",
 )
 @click.option(
-    "--out", metavar="FILE", help="Picture to write, .png or .svg [default: open a window]"
+    "--out", metavar="FILE", help="Picture to write, .png, .svg or .pdf [default: open a window]"
 )
 @click.option("--terminal", is_flag=True, help="Draw in the terminal")
 def plot(policies: tuple[str, ...], max_iter: int | None, out: str | None, terminal: bool) -> None:

@@ -46,9 +46,9 @@ _REPEAT = "run the same command again to repeat them"  # the remedy for failed t
 @click.option(
     "--out",
     default="lrbench-range.png",
-    metavar="FILE.png",
+    metavar="FILE",
     show_default=True,
-    help="Picture of Top-1 against the rate, like Figure 3 of the paper",
+    help="Picture of Top-1 against the rate, .png, .svg or .pdf, like Figure 3 of the paper",
 )
 @evaluation_options("range")
 def range_command(

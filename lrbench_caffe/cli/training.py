@@ -131,9 +131,9 @@ def train(
 @click.option(
     "--out",
     default="lrbench-demo.png",
-    metavar="FILE.png",
+    metavar="FILE",
     show_default=True,
-    help="Picture of the curves",
+    help="Picture of the curves, .png, .svg or .pdf; the report has the same name, with .html",
 )
 @click.option(
     "--jobs",
@@ -147,7 +147,7 @@ def demo(out: str, jobs: int | None, dsn: str | None, format: str) -> None:
     """Compare the 13 learning rate functions on small images.
 
     The images are scikit-learn's handwritten digits; nothing is downloaded. It takes about a
-    minute.
+    minute. A picture of the curves and a report as an HTML page are left in the current folder.
     """
     from lrbench_caffe import demo as demonstration
 
