@@ -73,7 +73,7 @@ def _draw_table(
     panel.plot([], [], "o", color=OURS, label="ours (bars: the seeds)")
     panel.set_yticks(range(len(texts)))
     panel.set_yticklabels(list(texts.values()))
-    panel.invert_yaxis()
+    panel.set_ylim(len(texts) - 0.5, -0.5)
     panel.set_xlabel("highest Top-1 (%)")
     panel.legend(frameon=False)
 
