@@ -138,7 +138,12 @@ def _remark(journals: set[str]) -> str | None:
 def _exit(message: object, status: int) -> NoReturn:
     line = " ".join(str(message).splitlines())
     with contextlib.suppress(OSError):  # the status remains if nobody can read the message
-        click.echo("lrbench: %s" % printable(line), err=True)
+        if sys.stderr.isatty():
+            from lrbench_caffe.display import console
+
+            console.print_line("lrbench: " + line, aside=True)
+        else:
+            click.echo("lrbench: %s" % printable(line), err=True)
     sys.exit(status)
 
 

@@ -125,7 +125,8 @@ def _print_trials(
     total = len(lines) if view.sort else database.listing.count(store, selection)
     if total > len(lines):
         print_remarks(
-            ["%d more trials; --limit sets how many are printed" % (total - len(lines))], format
+            ["%s; --limit sets how many are printed" % counted(total - len(lines), "more trial")],
+            format,
         )
 
 
