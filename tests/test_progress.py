@@ -117,6 +117,7 @@ def a_wait():
         yield "starting PostgreSQL"
 
 
+KINDS = ("begin", "progress", "row", "end", "problem")
 ACTIVITIES = [an_activity, a_training, a_study, a_search, a_wait]
 
 
@@ -212,7 +213,7 @@ def test_no_color_is_honoured(terminal, monkeypatch):
         monkeypatch.setenv("NO_COLOR", "1")
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["begin", "end", "problem"]))))
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(KINDS))))
 def test_the_counts_of_a_study_agree_at_every_moment(events):
     """Whatever comes, in any order: a training may begin again on another worker."""
     states = ("finished", "failed", "interrupted", "diverged", "pruned")
@@ -221,10 +222,11 @@ def test_the_counts_of_a_study_agree_at_every_moment(events):
     display._print = lambda line: None
     display.begin(jobs)
     for step, (number, kind) in enumerate(events):
-        content = begun()[0]
+        content, row = begun()
+        content = {"progress": progress(step), "row": row, "problem": "reason"}.get(kind, content)
         if kind == "end":
             content = content.ended_as(states[step % len(states)], 1e9)
-        display.on_event(jobs[number], kind, "reason" if kind == "problem" else content)
+        display.on_event(jobs[number], kind, content)
         counts = display.counts()
         assert sum(counts) == 6 and min(counts) >= 0
         assert counts.running == len(display._running)

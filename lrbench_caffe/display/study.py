@@ -117,10 +117,9 @@ class StudyDisplay:
             if kind == "begin":
                 self._states[job.id] = RUNNING
                 self._running[job.id] = _Training(content)
-            elif kind == "progress":
-                line = self._add_progress(self._running[job.id], content)
-            elif kind == "row":
-                self._add_row(self._running[job.id], content)
+            elif kind in ("progress", "row") and job.id in self._running:
+                add = self._add_progress if kind == "progress" else self._add_row
+                line = add(self._running[job.id], content)
             elif kind == "end":
                 line = self._add_end(job, content)
             elif kind == "problem" and self._states.get(job.id, RUNNING) == RUNNING:
@@ -157,10 +156,12 @@ class StudyDisplay:
         due = time.monotonic() > self._last_line + LINE_SECONDS
         return self._status_line() if due and not self._console.is_terminal else None
 
-    def _add_row(self, training: _Training, row: Evaluation) -> None:
+    def _add_row(self, training: _Training, row: Evaluation) -> str | None:
+        """Add a row. There is no line about it."""
         training.add_top1(row.top1)
         if row.top1 is not None and (self._best is None or row.top1 > self._best[0]):
             self._best = row.top1, training.trial
+        return None
 
     def _add_end(self, job: Job, trial: Trial) -> str:
         """Add the end of a training. Return the line about it."""
