@@ -25,7 +25,7 @@ _FILTERS = " ".join(
 _FILTERS += " [{local}]"
 _MEASURED = "[--data {data}] [--head {head}] [--test-net {test_net}] [--select {select}]"
 _MEASURED += " [--validation {validation}]"
-_WEIGHTS = "weights {model} [--policy {policy}] --out best.caffemodel [--deploy {deploy}]"
+_WEIGHTS = "weights {model} --out best.caffemodel [--deploy {deploy}] [--policy {policy}]"
 
 NEXT: dict[str, tuple[str, ...]] = {
     "data digits": ("train {solver} --data {to}",),

@@ -177,7 +177,8 @@ def at_words(text: str, width: int) -> str:
     r"""Return a sentence in lines that are not wider than a terminal, broken at spaces.
 
     Commands in `backquotes` and "quoted" texts stay whole, because they are to be copied, and so do
-    words, such as paths. A text with several spaces side by side stays as it is.
+    words, such as paths. A word that is wider than the terminal continues the line before it. A
+    text with several spaces side by side stays as it is.
 
     >>> at_words("3 of 4 trials wait: `lrbench study run first` starts them", 30)
     '3 of 4 trials wait:\n`lrbench study run first`\nstarts them'
@@ -186,7 +187,8 @@ def at_words(text: str, width: int) -> str:
         return text
     lines: list[str] = []
     for word in _WORD.findall(text):
-        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+        used = (cell_len(lines[-1]) - 1) % width + 1 if lines else 0  # of its last row
+        if lines and (used + 1 + cell_len(word) <= width or cell_len(word) > width):
             lines[-1] += " " + word
         else:
             lines.append(word)

@@ -104,7 +104,7 @@ class Screen:
         with self._lock:
             frame = self._frame
             if self._terminal is not None and frame:
-                self._terminal.write(self._above() + _CLEAR_BELOW)
+                self._terminal.write(_up(self._rows()) + _cleared(self._rows()))
                 self._frame = []
             file.write(text)
             file.flush()
@@ -115,30 +115,40 @@ class Screen:
         """Write a frame over the last one. The cursor rests at the beginning of the line below."""
         assert self._terminal is not None
         if frame or self._frame:
-            lines = [line.characters + _CLEAR_LINE + "\r\n" for line in frame]
-            cursor = _HIDE_CURSOR if frame else _SHOW_CURSOR
+            rows = self._rows()
             before, self._width = self._width, self._terminal.size()[0]
             # Written over lines that are broken, new ones would be joined in a wider terminal.
             clear = _CLEAR_BELOW if self._width != before else ""
-            text = [self._above(), clear, _CUT_LINES, *lines, _BREAK_LINES, _CLEAR_BELOW, cursor]
-            self._terminal.write("".join(text))
+            lines = [line.characters + _CLEAR_LINE + "\r\n" for line in frame]
+            rest = _cleared(rows - len(frame))
+            cursor = _HIDE_CURSOR if frame else _SHOW_CURSOR
+            parts = [_up(rows), clear, _CUT_LINES, *lines, rest, _BREAK_LINES, _CLEAR_LINE, cursor]
+            self._terminal.write("".join(parts))
         self._frame = frame
 
-    def _above(self) -> str:
-        """Commands that move the cursor from the line below the frame to its first line.
-
-        A terminal that became narrower since has broken the lines of the frame.
-        """
+    def _rows(self) -> int:
+        """The rows of the frame; a terminal that became narrower since has broken its lines."""
         assert self._terminal is not None
-        if not self._frame:
-            return ""
         width, _ = self._terminal.size()
-        rows = sum(max(1, -(-line.width // width)) for line in self._frame)
-        return "\r\x1b[%dA" % rows
+        return sum(max(1, -(-line.width // width)) for line in self._frame)
 
     def _refresh(self, ended: threading.Event) -> None:
         while not ended.wait(REFRESH_SECONDS):
             self.draw()
+
+
+def _up(rows: int) -> str:
+    """Commands that move the cursor to the beginning of a line above."""
+    return "\r\x1b[%dA" % rows if rows > 0 else ""
+
+
+def _cleared(rows: int) -> str:
+    """Commands that clear rows from the cursor on, and move it back.
+
+    They are cleared one by one: a terminal that is cleared as a whole may keep what it showed among
+    the lines that have scrolled away.
+    """
+    return (_CLEAR_LINE + "\r\n") * rows + _up(rows)
 
 
 class _Terminal:
