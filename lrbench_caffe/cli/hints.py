@@ -143,6 +143,6 @@ def _dsn(command: str) -> str | None:
 
     context = click.get_current_context(silent=True)
     dsn = context.params.get("dsn") if context else None
-    if not dsn or NEXT[command][0].startswith(_WITHOUT_DSN):
+    if not dsn or command in _PLACES or NEXT[command][0].startswith(_WITHOUT_DSN):
         return ""
     return None if has_password(dsn) else " --dsn " + shlex.quote(dsn)
