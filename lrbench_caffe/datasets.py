@@ -158,7 +158,7 @@ def convert(
             anywhere in training, and in the middle, which is the image, in the test. The mean is
             padded too: the border stays zero after its subtraction, and one mean file serves both
             phases. A padded set is called NAME_padN.
-        progress: Called with the name of a file, the bytes downloaded and their total (None: the
+        progress: Called with "downloading FILE", the bytes downloaded and their total (None: the
             server did not send it); then with the name of an LMDB, the samples written and their
             total.
         validation: How many of the training samples are for validation: they have an LMDB of their
@@ -359,6 +359,11 @@ def _official_files(
 
     The other arguments are those of :func:`convert`.
     """
+
+    def downloading(file: str, done: int, total: int | None) -> None:
+        assert progress is not None
+        progress("downloading " + file, done, total)
+
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     downloads = os.path.join(cache, "lrbench")
     if name == "mnist":
@@ -377,7 +382,7 @@ def _official_files(
         )
     )
     with _locked(downloads, name, "read the official files from another folder with --from DIR"):
-        download.download(mirrors, files, downloads, instead, progress)
+        download.download(mirrors, files, downloads, instead, progress and downloading)
     return downloads
 
 

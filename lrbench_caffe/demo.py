@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from lrbench_caffe import datasets, paths, ranking, study
+from lrbench_caffe import database, datasets, paths, ranking, study
 from lrbench_caffe.display import console, progress, tables
 from lrbench_caffe.errors import TrialError
 from lrbench_caffe.study import failures
@@ -36,42 +36,61 @@ POLICIES = (
 )
 
 
-def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") -> None:
-    """Train the digits under each of POLICIES, print the ranking and plot the curves.
+def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") -> Trial:
+    """Train the digits under each of POLICIES, print the ranking, and write the curves and a page.
 
     Args:
-        out: The picture to write.
+        out: The picture to write. The page, an HTML report, has the same name but for the ending.
         parallel: The number of parallel trainings; None for one per core.
         dsn: The database; None for the one in LRBENCH_DSN, else the private server's.
         format: The format of the table, see :func:`lrbench_caffe.display.console.print_tables`.
+
+    Returns:
+        The trial with the highest Top-1.
 
     Raises:
         InputError: The picture cannot be written, or the database cannot be used.
         TrialError: A training could not begin or failed. The table and the picture are made before.
         KeyboardInterrupt: After Ctrl-C; the evaluations until then are recorded.
     """
-    from lrbench_caffe.report import plots
+    from lrbench_caffe.report import page, plots
 
     plots.check_path(out)
+    report = os.path.splitext(out)[0] + ".html"
+    page.check_path(report)
     data = os.path.join(paths.home(), "data")
     datasets.convert("digits", data)
     solver = paths.shipped("solvers/digits_solver.prototxt")
     jobs = [Job(solver=solver, policy=policy, seed=1, data=data) for policy in POLICIES]
     with progress.StudyDisplay() as display:
         trials = study.run_jobs(jobs, Cores(parallel), display, dsn)
+    ranked = ranking.sort_by_top1(trials)
     title = "13 learning rate policies on scikit-learn's handwritten digits, one seed each"
-    console.print_tables(tables.results(ranking.sort_by_top1(trials), title), format=format)
+    console.print_tables(tables.results(ranked, title), format=format)
     for line in ranking.sets_remarks(trials) + failures.causes(trials):
         console.print_line(line, aside=format != "table")
     if not any(trial.rows for trial in trials):
         _check_complete(trials)  # there is nothing to draw
     plots.curves(trials, out, "Learning rate policies on handwritten digits")
+    _write_report(trials, report, dsn)
     for line in (
         "curves: %s" % os.path.abspath(out),
+        "report: %s" % os.path.abspath(report),
         "rows: SELECT * FROM result in `lrbench db shell`",
     ):
         console.print_line(line, aside=format != "table")
     _check_complete(trials)
+    return ranked[0]
+
+
+def _write_report(trials: Sequence[Trial], path: str, dsn: str | None) -> None:
+    """Write the page with these trials, and others of this task that the database has."""
+    from lrbench_caffe.report import content, page
+
+    setup = trials[0].setup
+    filters: dict[str, str | None] = {"dataset": setup.dataset.name, "network": setup.network.hash}
+    with database.Store(dsn) as store:
+        page.write(path, content.load(store, filters, ranking.parse_criterion("top1")))
 
 
 def _check_complete(trials: Sequence[Trial]) -> None:

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from conftest import needs_caffe
+from processes import parent
 from studies import EXPECTED, POLICIES, ROOT, TESTS, expected, held_rows, keys, start, states
 from waiting import LIMIT, wait_until
 
@@ -97,12 +98,6 @@ def pending(pid, number):
     return any(int(mask, 16) & 1 << (number - 1) for mask in masks)
 
 
-def parent(pid):
-    """The process id of a process's parent."""
-    with open("/proc/%d/stat" % pid) as file:
-        return int(file.read().rsplit(")", 1)[1].split()[1])
-
-
 @needs_caffe
 def test_a_killed_worker_costs_its_trial_the_time_since_the_last_snapshot(
     cluster, name, command, trials, gate
@@ -112,7 +107,7 @@ def test_a_killed_worker_costs_its_trial_the_time_since_the_last_snapshot(
     study = start(*command(name, *more, gate=gate))
     training = gate.wait(2)[0]
     wait_until(lambda: held_rows(trials(name)) == 2)
-    (killed,) = [worker for worker in workers if worker.pid == parent(training)]
+    (killed,) = [worker for worker in workers if worker.pid == parent(parent(training))]
     killed.kill()
     killed.wait()
     wait_until(lambda: not os.path.exists("/proc/%d" % training))  # none outlives its worker

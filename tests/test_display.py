@@ -81,14 +81,17 @@ import sys
 sys.path[:0] = [%r, %r]
 from test_display import HOSTILE, hostile_tables, hostile_trial
 from lrbench_caffe.cli import _exit
-from lrbench_caffe.display import console, progress
+from lrbench_caffe.display import bar, console, progress
+from lrbench_caffe.display.screen import SCREEN
+bar.DELAY = 0
 for format in ("table", "markdown", "csv", "json", "latex"):
     for table in hostile_tables():
         console.print_tables(table, format=format)
 console.print_line(HOSTILE)
 console.print_line(HOSTILE, aside=True)
 with progress.ProgressDisplay() as display:
-    display(HOSTILE, 1, 2, HOSTILE)
+    display(HOSTILE, 1, 2)
+    SCREEN.draw()
     display.print_line(HOSTILE)
 with progress.TrainingDisplay() as display:
     display.on_event("begin", hostile_trial())
@@ -99,7 +102,7 @@ job = Job("solver", id="1")
 with progress.StudyDisplay() as display:
     display.begin([job, job])
     display.on_event(job, "begin", hostile_trial())
-    display._live.refresh()
+    SCREEN.draw()
     display.on_event(job, "end", hostile_trial())
     display.note(HOSTILE)
 _exit(HOSTILE, 3)

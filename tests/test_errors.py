@@ -15,6 +15,7 @@ from typing import List, NamedTuple, Optional, Sequence
 import nets
 import pytest
 from gate import Gate
+from processes import children, trainings
 from studies import start
 from waiting import LIMIT, wait_until
 
@@ -209,7 +210,7 @@ def test_a_killed_training_is_reported_and_keeps_its_rows(tmp_path, digits, lrbe
     )
     with running(path, digits) as parent:
         wait_for_rows(parent, 2)
-        (child,) = children(parent.pid)
+        (child,) = trainings(parent.pid)
         os.kill(child, signal.SIGKILL)
         _, stderr = parent.communicate(timeout=LIMIT)
     assert parent.returncode == 1 and "SIGKILL" in stderr and "Traceback" not in stderr
@@ -246,7 +247,7 @@ def imports_its_modules(parent):
     return has_loaded(parent.pid, "_psycopg") or children(parent.pid)
 
 
-def starts_a_training(parent):
+def starts_the_fork_server(parent):
     return children(parent.pid)
 
 
@@ -254,7 +255,7 @@ def loads_caffe(parent):
     return any(has_loaded(child, "_caffe") for child in children(parent.pid))
 
 
-@pytest.mark.parametrize("moment", [imports_its_modules, starts_a_training, loads_caffe])
+@pytest.mark.parametrize("moment", [imports_its_modules, starts_the_fork_server, loads_caffe])
 def test_ctrl_c_ends_the_program_while_caffe_starts(moment, tmp_path, digits, dsn):
     """Before the modules of the command line are imported, the signal itself ends the process.
 
@@ -290,7 +291,7 @@ def test_a_training_ends_when_its_parent_process_is_killed(tmp_path, digits, dsn
     path = nets.write(tmp_path, nets.solver(test_iter=10**6))
     with running(path, digits) as parent:
         wait_for("begin", parent)
-        (child,) = children(parent.pid)
+        (child,) = trainings(parent.pid)
         parent.kill()
         parent.communicate()
     wait_until(lambda: not os.path.exists("/proc/%d" % child))
@@ -330,12 +331,6 @@ def wait_for(event, process):
 def wait_for_rows(process, rows):
     for _ in range(rows):
         wait_for("row", process)
-
-
-def children(pid):
-    """The process ids of the children of a process."""
-    with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
-        return [int(child) for child in file.read().split()]
 
 
 @pytest.mark.parametrize(

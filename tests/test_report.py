@@ -17,12 +17,14 @@ import urllib.parse
 import browser
 import pytest
 from conftest import ROOT
+from test_choosing import trial as trial_of_sets
 from trials import NETWORK, record, trial
 from waiting import LIMIT, wait_until
 
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Policy
+from lrbench_caffe.ranking import ranges
 from lrbench_caffe.trial import Job
 
 psycopg2 = pytest.importorskip(
@@ -33,6 +35,7 @@ from lrbench_caffe.database import Store, studies  # noqa: E402
 from lrbench_caffe.report import content, curves, live, page, plots  # noqa: E402
 
 BEST, SECOND = "SIN2(k0=0.01, k1=0.06, l=100)", "FIX(k0=0.02)"
+WORST = "FIX(k0=0.001)"
 EVIL = "<img src=x onerror=\"document.title='stolen'\"> '\"&</script>"
 
 
@@ -256,6 +259,28 @@ def test_selected_policies_are_compared_and_noise_is_called_noise(report):
     ]
     click(driver, "#choose-none")
     assert not driver.find_element("id", "comparison").is_displayed()
+
+
+def test_the_set_that_decides_says_what_is_noise_in_the_comparison(report):
+    """On the test set the difference looks large, or small; the validation set has the word."""
+    driver = report(
+        [
+            trial_of_sets(policy, [0.1, decides + seed / 100], [0.1, reported + seed / 100], seed)
+            for policy, decides, reported in (
+                (BEST, 0.95, 0.9),
+                (SECOND, 0.949, 0.6),
+                (WORST, 0.5, 0.9),
+            )
+            for seed in (0, 1, 2)
+        ]
+    )
+    assert compared(driver)["Top-1 %"] == [
+        "91.00 \u00b1 1.00",
+        "61.00 \u00b1 1.00 (\u221230.00, within the noise)",
+        "91.00 \u00b1 1.00 (+0.00, worse)",
+    ]
+    text = driver.find_element("id", "comparison-text").text
+    assert "which policy is better is decided on the validation set" in text
 
 
 def test_the_address_keeps_what_the_reader_sees(report):
@@ -660,11 +685,69 @@ def test_trainings_of_another_length_are_another_task_that_keeps_its_id(store):
     assert (single["interval"], single["rank"], single["tied"]) == (None, 1, False)
 
 
-@pytest.mark.parametrize("file", ["curve.png", "curve.svg"])
-def test_plot_writes_pictures(file, tmp_path, invoke):
-    done = invoke("plot", BEST, "POLY(k0=0.05, p=1.2, l=50)", "--out", tmp_path / file)
-    assert done.returncode == 0
-    assert (tmp_path / file).read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+@pytest.mark.parametrize(
+    "ending, start", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_the_ending_of_the_name_chooses_the_format_of_a_picture(ending, start, tmp_path, invoke):
+    path = tmp_path / ("curve." + ending)
+    done = invoke("plot", BEST, "POLY(k0=0.05, p=1.2, l=50)", "--out", path)
+    assert done.returncode == 0 and path.read_bytes().startswith(start)
+    plots.curves(example_trials()[:4], str(path), "title")
+    assert path.read_bytes().startswith(start)
+
+
+def range_test_of(trials):
+    """A range test with these trials, for its picture."""
+    from lrbench_caffe.evaluator.range_test import RangeTest
+
+    lines = tuple(ranges.top1_curves(trials))
+    return RangeTest("name", "title", tuple(trials), lines, None, 100, 22.0)
+
+
+def figures(monkeypatch, tmp_path):
+    """The figures of all kinds of pictures, as they are written."""
+    written = []
+    save = plots.save
+    monkeypatch.setattr(
+        plots, "save", lambda figure, path: [written.append(figure), save(figure, path)]
+    )
+    path = str(tmp_path / "picture.svg")
+    policies = ["FIX(k0=0.%d)" % n for n in range(1, 8)]
+    trials = [trial(policy, [0.1, 0.5 + n / 20]) for n, policy in enumerate(policies)]
+    plots.curves(trials, path, "title")
+    plots.rates([Policy.parse(policy) for policy in policies], out=path)
+    plots.range_test(range_test_of(trials), path)
+    return written
+
+
+def test_pictures_are_legible_and_their_lines_differ_without_colour(monkeypatch, tmp_path):
+    """A page shows nine inches as they are; texts have 8 points or more, and axes have labels."""
+    from matplotlib.text import Text
+
+    written = figures(monkeypatch, tmp_path)
+    assert len(written) == 3
+    for figure in written:
+        assert figure.get_figwidth() == 9
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        assert len(sizes) > 10 and min(sizes) >= 8
+        for panel in figure.axes:
+            assert panel.get_ylabel()
+            looks = [
+                (str(line._dashSeq), str(line.get_marker()), line.get_color())
+                for line in panel.lines
+                if len(line.get_xdata()) > 1 and not set(line.get_label()) & set("_")
+            ]
+            dashes_and_marks = {look[:2] for look in looks}
+            assert len(dashes_and_marks) >= min(len(looks), 5), looks
+        assert figure.axes[-1].get_xlabel()
+
+
+def test_the_demonstration_leaves_a_report_of_its_trials(store, database, tmp_path):
+    from lrbench_caffe import demo
+
+    recorded = record(store, *example_trials())
+    demo._write_report(recorded, str(tmp_path / "demo.html"), database)
+    assert BEST in (tmp_path / "demo.html").read_text()
 
 
 @pytest.mark.parametrize("file", ["out.html", "curve.png"])

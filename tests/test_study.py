@@ -1,6 +1,5 @@
 """Studies: each trial is trained once, whatever happens to it or to the program that runs it."""
 
-import io
 import math
 import os
 import random
@@ -17,6 +16,7 @@ import pytest
 import simulation
 from conftest import ROOT, needs_caffe, private_home
 from studies import DIGITS, EXPECTED, MAX_ITER, POLICIES, expected, held_rows, keys, start, states
+from terminal import Terminal
 from trials import record
 from trials import trial as made_up
 from waiting import LIMIT, wait_until
@@ -27,9 +27,6 @@ pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
 pytest.importorskip("rich", reason="needs rich: run the tests with `make test`")
-from rich.console import Console
-from rich.live import Live
-
 from lrbench_caffe import database, study
 from lrbench_caffe.database import studies
 from lrbench_caffe.display.progress import StudyDisplay
@@ -222,14 +219,10 @@ def test_trainings_that_cannot_begin_are_reported_once_and_tried_again(
 def test_drawing_the_terminal_does_not_block_trainings_that_end(monkeypatch):
     """If locks were taken in another order, the display and the trainings would deadlock."""
 
-    def terminal(stderr):
-        return Console(file=io.StringIO(), force_terminal=True)
-
-    def fast_live(**options):
-        return Live(**dict(options, refresh_per_second=1000))
-
-    monkeypatch.setattr("lrbench_caffe.display.study.plain_console", terminal)
-    monkeypatch.setattr("lrbench_caffe.display.study.Live", fast_live)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("lrbench_caffe.display.screen.REFRESH_SECONDS", 0.001)
     jobs = [Job("x", id=str(n)) for n in range(200)]
 
     def train(job, display):
@@ -248,6 +241,7 @@ def test_drawing_the_terminal_does_not_block_trainings_that_end(monkeypatch):
     thread.start()
     thread.join(LIMIT)
     assert not thread.is_alive()
+    assert screen.text.count("finished") == 200 and screen.text.count("note of") == 200
 
 
 @needs_caffe

@@ -12,12 +12,12 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, ContextManager, NoReturn
 
 import click
 import cloup
 
-from lrbench_caffe import __version__, interrupts
+from lrbench_caffe import __version__, interrupts, waits
 from lrbench_caffe.cli import (
     completion,
     data,
@@ -63,7 +63,7 @@ class _Commands(Group):
                 signal.signal(number, _InterruptHandler())
         waiting = _journals()  # of earlier commands, if the process runs several
         try:
-            with interrupts.recorded():
+            with interrupts.recorded(), waits.shown_by(_show_waiting):
                 result = super().invoke(context)
         except KeyboardInterrupt:
             _exit("interrupted", INTERRUPTED)
@@ -96,6 +96,13 @@ class _Commands(Group):
         if message is not None:
             _exit(message, FAILED)
         sys.exit(status)
+
+
+def _show_waiting(activity: str) -> ContextManager[None]:
+    """Show what the program waits for, see :mod:`lrbench_caffe.waits`."""
+    from lrbench_caffe.display import progress
+
+    return progress.waiting(activity)
 
 
 def _output_error(error: OSError) -> str:
@@ -131,7 +138,12 @@ def _remark(journals: set[str]) -> str | None:
 def _exit(message: object, status: int) -> NoReturn:
     line = " ".join(str(message).splitlines())
     with contextlib.suppress(OSError):  # the status remains if nobody can read the message
-        click.echo("lrbench: %s" % printable(line), err=True)
+        if sys.stderr.isatty():
+            from lrbench_caffe.display import console
+
+            console.print_line("lrbench: " + line, aside=True)
+        else:
+            click.echo("lrbench: %s" % printable(line), err=True)
     sys.exit(status)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import Group
+
+_SOLVERS = {"digits": "digits", "mnist": "lenet", "cifar10": "cnn3"}
 
 
 class _OptionsFirst(Group):
@@ -60,6 +65,7 @@ def _add_dataset(name: str, title: str) -> None:
             files = datasets.convert(name, to, source, pad, display, validation)
         action = "wrote" if files.written else "already there:"
         console.print_line("%s %s" % (action, _listed(files.paths)))
+        hints.show("data " + name, to=to, solver=_solver(name, pad))
 
 
 for _name, _title in (
@@ -95,6 +101,16 @@ def split(lmdb: str, validation: int, out: str | None) -> None:
     with progress.ProgressDisplay() as display:
         files = datasets.split(lmdb, validation, out, display)
     console.print_line("wrote %s" % _listed(files))
+    hints.show("data split", validation=files[-1])
+
+
+def _solver(name: str, pad: int) -> str:
+    """The solver that comes with LRBench for a data set, as a path from here if it is short."""
+    from lrbench_caffe import paths
+
+    solver = "solvers/%s_solver.prototxt" % ("resnet32" if pad else _SOLVERS[name])
+    path = paths.shipped(solver)
+    return solver if os.path.exists(solver) and os.path.samefile(solver, path) else path
 
 
 def _listed(paths: tuple[str, ...] | list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.deletion import delete, yes_option
 from lrbench_caffe.cli.help import group
 from lrbench_caffe.cli.options import (
@@ -43,6 +44,7 @@ def status() -> None:
             "waiting %s: `lrbench db deliver` delivers them, "
             "`lrbench db journals` lists them" % counted(waiting, "journal")
         )
+    hints.show("db status")
 
 
 @db.command()
@@ -51,6 +53,7 @@ def start() -> None:
     from lrbench_caffe.database import server
 
     click.echo(server.start())
+    hints.show("db start")
 
 
 @db.command()
@@ -105,6 +108,7 @@ def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
         raise Undelivered(
             delivery.problem or "the database refuses journals: `lrbench db journals` lists them"
         )
+    hints.show("db deliver")
 
 
 @db.command("journals")
@@ -123,6 +127,8 @@ def db_journals(journals: tuple[str, ...], format: str) -> None:
         console.print_tables(*map(tables.journal_rows, content), format=format)
     else:
         console.print_tables(tables.journals(content), format=format)
+    if content:
+        hints.show("db journals", format)
 
 
 @db.command("export")
@@ -143,6 +149,7 @@ def db_export(filters: Filters, file: str, name: str | None, dsn: str | None) ->
     with progress.ProgressDisplay() as display:
         trials = exchange.export_trials(file, dsn, filters, name, progress=display)
     print_written(file, counted(trials, "trial"))
+    hints.show("db export", file=file)
 
 
 @db.command()
@@ -158,7 +165,10 @@ def origins(dsn: str | None, format: str) -> None:
     from lrbench_caffe.display import console, tables
 
     with database.Store(dsn) as store:
-        console.print_tables(tables.origins(origins.summaries(store)), format=format)
+        summaries = origins.summaries(store)
+    console.print_tables(tables.origins(summaries), format=format)
+    others = (origin.name for origin in summaries if not origin.here)
+    hints.show("db origins", format, origin=next(others, None))
 
 
 @db.command("import")
@@ -191,6 +201,7 @@ def db_import(file: str, restore: bool, dsn: str | None) -> None:
     )
     for note in notes:
         console.print_line("note: " + note)
+    hints.show("db import")
 
 
 @db.command("delete")

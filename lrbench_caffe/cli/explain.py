@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import database_option, format_option
 
@@ -51,6 +52,7 @@ def policies(function: str | None, format: str) -> None:
     from lrbench_caffe.report import plots
 
     plots.rates([Policy.parse(entry.example)], catalogue.LENGTH, terminal=True)
+    hints.show("policies", policy=entry.example)
 
 
 @command()
@@ -72,6 +74,7 @@ def metrics(metric: str | None, format: str) -> None:
     console.print_line("%s (--by %s): %s" % (entry.title, entry.name, entry.meaning))
     console.print_line("%s; %s is better" % (entry.formula, entry.better))
     console.print_line(entry.use)
+    hints.show("metrics", metric=entry.name)
 
 
 @command()
@@ -80,6 +83,6 @@ def metrics(metric: str | None, format: str) -> None:
 def about(format: str, dsn: str | None) -> None:
     """Print the versions and places that a bug report needs."""
     from lrbench_caffe import about as facts
-    from lrbench_caffe.display import console, explanations
+    from lrbench_caffe.display import console, tables
 
-    console.print_tables(explanations.facts(facts.collect(dsn)), format=format)
+    console.print_tables(tables.facts(facts.collect(dsn)), format=format)

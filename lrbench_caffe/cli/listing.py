@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     Filters,
@@ -84,6 +85,8 @@ def _list(
             for name in [what] if what else _LISTS:
                 _PRINT[name](store, selection, view, format, what is None)
         print_remarks(_waiting(store), format)
+    if not is_empty:
+        hints.show("ls", format, **filters)
 
 
 def _print_tasks(store: Store, selection: Selection, view: View, format: str, titled: bool) -> None:
@@ -122,7 +125,8 @@ def _print_trials(
     total = len(lines) if view.sort else database.listing.count(store, selection)
     if total > len(lines):
         print_remarks(
-            ["%d more trials; --limit sets how many are printed" % (total - len(lines))], format
+            ["%s; --limit sets how many are printed" % counted(total - len(lines), "more trial")],
+            format,
         )
 
 
@@ -177,7 +181,7 @@ def show(name: str, view: View, dsn: str | None, format: str) -> None:
 
 def _show_trial(store: Store, trial_id: str, view: View, format: str) -> None:
     from lrbench_caffe import database, kept
-    from lrbench_caffe.display import console, listing
+    from lrbench_caffe.display import console, listing, tables
 
     membership = database.listing.membership(store, trial_id)
     study = membership.study if membership else None
@@ -187,7 +191,7 @@ def _show_trial(store: Store, trial_id: str, view: View, format: str) -> None:
         if format == "table":
             console.print_facts(facts)
         else:
-            console.print_tables(listing.facts_table(facts), format=format)
+            console.print_tables(tables.facts(facts), format=format)
         return
     trial = store.trial(trial_id)
     if format == "json":
@@ -197,6 +201,7 @@ def _show_trial(store: Store, trial_id: str, view: View, format: str) -> None:
     if format == "table":
         console.print_facts(facts)
     elif format != "csv":
-        console.print_tables(listing.facts_table(facts), format=format)
+        console.print_tables(tables.facts(facts), format=format)
     if trial.rows or format == "csv":
         print_tables([listing.rows(trial)], format, view)
+        hints.show("show", format, **hints.of_trial(trial))

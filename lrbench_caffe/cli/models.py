@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import database_option
 from lrbench_caffe.cli.output import print_written
@@ -45,3 +46,6 @@ def weights(
     if deploy:
         files.write(deploy, text.encode(), "deploy net")
         print_written(deploy, "; ".join(model.deploy_notes))
+    if not out and not deploy:
+        net = "deploy.prototxt" if model.deploy else None
+        hints.show("weights", model=name, policy=policy, deploy=net)

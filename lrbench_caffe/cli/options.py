@@ -29,7 +29,7 @@ def _without_password(
     context: click.Context, option: click.Parameter, value: str | None
 ) -> str | None:
     """The DSN, with a note if it has a password: other users can read a command line."""
-    if value is not None and _PASSWORD.search(value):
+    if value is not None and has_password(value):
         from lrbench_caffe.display import console
 
         console.print_line(
@@ -38,6 +38,11 @@ def _without_password(
             aside=True,
         )
     return value
+
+
+def has_password(dsn: str) -> bool:
+    """Return whether a DSN has a password."""
+    return bool(_PASSWORD.search(dsn))
 
 
 _PASSWORD = re.compile(r"://[^/?#@]*:[^/?#@]+@|\bpassword\s*=")

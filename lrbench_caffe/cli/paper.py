@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     ITERATIONS,
@@ -79,7 +80,7 @@ def reproduce(
     """
     from lrbench_caffe.paper import reproduction
 
-    reproduction.reproduce(
+    study = reproduction.reproduce(
         name,
         out,
         pool.create,
@@ -93,3 +94,4 @@ def reproduce(
         format=format,
         model=not no_model,
     )
+    hints.show("reproduce", format, study=study, page=study and study + ".html")

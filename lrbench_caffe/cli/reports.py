@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     ITERATIONS,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from lrbench_caffe.display.view import View
 
+_DEFAULT_CRITERION = "top1"
 MAX_LISTED = 200  # policies in a table for people, unless --limit is given
 
 
@@ -71,6 +73,8 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
     print_tables(rankings, format, view)
     print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(ranking.names_remarks((block.dataset, block.network) for block in blocks), format)
+    if blocks:
+        hints.show("rank", format, **_chosen(filters, by))
 
 
 @command()
@@ -83,7 +87,7 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
     "cycles, all steps or POLY's l; else 10000]",
 )
 @click.option(
-    "--out", metavar="FILE", help="Picture to write, .png or .svg [default: open a window]"
+    "--out", metavar="FILE", help="Picture to write, .png, .svg or .pdf [default: open a window]"
 )
 @click.option("--terminal", is_flag=True, help="Draw in the terminal")
 def plot(policies: tuple[str, ...], max_iter: int | None, out: str | None, terminal: bool) -> None:
@@ -95,6 +99,7 @@ def plot(policies: tuple[str, ...], max_iter: int | None, out: str | None, termi
     from lrbench_caffe.report import plots
 
     plots.rates([Policy.parse(policy) for policy in policies], max_iter, out, terminal)
+    hints.show("plot", policy=policies[0])
 
 
 @command()
@@ -119,6 +124,12 @@ def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
         loaded = content.load(store, filters, criterion, display, command_line())
         size = page.write(out, loaded)
     print_written(out, "%.1f MB" % (size / 1e6))
+    hints.show("report", **_chosen(filters, by))
+
+
+def _chosen(filters: Filters, by: str) -> dict[str, Any]:
+    """The filters and the criterion of a command, for the next one."""
+    return dict(filters, by=None if by == _DEFAULT_CRITERION else by)
 
 
 @command()

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     ITERATIONS,
@@ -45,9 +46,9 @@ _REPEAT = "run the same command again to repeat them"  # the remedy for failed t
 @click.option(
     "--out",
     default="lrbench-range.png",
-    metavar="FILE.png",
+    metavar="FILE",
     show_default=True,
-    help="Picture of Top-1 against the rate, like Figure 3 of the paper",
+    help="Picture of Top-1 against the rate, .png, .svg or .pdf, like Figure 3 of the paper",
 )
 @evaluation_options("range")
 def range_command(
@@ -83,6 +84,7 @@ def range_command(
     plots.range_test(test, out)
     print_remarks(["figure: %s" % out], format)
     failures.check(test.trials, _REPEAT)
+    hints.show("range", format, solver=solver, data=data, **measured)
 
 
 @command()
@@ -154,6 +156,7 @@ def tune(
     if tuned.model:
         print_remarks(["model: " + console.model_text(tuned.model)], format)
     failures.check([tried.trial for tried in tuned.tried], _REPEAT)
+    hints.show("tune", format, study=tuned.study)
 
 
 @command()
@@ -227,3 +230,7 @@ def recommend(
     print_remarks(recommendation.sets_remarks(recommended), format)
     tasks = [(entry.task.dataset, entry.task.network) for entry in recommended.tasks]
     print_remarks(ranking.names_remarks(tasks), format)
+    best = [entry.policy for task in recommended.tasks for entry in task.policies]
+    hints.show(
+        "recommend", format, solver=solver, policy=next(iter(best), None), data=data, **measured
+    )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.deletion import delete, yes_option
 from lrbench_caffe.cli.help import group
 from lrbench_caffe.cli.options import (
@@ -142,6 +143,7 @@ def study_run(
         )
     if problems:
         raise TrialError("; ".join(problems))
+    hints.show("study run", format, name=name)
 
 
 def _check_without_solver(name: str, options: dict[str, object]) -> None:
@@ -171,6 +173,8 @@ def print_studies(view: View, dsn: str | None, format: str) -> None:
     with database.Store(dsn) as store:
         summaries = database.studies.summaries(store)
     print_tables([tables.studies(summaries)], format, view)
+    if summaries:
+        hints.show("study list", format, name=summaries[0].name)
 
 
 @study.command("show")
@@ -201,6 +205,8 @@ def show_study(name: str, view: View, dsn: str | None, format: str) -> None:
             % (failed, total, name)
         )
     print_remarks(remarks, format)
+    if total > waiting:
+        hints.show("study show", format, name=name)
 
 
 def _print_study(

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
 from lrbench_caffe.cli.options import (
     ITERATIONS,
@@ -122,15 +123,17 @@ def train(
         raise TrialError(trial.error)
     if trial.error and trial.state != FINISHED:
         raise TrialError("%s; the evaluations before that are in the database" % trial.error)
+    if trial.rows and not as_json:
+        hints.show("train", format, **hints.of_trial(trial))
 
 
 @command()
 @click.option(
     "--out",
     default="lrbench-demo.png",
-    metavar="FILE.png",
+    metavar="FILE",
     show_default=True,
-    help="Picture of the curves",
+    help="Picture of the curves, .png, .svg or .pdf; the report has the same name, with .html",
 )
 @click.option(
     "--jobs",
@@ -144,8 +147,9 @@ def demo(out: str, jobs: int | None, dsn: str | None, format: str) -> None:
     """Compare the 13 learning rate functions on small images.
 
     The images are scikit-learn's handwritten digits; nothing is downloaded. It takes about a
-    minute.
+    minute. A picture of the curves and a report as an HTML page are left in the current folder.
     """
     from lrbench_caffe import demo as demonstration
 
-    demonstration.run(out, jobs, dsn, format)
+    best = demonstration.run(out, jobs, dsn, format)
+    hints.show("demo", format, policy=best.policy)

@@ -119,7 +119,8 @@ def import_trials(
     Args:
         path: The export.
         dsn: The database, as for :class:`~lrbench_caffe.database.store.Store`.
-        progress: Called with what is done, how much of it, and the total, in bytes of the file.
+        progress: Called with what is done, how much of it, and the total: first with bytes of the
+            file, then with the number of its trials and None.
         restore: Add trials of this database that it has lost: the file is a backup of one's own.
         on_note: Called with a message if trials that are here differ in the file.
 
@@ -131,12 +132,13 @@ def import_trials(
     try:
         with open(path, "rb") as file, Store(dsn) as store, store.single_transaction() as cursor:
             size = os.fstat(file.fileno()).st_size
+            reading = "importing %s" % os.path.basename(path)
             staging = merging.Staging(cursor)
-            lines = incoming.read(file, lambda position: report("reading", position, size))
+            lines = incoming.read(file, lambda position: report(reading, position, size))
             for kind, line, content in lines:
                 staging.add(kind, line, content)
             staging.finish()
-            report("merging", size, size)
+            report("merging trials", staging.trials, None)
             new, updated, different = merging.merge(cursor, path, restore)
     except OSError as error:
         raise InputError(

@@ -34,6 +34,7 @@ from typing import Iterator, NamedTuple, Optional
 
 import psycopg2
 
+from lrbench_caffe import waits
 from lrbench_caffe.database.programs import OTHER_SERVER, error_line, find_program
 from lrbench_caffe.database.watch import answers, connect_timeout, patience
 from lrbench_caffe.errors import InputError
@@ -103,6 +104,14 @@ def start() -> str:
             does not start.
     """
     path = _folder_path()
+    if not _is_ready(path):
+        with waits.waiting("starting PostgreSQL"):
+            _start_and_wait(path)
+    _create_missing_database(path)
+    return _dsn(path)
+
+
+def _start_and_wait(path: str) -> None:
     began, frozen_since = time.monotonic(), None
     while not _is_ready(path):
         now = time.monotonic()
@@ -116,8 +125,6 @@ def start() -> str:
             if folder.lock():
                 _start(folder)
         time.sleep(0.02)
-    _create_missing_database(path)
-    return _dsn(path)
 
 
 def full_disk(reason: str, path: str | None = None) -> str | None:
@@ -160,14 +167,21 @@ def stop() -> bool:
         except InputError as error:
             # This is not yet an error: if the server was killed, its last processes are leaving.
             problem = error
-        deadline = time.monotonic() + (5 if problem else _TIMEOUT)
-        while not folder.lock():
-            if time.monotonic() > deadline:
-                raise problem or InputError(
-                    "the PostgreSQL server in %s does not stop: read %s/log" % (path, path)
-                )
-            time.sleep(0.01)
+        with waits.waiting("stopping PostgreSQL"):
+            _wait_for_end(folder, problem)
     return True
+
+
+def _wait_for_end(folder: _Folder, problem: InputError | None) -> None:
+    """Wait until the server has released its folder, which this process then locks."""
+    deadline = time.monotonic() + (5 if problem else _TIMEOUT)
+    while not folder.lock():
+        if time.monotonic() > deadline:
+            raise problem or InputError(
+                "the PostgreSQL server in %s does not stop: read %s/log"
+                % (folder.path, folder.path)
+            )
+        time.sleep(0.01)
 
 
 def psql() -> str:
@@ -382,8 +396,9 @@ def _initialize(folder: _Folder) -> None:
     # Without exit_on_error, the exit status is 0 even if the statement fails.
     create = [find_program("postgres", folder.path), "--single", "-c", "exit_on_error=true"]
     try:
-        folder.run(initdb)
-        folder.run([*create, "-D", inside, "postgres"], text="CREATE DATABASE %s\n" % DATABASE)
+        with waits.waiting("creating the private database, this once"):
+            folder.run(initdb)
+            folder.run([*create, "-D", inside, "postgres"], text="CREATE DATABASE %s\n" % DATABASE)
         os.rename(unfinished, data)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # after a failure it only takes up room

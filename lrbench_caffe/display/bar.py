@@ -1,17 +1,29 @@
-"""The display of a count: a bar on a terminal, and lines above it."""
+"""The display of a single activity: how much of it is done, or that the program waits for it."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, Callable, Optional
 
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
 from rich.text import Text
 
-from lrbench_caffe.display.console import plain_console
+from lrbench_caffe.display.console import format_duration, plain_console
+from lrbench_caffe.display.meter import (
+    Meter,
+    count_text,
+    left_text,
+    megabytes_text,
+    meter_lines,
+    share_of,
+    speed_text,
+)
 from lrbench_caffe.display.printable import printable
+from lrbench_caffe.display.screen import SCREEN
+from lrbench_caffe.display.speed import SpeedMeter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import TypeVar
 
@@ -19,6 +31,10 @@ if TYPE_CHECKING:
 
 # Called with what is being done, how much of it is done, and how much there is (None: unknown).
 ProgressCallback = Callable[[str, int, Optional[int]], None]
+
+BYTES = ("downloading ", "importing ")  # the beginnings of activities that are counted in bytes
+DELAY = 0.3  # seconds: a bar that is gone at once would only flicker
+WAITING_DELAY = 1.0  # seconds that a user waits without a question
 
 
 class ProgressDisplay:
@@ -32,23 +48,11 @@ class ProgressDisplay:
 
     def __init__(self) -> None:
         self._console = plain_console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=12),
-            TextColumn(
-                "{task.fields[status]}",
-                markup=False,
-                table_column=Column(ratio=1, no_wrap=True),
-            ),
-            expand=True,
-            console=self._console,
-            transient=True,
-        )
-        self._task = self._progress.add_task("starting", total=None, status="")
+        self._meter = Meter("", None)
+        self._speed_meter = SpeedMeter()
 
     def __enter__(self: Display) -> Display:
-        if self._console.is_terminal:
-            self._progress.start()
+        SCREEN.show(self._lines, DELAY)
         return self
 
     def __exit__(
@@ -57,28 +61,54 @@ class ProgressDisplay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._console.is_terminal:
-            self._progress.stop()
+        SCREEN.hide(self._lines)
 
-    def __call__(self, what: str, done: int, total: int | None, status: str | None = None) -> None:
+    def __call__(self, what: str, done: int, total: int | None) -> None:
         """Move the bar.
 
         Args:
-            what: What is being done.
+            what: What is being done. Texts that begin with one of :data:`BYTES` are counted in
+                bytes.
             done: How much of it is done.
             total: How much there is to do; None if that is unknown.
-            status: The text behind the bar; None for "done/total".
         """
-        if status is None:
-            status = "%d/%s" % (done, "?" if total is None else total)
-        self._progress.update(
-            self._task,
-            description=printable(what),
-            completed=done,
-            total=total,
-            status=printable(status),
+        if what != self._meter.what:
+            self._speed_meter = SpeedMeter()
+        speed, seconds_left = self._speed_meter.update(done, total)
+        in_bytes = what.startswith(BYTES)
+        self._meter = Meter(
+            what,
+            share_of(done, total),
+            amount=megabytes_text(done, total) if in_bytes else count_text(done, total),
+            speed=speed_text(speed / 1e6, "MB") if in_bytes else speed_text(speed, ""),
+            left=left_text(seconds_left),
         )
 
     def print_line(self, line: str) -> None:
         """Print a line above the bar."""
         self._console.print(Text(printable(line)), soft_wrap=True)
+
+    def _lines(self, width: int, height: int) -> list[Text]:
+        return meter_lines([self._meter] if self._meter.what else [], width)
+
+
+@contextlib.contextmanager
+def waiting(activity: str) -> Iterator[None]:
+    """Show on a terminal, within the block, that the program waits for something.
+
+    Nothing is shown if it takes less than a second.
+
+    Args:
+        activity: What it waits for, such as "starting PostgreSQL".
+    """
+    began = time.monotonic()
+
+    def lines(width: int, height: int) -> list[Text]:
+        elapsed = format_duration(time.monotonic() - began)
+        return meter_lines([Meter(activity + " ...", None, left=elapsed)], width)
+
+    SCREEN.show(lines, WAITING_DELAY)
+    try:
+        yield
+    finally:
+        SCREEN.hide(lines)

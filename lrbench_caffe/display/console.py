@@ -6,9 +6,11 @@ What moves while trainings run is in :mod:`lrbench_caffe.display.progress`.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from lrbench_caffe.display.view import View
 
 
+# A word, or words in quotes, with what is next to them.
+_WORD = re.compile(r"(?:`[^`]*`|\"[^\"]*\"|\S)+")
 WIDER_OR_CSV = "use a wider window, or --format csv"
 
 
@@ -157,11 +161,44 @@ def model_text(model: models.Model, kept: bool = False) -> str:
 def print_line(line: str, aside: bool = False) -> None:
     """Print a line of text, as :func:`lrbench_caffe.display.printable.printable`.
 
+    A terminal that is too narrow gets it in several lines, see :func:`at_words`.
+
     Args:
         line: The text.
         aside: Whether to print to standard error, because a program reads standard output.
     """
-    plain_console(aside).print(Text(printable(line)), soft_wrap=True)
+    console, text = plain_console(aside), printable(line)
+    if console.is_terminal:
+        text = at_words(text, console.width)
+    console.print(Text(text), soft_wrap=True)
+
+
+def at_words(text: str, width: int) -> str:
+    r"""Return a sentence in lines that are not wider than a terminal, broken at spaces.
+
+    Commands in `backquotes` and "quoted" texts stay whole, because they are to be copied, and so do
+    words, such as paths. A word that is wider than the terminal continues the line before it. A
+    text with several spaces side by side stays as it is.
+
+    >>> at_words("3 of 4 trials wait: `lrbench study run first` starts them", 30)
+    '3 of 4 trials wait:\n`lrbench study run first`\nstarts them'
+    """
+    if "  " in text:
+        return text
+    lines: list[str] = []
+    for word in _WORD.findall(text):
+        used = (cell_len(lines[-1]) - 1) % width + 1 if lines else 0  # of its last row
+        if lines and (used + 1 + cell_len(word) <= width or cell_len(word) > width):
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def print_hint(line: str) -> None:
+    """Print a line to standard output that is paler than the rest, for people at a terminal."""
+    console = plain_console(stderr=False)
+    console.print(Text(printable(line), style="dim"), soft_wrap=True)
 
 
 def plain_console(stderr: bool) -> Console:

@@ -79,12 +79,3 @@ def metrics(entries: Iterable[MetricEntry]) -> Table:
         for entry in entries
     )
     return Table(None, columns, tuple(rows))
-
-
-def facts(pairs: Iterable[tuple[str, str]]) -> Table:
-    """Return a table of names and what is known about each."""
-    columns = (
-        Column("what", "name", importance=KEY),
-        Column("which", "value", importance=KEY),
-    )
-    return Table(None, columns, tuple(pairs))

@@ -13,7 +13,7 @@ from lrbench_caffe.display.tables import LENGTH, METRICS, SEED, local_time
 from lrbench_caffe.trial import RUNNING, to_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lrbench_caffe.lines import Membership, TaskLine, TrialLine
     from lrbench_caffe.trial import Evaluation, Trial
@@ -305,9 +305,3 @@ def as_json(
         "why": (place and place.why) or None,
         **files,
     }
-
-
-def facts_table(entries: Iterable[tuple[str, object]]) -> Table:
-    """Return facts as a table, for the formats of documents."""
-    columns = (Column("fact", "fact", importance=KEY), Column("value", "value", importance=KEY))
-    return Table(None, columns, tuple((name, str(value)) for name, value in entries))

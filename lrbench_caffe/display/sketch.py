@@ -11,25 +11,28 @@ if TYPE_CHECKING:
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def sketch(values: Sequence[float], width: int) -> str:
-    """Return a curve as a line of blocks, from the lowest block at 0 to the highest at its maximum.
+def sketch(values: Sequence[float], width: int, lowest: float = 0.0) -> str:
+    """Return a curve as a line of blocks.
 
     Args:
-        values: The values of the curve, 0 or above, at equal distances. A value that is not finite
-            leaves a gap.
+        values: The values of the curve at equal distances. A value that is not finite leaves a gap.
         width: The largest number of characters. Each stands for the mean of as many values.
+        lowest: The value of the lowest block; no value is below it. The highest block is the
+            maximum.
 
     Example:
         >>> sketch([0, 1, 2, 3, 4, 5, 6, 7], width=8)
         '▁▂▃▄▅▆▇█'
         >>> sketch([1.0, float("nan"), 0.0], width=8)
         '█ ▁'
+        >>> sketch([98, 99, 100], width=8, lowest=98)
+        '▁▅█'
     """
     width = min(width, len(values))
     edges = [n * len(values) // width for n in range(width + 1)] if width else [0]
     means = [_mean(values[start:end]) for start, end in zip(edges, edges[1:])]
-    highest = max((mean for mean in means if mean is not None), default=0.0)
-    return "".join(" " if mean is None else _block(mean, highest) for mean in means)
+    height = max((mean for mean in means if mean is not None), default=lowest) - lowest
+    return "".join(" " if mean is None else _block(mean - lowest, height) for mean in means)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -4,60 +4,83 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Group
-from rich.live import Live
-from rich.padding import Padding
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from lrbench_caffe.display.console import format_duration, plain_console
+from lrbench_caffe.display.console import plain_console
+from lrbench_caffe.display.meter import (
+    BAD_STYLE,
+    PALE_STYLE,
+    Meter,
+    count_text,
+    left_text,
+    meter_lines,
+    plain_line,
+    share_of,
+    speed_text,
+)
 from lrbench_caffe.display.printable import printable
+from lrbench_caffe.display.screen import SCREEN
+from lrbench_caffe.display.sketch import sketch
 from lrbench_caffe.display.speed import SpeedMeter
 from lrbench_caffe.display.table import percent
-from lrbench_caffe.trial import FAILED, INTERRUPTED
+from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
+    from typing import TypeVar
 
     from lrbench_caffe.trial import Evaluation, Job, Trial
 
+    Display = TypeVar("Display", bound="StudyDisplay")
+
 LINE_SECONDS = 60  # between two status lines where the output is not a terminal
-FIXED_LINES = 5  # of the picture, beside the lines of the running trainings
+CURVE_WIDTH = 12  # characters of a sketch
+
+
+class Counts(NamedTuple):
+    """The trainings of a study by their state: together they are all of them.
+
+    Attributes:
+        done: Those that ended and need nothing else; some may have diverged or been pruned.
+        failed: Those that failed or could not begin.
+        interrupted: Those that a stop has ended, and that can be resumed.
+        running: Those that run.
+        waiting: Those that have not begun yet.
+    """
+
+    done: int
+    failed: int
+    interrupted: int
+    running: int
+    waiting: int
 
 
 class StudyDisplay:
     """Shows the trainings of a study.
 
-    On a terminal it draws a picture: the status of the study and a line for each running training.
-    Elsewhere it prints the status once a minute. In both cases it prints a line for each training
-    that ended. The methods may be called from several threads.
+    On a terminal it draws the status of the study and a row for each running training. Elsewhere it
+    prints the status once a minute. In both cases it prints a line for each training that ended.
+    The methods may be called from several threads.
     """
 
     def __init__(self) -> None:
         self._console = plain_console(stderr=True)
-        # Never held while printing: rich holds its own lock while it draws the picture, and the
-        # picture takes this one.
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # never held while something is printed
+        self._states: dict[
+            str | None, str
+        ] = {}  # of the trainings that have begun, by the job's id
         self._jobs = 0
         self._running: dict[str | None, _Training] = {}  # by the job's id
-        self._ended: dict[str | None, str] = {}  # states by the job's id
         self._notes: set[str] = set()
         self._iterations = 0  # of all trainings, since the display began
         self._max_iter = 0  # of the training that reported last
         self._best: tuple[float, Trial] | None = None  # highest Top-1
         self._started = self._last_line = time.monotonic()
-        self._live = Live(
-            console=self._console,
-            get_renderable=self._picture,
-            refresh_per_second=4,
-            transient=True,
-        )
 
-    def __enter__(self) -> StudyDisplay:
+    def __enter__(self: Display) -> Display:
         return self
 
     def __exit__(
@@ -66,13 +89,18 @@ class StudyDisplay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._live.stop()
+        self._hide()
+
+    def _show(self) -> None:
+        SCREEN.show(self._lines)
+
+    def _hide(self) -> None:
+        SCREEN.hide(self._lines)
 
     def begin(self, jobs: Sequence[Job]) -> None:
         """Begin to show the training of these jobs."""
         self._jobs, self._started = len(jobs), time.monotonic()
-        if self._console.is_terminal:
-            self._live.start()
+        self._show()
 
     def note(self, sentence: str) -> None:
         """Print a sentence above the picture, unless it was printed before."""
@@ -87,16 +115,16 @@ class StudyDisplay:
         line = sentence = None
         with self._lock:
             if kind == "begin":
+                self._states[job.id] = RUNNING
                 self._running[job.id] = _Training(content)
-            elif kind == "progress":
-                line = self._add_progress(self._running[job.id], content)
-            elif kind == "row":
-                self._add_row(self._running[job.id], content)
+            elif kind in ("progress", "row") and job.id in self._running:
+                add = self._add_progress if kind == "progress" else self._add_row
+                line = add(self._running[job.id], content)
             elif kind == "end":
-                self._running.pop(job.id, None)
                 line = self._add_end(job, content)
-            elif kind == "problem" and job.id not in self._ended:
-                self._ended[job.id] = FAILED
+            elif kind == "problem" and self._states.get(job.id, RUNNING) == RUNNING:
+                self._running.pop(job.id, None)
+                self._states[job.id] = FAILED
                 sentence = content
             elif kind == "note":
                 sentence = content
@@ -105,25 +133,45 @@ class StudyDisplay:
         if sentence:
             self.note(sentence)
 
+    def counts(self) -> Counts:
+        """Return how many trainings are in each state."""
+        with self._lock:
+            return self._counts()
+
+    def _counts(self) -> Counts:
+        states = list(self._states.values())
+        failed, interrupted, running = map(states.count, (FAILED, INTERRUPTED, RUNNING))
+        return Counts(
+            done=len(states) - failed - interrupted - running,
+            failed=failed,
+            interrupted=interrupted,
+            running=running,
+            waiting=self._jobs - len(states),
+        )
+
     def _add_progress(self, training: _Training, progress: Mapping[str, Any]) -> str | None:
         """Add a progress event. Return the status line when it is due."""
         self._iterations += training.add_progress(progress["iteration"], progress["max_iter"])
         self._max_iter = training.max_iter
         due = time.monotonic() > self._last_line + LINE_SECONDS
-        return "%s; %s" % self._status() if due and not self._console.is_terminal else None
+        return self._status_line() if due and not self._console.is_terminal else None
 
-    def _add_row(self, training: _Training, row: Evaluation) -> None:
-        training.top1 = row.top1
+    def _add_row(self, training: _Training, row: Evaluation) -> str | None:
+        """Add a row. There is no line about it."""
+        training.add_top1(row.top1)
         if row.top1 is not None and (self._best is None or row.top1 > self._best[0]):
             self._best = row.top1, training.trial
+        return None
 
     def _add_end(self, job: Job, trial: Trial) -> str:
         """Add the end of a training. Return the line about it."""
-        self._ended[job.id] = trial.state
+        self._running.pop(job.id, None)
+        self._states[job.id] = trial.state
         best = trial.deciding_summary
+        counts = self._counts()
         return "%*d/%d  %-48s seed %d  %s%s%s" % (
             len(str(self._jobs)),
-            len(self._ended),
+            self._jobs - counts.running - counts.waiting,
             self._jobs,
             trial.policy,
             trial.setup.seed,
@@ -136,56 +184,64 @@ class StudyDisplay:
         self._last_line = time.monotonic()
         self._console.print(Text(printable(line)), soft_wrap=True)
 
-    def _status(self) -> tuple[str, str]:
-        """The status of the study: its trainings, and the best result."""
-        states = list(self._ended.values())
-        failed, interrupted = states.count(FAILED), states.count(INTERRUPTED)
+    def _status_line(self) -> str:
+        """The status of the study where the output is not a terminal."""
+        speed, left = self._speed()
+        parts = [counts_text(self._counts()), speed_text(speed, "it"), left_text(left)]
+        return "%s; %s" % (", ".join(filter(None, parts)), self._best_text())
+
+    def _best_text(self) -> str:
+        if self._best is None:
+            return "nothing measured yet"
+        top1, trial = self._best
+        text = "best so far: Top-1 %s %%, %s, seed %d"
+        return text % (percent(top1), trial.policy, trial.setup.seed)
+
+    def _speed(self) -> tuple[float, float | None]:
+        """The iterations per second of all trainings, and the seconds left."""
         speed = self._iterations / max(time.monotonic() - self._started, 1e-9)
         left = self._iterations_left()
-        trainings = "%d of %d trained%s%s, %d running, %.4g it/s%s" % (
-            len(states) - interrupted,
-            self._jobs,
-            " (%d failed)" % failed if failed else "",
-            ", %d interrupted" % interrupted if interrupted else "",
-            len(self._running),
-            speed,
-            ", %s left" % format_duration(left / speed) if speed and left else "",
-        )
-        if self._best is None:
-            return trainings, "nothing measured yet"
-        top1, trial = self._best
-        best = "best so far: Top-1 %s %%, %s, seed %d"
-        return trainings, best % (percent(top1), trial.policy, trial.setup.seed)
+        return speed, left / speed if speed and left else None
 
     def _iterations_left(self) -> int:
         """The iterations to go; a waiting training is expected to be as long as the last one."""
-        waiting = self._jobs - len(self._ended) - len(self._running)
         running = sum(training.iterations_left for training in self._running.values())
-        return waiting * self._max_iter + running
+        return self._counts().waiting * self._max_iter + running
 
-    def _picture(self) -> Group:
-        """The picture: the status, a bar, and as many running trainings as have room."""
+    def _lines(self, width: int, height: int) -> list[Text]:
+        """The status of the study, and as many running trainings as have room."""
         with self._lock:
-            room = max(1, self._console.height - FIXED_LINES)
-            running = list(self._running.values())
-            table = Table(box=None, show_header=False, pad_edge=False, expand=True)
-            table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-            table.add_column(justify="right", no_wrap=True)
-            for training in running[:room]:
-                trial = training.trial
-                table.add_row(
-                    Text(printable("  %s  seed %d" % (trial.policy, trial.setup.seed))),
-                    training.status(),
-                )
-            if len(running) > room:
-                table.add_row(Text("  and %d more" % (len(running) - room)), "")
-            trainings, best = (
-                Text(printable(line), no_wrap=True, overflow="ellipsis") for line in self._status()
-            )
-            total = self._jobs * self._max_iter
-            done = max(0, total - self._iterations_left())
-            bar = ProgressBar(total=total or 1, completed=done)
-            return Group(trainings, best, Padding(bar, 0), table)  # padding: a line of its own
+            return self._picture(width, height, [self._meter()], [self._best_text()])
+
+    def _picture(
+        self, width: int, height: int, meters: list[Meter], sentences: list[str]
+    ) -> list[Text]:
+        """The lines of the study, with the meters and sentences about the whole of it."""
+        counts = self._counts()
+        running = list(self._running.values())
+        room = max(1, height - len(meters) - len(sentences) - 1)
+        shown = running if len(running) <= room else running[: room - 1]
+        rows = meter_lines([*meters, *(training.meter() for training in shown)], width)
+        style = BAD_STYLE if counts.failed else ""
+        lines = rows[: len(meters)] + [plain_line(sentence, width) for sentence in sentences]
+        lines += [plain_line(counts_text(counts), width, style), *rows[len(meters) :]]
+        if len(shown) < len(running):
+            more = "  and %d more that run" % (len(running) - len(shown))
+            lines.append(plain_line(more, width, PALE_STYLE))
+        return lines
+
+    def _meter(self) -> Meter:
+        """How far the study is."""
+        total = self._jobs * self._max_iter
+        done = max(0, total - self._iterations_left())
+        speed, left = self._speed()
+        return Meter(
+            "all trainings",
+            share_of(done, total),
+            amount=count_text(done, total) if total else "",
+            speed=speed_text(speed, "it"),
+            left=left_text(left),
+        )
 
 
 class _Training:
@@ -193,8 +249,8 @@ class _Training:
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
-        self.top1: float | None = None  # of its last evaluation
         self.iteration, self.max_iter = trial.resumed_at or 0, 0
+        self._top1: list[float] = []  # of its evaluations
         self._speed_meter, self._speed = SpeedMeter(), 0.0
         self._seconds_left: float | None = None
 
@@ -210,12 +266,30 @@ class _Training:
         self._speed, self._seconds_left = self._speed_meter.update(iteration, max_iter)
         return new
 
-    def status(self) -> str:
+    def add_top1(self, top1: float | None) -> None:
+        """Add the Top-1 of an evaluation."""
+        if top1 is not None:
+            self._top1.append(top1)
+
+    def meter(self) -> Meter:
         """How far the training is."""
-        return "%d/%d  %.4g it/s  %s%s" % (
-            self.iteration,
-            self.max_iter,
-            self._speed,
-            "" if self.top1 is None else "Top-1 %s %%  " % percent(self.top1),
-            "%s left" % format_duration(self._seconds_left) if self._seconds_left else "",
+        return Meter(
+            "  " + self.trial.policy,
+            share_of(self.iteration, self.max_iter),
+            amount=count_text(self.iteration, self.max_iter) if self.max_iter else "",
+            top1=percent(self._top1[-1]) + " %" if self._top1 else "",
+            curve=sketch(self._top1, CURVE_WIDTH),
+            speed=speed_text(self._speed, "it"),
+            left=left_text(self._seconds_left),
+            tail="  seed %d" % self.trial.setup.seed,
         )
+
+
+def counts_text(counts: Counts) -> str:
+    """Return the numbers of trainings by their state, and how many they are together.
+
+    >>> counts_text(Counts(done=3, failed=0, interrupted=0, running=2, waiting=8))
+    '3 done, 2 running, 8 waiting of 13 trainings'
+    """
+    parts = ["%d %s" % pair for pair in zip(counts, Counts._fields) if pair[0]]
+    return "%s of %d trainings" % (", ".join(parts) or "0 done", sum(counts))

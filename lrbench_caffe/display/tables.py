@@ -532,3 +532,9 @@ def states_note(others: Sequence[Trial]) -> str:
         return ""
     counts = ("%d %s" % (states.count(state), state) for state in sorted(set(states)))
     return " (%s)" % ", ".join(counts)
+
+
+def facts(entries: Iterable[tuple[str, object]]) -> Table:
+    """Return a table of facts, for the formats of documents and programs: (name, value) each."""
+    columns = (Column("fact", "name", importance=KEY), Column("value", "value", importance=KEY))
+    return Table(None, columns, tuple((name, str(value)) for name, value in entries))

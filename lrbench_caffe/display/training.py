@@ -1,12 +1,25 @@
-"""The display of one training: a line for each evaluation and, on a terminal, a bar."""
+"""The display of one training: a line for each evaluation and, on a terminal, its progress.
+
+Below the bar are the rate, the loss and Top-1, each with a sketch of its course.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe import models
 from lrbench_caffe.display.bar import ProgressDisplay
-from lrbench_caffe.display.console import format_duration, model_text, print_line, print_tables
+from lrbench_caffe.display.console import model_text, print_line, print_tables
+from lrbench_caffe.display.meter import (
+    Meter,
+    count_text,
+    course_line,
+    left_text,
+    share_of,
+    speed_text,
+)
+from lrbench_caffe.display.sketch import sketch
 from lrbench_caffe.display.speed import SpeedMeter
 from lrbench_caffe.display.table import number, percent
 from lrbench_caffe.display.tables import results
@@ -17,7 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    from rich.text import Text
+
     from lrbench_caffe.trial import Evaluation, Trial
+
+
+CURVE_WIDTH = 24  # characters of a sketch
+MAX_POINTS = 40 * CURVE_WIDTH  # of a course, which is then thinned
 
 
 class TrainingDisplay(ProgressDisplay):
@@ -34,10 +53,12 @@ class TrainingDisplay(ProgressDisplay):
                 :data:`lrbench_caffe.display.formats.FORMATS`.
         """
         super().__init__()
+        self._meter = Meter("starting", None)
         self._format = format
         self._speed_meter = SpeedMeter()
         self._top1: float | None = None
         self._best_top1: float | None = None
+        self._courses = {"rate": _Course(), "loss": _Course(), "Top-1 %": _Course()}
         self._trial: Trial | None = None
 
     def __exit__(
@@ -74,6 +95,7 @@ class TrainingDisplay(ProgressDisplay):
             self._show_row(content)
         elif kind == "end":
             self._trial = content
+            self._meter = Meter("", None)
             if content.state == FINISHED and content.error:
                 self.print_line(
                     "ended at iteration %d: %s" % (content.rows[-1].iteration, content.error)
@@ -95,16 +117,33 @@ class TrainingDisplay(ProgressDisplay):
     def _show_progress(self, progress: Mapping[str, Any]) -> None:
         iteration, max_iter = progress["iteration"], progress["max_iter"]
         speed, seconds_left = self._speed_meter.update(iteration, max_iter)
-        status = "%d/%d%s  %.4g it/s%s  lr %.4g  loss %.4g" % (
-            iteration,
-            max_iter,
-            "  %s left" % format_duration(seconds_left) if seconds_left else "",
-            speed,
-            self._top1_text(),
-            progress["lr"],
-            progress["loss"],
+        self._courses["rate"].add(progress["lr"])
+        self._courses["loss"].add(progress["loss"])
+        self._meter = Meter(
+            "training",
+            share_of(iteration, max_iter),
+            amount=count_text(iteration, max_iter),
+            speed=speed_text(speed, "it"),
+            left=left_text(seconds_left),
         )
-        self("training", iteration, max_iter, status)
+
+    def _lines(self, width: int, height: int) -> list[Text]:
+        lines = super()._lines(width, height)
+        if not lines:
+            return []
+        best = "" if self._best_top1 is None else "best " + percent(self._best_top1)
+        values = (
+            ("rate", "%.4g", ""),
+            ("loss", "%.4f", ""),
+            ("Top-1 %", "%.2f", best),
+        )
+        rows = []
+        for name, form, remark in values:
+            course = self._courses[name]
+            if course.last is not None:
+                text = "  %-8s %8s" % (name, form % course.last)
+                rows.append(course_line(text, course.sketch(), remark, width))
+        return [*lines, *rows]
 
     def _top1_text(self) -> str:
         if self._top1 is None or self._best_top1 is None:
@@ -115,6 +154,7 @@ class TrainingDisplay(ProgressDisplay):
         if row.top1 is not None:
             self._top1 = row.top1
             self._best_top1 = max(row.top1, self._best_top1 or 0.0)
+            self._courses["Top-1 %"].add(100 * row.top1)
         test_loss = ""
         if row.test_loss is not None:
             test_loss = ", %s %s" % (number(row.test_loss), row.measured_on)
@@ -141,3 +181,29 @@ def _other_sets_text(row: Evaluation) -> str:
         for top1 in [metrics["top1"]]
     )
     return " on %s; %s" % (row.measured_on, ", ".join(others))
+
+
+class _Course:
+    """The values of a number so far, thinned so that they never become many."""
+
+    def __init__(self) -> None:
+        self.last: float | None = None
+        self._values: list[float] = []
+        self._pending: list[float] = []  # less than a point
+        self._per_point = 1
+
+    def add(self, value: float) -> None:
+        self.last = value
+        self._pending.append(value)
+        if len(self._pending) == self._per_point:
+            self._values.append(sum(self._pending) / self._per_point)
+            self._pending = []
+        if len(self._values) == MAX_POINTS:
+            pairs = zip(self._values[::2], self._values[1::2])
+            self._values = [(first + second) / 2 for first, second in pairs]
+            self._per_point *= 2
+
+    def sketch(self) -> str:
+        values = list(self._values)
+        finite = [value for value in values if math.isfinite(value)]
+        return sketch(values, CURVE_WIDTH, min([0.0, *finite]))

@@ -25,6 +25,7 @@ import numpy as np
 
 from lrbench_caffe import files
 from lrbench_caffe.policies import Policy
+from lrbench_caffe.report import look
 from lrbench_caffe.report.plots import pyplot, save
 
 if TYPE_CHECKING:
@@ -116,15 +117,15 @@ def _draw_contours(panel: Axes, descents: Sequence[Descent], iteration: int) -> 
     panel.contourf(x, y, surface(x, y), levels=np.linspace(0, 8, 17) ** 2 / 8 - 0.2, cmap="Blues_r")
     lines = [_draw_path(panel, descent, iteration) for descent in descents]
     panel.plot(*START, "ws", markeredgecolor="black")
-    for point, name in ((LOCAL, "local minimum"), (GLOBAL, "global minimum")):
+    for point, name in ((LOCAL, "local\nminimum"), (GLOBAL, "global\nminimum")):
         panel.plot(*point, "x", color="white", markersize=9)
         panel.annotate(
             name,
             point,
-            (point[0], -0.72),
+            (point[0], -0.78),
             color="white",
             ha="center",
-            fontsize=8,
+            fontsize=look.SMALL,
             arrowprops={"arrowstyle": "-", "color": "white", "alpha": 0.5},
         )
     panel.set_xlim(-1.8, 1.65)
@@ -139,6 +140,7 @@ def _draw_path(panel: Axes, descent: Descent, iteration: int) -> tuple[Any, Any]
     return line, end
 
 
+@pyplot.rc_context(look.LOOK)
 def draw(path: str) -> None:
     """Write the still picture: contours at three iterations, the surface, rates and heights.
 
@@ -146,24 +148,25 @@ def draw(path: str) -> None:
         InputError: The picture cannot be written.
     """
     paths = descents()
-    figure = pyplot.figure(figsize=(15, 9))
+    figure = pyplot.figure(figsize=(look.WIDTH, 6.3))
     for place, iteration in enumerate(_STILL_ITERATIONS, 1):
         panel = figure.add_subplot(2, 3, place)
         _draw_contours(panel, paths, iteration)
-        panel.set_title("iteration %d" % iteration, fontsize=10)
+        panel.set_title("iteration %d" % iteration)
     _draw_surface(figure.add_subplot(2, 3, 4, projection="3d"), paths)
     rates, heights = figure.add_subplot(2, 3, 5), figure.add_subplot(2, 3, 6)
-    for descent in paths:
-        rates.plot(descent.policy(np.arange(ITERATIONS)), color=descent.color, label=descent.label)
-        heights.plot(descent.heights, color=descent.color)
-    rates.set_title("learning rate", fontsize=10)
-    heights.set_title("height", fontsize=10)
+    for descent, dashes in zip(paths, look.DASHES):
+        line = {"color": descent.color, "linestyle": dashes}
+        rates.plot(descent.policy(np.arange(ITERATIONS)), label=descent.label, **line)
+        heights.plot(descent.heights, **line)
+    rates.set_title("learning rate")
+    heights.set_title("height")
     for panel in (rates, heights):
         panel.set_xlabel("iteration")
         panel.grid(alpha=0.25)
-    figure.legend(*rates.get_legend_handles_labels(), loc="lower center", ncol=3, frameon=False)
+    figure.legend(*rates.get_legend_handles_labels(), loc="lower center", ncol=1, frameon=False)
     figure.suptitle("Figure 1: gradient descent from the white square, on a surface chosen here")
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    figure.tight_layout(rect=(0, 0.11, 1, 1))
     save(figure, path)
 
 
@@ -175,7 +178,7 @@ def _draw_surface(panel: Axes, descents: Sequence[Descent]) -> None:
         heights, color = descent.heights + 0.05, descent.color
         panel.plot(*descent.points.T, heights, color=color, linewidth=1.4, marker=".", markersize=3)
     panel.view_init(50, -70)
-    panel.set_title("the surface", fontsize=10)
+    panel.set_title("the surface")
 
 
 def animate(path: str, progress: ProgressCallback | None = None) -> None:
@@ -194,7 +197,7 @@ def animate(path: str, progress: ProgressCallback | None = None) -> None:
     figure, panel = pyplot.subplots(figsize=(6.4, 3.6), dpi=100)
     lines = _draw_contours(panel, paths, 0)
     labels = [descent.label for descent in paths]
-    panel.legend([line for line, _ in lines], labels, fontsize=7, loc="upper right")
+    panel.legend([line for line, _ in lines], labels, fontsize=8, loc="upper right")
     panel.set_title("Figure 1: iteration 0", fontsize=10)
     figure.tight_layout()
     frames = [*range(40), *range(40, ITERATIONS + 1, 5)]

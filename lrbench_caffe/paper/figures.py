@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from lrbench_caffe.paper import scaling, targets
 from lrbench_caffe.paper.comparison import counted_trials_under
 from lrbench_caffe.ranking import ranges, spread
+from lrbench_caffe.report import look
 from lrbench_caffe.report.plots import pyplot, save
 from lrbench_caffe.trial import DIVERGED, FINISHED
 
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from lrbench_caffe.trial import Trial
 
 SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of a training: the five curves of Figures 3 and 4
+OURS, PUBLISHED = look.COLORS[0], look.COLORS[1]
 # The rates that the paper marks in Figure 3, with the colours of its lines.
 MARKED_RATES = ((0.001, "black"), (0.01, "black"), (0.1, "black"), (0.0005, "red"), (0.006, "red"))
 
 
+@pyplot.rc_context(look.LOOK)
 def draw(target: Target, trials: Sequence[Trial], scale: float, path: str) -> None:
     """Write the picture of a target.
 
@@ -47,13 +49,13 @@ def draw(target: Target, trials: Sequence[Trial], scale: float, path: str) -> No
         "figure-4": (1, _draw_step_sizes),
         "figure-5": (2, _draw_training),
     }.get(target.name[:8], (1, _draw_table))
-    width = 15 if n_panels == 3 else 11
-    figure, grid = pyplot.subplots(1, n_panels, figsize=(width, 5), squeeze=False)
+    size = look.WIDTH, {1: 4.5, 2: 3.8, 3: 3.4}[n_panels]
+    figure, grid = pyplot.subplots(1, n_panels, figsize=size, squeeze=False)
     panels = list(grid[0])
     draw_panels(panels, target, trials, scale)
     for panel in panels:
-        panel.grid(alpha=0.25)
-    figure.suptitle(targets.scaled_title(target, scale), fontsize=11)
+        look.style(panel)
+    figure.suptitle(targets.scaled_title(target, scale))
     figure.tight_layout()
     save(figure, path)
 
@@ -68,12 +70,12 @@ def _draw_table(
     for place, policy in enumerate(texts.values()):
         _draw_published(panel, target.published[place], place)
         _draw_ours(panel, counted_trials_under(policy, trials), place)
-    panel.plot([], [], "o", color="tab:blue", label="ours (bars: the seeds)")
+    panel.plot([], [], "o", color=OURS, label="ours (bars: the seeds)")
     panel.set_yticks(range(len(texts)))
-    panel.set_yticklabels(list(texts.values()), fontsize=8)
-    panel.invert_yaxis()
+    panel.set_yticklabels(list(texts.values()))
+    panel.set_ylim(len(texts) - 0.5, -0.5)
     panel.set_xlabel("highest Top-1 (%)")
-    panel.legend(frameon=False, fontsize=8)
+    panel.legend(frameon=False)
 
 
 def _draw_published(panel: Axes, published: Published, place: int) -> None:
@@ -82,7 +84,7 @@ def _draw_published(panel: Axes, published: Published, place: int) -> None:
         place - 0.13,
         xerr=100 * (published.top1_std or 0),
         fmt="D",
-        color="tab:orange",
+        color=PUBLISHED,
         capsize=3,
         label="published" if place == 0 else None,
     )
@@ -91,7 +93,7 @@ def _draw_published(panel: Axes, published: Published, place: int) -> None:
 def _draw_ours(panel: Axes, trials: Sequence[Trial], place: int) -> None:
     shares = [trial.summary.top1 for trial in trials if trial.summary]
     heights = [place + 0.13] * len(shares)
-    panel.plot([100 * top1 for top1 in shares], heights, "|", color="tab:blue", alpha=0.5)
+    panel.plot([100 * top1 for top1 in shares], heights, "|", color=OURS, alpha=0.5)
     top1 = spread(shares)
     if top1.mean is not None:
         panel.errorbar(
@@ -99,7 +101,7 @@ def _draw_ours(panel: Axes, trials: Sequence[Trial], place: int) -> None:
             place + 0.13,
             xerr=100 * (top1.deviation or 0),
             fmt="o",
-            color="tab:blue",
+            color=OURS,
             capsize=3,
         )
 
@@ -151,21 +153,23 @@ def _draw_curves(
         if trial.policy in policies and trial.state in (FINISHED, DIVERGED) and trial.rows
     ]
     lengths = _curve_lengths(members)
-    colors = pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(lengths)))
-    for color, length in zip(colors, lengths):
+    for n, length in enumerate(lengths):
         results = ranges.top1_after(members, length, parameter)
         values = [value for value, _, _ in results]
         shares = [100 * (1 - top1 if error else top1) for _, top1, _ in results]
         epochs = "%.3g epochs" % (length / target.setting.epoch)
-        panel.plot(values, shares, color=color, label=epochs)
+        line, mark = look.line_look(n), look.MARKS[n % len(look.MARKS)]
+        panel.plot(values, shares, linewidth=1.1, **line)
+        panel.plot([], [], linewidth=1.1, marker=mark, markersize=3.5, label=epochs, **line)
         for (value, _, diverged), share in zip(results, shares):
+            color = line["color"]
             fill = "white" if diverged else color
-            panel.plot(value, share, "o", color=color, markerfacecolor=fill, markersize=4)
+            panel.plot(value, share, mark, color=color, markerfacecolor=fill, markersize=3.5)
     panel.set_xscale("log")
     panel.set_xlabel(label)
     panel.set_ylabel("test error (%)" if error else "Top-1 (%)")
     if lengths:
-        panel.legend(frameon=False, fontsize=8)
+        panel.legend(frameon=False)
 
 
 def _curve_lengths(trials: Sequence[Trial]) -> list[int]:
@@ -188,18 +192,19 @@ def _draw_training(
         accuracy.plot(
             [iteration for iteration, _ in trial.top1_curve],
             [100 * top1 for _, top1 in trial.top1_curve],
-            color="tab:blue",
+            color=OURS,
             alpha=0.7,
         )
         test_losses, train_losses = (
             [math.nan if loss is None else loss for loss in losses]
             for losses in zip(*((row.test_loss, row.train_loss) for row in trial.rows))
         )
-        for values, color, label in (
-            (test_losses, "tab:orange", "test loss"),
-            (train_losses, "tab:green", "train loss"),
+        for values, number, label in (
+            (test_losses, 0, "test loss"),
+            (train_losses, 1, "train loss"),
         ):
-            losses.plot(iterations, values, color=color, alpha=0.7, label=None if n else label)
+            line = look.line_look(number)
+            losses.plot(iterations, values, alpha=0.7, label=None if n else label, **line)
         steps: Any = trial.parameters["l"]
         for step in steps:
             for panel in panels:

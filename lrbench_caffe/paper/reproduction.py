@@ -42,7 +42,7 @@ def reproduce(
     dsn: str | None = None,
     format: str = "table",
     model: bool = True,
-) -> None:
+) -> str | None:
     """Reproduce a table or figure of the paper: write its page and picture, and print its table.
 
     The trainings are a study with the name of the target. If that study exists, it is resumed.
@@ -64,6 +64,9 @@ def reproduce(
             :data:`lrbench_caffe.display.formats.FORMATS`.
         model: Whether the study keeps the best model of each policy.
 
+    Returns:
+        The name of the study, None if nothing is trained.
+
     Raises:
         InputError: There is no such target, an option is given that has no effect, or something
             cannot be read, created or trained.
@@ -82,11 +85,11 @@ def reproduce(
         with ProgressDisplay() as progress:
             page = write_figure_1(folder, progress)
         console.print_line("page: %s" % page)
-        return
+        return None
     target = targets.TARGETS[name]
     if rows:
         _write_and_print(target, rows, folder, format)
-        return
+        return None
     scale, pool = targets.exact_scale(target, scale or 1.0), make_pool()
     with ProgressDisplay() as progress:
         data = prepare(target, scale, folder, data, progress)
@@ -106,6 +109,7 @@ def reproduce(
     if n_waiting:
         raise waiting
     failures.check(trials, "run `lrbench study run %s --retry-failed` to train them again" % name)
+    return name
 
 
 def _has_begun(study_name: str, dsn: str | None) -> bool:

@@ -1,6 +1,6 @@
 "use strict";
 // The selected policies side by side: their metrics, the differences to the first one, and whether
-// the noise of the seeds explains them (Welch's t-test, as in the ranking).
+// the noise of the seeds explains them (Welch's t-test on the set that decides, as in the ranking).
 const Comparison = (() => {
   const MOST = 6;  // policies side by side
   const make = Ranking.make;
@@ -22,6 +22,9 @@ const Comparison = (() => {
     return t > quantile(Math.max(1, freedom)) ? "" : "within the noise";
   }
 
+  // The metrics by which policies are ranked: those on the set that decides.
+  function deciding(policy) { return policy.deciding || policy.metrics; }
+
   function signed(format, value) {
     const text = format(Math.abs(value));
     return (value < 0 ? "\u2212" : "+") + text;
@@ -33,9 +36,12 @@ const Comparison = (() => {
     const text = format(mean) + (deviation === null ? "" : " \u00b1 " + format(deviation));
     if (policy === first || first.metrics[key][0] === null) return make("td", {}, text);
     const difference = mean - first.metrics[key][0];
-    const reason = key === "n_params" ? "" : noise(policy.metrics[key], first.metrics[key]);
-    if (!difference) return make("td", {}, text + " (equal)");
-    const isBetter = difference > 0 === isHigherBetter;
+    const decided = deciding(policy)[key], reference = deciding(first)[key];
+    const reason = key === "n_params" ? "" : noise(decided, reference);
+    if (!difference && (reason || decided[0] === reference[0])) {
+      return make("td", {}, text + " (equal)");
+    }
+    const isBetter = decided[0] > reference[0] === isHigherBetter;
     const verdict = reason || (isBetter ? "better" : "worse");
     return make("td", {}, text + " ", make("span",
       {class: reason ? "noise" : isBetter ? "better" : "worse"},
@@ -51,6 +57,8 @@ const Comparison = (() => {
     document.getElementById("comparison-text").textContent =
       "Each policy beside " + first.label + ". A difference is called better or worse only if the "
       + "noise of the seeds does not explain it."
+      + (first.deciding ? " The numbers are those that are reported; which policy is better is "
+        + "decided on the " + first.selected[0] + " set." : "")
       + (measured.length > MOST ? " The best " + MOST + " of the selected policies." : "");
     document.getElementById("compared").replaceChildren(make("th", {scope: "col"}, "metric"),
       ...compared.map(policy => make("th", {scope: "col"},

@@ -20,7 +20,8 @@ solver settings, are another task. A policy has its label, rank and metrics, the
 mean Top-1, its learning rate curves, and a run for each trial with the trial's rows as lists.
 Accuracies are shares of 1, as in the database. The text "sets" of a task says on which set numbers
 are chosen and on which they are reported; "selected" of a policy is the first of these sets and the
-mean Top-1 on it, None if they are the same.
+mean Top-1 on it, None if they are the same; "deciding" has all metrics on it, by which policies are
+ranked, None if they are the same as "metrics".
 
 The content of a page is bounded, whatever the database holds: it lists the best policies of a task,
 draws the best of these, and says how many it leaves out.
@@ -33,7 +34,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Mapping, Sequence, Tuple
 
 from lrbench_caffe import ranking
 from lrbench_caffe.database import studies
@@ -50,7 +51,7 @@ from lrbench_caffe.trial import FINISHED
 if TYPE_CHECKING:
     from lrbench_caffe.database import Store
     from lrbench_caffe.policies import Policy
-    from lrbench_caffe.ranking import Block, Criterion, Ranked
+    from lrbench_caffe.ranking import Block, Criterion, Ranked, Spread
     from lrbench_caffe.trial import Evaluation, Trial
 
     RowsById = Dict[str, Tuple[Evaluation, ...]]
@@ -294,14 +295,20 @@ def _policy(
         "seeds": len(entry.trials),
         "interval": entry.metrics["top1"].interval if entry.trials else None,
         "on_front": entry.label in front,
-        "metrics": {
-            name: [spread.mean, None if name == "n_params" else spread.deviation, spread.n]
-            for name, spread in entry.metrics.items()
-        },
+        "metrics": _spreads(entry.metrics),
+        "deciding": None if entry.deciding == entry.metrics else _spreads(entry.deciding),
         "ranks": {name: [ranked.rank, ranked.tied] for name, ranked in ranks.items()},
         "rate_curves": _rate_curves(entry, rows),
         "runs": [_run(trial, rows.get(trial.id, ())) for trial in _runs(entry)],
         "selected": _selected(entry, entry.trials + entry.others),
+    }
+
+
+def _spreads(metrics: Mapping[str, Spread]) -> dict[str, list[float | int | None]]:
+    """The mean, the deviation and the number of seeds of each metric."""
+    return {
+        name: [spread.mean, None if name == "n_params" else spread.deviation, spread.n]
+        for name, spread in metrics.items()
     }
 
 

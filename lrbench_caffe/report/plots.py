@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any, Iterable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Iterable, NamedTuple, Sequence
 
 import matplotlib
 import matplotlib.figure
@@ -20,6 +20,7 @@ from lrbench_caffe.display.printable import printable
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
 from lrbench_caffe.policies.catalogue import FAMILIES
+from lrbench_caffe.report import look
 from lrbench_caffe.report.curves import sample_schedule, trial_schedule, typical_length
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ __all__ = [
 
 TERMINAL_COLOURS = ("blue", "orange", "green", "red", "cyan", "magenta")
 TERMINAL_HEIGHT = 24  # lines of a picture in the terminal
-RATES_SIZE = (10, 4.5)  # inches
+RATES_SIZE = (look.WIDTH, 4.5)  # inches
+LABEL_WIDTH = 27  # characters of a policy beside a panel
 POINTS = 5000  # of a learning rate curve
 DEFAULT_LENGTH = 10000  # iterations to draw for policies without a length of their own
 MAX_ITERATION = 2**31 - 1  # Caffe counts iterations with 32 bits
@@ -53,9 +55,6 @@ MAX_RATE = 3.4e38  # the largest float32, in which Caffe keeps the learning rate
 if not os.environ.get("MPLBACKEND", "").startswith("module://"):  # that of a notebook stays
     matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (after the backend is chosen: servers have no window)
-
-# The first line of a panel is solid and the others are dashed, because cycles coincide at first.
-SOLID, DASHED = "-", (0, (4, 3))
 
 
 class _RateCurve(NamedTuple):
@@ -87,6 +86,7 @@ def curves(trials: Sequence[Trial], path: str, title: str) -> None:
     save(curves_figure(trials, title), path)
 
 
+@pyplot.rc_context(look.LOOK)
 def curves_figure(trials: Sequence[Trial], title: str) -> Picture:
     """Plot the learning rate and the Top-1 of trials against the iteration.
 
@@ -103,29 +103,30 @@ def curves_figure(trials: Sequence[Trial], title: str) -> Picture:
     if not trials:
         raise InputError("there is nothing to draw: no trial has been evaluated yet")
     families = _by_family(trials)
-    figure = _new_picture((13, 3.4 * len(families)))
-    panels = figure.subplots(len(families), 2, sharex=True, squeeze=False)
+    heights = [0.4 + 0.36 * max(5, len(members)) for _, members in families]
+    figure = _new_picture((look.WIDTH, 0.5 + sum(heights)))
+    panels = figure.subplots(
+        len(families), 2, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
     best = 100 * max(top1 for trial in trials for _, top1 in trial.top1_curve)
     for (name, members), (rates, accuracy) in zip(families, panels):
-        colors = pyplot.get_cmap("tab10")
         for n, trial in enumerate(members):
-            _draw_trial(trial, rates, accuracy, colors(n), DASHED if n else SOLID)
+            _draw_trial(trial, rates, accuracy, n)
         rates.set_ylabel("%s\nlearning rate" % name)
         rates.set_ylim(bottom=0)
         accuracy.set_ylabel("Top-1 (%)")
         accuracy.set_ylim(best - 12, best + 0.6)  # where the policies differ
         accuracy.axhline(best, color="gray", linewidth=0.8, linestyle=":")
-        accuracy.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+        accuracy.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         for panel in (rates, accuracy):
-            _style(panel)
+            look.style(panel)
     for panel in panels[-1]:
         panel.set_xlabel("iteration")
     figure.suptitle(
-        "%s\n%s; dot: the best evaluation of a policy; dotted line: the best of all"
-        % (_plain(title), _top1_label(trials)),
-        fontsize=11,
+        "%s\n%s; large mark: the best evaluation of a policy; dotted line: the best of all"
+        % (_plain(title), _top1_label(trials))
     )
-    figure.tight_layout(rect=(0, 0, 1, 0.99))
+    figure.tight_layout()
     return figure
 
 
@@ -153,19 +154,23 @@ def _by_family(trials: list[Trial]) -> list[tuple[str, list[Trial]]]:
     return [(name, family) for name, family in families if family]
 
 
-def _draw_trial(trial: Trial, rates: Axes, accuracy: Axes, color: Any, linestyle: Any) -> None:
+def _draw_trial(trial: Trial, rates: Axes, accuracy: Axes, n: int) -> None:
+    """Draw the n-th trial of a family: its learning rates, and its Top-1 with a mark."""
     schedule = trial_schedule(
         parse_or_none(trial.policy), [(row.iteration, row.lr) for row in trial.rows]
     )
     t, lr = sample_schedule(schedule, trial.rows[-1].iteration, POINTS)
-    line = {"color": color, "linestyle": linestyle, "linewidth": 1.3}
+    line = dict(look.line_look(n), linewidth=1.3)
     rates.plot(t, lr, **line)
     best = trial.deciding_summary
     assert best is not None, "curves() leaves out trials without a Top-1"
-    label = "%s  (%.2f)" % (_plain(trial.policy), 100 * best.top1)
+    text = "%s  (%.2f)" % (trial.policy, 100 * best.top1)
+    label = _plain_lines(textwrap.fill(text, LABEL_WIDTH, break_long_words=False))
     iterations, top1 = zip(*trial.top1_curve)
-    accuracy.plot(iterations, [100 * share for share in top1], label=label, **line)
-    accuracy.plot([best.iterations], [100 * best.top1], "o", color=color, markersize=4)
+    mark = look.marked(n, len(iterations))
+    accuracy.plot(iterations, [100 * share for share in top1], label=label, **line, **mark)
+    mark = dict(color=line["color"], marker=mark["marker"], markersize=7, markeredgecolor="white")
+    accuracy.plot([best.iterations], [100 * best.top1], **mark)
 
 
 def rates(
@@ -198,6 +203,7 @@ def rates(
         _show_window(_rate_curves(policies, max_iter))
 
 
+@pyplot.rc_context(look.LOOK)
 def rates_figure(policies: Sequence[Policy], max_iter: int | None = None) -> Picture:
     """Plot the learning rates of policies against the iteration, as :func:`rates` does.
 
@@ -216,6 +222,10 @@ def rates_figure(policies: Sequence[Policy], max_iter: int | None = None) -> Pic
 def _plain(text: str) -> str:
     """A text that matplotlib draws as it is: a name with two dollar signs is not a formula."""
     return printable(text).replace("$", r"\$")
+
+
+def _plain_lines(text: str) -> str:
+    return "\n".join(map(_plain, text.split("\n")))
 
 
 def drawn_length(policies: Sequence[Policy]) -> int:
@@ -264,15 +274,14 @@ def _draw_in_terminal(lines: list[_RateCurve]) -> None:
 
 
 def _draw_rates(figure: Figure, panel: Axes, lines: list[_RateCurve]) -> None:
-    columns, width = (1, 110) if len(lines) < 4 else (2, 55)
+    columns, width = (1, 100) if len(lines) < 4 else (2, 50)
     for n, line in enumerate(lines):
-        label = textwrap.fill(line.label, width)
-        linestyle = DASHED if n else SOLID
-        panel.plot(line.t, line.lr, label=label, linewidth=1.4, linestyle=linestyle)
+        label = _plain_lines(textwrap.fill(line.label, width))
+        panel.plot(line.t, line.lr, label=label, linewidth=1.4, **look.line_look(n))
     panel.set_xlabel("iteration")
     panel.set_ylabel("learning rate")
     panel.set_ylim(bottom=0)
-    _style(panel)
+    look.style(panel)
     panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncol=columns)
     figure.tight_layout()
 
@@ -290,6 +299,7 @@ def _show_window(lines: list[_RateCurve]) -> None:
     pyplot.show()
 
 
+@pyplot.rc_context(look.LOOK)
 def range_test(test: RangeTest, path: str) -> None:
     """Plot a range test as in Figure 3 of the paper: Top-1 against the constant rate.
 
@@ -303,11 +313,10 @@ def range_test(test: RangeTest, path: str) -> None:
     Raises:
         InputError: The picture cannot be written.
     """
-    figure, panel = pyplot.subplots(figsize=(9, 5))
-    colors = pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(test.curves)))
-    for curve, color in zip(test.curves, colors):
-        epochs = " (%.3g epochs)" % (curve.iteration / test.epoch) if test.epoch else ""
-        _draw_range_curve(panel, curve, color, "%d iterations%s" % (curve.iteration, epochs))
+    figure, panel = pyplot.subplots(figsize=(look.WIDTH, 4.5))
+    for n, curve in enumerate(test.curves):
+        epochs = "\n(%.3g epochs)" % (curve.iteration / test.epoch) if test.epoch else ""
+        _draw_range_curve(panel, curve, n, "%d iterations%s" % (curve.iteration, epochs))
     title = test.title
     if test.good:
         title += ": good from %r to %r" % (test.good.low, test.good.high)
@@ -318,34 +327,31 @@ def range_test(test: RangeTest, path: str) -> None:
         "learning rate while it grows" if test.swept else "constant learning rate k0 (FIX)"
     )
     panel.set_ylabel(_top1_label(test.trials))
-    _style(panel)
+    look.style(panel)
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    panel.set_title(_plain(title), fontsize=11)
+    panel.set_title(_plain(title))
     figure.tight_layout()
     save(figure, path)
 
 
-def _draw_range_curve(panel: Axes, curve: Curve, color: Any, label: str) -> None:
+def _draw_range_curve(panel: Axes, curve: Curve, n: int, label: str) -> None:
+    line, mark = look.line_look(n), look.marked(n, len(curve.points))["marker"]
+    color = line["color"]
     k0 = [point.k0 for point in curve.points]
     top1 = [100 * point.top1 for point in curve.points]
-    panel.plot(k0, top1, color=color, linewidth=1.3, label=label)
+    panel.plot(k0, top1, linewidth=1.3, **line)
+    # The legend shows the line with its mark; the points of the line have marks of two kinds.
+    panel.plot([], [], linewidth=1.3, marker=mark, markersize=5, label=label, **line)
     for diverged, fill in ((False, color), (True, "white")):
         marks = [n for n, point in enumerate(curve.points) if point.diverged == diverged]
         panel.plot(
             [k0[n] for n in marks],
             [top1[n] for n in marks],
-            "o",
+            mark,
             color=color,
             markerfacecolor=fill,
             markersize=5,
         )
-
-
-def _style(panel: Axes) -> None:
-    """Give a panel a pale grid and no frame above and to the right."""
-    panel.grid(alpha=0.25)
-    panel.spines["top"].set_visible(False)
-    panel.spines["right"].set_visible(False)
 
 
 def check_path(path: str) -> None:
@@ -386,8 +392,8 @@ def save(figure: Figure, path: str) -> None:
 def _encoded(figure: Figure, format: str, metadata: dict[str, None] | None) -> bytes:
     """A figure in the format of a picture file."""
     picture = io.BytesIO()
-    with pyplot.rc_context({"svg.hashsalt": "lrbench"}):
-        figure.savefig(picture, format=format, dpi=110, metadata=metadata)
+    with pyplot.rc_context(dict(look.LOOK, **{"svg.hashsalt": "lrbench"})):
+        figure.savefig(picture, format=format, dpi=look.DPI, metadata=metadata)
     return picture.getvalue()
 
 

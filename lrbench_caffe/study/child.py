@@ -14,23 +14,28 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, cast
 
 from lrbench_caffe.errors import InputError, TrialError, fatal_message, last_log_line
 from lrbench_caffe.paths import python_path
+from lrbench_caffe.study import starter
 from lrbench_caffe.study.blas import blas_environment
+from lrbench_caffe.study.starter import Streams
 from lrbench_caffe.trial import to_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
+    from typing import BinaryIO, TextIO
 
     from lrbench_caffe.trial import Job
 
 _LOG_TAIL_BYTES = 100000  # the end of Caffe's log, which contains its last message
 _EXIT_SECONDS = 5  # for a process that has closed its output
+_LOST_MESSAGE = (
+    "the process from which trainings start was ended, and the training with it (the system does "
+    "this when memory is short)"
+)
 
 # The system has no memory, process or file left for another training.
 _SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -102,7 +107,11 @@ def _start_error(error: OSError) -> StartError:
 
 
 class Child:
-    """The process of one training, and its log."""
+    """The process of one training, and its log.
+
+    Attributes:
+        note: A message for the user about how the process was started, or None.
+    """
 
     def __init__(
         self, job: Job, environment: dict[str, str], log: BinaryIO, only: str | None = None
@@ -115,28 +124,16 @@ class Child:
             log: The open file that receives Caffe's log.
             only: What the process does instead of a training.
         """
-        options = ["--" + only] if only else []
         self._log = log
         self._output_ended = False
-        # A session of its own keeps Ctrl-C away from the process: only Stop interrupts it. SIGINT
-        # stays blocked until the process has a handler for it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "lrbench_caffe.training.worker", *options],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-                text=True,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._output = self._process.stdout
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
-            json.dump(to_dict(job), stdin)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            stdin, job_file = _pipe(theirs, ours)
+            self._output, stdout = _pipe(ours, theirs)
+            streams = Streams(stdin.fileno(), stdout.fileno(), log.fileno())
+            self._process, self.note = starter.start(streams, environment, only)
+            ours.pop_all()
+        with contextlib.suppress(BrokenPipeError), job_file:
+            json.dump(to_dict(job), job_file)
 
     def events(self) -> Iterator[tuple[str, Any]]:
         """Yield the events (kind, content) as the training emits them, until its output ends."""
@@ -152,6 +149,8 @@ class Child:
         """Return the error of a process that ended without reporting an end."""
         status = self._process.wait()
         log = self._log_tail()
+        if status is None:
+            return TrialError(_LOST_MESSAGE)
         if status < 0 and -status != signal.SIGABRT:
             return TrialError(_killed_message(signal.Signals(-status), last_log_line(log)))
         reason = fatal_message(log)
@@ -171,13 +170,20 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_EXIT_SECONDS if self._output_ended else 0)
         self.signal(signal.SIGKILL)
-        self._process.wait()
+        if self._process.wait() is None:
+            self._output.read()  # until the process has ended
         self._output.close()
 
     def _log_tail(self) -> str:
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, size - _LOG_TAIL_BYTES))
         return self._log.read().decode(errors="replace")
+
+
+def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[TextIO, TextIO]:
+    """The ends of a new pipe, each of which closes with a stack."""
+    reader, writer = os.pipe()
+    return reading.enter_context(os.fdopen(reader)), writing.enter_context(os.fdopen(writer, "w"))
 
 
 def _open_log(path: str | None, folder: str) -> BinaryIO:

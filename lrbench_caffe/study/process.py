@@ -162,6 +162,8 @@ def run(
     check_caffe()
     reader = EventReader()
     with child_process(job, threads, log) as child, stop.reaching(child):
+        if child.note:
+            on_event("note", child.note)
         end, problem, verdict = _forward_events(child, reader, on_event)
         if not (end or problem or stop.requests):
             problem = child.death()

@@ -2,7 +2,8 @@
 
 Only this package and the module ``lrbench_caffe.layers`` import Caffe.
 
-A training starts in ``worker``, which turns a job into a trial:
+A program's ``fork_server`` has imported all of this and forks a process for each training. That
+process runs ``worker``, which turns a job into a trial:
 
 * ``pycaffe`` checks that this Caffe can be used;
 * ``job`` resolves the solver and the policy and describes the trial, with the help of ``reader``

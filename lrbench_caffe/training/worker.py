@@ -1,8 +1,9 @@
 """The process of a training: reads a job, trains it, and writes events.
 
 The job is one JSON object on standard input. Each event is one line on standard output, a JSON
-array of its kind and its content. :mod:`lrbench_caffe.study.process` starts this process and reads
-the events. With the option ``--describe``, the process ends after "begin", before it trains. With
+array of its kind and its content. :mod:`lrbench_caffe.study.process` reads them. The process is a
+fork of :mod:`lrbench_caffe.training.fork_server` or, if that cannot fork, a fresh one. With the
+option ``--describe``, the process ends after "begin", before it trains. With
 ``--deploy``, it emits the event "deploy" instead of training: the text of the deploy net.
 """
 
@@ -50,20 +51,26 @@ if TYPE_CHECKING:
     from lrbench_caffe.training.snapshots import Snapshot
 
 
-def main() -> None:
-    """Train the job on standard input and write its events to standard output."""
+def main(only: str | None = None, parent: int | None = None) -> None:
+    """Train the job on standard input and write its events to standard output.
+
+    Args:
+        only: What this process does instead of a training, see :func:`run`.
+        parent: The process id of the process that started this one (None: that of its parent
+            now).
+    """
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Caffe and Python layers print to the log, which is standard error
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_exit_without, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_without, args=(parent or os.getppid(),), daemon=True).start()
 
     def emit(kind: str, content: object) -> None:
         out.write(json.dumps([kind, content]) + "\n")
 
     try:
-        run(from_dict(Job, json.load(sys.stdin)), emit, stop, _option())
+        run(from_dict(Job, json.load(sys.stdin)), emit, stop, only)
     except InputError as error:
         emit("input error", str(error))
     except BrokenPipeError:  # nobody reads the events any more
@@ -71,11 +78,6 @@ def main() -> None:
     except Exception as error:  # most likely from a Python layer: the log gets its traceback
         traceback.print_exc()
         emit("failure", _description(error))
-
-
-def _option() -> str | None:
-    """What this process does instead of a training, None for a training."""
-    return sys.argv[1].lstrip("-") if sys.argv[1:] else None
 
 
 def _description(error: Exception) -> str:
@@ -294,4 +296,4 @@ class _Session:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1].lstrip("-") if sys.argv[1:] else None)
