@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,11 @@ from lrbench_caffe.cli.options import (
 )
 from lrbench_caffe.cli.output import print_remarks
 from lrbench_caffe.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lrbench_caffe.evaluator.tuning_log import TuningLog, Wanted
 
 _REPEAT = "run the same command again to repeat them"  # the remedy for failed trainings
 
@@ -129,24 +134,42 @@ def tune(
 ) -> None:
     """Search for a good learning rate policy for a solver.
 
-    The search starts from the database's results for this task or a similar one, else from a range
-    test. Then it trains candidates near the best policies, for more and more iterations. The model
-    of the best policy's best training is kept.
+    The search begins with a range test and with what is known to work: a warm-up and half a cosine
+    from three rates, and the best policies of the database. Then it tries other curves at the best
+    rate, more seeds and variants. A budget of four times max_iter is enough for the beginning. The
+    model of the best policy's best training is kept.
     """
     from lrbench_caffe import ranking
     from lrbench_caffe.display import console, tables
+    from lrbench_caffe.display.search import SearchDisplay
     from lrbench_caffe.evaluator import tuner
+    from lrbench_caffe.evaluator.status import status
     from lrbench_caffe.evaluator.trainer import Trainer
     from lrbench_caffe.study import failures
 
     def print_decision(sentence: str) -> None:
         console.print_line(sentence, aside=True)
 
-    trainer = Trainer(solver, pool.create(), "tune", name, data, dsn, stopping=stopping, **measured)
-    trainer.keeps_models = not no_model
-    if budget:
-        trainer.budget = budget
-    tuned = tuner.tune(trainer, functions, goal, on_note=print_decision)
+    with SearchDisplay() as display:
+
+        def show(log: TuningLog, stage: str, wanted: Sequence[Wanted]) -> None:
+            display.show(status(log, stage, wanted, trainer.budget))
+
+        trainer = Trainer(
+            solver,
+            pool.create(),
+            "tune",
+            name,
+            data,
+            dsn,
+            display=display.round,
+            stopping=stopping,
+            **measured,
+        )
+        trainer.keeps_models = not no_model
+        if budget:
+            trainer.budget = budget
+        tuned = tuner.tune(trainer, functions, goal, on_note=print_decision, on_round=show)
     if format == "table":
         hint = "use a wider window, or `lrbench study show %s`" % tuned.study
         console.print_tables(tables.tuning(tuned), hint=hint)

@@ -52,6 +52,11 @@ class Rounds:
         self._shown = len(log.notes)
         return log
 
+    def announce(self, log: TuningLog, stage: str, wanted: Sequence[Wanted] = ()) -> None:
+        """Report the notes that were not reported yet, and what is trained next."""
+        self.show(log)
+        self._on_round(log, stage, wanted)
+
     def train(
         self,
         log: TuningLog,
@@ -82,7 +87,7 @@ class Rounds:
         new = self._new(log, wanted, length)[:count][: self.room(length)]
         if not new:
             return log
-        self._on_round(log, stage, new)
+        self.announce(log, stage, new)
         requests = [(str(item.candidate.policy(length)), length, item.seed) for item in new]
         # Before the trainings: `lrbench study show` prints the reasons while they run.
         self._store_reasons(stage, requests, new)

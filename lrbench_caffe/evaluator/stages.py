@@ -110,11 +110,11 @@ def _recipe(log: TuningLog, factor: float, rate: float) -> Wanted:
     """The recipe with a multiple of the best constant rate as its largest rate, and why."""
     functions = log.task.functions
     function = next((name for name in RECIPE_FUNCTIONS if name in functions), functions[0])
-    candidate, why = first(function, factor * rate, log.task.max_iter)
-    times = "the best constant rate"
+    candidate, _ = first(function, factor * rate, log.task.max_iter)
+    why = "from the best constant rate"
     if factor != 1:
-        times = "%g times %s" % (factor, times)
-    return Wanted(candidate, "%s; its largest rate is %s" % (why, times), log.task.seed)
+        why = "from %g times the best constant rate" % factor
+    return Wanted(candidate, why, log.task.seed)
 
 
 def _beyond_the_edge(log: TuningLog, rate: float) -> tuple[float, ...]:
@@ -178,16 +178,17 @@ def _shapes(log: TuningLog, peak: float) -> list[Wanted]:
         for function in ("COS", "SINEXP", "POLY"):
             if function not in functions:
                 continue
-            candidate, why = first(function, rate, full)
+            candidate, _ = first(function, rate, full)
+            shape = function
             if function == "COS":
                 candidate = with_warmup(candidate, LONG_WARMUP) or candidate
-                why = "COS with a warm-up of %g %% of the iterations" % (100 * LONG_WARMUP)
+                shape = "COS with a long warm-up"
             if function != "POLY" or rate == peak:
-                shapes.append((candidate, "%s, at %s" % (why, words)))
+                shapes.append((candidate, "%s at %s" % (shape, words)))
     for function in functions:
         if function not in ("COS", "SINEXP", "POLY", "FIX"):
-            candidate, why = first(function, peak, full)
-            shapes.append((candidate, "%s, at the best largest rate so far" % why))
+            candidate, _ = first(function, peak, full)
+            shapes.append((candidate, "%s at the best largest rate so far" % function))
     return [Wanted(candidate, why, log.task.seed) for candidate, why in shapes]
 
 

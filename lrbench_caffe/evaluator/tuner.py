@@ -22,7 +22,7 @@ from lrbench_caffe.database import Store, studies
 from lrbench_caffe.errors import InputError, TrialError, suggestion
 from lrbench_caffe.evaluator import prior, range_test, stages
 from lrbench_caffe.evaluator.candidates import TUNED, from_policy, from_text, with_peak
-from lrbench_caffe.evaluator.rounds import Rounds, max_iter
+from lrbench_caffe.evaluator.rounds import RANGE, Rounds, max_iter
 from lrbench_caffe.evaluator.tuning_log import GOALS, Task, Tried, TuningLog, Wanted
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.study import failures
@@ -245,6 +245,7 @@ def _test_range(
     """Find the good constant rates, near those of a similar task if there is one."""
     trials: list[Trial] = []
     for length in dict.fromkeys(trainer.length(share) for share in RANGE_SHARES):
+        rounds.announce(log, RANGE)
         # Room for a training at full length has to stay.
         trainer.reserved = trainer.max_iter
         test = range_test.run(trainer, length, log.task.seed, similar)
