@@ -296,7 +296,7 @@ def _policy(
         "on_front": entry.label in front,
         "metrics": {
             name: [spread.mean, None if name == "n_params" else spread.deviation, spread.n]
-            for name, spread in entry.metrics.items()
+            for name, spread in [*entry.metrics.items(), ("final_top1", entry.final_top1)]
         },
         "ranks": {name: [ranked.rank, ranked.tied] for name, ranked in ranks.items()},
         "rate_curves": _rate_curves(entry, rows),
