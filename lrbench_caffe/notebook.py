@@ -29,7 +29,7 @@ def trials(rows: bool = False, dsn: str | None = None, **filters: str | None) ->
 
     Args:
         rows: Whether to return a line for each evaluation. By default there is a line for each
-            trial, with the eight metrics at its best evaluation.
+            trial, with the eight metrics at its best evaluation and the Top-1 at its end.
         dsn: The connection string of the database (None: that of the environment variable
             ``LRBENCH_DSN``, else the private database).
         **filters: Which trials: ``study``, ``dataset``, ``network``, ``function``, ``policy`` and
@@ -120,6 +120,7 @@ def _trial_line(trial: Trial) -> dict[str, object]:
         "seed": trial.setup.seed,
         "state": trial.state,
         **metrics,
+        "final_top1": trial.final.top1 if trial.final else None,
         "n_params": trial.n_params,
         "network": trial.setup.network.name,
         "dataset": trial.setup.dataset.name,

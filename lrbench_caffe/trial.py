@@ -286,10 +286,11 @@ class Trial:
 
         The Top-1 is that on the set that decides.
         """
-        if len(self.rows) == 1:  # the trials of a ranking
-            return self.rows[0] if self.rows[0].top1 is not None else None
-        measured = [(row.top1, -row.iteration, row) for row in self.rows if row.top1 is not None]
-        return max(measured, key=lambda item: item[:2])[-1] if measured else None
+        best, highest = None, -1.0
+        for row in self.rows:  # a loop, because a ranking asks tens of thousands of trials
+            if row.top1 is not None and row.top1 > highest:
+                best, highest = row, row.top1
+        return best
 
     @property
     def top1_curve(self) -> Tuple[Tuple[int, float], ...]:
@@ -314,6 +315,15 @@ class Trial:
         """The best row with the metrics on the reported set, None without a Top-1."""
         best = self.best
         return None if best is None else best.on(self.setup.report)
+
+    @property
+    def final(self) -> Optional[Evaluation]:
+        """The last row that has a Top-1, with the metrics on the reported set.
+
+        Its Top-1 was not chosen, so it is not too high as the highest one of many evaluations is.
+        """
+        last = next((row for row in reversed(self.rows) if row.top1 is not None), None)
+        return None if last is None else last.on(self.setup.report)
 
     def _summary(self, row: Optional[Evaluation]) -> Optional[Summary]:
         if row is None or row.top1 is None or row.top5 is None:

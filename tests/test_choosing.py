@@ -55,6 +55,14 @@ def test_the_summary_reports_the_test_row_of_the_iteration_that_validation_chose
     assert good.top1_curve == ((0, 0.92), (100, 0.9))
 
 
+def test_the_final_top1_is_that_of_the_last_row_on_the_reported_set(two_policies, store):
+    record(store, *two_policies)
+    for trials in (two_policies, store.results(), store.trials(best_only=True)):
+        assert [entry.final_top1.mean for entry in ranking.rank(trials)] == [0.95, 0.8]
+    table = tables.results(two_policies)
+    assert [line["final_top1"] for line in json.loads(render([table], "json"))] == [0.95, 0.8]
+
+
 def test_a_row_on_another_set_has_its_own_metrics_among_the_others(two_policies):
     row = two_policies[0].rows[0]
     test = row.on("test")
@@ -176,7 +184,7 @@ def test_the_database_an_export_and_an_import_keep_the_sets(
     record(store, *two_policies)
     assert {t.id: t.rows for t in store.trials()} == {t.id: t.rows for t in two_policies}
     (best,) = [t for t in store.trials(best_only=True) if t.policy == GOOD]
-    assert [row.top1 for row in best.rows] == [0.92] and best.summary.top1 == 0.7
+    assert [row.top1 for row in best.rows] == [0.92, 0.9] and best.summary.top1 == 0.7
     path = str(tmp_path / "sets.jsonl")
     exchange.export_trials(path, database, {})
     with new_database_on(dsn) as other:

@@ -184,7 +184,22 @@ def test_the_result_is_the_earliest_row_with_the_highest_top1(store, new_databas
             3,
         )
     ]
-    assert store.trials(best_only=True)[0].rows == (trial.rows[2],)
+    assert store.trials(best_only=True)[0].rows == (trial.rows[2], trial.rows[4])
+    (result,) = store.results()
+    assert (result.best.iteration, result.best.top1) == (1000, 0.95)
+
+
+@pytest.mark.parametrize("top1", [(0.9, 0.95, 0.5), (0.5, 0.9, 0.95), (0.9, 0.5, None)])
+def test_results_have_the_final_top1_which_is_that_of_the_last_row_with_one(store, top1):
+    rows = (
+        Evaluation(500 * n, 0.01) if share is None else row(500 * n, share)
+        for n, share in enumerate(top1)
+    )
+    record(store, new_trial(rows=tuple(rows)))
+    last = [share for share in top1 if share is not None][-1]
+    for loaded in (store.results(), store.trials(), store.trials(best_only=True)):
+        assert loaded[0].best.top1 == max(share for share in top1 if share is not None)
+        assert loaded[0].final.top1 == last
 
 
 def test_recording_a_trial_twice_changes_nothing(store, new_database):

@@ -178,7 +178,7 @@ def test_a_ranking_shows_rank_policy_and_top1_whole(terminal, width, count):
     for column in columns:
         is_shown = column.title.split()[0] in words
         assert is_shown == (column.key not in left_out)
-    assert len(left_out) == {80: 7, 100: 5, 120: 4, 160: 2}[width]
+    assert len(left_out) == {80: 8, 100: 6, 120: 5, 160: 3}[width]
 
 
 def test_what_is_ranked_by_is_shown_at_80_columns(terminal):

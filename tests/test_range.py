@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import threading
 import time
@@ -75,12 +76,91 @@ def test_curves_are_read_off_the_same_trials_up_to_their_end():
     ]
     curves = ranges.top1_curves(trials, 3)
     assert [curve.iteration for curve in curves] == [200, 400, 600]
-    assert curves[-1].points == ((0.01, 0.7, False), (0.1, 0.8, False), (1.0, 0.1, True))
+    assert [point[:3] for point in curves[-1].points] == [
+        (0.01, 0.7, False),
+        (0.1, 0.8, False),
+        (1.0, 0.1, True),
+    ]
 
 
 def test_a_point_is_the_mean_of_several_seeds():
     (curve,) = ranges.top1_curves([fix(0.1, [0.1, 0.8], seed=1), fix(0.1, [0.1, 0.9], seed=2)])
-    assert curve.points == ((0.1, pytest.approx(0.85), False),)
+    assert curve.points == ((0.1, pytest.approx(0.85), False, pytest.approx(0.4)),)
+
+
+SLOW = [  # a convolutional net on CIFAR-10 after 160 iterations
+    Point(0.01, 0.1505, False),
+    Point(0.02, 0.186, False),
+    Point(0.05, 0.2235, False),
+    Point(0.1, 0.2325, False),
+    Point(0.2, 0.238, False),
+    Point(0.5, 0.1525, False),
+    Point(1.0, 0.0965, False),
+]
+
+
+def test_a_net_that_learns_slowly_has_good_rates_half_way_from_guessing_to_the_best():
+    good = ranges.good_range(SLOW, 2000, 10)
+    assert (good.low, good.high, good.best) == (0.02, 0.2, 0.2)
+    limit = ranges.top1_limit(SLOW, 2000, 10)
+    noise = ranges.binomial_deviation(0.238, 2000)
+    assert limit == pytest.approx((0.1 + 0.238) / 2 - noise)
+
+
+@pytest.mark.parametrize("best, limit", [(0.99, 0.985), (0.55, 0.325), (0.4, 0.25)])
+def test_the_stricter_of_the_two_limits_decides(best, limit):
+    points = [Point(0.01, best, False)]
+    noise = ranges.binomial_deviation(best, 10**6)
+    assert ranges.top1_limit(points, 10**6, 10) == pytest.approx(limit - noise)
+
+
+def test_a_good_rate_is_better_than_guessing():
+    points = [Point(0.01, 0.11, False), Point(0.1, 0.15, False)]
+    assert ranges.good_range(points, 400, 10).low == 0.1
+
+
+def test_of_rates_with_the_same_top1_the_one_with_the_lower_loss_is_the_best():
+    points = [
+        Point(0.5, 0.95, False, 0.161),
+        Point(1.0, 0.95, False, 0.151),
+        Point(2.0, 0.95, False, 0.18),
+        Point(5.0, 0.95, False),
+    ]
+    assert ranges.good_range(points, 400, 10).best == 1.0
+    without_loss = [point._replace(test_loss=None) for point in points]
+    assert ranges.good_range(without_loss, 400, 10).best == 5.0
+
+
+class TestCollapse:
+    """A sweep ends when the accuracy has collapsed, and not before the net learns."""
+
+    @staticmethod
+    def has_collapsed(*rows, chance=0.1):
+        """Whether a training with these (Top-1, test loss) has collapsed."""
+        trained = fix(0.1, [top1 for top1, _ in rows])
+        losses = [loss for _, loss in rows]
+        measured = [
+            dataclasses.replace(row, test_loss=loss) for row, loss in zip(trained.rows, losses)
+        ]
+        return range_test.has_collapsed(measured, chance)
+
+    def test_low_accuracy_in_two_evaluations_in_a_row(self):
+        learnt = (0.1, 2.4), (0.9, 0.3)
+        assert self.has_collapsed(*learnt, (0.4, 1.9), (0.1, 2.3))
+        assert not self.has_collapsed(*learnt, (0.4, 1.9))
+        assert not self.has_collapsed(*learnt, (0.4, 1.9), (0.9, 0.3))
+        assert not self.has_collapsed(*learnt, (0.4, 1.9), (0.7, 0.5), (0.4, 1.9))
+
+    def test_a_net_that_does_not_learn_yet_has_not_collapsed(self):
+        assert not self.has_collapsed((0.1, 2.4), (0.1, 2.41), (0.1, 2.5), (0.1, 2.39))
+        few = (0.01, 4.6), (0.012, 4.6), (0.004, 4.6), (0.004, 4.6)
+        assert not self.has_collapsed(*few, chance=0), "the number of classes is unknown"
+        assert self.has_collapsed(*few, (0.3, 3.0), *few[2:], chance=0)
+
+    def test_a_net_that_never_learnt_has_collapsed_if_its_loss_is_far_above_the_first_one(self):
+        assert self.has_collapsed((0.1, 2.4), (0.1, 5.0), (0.1, 87.3))
+        assert not self.has_collapsed((0.1, 2.4), (0.1, 5.0), (0.1, 2.4))
+        assert not self.has_collapsed((0.1, None), (0.1, None), (0.1, None))
 
 
 class TestStuck:
@@ -124,16 +204,24 @@ class TestStuck:
 TOP1 = {1.0: 0.1, 0.1: 0.9, 0.01: 0.6}  # by the rate, at the end of a made-up training
 
 
+def peak_at(best):
+    """A Top-1 for each rate: the highest at the best rate, that of guessing far from it."""
+    return lambda rate: max(0.1, 0.9 - 0.4 * abs(math.log10(rate / best)))
+
+
 class MadeUp:
     """An evaluation whose trainings are made up; the study and the database are real.
 
     `ends` maps the largest rate of a training to its error. An error that is a text ends the
-    training after its first evaluation; an exception keeps it from beginning.
+    training after its first evaluation; an exception keeps it from beginning. `top1` returns the
+    Top-1 of a rate.
     """
 
-    def __init__(self, database, ends=None, all_ends=None):
-        self.ends, self.all_ends, self.count = ends or {}, all_ends, 0
-        solver = {"max_iter": 1000, "test_interval": 50, "type": "SGD", "batch_size": 50}
+    def __init__(
+        self, database, ends=None, all_ends=None, top1=lambda rate: TOP1.get(rate, 0.5), type="SGD"
+    ):
+        self.ends, self.all_ends, self.count, self.top1 = ends or {}, all_ends, 0, top1
+        solver = {"max_iter": 1000, "test_interval": 50, "type": type, "batch_size": 50}
         self.setup = dataclasses.replace(trial().setup, classes=10, solver=solver)
         self.trainer = Trainer(
             __file__,
@@ -158,13 +246,75 @@ class MadeUp:
             setup=dataclasses.replace(self.setup, seed=job.seed, solver=solver),
         )
         on_event("begin", running)
-        measured = fix(rate, [0.1, TOP1.get(rate, 0.5)]).rows
+        measured = fix(rate, [0.1, self.top1(rate)]).rows
         for row, iteration in zip(measured, [0] if error else [0, job.max_iter]):
             row = dataclasses.replace(row, iteration=iteration)
             running = running.with_row(row)
             on_event("row", row)
         state = "failed" if error else "finished"
         on_event("end", running.ended_as(state, time.time(), error))
+
+
+def rates_of(test):
+    return [trial.parameters["k0"] for trial in test.trials]
+
+
+@pytest.mark.parametrize(
+    "best, type, lowest, highest, most",
+    [
+        (0.05, "SGD", 0.01, 1.0, 7),
+        (0.5, "SGD", 0.01, 10.0, 9),
+        (20.0, "AdaDelta", 0.01, 100.0, 9),
+        (0.002, "Adam", 0.0001, 0.1, 8),
+        (0.00001, "SGD", 0.000001, 100.0, 11),
+    ],
+)
+def test_the_test_grows_until_the_accuracy_has_dropped_on_both_sides(
+    best, type, lowest, highest, most, database
+):
+    made_up = MadeUp(database, top1=peak_at(best), type=type)
+    test = range_test.run(made_up.trainer, 200)
+    assert test.good.best == best and test.open_ends == ()
+    assert (min(rates_of(test)), max(rates_of(test))) == (lowest, highest)
+    assert len(test.trials) <= most
+    better = [point for point in test.curves[-1].points if point.k0 in (test.good.low, best)]
+    assert all(point.top1 > 0.8 for point in better)
+
+
+@pytest.mark.parametrize("best, end", [(1e4, "high"), (1e-8, "low")])
+def test_a_best_rate_at_the_end_of_all_rates_is_called_so(best, end, database):
+    test = range_test.run(MadeUp(database, top1=peak_at(best)).trainer, 200)
+    assert test.open_ends == (end,)
+    assert test.good.best == {"high": 1000.0, "low": 1e-7}[end]
+    (sentence,) = [line for line in range_test.summary(test) if "may be better" in line]
+    assert sentence.startswith("the best rate is the %sest that was measured" % end)
+    assert sentence.endswith("check the scale of the data and of the loss")
+    assert ("rules out" in " ".join(range_test.summary(test))) == (end == "low")
+
+
+def test_a_best_rate_at_an_edge_because_the_budget_ended_is_called_so(database):
+    made_up = MadeUp(database, top1=peak_at(5.0))
+    made_up.trainer.budget = 4 * 200
+    test = range_test.run(made_up.trainer, 200)
+    assert len(test.trials) == 4 and test.cost <= 800
+    assert test.open_ends == ("high",)
+    assert (
+        "the best rate is the highest that was measured, a higher rate may be better: give a "
+        in (" ".join(range_test.summary(test)))
+    )
+
+
+def test_a_net_that_learns_with_no_rate_is_tried_with_all_decades(database):
+    test = range_test.run(MadeUp(database, top1=lambda rate: 0.1).trainer, 200)
+    assert test.good is None and test.open_ends == ()
+    assert rates_of(test) == [float("1e%d" % power) for power in range(-7, 4)]
+
+
+def test_the_range_of_a_similar_task_may_be_above_1(database):
+    similar = ranges.Range(0.5, 2.0, 1.0, 0.9)
+    test = range_test.run(MadeUp(database, top1=peak_at(20.0)).trainer, 200, 1, similar)
+    assert rates_of(test) == [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
+    assert test.good.best == 20.0
 
 
 @pytest.mark.parametrize("evaluation", ["run", "sweep", "tune"])
@@ -204,9 +354,9 @@ def test_a_rate_that_failed_does_not_count_as_one_that_the_net_does_not_learn_wi
     test = range_test.run(made_up.trainer, 200)
     assert test.good is None
     first, second, _ = range_test.summary(test)
-    assert first.startswith("failed: ") and first.endswith("and 4 others: killed")
+    assert first.startswith("failed: ") and first.endswith("and 7 others: killed")
     assert second == "no other rate is better than guessing"
-    with pytest.raises(TrialError, match="did not fail .* and 4 others: killed"):
+    with pytest.raises(TrialError, match="did not fail .* and 7 others: killed"):
         tuner.tune(made_up.trainer)
 
 
@@ -250,7 +400,7 @@ def command(name, digits, tmp_path):
 
 
 @needs_caffe
-def test_decades_until_the_accuracy_drops_for_good_then_rates_beside_the_good_ones(
+def test_decades_until_the_accuracy_drops_then_rates_beside_the_good_ones(
     name, invoke, trials, command, tmp_path, kill
 ):
     """The range test is killed after its first training, and continues."""
@@ -262,8 +412,8 @@ def test_decades_until_the_accuracy_drops_for_good_then_rates_beside_the_good_on
     assert done.returncode == 0, done.stderr
     assert before.items() <= {trial.id: trial for trial in trials(name)}.items()
     rows = json.loads(done.stdout)
-    assert [row["k0"] for row in rows] == [0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
-    assert [row["k0"] for row in rows if row["diverged"]] == [0.2, 0.5, 1.0]
+    assert [row["k0"] for row in rows] == [0.01, 0.02, 0.05, 0.1, 0.2, 1.0]
+    assert [row["k0"] for row in rows if row["diverged"]] == [0.2, 1.0]
     columns = {column for row in rows for column in row if column.startswith("top1_")}
     assert columns == {"top1_50", "top1_100", "top1_150"}
     good = [row["k0"] for row in rows if row["good"]]
@@ -273,12 +423,27 @@ def test_decades_until_the_accuracy_drops_for_good_then_rates_beside_the_good_on
     stored = trials(name)
     assert {trial.setup.solver["max_iter"] for trial in stored} == {150}
     assert {trial.setup.seed for trial in stored} == {1}
-    # Five trainings ran to their end, three at most to their first evaluation.
-    assert "the test took 900 iterations in 8 trainings" in done.stderr
+    # Four trainings ran to their end, two at most to their first evaluation.
+    assert "the test took 700 iterations in 6 trainings" in done.stderr
     again = invoke(*command, "--format", "json")
     assert again.returncode == 0
     assert json.loads(again.stdout) == rows
     assert trials(name) == stored
+
+
+def test_a_sweep_grows_by_a_factor_of_10_in_each_decade_from_0_00001_to_100():
+    policy = range_test.sweep_policy(120)
+    rates = [policy(120 * n) for n in range(8)]
+    assert rates == pytest.approx([10.0**power for power in range(-5, 3)])
+    assert policy(60) == pytest.approx(5.5e-5)
+
+
+def test_the_constant_rate_after_a_sweep_is_a_third_with_one_digit():
+    rates = [
+        range_test.constant_rate(ranges.Range(best / 10, best, best, 0.9))
+        for best in (0.25, 1.0, 0.055, 1e-7)
+    ]
+    assert rates == [0.08, 0.3, 0.02, 3e-8]
 
 
 @needs_caffe
@@ -292,6 +457,8 @@ def test_a_sweep_is_a_single_training_with_a_growing_rate(name, invoke, trials, 
     assert rates == sorted(rates)
     assert swept.state == "diverged"
     assert "the test took 550 iterations in 1 training," in done.stderr
+    assert "the accuracy rises from a rate of" in done.stderr
+    assert "a third of it, " in done.stderr and "good rates" not in done.stderr
     assert done.stdout.splitlines()[0].startswith("lr,good,top1_600")
     assert ",True," in done.stdout
 

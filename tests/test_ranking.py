@@ -111,6 +111,35 @@ def test_equal_values_of_one_seed_share_a_rank_without_being_called_tied():
     assert ranks(trials, "top1,iterations")[:2] == [(FAIR, 1, False), (GOOD, 2, False)]
 
 
+def test_policies_with_equal_means_are_in_the_order_of_their_test_loss():
+    def with_losses(trials, *losses):
+        return [
+            dataclasses.replace(
+                made, rows=tuple(dataclasses.replace(row, test_loss=loss) for row in made.rows)
+            )
+            for made, loss in zip(trials, losses)
+        ]
+
+    high = with_losses(seeds("FIX(k0=0.5)", 0.98, 0.96, evaluation=2), 0.161, 0.161)
+    low = with_losses(seeds("FIX(k0=1.0)", 0.96, 0.98, evaluation=5), 0.15, 0.152)
+    unknown = with_losses(seeds("FIX(k0=0.1)", 0.98, 0.96, evaluation=1), 0.1, None)
+    order = ["FIX(k0=1.0)", "FIX(k0=0.5)", "FIX(k0=0.1)"]
+    for by in ("top1", "top5,top1", "top1=1,top5=1", "pareto:top1"):
+        assert [policy for policy, _, _ in ranks(high + unknown + low, by)] == order
+
+
+def test_the_final_top1_is_the_spread_of_the_last_evaluations():
+    first, second = trial(FAIR, [0.1, 0.98, 0.9], 1), trial(FAIR, [0.1, 0.96, 0.8], 2)
+    (entry,) = rank([first, second])
+    assert entry.metrics["top1"].mean == pytest.approx(0.97)
+    assert entry.final_top1 == (pytest.approx(0.85), pytest.approx(statistics.stdev([0.9, 0.8])), 2)
+    (block,) = ranking.group_comparable([first, second])
+    table = tables.ranked(block, [entry])
+    assert "85.0 ± 7.1" in formats.render([table], "markdown")
+    (line,) = json.loads(formats.render([table], "json"))
+    assert line["final_top1"] == pytest.approx(0.85)
+
+
 def test_tied_policies_share_a_rank_unless_the_next_metric_separates_them():
     trials = (
         seeds(GOOD, 0.990, 0.991, 0.989, evaluation=5)
@@ -336,7 +365,7 @@ def test_markdown_and_latex_contain_values_as_people_read_them(table):
     markdown = formats.render([table], "markdown")
     assert "| %s | 2 |" % GOOD in markdown and "98.50 ± 0.71" in markdown
     latex = formats.render([table], "latex")
-    assert r"Top-1 \%" in latex and r"98.50 $\pm$ 0.71" in latex and latex.count("&") == 11 * 3
+    assert r"Top-1 \%" in latex and r"98.50 $\pm$ 0.71" in latex and latex.count("&") == 12 * 3
 
 
 def test_special_characters_in_names_are_escaped():

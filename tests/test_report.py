@@ -683,6 +683,7 @@ def test_trainings_of_another_length_are_another_task_that_keeps_its_id(store):
         [0.85 - 12.706 * 0.05, 0.85 + 12.706 * 0.05], rel=1e-4
     )
     assert (single["interval"], single["rank"], single["tied"]) == (None, 1, False)
+    assert entry["metrics"]["final_top1"] == [pytest.approx(0.85), pytest.approx(0.0707, 1e-2), 2]
 
 
 @pytest.mark.parametrize(

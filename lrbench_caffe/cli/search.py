@@ -36,14 +36,15 @@ _REPEAT = "run the same command again to repeat them"  # the remedy for failed t
 @click.option(
     "--sweep",
     is_flag=True,
-    help="Run Smith's range test instead: one training with a growing learning rate",
+    help="Run Smith's range test instead: one training whose learning rate grows until the "
+    "accuracy collapses",
 )
 @click.option(
     "--max-iter",
     type=ITERATIONS,
     metavar="N",
-    help="Number of iterations for each rate [default: a quarter of the solver's; with --sweep, "
-    "all of them]",
+    help="Number of iterations for each rate; with --sweep, until the rate is 1 [default: a "
+    "quarter of the solver's; with --sweep, all of them]",
 )
 @click.option(
     "--seed", type=SEED, default=1, show_default=True, metavar="N", help="Caffe's random_seed"
@@ -71,8 +72,9 @@ def range_command(
 ) -> None:
     """Find the range of good constant learning rates.
 
-    The test trains with the rates 1, 0.1, 0.01 and so on, then with finer ones where the accuracy
-    is high.
+    The test trains with rates that differ by a factor of 10 until the accuracy has dropped on both
+    sides, then with rates beside the good ones. A line names an end of the range beyond which no
+    rate was measured.
     """
     from lrbench_caffe.display import console, tables
     from lrbench_caffe.evaluator import range_test

@@ -200,13 +200,16 @@ _WHERE = (
 
 _TRIALS = "SELECT" + _TRIAL_COLUMNS + _TRIAL_TABLES + _WHERE
 
-# What a ranking needs of a trial's rows: the best one, without the values of classes and heads.
+# What a ranking needs of a trial's rows: the best one, without the values of classes and heads,
+# and the Top-1 of the last one.
 _RANKED_COLUMNS = tuple(
     column for column in EVALUATION_COLUMNS if column not in ("class_confidence", "heads")
 )
-_RESULTS = "SELECT%s, %s%s%s%s" % (
+_FINAL_COLUMNS = ("iteration", "lr", "top1", "measured_on", "other_sets")
+_RESULTS = "SELECT%s, %s, %s%s%s%s" % (
     _TRIAL_COLUMNS,
     ", ".join("best.%s AS best_%s" % (column, column) for column in _RANKED_COLUMNS),
+    ", ".join("final.%s AS final_%s" % (column, column) for column in _FINAL_COLUMNS),
     _TRIAL_TABLES,
     # LIMIT makes this an index lookup for each trial, however many rows the table has.
     """
@@ -214,7 +217,10 @@ _RESULTS = "SELECT%s, %s%s%s%s" % (
         SELECT * FROM evaluation WHERE trial_id = trial.id AND iteration = COALESCE(
             trial.best_iteration,  -- set when the trial ends
             (SELECT iteration FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL
-             ORDER BY top1 DESC, iteration LIMIT 1)) LIMIT 1) AS best ON true""",
+             ORDER BY top1 DESC, iteration LIMIT 1)) LIMIT 1) AS best ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL
+        ORDER BY iteration DESC LIMIT 1) AS final ON true""",
     _WHERE,
 )
 
@@ -228,10 +234,20 @@ _ROWS = (
     % COLUMN_LIST
 )
 
+# The best row and the last one with a Top-1. Without a Top-1, the last row.
 _BEST_ROWS = (
     """
-    SELECT DISTINCT ON (trial_id) trial_id::text, %s FROM evaluation
-    WHERE trial_id = ANY (%%s::uuid[]) ORDER BY trial_id, top1 DESC NULLS LAST, iteration"""
+    SELECT trial_id::text, %s FROM (
+        SELECT trial.id, COALESCE(
+                   best_iteration,
+                   (SELECT iteration FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL
+                    ORDER BY top1 DESC, iteration LIMIT 1)) AS best,
+               (SELECT iteration FROM evaluation WHERE trial_id = trial.id
+                ORDER BY top1 IS NULL, iteration DESC LIMIT 1) AS last
+        FROM trial WHERE trial.id = ANY (%%s::uuid[])
+        OFFSET 0) AS chosen  -- OFFSET 0: they are computed once for each trial
+    JOIN evaluation ON trial_id = chosen.id AND iteration IN (best, last)
+    ORDER BY trial_id, iteration"""
     % COLUMN_LIST
 )
 
@@ -438,7 +454,7 @@ class Store:
             function: The name of the policy's function.
             state: One of :data:`lrbench_caffe.trial.STATES`.
             study: The name of the study that the trials belong to.
-            best_only: Read only each trial's best row, which is all that a ranking needs.
+            best_only: Read only the rows that a ranking needs: each trial's best and last row.
                 Thousands of trials with all their rows take gigabytes.
             origin: Where the trials were trained: the name or the UUID of the database that they
                 were imported from, or :data:`LOCAL` for those that were trained here.
@@ -456,10 +472,11 @@ class Store:
         return self.transaction(lambda cursor: _read_trials(cursor, query, filters))
 
     def results(self, **filters: str | None) -> list[Trial]:
-        """Return trials with what a ranking needs: their best row only, in the same order.
+        """Return trials with what a ranking needs: their best and last row, in the same order.
 
         Fifty thousand trials take a second or two. A best row is without the confidences of the
-        classes and the metrics of other heads. A trial without a Top-1 has no row.
+        classes and the metrics of other heads. A last row, which a trial has if it is not the best,
+        has only its Top-1. A trial without a Top-1 has no row.
 
         Args:
             **filters: The filters of :meth:`trials`.
@@ -714,14 +731,14 @@ def _read_trials(cursor: Any, rows_query: str, filters: dict[str, str | None]) -
 
 
 def _read_results(cursor: Any, filters: dict[str, str | None]) -> list[Trial]:
-    """The trials that match filters, each with the columns of its best row that are ranked."""
+    """The trials that match filters, each with what is ranked of its best and its last row."""
     cursor.execute("SET LOCAL work_mem = '64MB'")  # sorts fifty thousand trials in memory
     cursor.execute(_RESULTS, _filter_values(filters))
     trials: list[Trial] = []
     with cursor.connection.cursor(cursor_factory=NamedTupleCursor) as second_cursor:
         reader = _TrialReader(second_cursor)
         for lines in iter(lambda: cursor.fetchmany(_FETCHED), []):
-            trials += reader.trials(lines, _best_row)
+            trials += reader.trials(lines, _ranked_rows)
     return trials
 
 
@@ -742,11 +759,15 @@ def _evaluation(line: tuple[Any, ...]) -> Evaluation:
     return Evaluation(*values)
 
 
-def _best_row(line: Any) -> tuple[Evaluation, ...]:
-    """The best row in a result line of _RESULTS, which ends with its columns."""
+def _ranked_rows(line: Any) -> tuple[Evaluation, ...]:
+    """The best and the last row in a result line of _RESULTS, which ends with their columns."""
     if line.best_iteration is None:
         return ()
-    return (Evaluation(**dict(zip(_RANKED_COLUMNS, line[-len(_RANKED_COLUMNS) :]))),)
+    start, end = -len(_RANKED_COLUMNS) - len(_FINAL_COLUMNS), -len(_FINAL_COLUMNS)
+    best = Evaluation(**dict(zip(_RANKED_COLUMNS, line[start:end])))
+    if line.final_iteration == line.best_iteration:
+        return (best,)
+    return best, Evaluation(**dict(zip(_FINAL_COLUMNS, line[end:])))
 
 
 class _TrialReader:

@@ -51,11 +51,14 @@ METRICS = (
     Column("CDAC", "cdac", number, True, 55),
     Column("#Param", "n_params", whole, True, 30),
 )
+# Of the last evaluation, beside the highest of all.
+FINAL_TOP1 = Column("final %", "final_top1", percent, True, 65)
 SEEDS, INTERVAL, SEED = 80, 75, 90  # importances
 STAGE = Column("tried", "stage", importance=86)  # of a search
 WHY = Column("why", "why", importance=65)
 LENGTH = Column("length", "max_iter", str, True, 85)  # of a training in iterations
 _METRIC_COLUMNS = {column.name: column for column in METRICS if column.name}
+_RESULT_METRICS = (*METRICS[:3], FINAL_TOP1, *METRICS[3:])
 # On which sets the numbers are chosen and reported, and the Top-1 by which they are chosen.
 _SET_COLUMNS = tuple(Column(None, name) for name in ("selected_on", "reported_on", "selected_top1"))
 # Instead of an interval.
@@ -76,10 +79,10 @@ def results(
     settings: str = "",
     reasons: Mapping[str, tuple[str, str]] | None = None,
 ) -> Table:
-    """Return a table of trials: the policy and the eight metrics of each.
+    """Return a table of trials: the policy, the eight metrics and the final Top-1 of each.
 
     The metrics are those of the evaluation with the highest Top-1 on the set that decides, on the
-    set that is reported.
+    set that is reported. The final Top-1 is that of the last evaluation.
 
     Args:
         trials: The trials, in the order of the rows.
@@ -96,7 +99,7 @@ def results(
         Column("seed" if seeds else None, "seed", str, True, SEED),
         Column(None, "state"),
         _selected_top1(trials),
-        *METRICS,
+        *_RESULT_METRICS,
         LENGTH if reasons else LENGTH._replace(title=None),
         *((STAGE, WHY) if reasons else ()),
         Column(None, "settings"),
@@ -120,7 +123,8 @@ def _selected_top1(trials: Iterable[Trial]) -> Column:
 
 def _results_row(trial: Trial, settings: str, reason: tuple[str, ...]) -> tuple[object, ...]:
     summary, deciding = trial.summary, trial.deciding_summary
-    metrics = (getattr(summary, name) if summary else None for name in _METRIC_COLUMNS)
+    values: dict[str | None, object] = {"final_top1": trial.final and trial.final.top1}
+    values.update(summary._asdict() if summary else {})
     return (
         _policy_and_state(trial),
         trial.policy,
@@ -129,7 +133,7 @@ def _results_row(trial: Trial, settings: str, reason: tuple[str, ...]) -> tuple[
         trial.setup.seed,
         trial.state,
         deciding and deciding.top1,
-        *metrics,
+        *(values.get(column.name) for column in _RESULT_METRICS),
         trial.setup.solver.get("max_iter"),
         *reason,
         settings,
@@ -286,7 +290,8 @@ def ranked(block: Block, entries: Iterable[Ranked], by: Collection[str] = ("top1
     metrics = [
         column._replace(importance=KEY) if column.name in by else column for column in METRICS
     ]
-    metrics.insert([column.name for column in metrics].index("top1") + 1, _INTERVAL)
+    place = [column.name for column in metrics].index("top1") + 1
+    metrics[place:place] = [_INTERVAL, FINAL_TOP1]
     columns = (
         Column("rank", None, importance=KEY),
         Column(None, "rank"),
@@ -312,7 +317,7 @@ def _ranked_row(entry: Ranked, block: Block, metrics: Iterable[Column]) -> tuple
     n_params = entry.metrics["n_params"]._replace(deviation=None)  # the same for each seed
     low, high = _share_interval(entry.metrics["top1"]) if entry.trials else (None, None)
     values: dict[str | None, object] = {None: _interval_text(len(entry.trials), (low, high))}
-    values.update(entry.metrics, n_params=n_params)
+    values.update(entry.metrics, n_params=n_params, final_top1=entry.final_top1)
     return (
         rank,
         entry.rank,

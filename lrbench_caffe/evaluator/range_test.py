@@ -6,7 +6,8 @@ a single training whose rate grows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
@@ -17,17 +18,25 @@ from lrbench_caffe.study.pruning import StuckDetector
 from lrbench_caffe.trial import DIVERGED, FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from lrbench_caffe.evaluator.trainer import Trainer
-    from lrbench_caffe.trial import Trial
+    from lrbench_caffe.study.events import Verdict
+    from lrbench_caffe.trial import Evaluation, Job, Trial
 
-FIRST_POWER, LAST_POWER = 0, -7  # of 10: the first and the smallest rate that the test can try
-DROP_DECADES = 2  # consecutive decades with lower accuracy that end the search for lower rates
+POWERS = -7, 3  # of 10: the smallest and the largest rate that the test can try
+FIRST_POWERS = -1, -2, 0  # of 10: where the good rates of most nets are
+# Optimizers that divide the gradient by its size need smaller rates.
+ADAPTIVE = ("Adam", "RMSProp")
+FIRST_POWERS_ADAPTIVE = -2, -3, -1
 LENGTH_SHARE = 0.25  # of the solver's max_iter: rates differ long before its end (figure 3)
-SWEEP_POWERS = -5, 0  # of 10: where the rate of a sweep begins and ends
-MIN_SWEEP_EVALUATIONS = 10  # two in each decade
+SWEEP_POWERS = -5, 2  # of 10: where the rate of a sweep begins, and where it ends at the latest
+DECADES_OF_MAX_ITER = 5  # of a sweep within max_iter: up to a rate of 1
+MIN_SWEEP_EVALUATIONS = 10  # within max_iter: two in each decade
 RISE_SHARE = 0.1  # of the way from the first to the highest Top-1: the accuracy begins to rise
+COLLAPSE_EVALUATIONS = 2  # in a row with a low accuracy, which end a sweep
+LEARNT_RATIO = 1.5  # of the Top-1 of guessing: a net above it has learnt
+COLLAPSE_LOSS_RATIO = 2  # of the untrained net's loss: it ends the sweep of a net that never learnt
 
 
 class RangeTest(NamedTuple):
@@ -43,6 +52,9 @@ class RangeTest(NamedTuple):
         cost: Iterations of all trials.
         epoch: Iterations in an epoch, or None if not known.
         swept: Whether it was a sweep.
+        open_ends: The ends of the good range, "low" and "high", beyond which no rate was measured.
+            The range may be wider there. If the best rate is at such an end, a better rate may be
+            beyond it.
     """
 
     study: str
@@ -53,6 +65,7 @@ class RangeTest(NamedTuple):
     cost: int
     epoch: float | None
     swept: bool = False
+    open_ends: tuple[str, ...] = ()
 
 
 def run(
@@ -63,9 +76,10 @@ def run(
 ) -> RangeTest:
     """Train under constant rates and find the good ones (section V-A).
 
-    The test tries the decades from 1 down until the accuracy has dropped for good, and then the
-    rates that begin with 2 and 5 beside the good decades. It stops a training that diverges or is
-    stuck, and ends early if the budget ends.
+    The test tries three decades where the good rates of most nets are, and further decades until
+    the accuracy has dropped on both sides. Then it tries rates that begin with 1, 2 or 5 beside the
+    ends of the good range and beside the best rate, until all of these neighbours are measured. It
+    stops a training that diverges or is stuck, and ends early if the budget ends.
 
     Args:
         trainer: Trains the solver.
@@ -88,7 +102,8 @@ def run(
             test.try_decades()
     trials = tuple(test.trials[rate] for rate in sorted(test.trials))
     curves = ranges.top1_curves(trials)
-    return _result(trainer, "range test of %s on %s", trials, curves, test.good_range())
+    result = _result(trainer, "range test of %s on %s", trials, curves, test.good_range())
+    return result._replace(open_ends=test.open_ends())
 
 
 class _ConstantRates:
@@ -107,6 +122,10 @@ class _ConstantRates:
 
     def good_range(self) -> ranges.Range | None:
         return ranges.good_range(self.points, *self._task)
+
+    def open_ends(self) -> tuple[str, ...]:
+        measured = [rate for rate, trial in self.trials.items() if trial.state != FAILED]
+        return _open_ends(self.good_range(), measured)
 
     def _train(self, rates: Sequence[float]) -> None:
         """Train under as many of the rates as the budget has room for."""
@@ -138,45 +157,44 @@ class _ConstantRates:
         return bool(self.points)
 
     def try_decades(self) -> None:
-        """Train at decades until the accuracy has dropped for good, then beside the good ones."""
-        powers = range(FIRST_POWER, FIRST_POWER - DROP_DECADES - 1, -1)
-        lowest = FIRST_POWER
-        while powers:
-            self._train([_rate(1, power) for power in powers])
-            lowest = powers[-1]
-            last = max(lowest - self._missing_decades(), LAST_POWER)
-            powers = range(lowest - 1, last - 1, -1)[: self._room]
-        limit = ranges.top1_limit(self.points, *self._task)
-        good_rates = {
-            point.k0 for point in self.points if limit is not None and ranges.is_good(point, limit)
-        }
-        rates = [
-            _rate(digit, power)
-            for power in range(lowest, FIRST_POWER)
-            if good_rates & {_rate(1, power), _rate(1, power + 1)}
-            for digit in (2, 5)
-        ]
-        if rates:
+        """Train at decades until the accuracy has dropped, then beside the good ones."""
+        adaptive = self._trainer.setup.solver.get("type") in ADAPTIVE
+        powers = FIRST_POWERS_ADAPTIVE if adaptive else FIRST_POWERS
+        rates = [_rate(1, power) for power in powers]
+        while rates and self._room:
             self._train(rates)
+            rates = self._missing_decades() or self._missing_neighbours()
 
-    def _missing_decades(self) -> int:
-        """Count the decades that are still needed to see whether the accuracy drops for good."""
-        limit = ranges.top1_limit(self.points, *self._task)
-        if limit is None:
-            return DROP_DECADES
-        lowest_good = next(n for n, point in enumerate(self.points) if ranges.is_good(point, limit))
-        return max(0, DROP_DECADES - lowest_good)
+    def _missing_decades(self) -> list[float]:
+        """List the next decade on each side on which the accuracy has not dropped yet."""
+        if self.good_range():
+            lower, higher = ("low" in self.open_ends()), ("high" in self.open_ends())
+        else:
+            lower, higher = True, self.trials[max(self.trials)].state != DIVERGED
+        below = _next_lower(min(self.trials), _DECADES) if lower else []
+        above = _next_higher(max(self.trials), _DECADES) if higher else []
+        return below + above
+
+    def _missing_neighbours(self) -> list[float]:
+        """List the rates beside the good range and the best rate that were not tried yet."""
+        good = self.good_range()
+        if good is None:
+            return []
+        below = _next_lower(good.low) + _next_lower(good.best)
+        above = _next_higher(good.best) + _next_higher(good.high)
+        return sorted({*below, *above} - set(self.trials))
 
 
 def sweep(trainer: Trainer, max_iter: int | None = None, seed: int = 1) -> RangeTest:
-    """Train once with a rate that grows from 0.00001 to 1 (Smith, 2015).
+    """Train once with a rate that grows from 0.00001 until Top-1 collapses (Smith, 2015).
 
-    Each decade takes as many iterations. The good range begins where Top-1 begins to rise, and ends
-    at the last good rate after the best one.
+    Each decade takes a fifth of max_iter. The training ends when the loss is not finite or the
+    accuracy has collapsed, and at a rate of 100 at the latest. The good range begins where Top-1
+    begins to rise, and ends at the last good rate after the best one.
 
     Args:
         trainer: Trains the solver.
-        max_iter: Iterations of the training (None: the solver's max_iter).
+        max_iter: Iterations until the rate is 1 (None: the solver's max_iter).
         seed: Seed of the training.
 
     Returns:
@@ -187,25 +205,78 @@ def sweep(trainer: Trainer, max_iter: int | None = None, seed: int = 1) -> Range
             :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
         TrialError: As :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
     """
-    length = max_iter or trainer.max_iter
-    min_length = MIN_SWEEP_EVALUATIONS * trainer.test_interval
-    if length < min_length:
+    max_iter = max_iter or trainer.max_iter
+    minimum = MIN_SWEEP_EVALUATIONS * trainer.test_interval
+    if max_iter < minimum:
         raise InputError(
             "a sweep of %d iterations with a test_interval of %d has too few evaluations: give"
             " --max-iter %d or more, or set a smaller test_interval in the solver"
-            % (length, trainer.test_interval, min_length)
+            % (max_iter, trainer.test_interval, minimum)
         )
-    request = str(sweep_policy(length)), length, seed
-    (trial,) = trainer.train([request], [StuckDetector().on_event])
+    first, last = SWEEP_POWERS
+    decade = max_iter // DECADES_OF_MAX_ITER
+    length = decade * (last - first)
+    (trial,) = trainer.train([(str(sweep_policy(decade)), length, seed)], [_Collapse().on_event])
     # Caffe's rates have six exact digits.
     points = tuple(
-        ranges.Point(float("%.6g" % row.lr), row.top1, False)
+        ranges.Point(float("%.6g" % row.lr), row.top1, False, row.test_loss)
         for row in trial.rows
         if row.top1 is not None
     )
-    curves = [ranges.Curve(length, points)] if points else []
+    curves = [ranges.Curve(max_iter, points)] if points else []
     good = _good_range_of_sweep(points, trainer)
-    return _result(trainer, "sweep of %s on %s", (trial,), curves, good)._replace(swept=True)
+    ends = () if trial.state == DIVERGED else _open_ends(good, [point.k0 for point in points])
+    result = _result(trainer, "sweep of %s on %s", (trial,), curves, good)
+    return result._replace(swept=True, open_ends=ends)
+
+
+class _Collapse:
+    """Ends a sweep when its rate is so large that the accuracy has collapsed."""
+
+    def __init__(self) -> None:
+        self._chance = 0.0
+        self._rows: list[Evaluation] = []
+
+    def on_event(self, job: Job, kind: str, content: Any) -> Verdict | None:
+        """Receive an event; return (DIVERGED, reason) if the accuracy has collapsed."""
+        if kind == "begin":  # again, if the trial moves to another worker of a cluster
+            self._chance, self._rows = ranges.guessing(content.setup.classes), []
+        elif kind == "row" and content.top1 is not None:
+            self._rows.append(content)
+            if has_collapsed(self._rows, self._chance):
+                return DIVERGED, (
+                    "at a rate of %.3g the accuracy has collapsed: Top-1 %.2f %%"
+                    % (content.lr, 100 * content.top1)
+                )
+        return None
+
+
+def has_collapsed(rows: Sequence[Evaluation], chance: float) -> bool:
+    """Return whether the accuracy of a training with a growing rate has collapsed.
+
+    Top-1 is then below half way from guessing to the best one in each of the last
+    COLLAPSE_EVALUATIONS evaluations. If the net never learnt, the loss is far above that of the
+    untrained net.
+
+    Args:
+        rows: The evaluations so far, each with a Top-1.
+        chance: The Top-1 of guessing; 0 if it is unknown, for the Top-1 of the first evaluation.
+    """
+    if len(rows) <= COLLAPSE_EVALUATIONS:
+        return False
+    chance = chance or _top1(rows[0])
+    last = rows[-COLLAPSE_EVALUATIONS:]
+    best = max(_top1(row) for row in rows)
+    if best > LEARNT_RATIO * chance:
+        return all(_top1(row) < (chance + best) / 2 for row in last)
+    untrained, *losses = [
+        math.nan if row.test_loss is None else row.test_loss for row in (rows[0], *last)
+    ]
+    return all(loss > COLLAPSE_LOSS_RATIO * untrained for loss in losses)
+
+
+def _top1(row: Evaluation) -> float:
+    return cast("float", row.top1)
 
 
 def summary(test: RangeTest) -> list[str]:
@@ -216,8 +287,10 @@ def summary(test: RangeTest) -> list[str]:
         "" if len(test.trials) == 1 else "s",
         test.study,
     )
+    if test.good and test.good.high <= 1:
+        cost = "this rules out %.2f %% of (0, 1); %s" % (100 * test.good.ruled_out, cost)
     sets = _sets(test.trials) if test.good else []
-    return [*failures.causes(test.trials), *_good_rates(test, cost), *sets]
+    return [*failures.causes(test.trials), *_good_rates(test), cost, *sets]
 
 
 def _sets(trials: Iterable[Trial]) -> list[str]:
@@ -226,42 +299,83 @@ def _sets(trials: Iterable[Trial]) -> list[str]:
     return list(dict.fromkeys(ranking.sets_sentence(select, select) for select, _ in pairs))
 
 
-def _good_rates(test: RangeTest, cost: str) -> list[str]:
+def _good_rates(test: RangeTest) -> list[str]:
     good = test.good
     if good is None:
         others = " other" if failures.failed_trials(test.trials) else ""
-        return ["no%s rate is better than guessing" % others, cost]
+        return ["no%s rate is better than guessing" % others]
+    best = "with Top-1 %.2f %%" % (100 * good.top1)
+    if test.swept:
+        rates = "the accuracy rises from a rate of %r on and is highest at %r, %s" % (
+            good.low,
+            good.best,
+            best,
+        )
+        advice = (
+            "%r may be too high for an untrained net: a third of it, %r, is a safer constant rate"
+            % (good.best, constant_rate(good))
+        )
+        return [rates, advice, *(_open_end(test, good, end) for end in test.open_ends)]
     if good.low == good.high:
-        return ["good rates: only %r, with Top-1 %.2f %%" % (good.best, 100 * good.top1), cost]
-    return [
-        "good rates: %r to %r, best %r with Top-1 %.2f %%"
-        % (good.low, good.high, good.best, 100 * good.top1),
-        "this rules out %.2f %% of (0, 1); %s" % (100 * good.ruled_out, cost),
-    ]
+        rates = "good rates: only %r, %s" % (good.best, best)
+    else:
+        rates = "good rates: %r to %r, best %r %s" % (good.low, good.high, good.best, best)
+    return [rates, *(_open_end(test, good, end) for end in test.open_ends)]
 
 
-def sweep_policy(length: int) -> Composition:
+def constant_rate(swept: ranges.Range) -> float:
+    """Return the constant rate to try after a sweep: a third of the best one, with one digit.
+
+    The rate of a sweep grows slowly, so the net bears a higher one than from the first iteration.
+
+    Args:
+        swept: The good range of a sweep.
+    """
+    return float("%.1g" % (swept.best / 3))
+
+
+def _open_end(test: RangeTest, good: ranges.Range, end: str) -> str:
+    """A sentence about an end of the good range beyond which no rate was measured."""
+    rate, extreme, further = {
+        "low": (good.low, "lowest", "lower"),
+        "high": (good.high, "highest", "higher"),
+    }[end]
+    if good.best == rate:
+        doubt = "the best rate is the %s that was measured, a %s rate may be better" % (
+            extreme,
+            further,
+        )
+    else:
+        doubt = "%r is the %s rate that was measured, %s rates may be good too" % (
+            rate,
+            extreme,
+            further,
+        )
+    return "%s: %s" % (doubt, _remedy(test, rate))
+
+
+def _remedy(test: RangeTest, rate: float) -> str:
+    """What to do about a good rate beyond which no rate was measured."""
+    if failures.failed_trials(test.trials):
+        return "run the same command again"
+    if test.swept:
+        return "run the test without --sweep"
+    if rate in (_DECADES[0], _DECADES[-1]):
+        return "check the scale of the data and of the loss"
+    return "give a larger --budget"
+
+
+def sweep_policy(decade: int) -> Composition:
     """Make the policy of a sweep: a straight line through each decade.
 
     Args:
-        length: Iterations of the training.
+        decade: Iterations of each decade.
     """
     first, last = SWEEP_POWERS
-    decade = length // (last - first)
     parts: list[Policy | int] = []
     for power in range(first, last):
         parts += [Policy("WARMUP", k0=_rate(1, power)), decade]
     return Composition(*parts, Policy("FIX", k0=_rate(1, last)))
-
-
-def _next_lower(rate: float) -> list[float]:
-    """List the next lower rate that begins with 1, 2 or 5; empty below the smallest."""
-    return [lower for lower in reversed(_RATES) if lower < 0.9 * rate][:1]
-
-
-def _next_higher(rate: float) -> list[float]:
-    """List the next higher rate that begins with 1, 2 or 5; empty above the largest."""
-    return [higher for higher in _RATES if higher > 1.1 * rate][:1]
 
 
 def _rate(digit: int, power: int) -> float:
@@ -269,9 +383,29 @@ def _rate(digit: int, power: int) -> float:
     return float("%de%d" % (digit, power))
 
 
+_DECADES = [_rate(1, power) for power in range(POWERS[0], POWERS[1] + 1)]
 _RATES = [
-    _rate(digit, power) for power in range(LAST_POWER, FIRST_POWER) for digit in (1, 2, 5)
-] + [1.0]
+    *(_rate(digit, power) for power in range(*POWERS) for digit in (1, 2, 5)),
+    _DECADES[-1],
+]
+
+
+def _next_lower(rate: float, rates: Sequence[float] = _RATES) -> list[float]:
+    """List the next lower rate of some rates, by default those that begin with 1, 2 or 5."""
+    return [lower for lower in reversed(rates) if lower < 0.9 * rate][:1]
+
+
+def _next_higher(rate: float, rates: Sequence[float] = _RATES) -> list[float]:
+    """List the next higher rate of some rates, by default those that begin with 1, 2 or 5."""
+    return [higher for higher in rates if higher > 1.1 * rate][:1]
+
+
+def _open_ends(good: ranges.Range | None, measured: Collection[float]) -> tuple[str, ...]:
+    """List the ends of a good range beyond which no rate was measured."""
+    if good is None:
+        return ()
+    is_open = {"low": min(measured) == good.low, "high": max(measured) == good.high}
+    return tuple(end for end in is_open if is_open[end])
 
 
 def _samples_and_classes(trainer: Trainer) -> tuple[int | None, int | None]:

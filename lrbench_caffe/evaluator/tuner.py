@@ -256,8 +256,19 @@ def _test_range(
         if test.good:
             note = "range test: good rates from %r to %r, best %r, in %d iterations"
             good = test.good
-            return log.with_note(note % (good.low, good.high, good.best, test.cost)), good
+            log = log.with_note(note % (good.low, good.high, good.best, test.cost))
+            return _with_open_ends(log, test), good
     raise _does_not_learn(trials, log)
+
+
+def _with_open_ends(log: TuningLog, test: range_test.RangeTest) -> TuningLog:
+    """The log with a note if a better constant rate may be beyond those that were measured."""
+    assert test.good is not None, "it has a good range"
+    ends = {"low": test.good.low, "high": test.good.high}
+    for end in test.open_ends:
+        if test.good.best == ends[end]:
+            log = log.with_note("the best constant rate is the %sest that was measured" % end)
+    return log
 
 
 def _constant(trial: Trial) -> Candidate:

@@ -1,25 +1,31 @@
 """The range of good constant rates, from trials under FIX (Figure 3 and section V-A of the paper).
 
 A curve holds the Top-1 of each constant rate after the same number of iterations. The good range
-surrounds the rate with the highest Top-1: a rate is good if its error is at most 1.5 times the best
-rate's error plus one standard deviation of sampling noise. All functions here are pure.
+surrounds the rate with the highest Top-1. A rate is good if its error is at most 1.5 times the best
+rate's error, and its Top-1 at least half way from guessing to the best rate's, each up to one
+standard deviation of sampling noise. The first limit is the stricter one for a net that classifies
+more than half of the samples correctly, and the second one for a net that learns slowly. All
+functions here are pure.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+import statistics
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lrbench_caffe.trial import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lrbench_caffe.trial import Trial
+    from lrbench_caffe.trial import Evaluation, Trial
 
 CURVES = 5  # as in Figure 3
 # The error of a good rate over the best rate's error (chosen: Figure 3 draws the limit by eye).
 MAX_ERROR_RATIO = 1.5
+# The Top-1 of a good rate: at least this share of the way from guessing to the best rate's.
+MIN_LEARNT_SHARE = 0.5
 # A rate is better than guessing if its Top-1 is higher by more than this number of deviations.
 GUESSING_DEVIATIONS = 3
 DEFAULT_SAMPLES = 1000  # of a test set of unknown size
@@ -32,11 +38,14 @@ class Point(NamedTuple):
         k0: The rate.
         top1: The mean Top-1 of the trainings, a share of 1.
         diverged: Whether any of the trainings diverged.
+        test_loss: The mean test loss of the trainings, None if it is unknown. It decides between
+            rates with the same Top-1.
     """
 
     k0: float
     top1: float
     diverged: bool
+    test_loss: float | None = None
 
 
 class Curve(NamedTuple):
@@ -68,7 +77,10 @@ class Range(NamedTuple):
 
     @property
     def ruled_out(self) -> float:
-        """The share of the search space (0, 1) outside the range; 0.9941 in the paper's example."""
+        """The share of the search space (0, 1) outside the range; 0.9941 in the paper's example.
+
+        It does not count rates above 1, which are outside the paper's search space.
+        """
         return 1.0 - max(0.0, min(self.high, 1.0) - self.low)
 
 
@@ -93,7 +105,12 @@ def top1_curves(trials: Iterable[Trial], count: int = CURVES) -> list[Curve]:
 
 
 def _points(trials: Iterable[Trial], iteration: int) -> tuple[Point, ...]:
-    return tuple(Point(*values) for values in top1_after(trials, iteration, "k0"))
+    points = []
+    for k0, rows, diverged in _rows_after(trials, iteration, "k0"):
+        losses = [row.test_loss for row in rows if row.test_loss is not None]
+        loss = statistics.mean(losses) if len(losses) == len(rows) else None
+        points.append(Point(k0, _mean_top1(rows), diverged, loss))
+    return tuple(points)
 
 
 def top1_after(
@@ -112,17 +129,31 @@ def top1_after(
         A tuple (value of the parameter, mean Top-1, whether any training diverged) for each value,
         sorted by the value.
     """
-    results: dict[Any, list[tuple[float, bool]]] = {}
+    return [
+        (value, _mean_top1(rows), diverged)
+        for value, rows, diverged in _rows_after(trials, iteration, parameter)
+    ]
+
+
+def _rows_after(
+    trials: Iterable[Trial], iteration: int, parameter: str
+) -> list[tuple[Any, list[Evaluation], bool]]:
+    """Return (value, a row of each training, whether any diverged) as for :func:`top1_after`."""
+    results: dict[Any, list[tuple[Evaluation, bool]]] = {}
     for trial in trials:
         diverged = trial.state == DIVERGED
-        curve = [top1 for evaluated, top1 in trial.top1_curve if evaluated <= iteration]
-        if curve and (trial.rows[-1].iteration >= iteration or diverged or trial.ended_early):
+        rows = [row for row in trial.rows if row.top1 is not None and row.iteration <= iteration]
+        if rows and (trial.rows[-1].iteration >= iteration or diverged or trial.ended_early):
             value = trial.parameters[parameter]
-            results.setdefault(value, []).append((curve[-1], diverged))
+            results.setdefault(value, []).append((rows[-1], diverged))
     return [
-        (value, sum(top1 for top1, _ in pairs) / len(pairs), any(diverged for _, diverged in pairs))
+        (value, [row for row, _ in pairs], any(diverged for _, diverged in pairs))
         for value, pairs in sorted(results.items())
     ]
+
+
+def _mean_top1(rows: Sequence[Evaluation]) -> float:
+    return sum(cast("float", row.top1) for row in rows) / len(rows)
 
 
 def good_range(
@@ -164,17 +195,23 @@ def top1_limit(
 ) -> float | None:
     """Return the lowest Top-1 of a good rate.
 
-    Its error is MAX_ERROR_RATIO times the best rate's error plus one standard deviation of the best
-    rate's Top-1. The arguments are those of :func:`good_range`.
+    The error is at most MAX_ERROR_RATIO times the best rate's. The Top-1 is at least
+    MIN_LEARNT_SHARE of the way from guessing to the best rate's, and better than guessing. The
+    limit is lower by one standard deviation of the best rate's Top-1. The arguments are those of
+    :func:`good_range`.
 
     Returns:
         A share of 1, or None if no rate is better than guessing.
     """
     best, chance = _best(points), guessing(classes)
-    noise = GUESSING_DEVIATIONS * binomial_deviation(chance, samples)
-    if best is None or best.top1 <= chance + noise:
+    learnt = chance + GUESSING_DEVIATIONS * binomial_deviation(chance, samples)
+    if best is None or best.top1 <= learnt:
         return None
-    return 1.0 - MAX_ERROR_RATIO * (1.0 - best.top1) - binomial_deviation(best.top1, samples)
+    limit = max(
+        1.0 - MAX_ERROR_RATIO * (1.0 - best.top1),
+        chance + MIN_LEARNT_SHARE * (best.top1 - chance),
+    )
+    return max(learnt, limit - binomial_deviation(best.top1, samples))
 
 
 def guessing(classes: int | None) -> float:
@@ -183,12 +220,16 @@ def guessing(classes: int | None) -> float:
 
 
 def _best(points: Iterable[Point]) -> Point | None:
-    """The point with the highest Top-1 without divergence; on a tie, the one with the larger k0."""
-    return max(
-        (point for point in points if not point.diverged),
-        key=lambda point: (point.top1, point.k0),
-        default=None,
-    )
+    """The point with the highest Top-1 without divergence.
+
+    On a tie, it is the one with the lower test loss, and then the one with the larger k0.
+    """
+
+    def key(point: Point) -> tuple[float, float, float]:
+        loss = math.inf if point.test_loss is None else point.test_loss
+        return point.top1, -loss, point.k0
+
+    return max((point for point in points if not point.diverged), key=key, default=None)
 
 
 def binomial_deviation(share: float, samples: int | None) -> float:

@@ -62,6 +62,15 @@ class Ranked:
         return "  ".join([self.policy] + [settings_text([item]) for item in self.settings])
 
     @property
+    def final_top1(self) -> Spread:
+        """The spread of the Top-1 at the end of the trainings, on the set that is reported.
+
+        It is that of the counted trials, or if no trial counts, of the other ones.
+        """
+        rows = filter(None, (trial.final for trial in self.trials or self.others))
+        return spread(row.top1 for row in rows)
+
+    @property
     def has_one_seed(self) -> bool:
         """Whether a single trial counts, so that the noise of the seeds is unknown."""
         return len(self.trials) == 1
@@ -114,9 +123,11 @@ def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
 
     Returns:
         An entry for each policy of each block, in the order of
-        :func:`lrbench_caffe.ranking.group_comparable`. Within a block, the best comes first, and
-        entries without a counted trial come last and have no rank. A policy with one seed is placed
-        by its value, behind the policies that are tied with a better one.
+        :func:`lrbench_caffe.ranking.group_comparable`. Within a block, the best comes first. Of
+        entries with equal means, the one with the higher Top-1 comes first, then the one with the
+        lower test loss, then the one that took fewer iterations. Entries without a counted trial
+        come last and have no rank. A policy with one seed is placed by its value, behind the
+        policies that are tied with a better one.
     """
     return [
         entry
@@ -128,7 +139,7 @@ def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
 def _rank_block(trials: Iterable[Trial], settings: Settings, by: Criterion) -> list[Ranked]:
     entries = _group_by_policy(trials, settings)
     complete = [entry for entry in entries if entry.trials]
-    complete.sort(key=lambda entry: (_loss(entry, "top1"), _loss(entry, "iterations"), entry.label))
+    complete.sort(key=_order)
     incomplete = [entry for entry in entries if not entry.trials]
     incomplete.sort(key=lambda entry: (_loss(entry, "top1"), entry.label))
     if by.kind == "order":
@@ -138,6 +149,21 @@ def _rank_block(trials: Iterable[Trial], settings: Settings, by: Criterion) -> l
     else:
         ranked = _rank_by_fronts(complete, list(by.weights))
     return ranked + incomplete
+
+
+def _order(entry: Ranked) -> tuple[float, float, float, str]:
+    """What decides about entries whose means by the criterion are equal.
+
+    The loss distinguishes policies that classify the same number of samples correctly.
+    """
+    return _loss(entry, "top1"), _mean_test_loss(entry), _loss(entry, "iterations"), entry.label
+
+
+def _mean_test_loss(entry: Ranked) -> float:
+    """The mean test loss at the best rows, on the set that decides; infinite if it is unknown."""
+    losses = [trial.best.test_loss for trial in entry.trials if trial.best]
+    known = [loss for loss in losses if loss is not None]
+    return sum(known) / len(known) if known and len(known) == len(losses) else math.inf
 
 
 def pareto_front(entries: Iterable[Ranked], names: Collection[str]) -> list[Ranked]:

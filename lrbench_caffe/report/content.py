@@ -295,7 +295,7 @@ def _policy(
         "seeds": len(entry.trials),
         "interval": entry.metrics["top1"].interval if entry.trials else None,
         "on_front": entry.label in front,
-        "metrics": _spreads(entry.metrics),
+        "metrics": _spreads({**entry.metrics, "final_top1": entry.final_top1}),
         "deciding": None if entry.deciding == entry.metrics else _spreads(entry.deciding),
         "ranks": {name: [ranked.rank, ranked.tied] for name, ranked in ranks.items()},
         "rate_curves": _rate_curves(entry, rows),

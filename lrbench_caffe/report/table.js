@@ -6,6 +6,7 @@ const Ranking = (() => {
     ["ld", "LD", decimal, false],
     ["iterations", "#Iter", integer, false],
     ["top1", "Top-1 %", percent, true],
+    ["final_top1", "final %", percent, true],  // of the last evaluation
     ["top5", "Top-5 %", percent, true],
     ["ac", "AC", decimal, true],
     ["cd", "CD", decimal, false],
