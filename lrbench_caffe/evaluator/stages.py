@@ -179,7 +179,7 @@ def _shapes(log: TuningLog, peak: float) -> list[Wanted]:
             if function not in functions:
                 continue
             candidate, _ = first(function, rate, full)
-            shape = function
+            shape: str = function
             if function == "COS":
                 candidate = with_warmup(candidate, LONG_WARMUP) or candidate
                 shape = "COS with a long warm-up"
