@@ -258,6 +258,8 @@ def _test_range(
             good = test.good
             log = log.with_note(note % (good.low, good.high, good.best, test.cost))
             return _with_open_ends(log, test), good
+        if failures.failed_trials(test.trials):
+            break  # longer trainings would fail, too
     raise _does_not_learn(trials, log)
 
 

@@ -284,6 +284,7 @@ def _policy(
     entry: Ranked, rows: RowsById, front: set[str], by_metric: RankedByMetric
 ) -> dict[str, Any]:
     ranks = {name: ranked[entry.label] for name, ranked in by_metric.items()}
+    final = {"final_top1": entry.final_top1}
     return {
         "policy": printable(entry.policy),
         "label": printable(entry.label),
@@ -295,8 +296,10 @@ def _policy(
         "seeds": len(entry.trials),
         "interval": entry.metrics["top1"].interval if entry.trials else None,
         "on_front": entry.label in front,
-        "metrics": _spreads({**entry.metrics, "final_top1": entry.final_top1}),
-        "deciding": None if entry.deciding == entry.metrics else _spreads(entry.deciding),
+        "metrics": _spreads({**entry.metrics, **final}),
+        "deciding": None
+        if entry.deciding == entry.metrics
+        else _spreads({**entry.deciding, **final}),
         "ranks": {name: [ranked.rank, ranked.tied] for name, ranked in ranks.items()},
         "rate_curves": _rate_curves(entry, rows),
         "runs": [_run(trial, rows.get(trial.id, ())) for trial in _runs(entry)],
