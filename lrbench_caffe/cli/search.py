@@ -138,7 +138,7 @@ def tune(
 
     The search begins with a range test and with what is known to work: a warm-up and half a cosine
     from three rates, and the best policies of the database. Then it tries other curves at the best
-    rate, more seeds and variants. A budget of four times max_iter is enough for the beginning. The
+    rate, more seeds and variants. A budget of five times max_iter is enough for the beginning. The
     model of the best policy's best training is kept.
     """
     from lrbench_caffe import ranking
