@@ -350,7 +350,6 @@ def test_other_waiting_jobs_of_the_study_are_not_trained(database):
 
 def test_rates_above_1_are_possible(database):
     tuned = Simulated(best=5).tune(database, budget=12 * FULL, functions=["COS"])
-    assert len(policies(tuned, "recipe")) > 3, "the best rate was the largest one"
     assert highest_rate(tuned.policy) > 5
 
 
@@ -580,11 +579,9 @@ def test_a_net_without_a_test_loss_is_tuned_by_its_top1(database):
     assert tuned.ranked[0].rank == 1
 
 
-@pytest.mark.parametrize("budget, rates", [(2 * FULL, "0.0001, 0.001"), (6 * FULL, "1e-07, 1e-06")])
+@pytest.mark.parametrize("budget, rates", [(2 * FULL, "0.001, 0.01"), (6 * FULL, "1e-07, 1e-06")])
 def test_a_net_that_does_not_learn_is_an_error_that_names_all_rates(budget, rates, database):
-    sentence = (
-        "does not learn with any of the constant rates %s, .*, 1.0 in [0-9]+ iterations" % rates
-    )
+    sentence = "does not learn with any of the constant rates %s, .* in [0-9]+ iterations" % rates
     with pytest.raises(InputError, match=sentence):
         Simulated(best=1e9).tune(database, budget=budget)
 
