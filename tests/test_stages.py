@@ -90,13 +90,13 @@ def test_candidates_are_ordered_by_top1_and_by_loss():
         tried=(
             training("FIX(k0=0.01)", 0.90, 0.5),
             training("FIX(k0=0.02)", 0.91, 0.3),
-            training("FIX(k0=0.03)", 0.92, 0.4),
+            training("FIX(k0=0.03)", 0.92, 0.8),
             training("FIX(k0=0.04)", 0.80, 0.9),
         )
     )
-    # The places of 0.02 are 1 and 0, those of 0.03 are 0 and 1: the Top-1 decides.
+    # Their places are 2 + 1, 1 + 0, 0 + 2 and 3 + 3.
     rates = [outcome.candidate.highest_rate() for outcome in log.ordered(FULL)]
-    assert rates == [0.03, 0.02, 0.01, 0.04]
+    assert rates == [0.02, 0.03, 0.01, 0.04]
 
 
 def test_without_a_test_loss_the_top1_alone_is_the_order():
@@ -156,6 +156,13 @@ def test_a_candidate_that_diverged_once_or_is_near_one_does_not_lead():
     for diverged, rate in ((own, 0.05), (near, 0.05), (far, 0.2), (short, 0.2)):
         log = a_log(tried=(*good, lower, diverged))
         assert log.leader(FULL).candidate.highest_rate() == rate
+
+
+def test_what_diverged_at_a_shorter_length_is_not_safe_there():
+    short = [training("FIX(k0=0.1)", length=200, stage="shorter")]
+    short.append(training("FIX(k0=0.1)", seed=2, state="diverged", length=200, stage="shorter"))
+    assert a_log(tried=(short[0],)).leader(200)
+    assert a_log(tried=tuple(short)).leader(200) is None
 
 
 def test_nothing_begins_at_a_constant_rate_that_diverged_above_the_best_one():
@@ -294,6 +301,13 @@ def test_known_policies_that_were_trained_already_do_not_take_places():
     assert policies(log, "known") == ["EXP(k0=0.1, gamma=0.99)"]
 
 
+def test_known_policies_near_a_largest_rate_that_diverged_are_not_trained():
+    log = a_log(tried=(training(recipe(0.4, FULL), state="diverged"),))
+    texts = ("POLY(k0=0.3, p=1.0, l=1000)", "POLY(k0=0.2, p=1.0, l=1000)")
+    log = stages.train_known(log, MadeUp(best_at(0.1), 9 * FULL), known(*texts))
+    assert policies(log, "known") == ["POLY(k0=0.2, p=1.0, l=1000)"]
+
+
 # Shapes
 
 
@@ -367,10 +381,22 @@ def test_if_nothing_is_safe_any_more_the_incumbent_gets_lower():
         is_safe = candidate.highest_rate() <= limit
         return best_at(0.05)(candidate, length, seed) if is_safe else "diverged"
 
+    log, rounds = with_recipe(result, ["COS"], room=6)
+    assert peaks(log, "recipe") == [0.1, 0.2, 0.4]
+    log = stages.train_seeds(log, rounds)
+    assert peaks(log, "seeds") == [0.1, 0.05, 0.05]
+    assert log.incumbent.highest_rate() == 0.05
+
+
+def test_variants_stay_below_the_largest_rates_that_diverged():
+    def result(candidate, length, seed):
+        is_safe = candidate.highest_rate() < 0.3
+        return best_at(0.2)(candidate, length, seed) if is_safe else "diverged"
+
     log, rounds = with_recipe(result, ["COS"])
     log = stages.train_seeds(log, rounds)
-    assert log.incumbent.highest_rate() == 0.05
-    assert len(log.seeds(log.incumbent, FULL)) == stages.SEEDS
+    assert log.incumbent.highest_rate() == 0.2
+    assert max(peaks(log, "seeds")) == 0.2
 
 
 def test_the_least_risky_candidate_never_diverged():
