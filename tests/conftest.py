@@ -41,6 +41,12 @@ with contextlib.suppress(ImportError):
 # The tests compare all digits of a training. The last ones depend on the number of BLAS threads.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+# Under nohup, and in the background of a script, signals are ignored. Programs inherit that, but
+# not a handler, so the programs that tests start receive these signals in any case.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
+
 
 def pytest_configure():
     """Make the environment the same for all users.

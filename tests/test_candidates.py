@@ -1,6 +1,5 @@
 """Candidates of the tuner: policies for trainings of any length."""
 
-import dataclasses
 import itertools
 import math
 from types import SimpleNamespace
@@ -9,12 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from trials import trial
 
 from lrbench_caffe.evaluator.candidates import (
     TUNED,
     first,
-    from_plateau,
     from_policy,
     from_text,
     neighbours,
@@ -450,7 +447,7 @@ def test_first_candidates_follow_the_rules():
     assert last_rate("STEP") == pytest.approx(0.01, rel=0.02)
     assert last_rate("EXP") == pytest.approx(0.01, rel=0.02)
     assert last_rate("INV") == pytest.approx(0.1, rel=0.02)
-    assert last_rate("POLY") < 0.01
+    assert last_rate("POLY") < 0.03
     for function in ("TRI", "TRI2", "TRIEXP", "SIN", "SIN2", "SINEXP"):
         policy = first(function, 1.0, 2000)[0].original
         assert policy(0) == 0.01
@@ -493,38 +490,6 @@ def test_neighbours_differ_in_one_respect():
     plateau = differences("PLATEAU(k0=0.1, gamma=0.25, l=100, of=top1)")
     assert plateau["twice the patience"] == "PLATEAU(k0=0.1, gamma=0.25, l=200, of=top1)"
     assert plateau["smaller reductions"] == "PLATEAU(k0=0.1, gamma=0.5, l=100, of=top1)"
-
-
-# A plateau of the loss
-
-
-def constant(losses):
-    """A trial under FIX with these test losses, the first one before training."""
-    finished = trial("FIX(k0=0.02)", [0.1] * len(losses))
-    rows = [dataclasses.replace(row, test_loss=loss) for row, loss in zip(finished.rows, losses)]
-    return dataclasses.replace(finished, rows=tuple(rows))
-
-
-WITH_PLATEAU = constant([2.0, 1.0, 0.5, 0.4, 0.3, 0.3, 0.299, 0.31, 0.3, 0.3, 0.3])
-
-
-def test_the_first_step_of_nstep_is_where_the_loss_stopped_improving():
-    candidate, reason = from_plateau("NSTEP", 0.02, WITH_PLATEAU)
-    assert candidate.text == (
-        "WARMUP(k0=0.002) for 50 then NSTEP(k0=0.02, gamma=0.215, l=[350, 650, 800])"
-    )
-    assert candidate.length == 1000
-    assert "FIX(k0=0.02) stopped improving after 40 %" in reason
-    assert from_plateau("NSTEP", 0.02, constant([1 / (n + 1) for n in range(11)])) is None
-
-
-def test_the_patience_of_plateau_divides_the_rest_and_covers_the_longest_wait():
-    candidate, reason = from_plateau("PLATEAU", 0.02, WITH_PLATEAU)
-    assert candidate.text.endswith("PLATEAU(k0=0.02, k1=0.0002, gamma=0.316, l=120)")
-    assert "before that, it improved at least every 10 %" in reason
-    waits = constant([2.0, 2.1, 2.1, 1.0, 1.1, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6])
-    candidate, _ = from_plateau("PLATEAU", 0.02, waits)
-    assert candidate.text.endswith("PLATEAU(k0=0.02, k1=0.0002, gamma=0.01, l=300)")
 
 
 # The same training

@@ -14,9 +14,7 @@ Pure functions: nothing here trains or reads a database.
 
 from lrbench_caffe.evaluator.candidates.candidate import Candidate, from_policy, from_text
 from lrbench_caffe.evaluator.candidates.choices import (
-    PLATEAU_FUNCTIONS,
     first,
-    from_plateau,
     neighbours,
     recipe,
     with_peak,
@@ -26,11 +24,9 @@ from lrbench_caffe.evaluator.candidates.keys import rates_key
 from lrbench_caffe.evaluator.candidates.registry import TUNED
 
 __all__ = [
-    "PLATEAU_FUNCTIONS",
     "TUNED",
     "Candidate",
     "first",
-    "from_plateau",
     "from_policy",
     "from_text",
     "neighbours",

@@ -6,27 +6,22 @@ import math
 from typing import TYPE_CHECKING
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.evaluator import loss_curve
-from lrbench_caffe.evaluator.candidates import composition, stretching
+from lrbench_caffe.evaluator.candidates import composition
 from lrbench_caffe.evaluator.candidates.candidate import Candidate
 from lrbench_caffe.evaluator.candidates.composition import Pieces
 from lrbench_caffe.evaluator.candidates.family import changed
-from lrbench_caffe.evaluator.candidates.plateau import MAX_REDUCTIONS, Plateau
 from lrbench_caffe.evaluator.candidates.registry import FAMILIES
 from lrbench_caffe.evaluator.candidates.rounding import short
-from lrbench_caffe.evaluator.candidates.steps import Milestones
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrbench_caffe.policies import Policy
-    from lrbench_caffe.trial import Trial
 
 WARMUP_SHARE = 0.05  # of the training
 WARMUP_START = 0.1  # of the largest rate: where a warm-up begins
 RECIPE = "COS"
 ROUNDING = 0.005  # the largest relative error of a number with three digits
-PLATEAU_FUNCTIONS = ("NSTEP", "PLATEAU")  # their parameters can follow a plateau of the loss
 
 
 def recipe(peak: float, length: int) -> Candidate:
@@ -129,44 +124,6 @@ def with_warmup(candidate: Candidate, share: float) -> Candidate | None:
         return None
     start = short(WARMUP_START * following.first)
     return Candidate(pieces.with_warmup(iterations, start).policy(), candidate.length)
-
-
-def from_plateau(function: str, peak: float, trial: Trial) -> tuple[Candidate, str] | None:
-    """Make NSTEP or PLATEAU from the plateau of a trial's loss under a constant rate (figure 5).
-
-    NSTEP's first step is where the loss stopped improving; each further step is at half of the
-    rest. PLATEAU's patience is at least the trial's longest wait for an improvement, and otherwise
-    such that up to :data:`MAX_REDUCTIONS` reductions fit into the rest of the training.
-
-    Args:
-        function: "NSTEP" or "PLATEAU".
-        peak: The largest rate that the candidate reaches.
-        trial: A finished trial under FIX, with rows.
-
-    Returns:
-        The candidate, made for the length of the trial, and the reason for it as a sentence; None
-        if the loss has no plateau.
-    """
-    start = loss_curve.plateau_start(trial)
-    if start is None:
-        return None
-    length = trial.length
-    warmup = _warmup_length(length)
-    reason = "the loss under %s stopped improving after %.0f %% of the training" % (
-        trial.policy,
-        100 * start,
-    )
-    if function == "NSTEP":
-        steps = [round(length * (1 - (1 - start) / 2**n)) for n in range(3)]
-        spaced = stretching.marks([max(1, step - warmup) for step in steps], length, length)
-        policy = Milestones().at_steps(peak, spaced, length - warmup)
-        return _candidate(policy, warmup, length), reason
-    wait = loss_curve.longest_wait(trial, start)
-    count = min(MAX_REDUCTIONS, max(1, int((1 - start) / wait) - 1))
-    patience = length * max(wait, (1 - start) / (count + 1))
-    policy = Plateau().with_reductions(peak, count, patience)
-    improved = "%s; before that, it improved at least every %.0f %%" % (reason, 100 * wait)
-    return _candidate(policy, warmup, length), improved
 
 
 def _candidate(policy: Policy, warmup: int, length: int) -> Candidate:
