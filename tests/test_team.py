@@ -227,12 +227,34 @@ def test_origins_can_be_selected_left_out_and_deleted(attacked, invoke):
     unknown = invoke("rank", "--origin", "a lap", "--dsn", here)
     assert unknown.returncode == 2 and "did you mean a lab" in unknown.stderr
     assert "a lab" in invoke("db", "origins", "--dsn", here).stdout
+    delete = ["db", "delete", "--origin", "a lab", "--yes", "--dsn", here]
+    assert "deleted: 2 trials with 4 rows" in invoke(*delete).stdout
     with Store(here) as store:
-        with pytest.raises(InputError, match="db origins"):
-            origins.delete(store, store.identity)
-        assert origins.delete(store, "a lab") == 2
         assert [trial.id for trial in store.trials()] == [own.id]
         assert [line.here for line in origins.summaries(store)] == [True]
+    again = invoke(*delete)
+    assert again.returncode == 2 and "nothing was imported into it" in again.stderr
+
+
+def test_the_trials_of_two_origins_with_one_name_are_deleted_by_their_uuids(dsn, invoke, tmp_path):
+    with new_database_on(dsn) as here:
+        for _ in range(2):
+            with new_database_on(dsn) as there:
+                fill(there, trial(seed=1), trial(seed=2))
+                imported(here, tmp_path / "in.jsonl", exported(there, tmp_path / "out.jsonl"))
+        with Store(here) as store:
+            uuids = [line.uuid for line in origins.summaries(store) if not line.here]
+        delete = ["db", "delete", "--yes", "--dsn", here, "--origin"]
+        refused = invoke(*delete, "a lab")
+        assert refused.returncode == 2 and "2 origins have the name 'a lab'" in refused.stderr
+        assert all(uuid in refused.stderr for uuid in uuids)
+        with Store(here) as store:
+            first = store.trials(origin=uuids[0])[0].id
+        for selected, left in (([uuids[0], first], 2), ([uuids[0]], 1)):
+            assert invoke(*delete, *selected).returncode == 0
+            with Store(here) as store:
+                assert [line.here for line in origins.summaries(store)].count(False) == left
+                assert len(store.trials()) == left + 1
 
 
 def test_a_file_cannot_add_a_trial_that_was_trained_here(database, tmp_path):

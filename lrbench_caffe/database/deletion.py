@@ -6,7 +6,8 @@ program has ended; if a program has claimed its study; or if a program writes it
 is locked while its trials are deleted, so no program can start it meanwhile.
 
 The journals that wait for this database with rows of a deleted trial are removed with it, so it
-does not come back when they are delivered.
+does not come back when they are delivered. An origin goes with the last trial that was imported
+from it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Tuple
 
 from lrbench_caffe import kept
-from lrbench_caffe.database import delivery, listing, studies
+from lrbench_caffe.database import delivery, listing, origins, studies
 from lrbench_caffe.errors import InputError, counted
 from lrbench_caffe.lines import TrialLine
 from lrbench_caffe.trial import RUNNING
@@ -84,9 +85,13 @@ def plan_trials(store: Store, chosen: listing.Selection) -> Deletion:
         chosen: Which trials.
 
     Raises:
-        InputError: No trial is selected, or all selected trials are running.
+        InputError: No trial is selected, all selected trials are running, or several origins have
+            the name that selects them.
     """
     listing.check(store, chosen)
+    origin = chosen.filters.get("origin")
+    if origin:
+        origins.check_unambiguous(store, origin)
     trials = listing.trials(store, chosen)
     live = _live(store, trials)
     doomed = tuple(trial for trial in trials if trial.id not in live)
@@ -211,6 +216,8 @@ def _delete_rows(cursor: Any, deletion: Deletion) -> None:
         )
     cursor.execute(_DELETE_PLACES, [deletion.ids])
     cursor.execute(_DELETE_TRIALS, [deletion.ids])
+    if any(trial.origin for trial in deletion.trials):
+        origins.delete_unused(cursor)
     if deletion.study is not None:
         cursor.execute(_DELETE_STUDY, [deletion.study])
 
