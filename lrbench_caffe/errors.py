@@ -49,6 +49,10 @@ class TrialMissing(InputError):
     """The database does not have the trial, for example because an older backup was restored."""
 
 
+class TrialDeleted(InputError):
+    """The trial was deleted from the database. A journal with its rows does not bring it back."""
+
+
 class TrialError(RuntimeError):
     """A training failed. The message is one sentence that includes Caffe's last log message."""
 

@@ -246,7 +246,8 @@ class Trainer:
         with database.Store(self.dsn) as store:
             ids = studies.ids(store, self.name)
             stored = {trial.id: trial for trial in store.trials(study=self.name)}
-        trials = [stored[ids[job]] for job in jobs if ids[job] in stored]
+        # A job is missing if its trial was deleted during an outage.
+        trials = [stored[ids[job]] for job in jobs if ids.get(job) in stored]
         ended = [trial for trial in trials if trial.state not in UNFINISHED]
         missing = len(jobs) - len(ended)
         if missing and problems:
