@@ -18,8 +18,8 @@ _LISTED = 5  # trials that are named
 force_option = click.option(
     "--force",
     is_flag=True,
-    help="Delete also what runs as the database says, for a machine that is lost. A program that "
-    "still trains keeps its rows in a journal",
+    help="Also delete trials that the database lists as running, such as those of a lost machine. "
+    "If a program still trains one of them, its rows stay in a journal",
 )
 yes_option = click.option("--yes", is_flag=True, help="Delete without asking")
 
