@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from lrbench_caffe.database import standings
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator import recommendation
 from lrbench_caffe.evaluator.candidates import from_text
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MIN_SIMILARITY = 0.5  # of a task whose results are used
 NO_RESULTS = "the database has no results for this task or a similar one"
+AMONG_SELECTED = " among those that --local or --origin selects"
 OTHER_SET = "what the database has for this dataset was not chosen on the %s set, so it is not used"
 POLICIES = 50  # of the best task, of which the best of each function is kept
 
@@ -74,7 +76,7 @@ class Prior(NamedTuple):
         )
 
 
-def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
+def load(store: Store, setup: Setup, seeds: int, limit: int, origin: str | None = None) -> Prior:
     """Load what the database has for a task.
 
     Args:
@@ -82,33 +84,37 @@ def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
         setup: What the search trains.
         seeds: Number of finished seeds that make a constant rate safe.
         limit: Largest number of policies.
+        origin: Where the trials were trained, as :meth:`lrbench_caffe.database.Store.trials`
+            selects them; None for anywhere.
 
     Returns:
-        What the database has; ``Prior()`` if it has nothing for this task or a similar one.
+        What the database has; only a sentence if it has nothing for this task or a similar one.
     """
+    nothing = Prior(sentence=NO_RESULTS + ("" if origin is None else AMONG_SELECTED))
     query = recommendation.query_from_setup(setup)
     try:
-        found = recommendation.recommend(store, query, limit=POLICIES)
+        results = standings.selectable(store, origin)
+        found = recommendation.recommend(results, query, limit=POLICIES)
     except InputError:
-        return Prior()
+        return nothing
     found = found._replace(tasks=tuple(filter(None, (_usable(r, setup) for r in found.tasks))))
     if not found.tasks:
         return Prior(sentence=OTHER_SET % setup.solver["select"])
     best = max(found.tasks, key=lambda results: (results.similarity, results.policies[0].top1.mean))
     if best.similarity < MIN_SIMILARITY:
-        return Prior()
+        return nothing
     sentences = recommendation.explain(found, found.tasks.index(best))
-    standings = _best_of_each_function(best)[:limit]
+    policies = _best_of_each_function(best)[:limit]
     prior = Prior(
         good=best.good,
         same_task=found.same,
-        policies=tuple((entry.policy, entry.settings["max_iter"]) for entry in standings),
+        policies=tuple((entry.policy, entry.settings["max_iter"]) for entry in policies),
         sentence="; ".join(sentences),
-        top1s=tuple(cast("float", entry.top1.mean) for entry in standings),
+        top1s=tuple(cast("float", entry.top1.mean) for entry in policies),
     )
     if not found.same:
         return prior
-    finished, diverged = _seeds_of_constant_rates(store, best)
+    finished, diverged = _seeds_of_constant_rates(store, best, origin)
     return prior._replace(
         rates=tuple(sorted(finished)),
         safe_rates=tuple(rate for rate in sorted(finished) if len(finished[rate]) >= seeds),
@@ -155,7 +161,7 @@ def _best_of_each_function(results: TaskResults) -> list[Standing]:
 
 
 def _seeds_of_constant_rates(
-    store: Store, results: TaskResults
+    store: Store, results: TaskResults, origin: str | None
 ) -> tuple[dict[float, set[int]], dict[float, set[int]]]:
     """Collect the seeds with which each constant rate finished, and with which it diverged."""
     optimizer = recommendation.optimizer(results.task.settings)
@@ -168,6 +174,7 @@ def _seeds_of_constant_rates(
         network=results.task.network.hash,
         function="FIX",
         best_only=True,
+        origin=origin,
     )
     for trial in trials:
         if trial.state in seeds and recommendation.optimizer(trial.setup.solver) == optimizer:

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 from lrbench_caffe import database, models, study
 from lrbench_caffe.database import studies
 from lrbench_caffe.display.progress import StudyDisplay
-from lrbench_caffe.errors import InputError, TrialError, Undelivered
+from lrbench_caffe.errors import (
+    CannotConnect,
+    DatabaseUnavailable,
+    InputError,
+    TrialError,
+    Undelivered,
+)
 from lrbench_caffe.study import UNFINISHED, failures, process
 from lrbench_caffe.study.kept import best_of
 from lrbench_caffe.trial import FINISHED, Job
@@ -111,6 +117,7 @@ class Trainer:
 
         Raises:
             InputError: Another program runs the study, or the database cannot be used.
+            DatabaseUnavailable: The database went away during the block.
             KeyboardInterrupt: At the end of the block, after Ctrl-C or a request to stop.
         """
         if self._study is not None:
@@ -120,6 +127,13 @@ class Trainer:
             self._study = claimed
             try:
                 yield
+            except Undelivered:
+                raise
+            except (CannotConnect, DatabaseUnavailable) as error:
+                raise DatabaseUnavailable(
+                    "%s; when the database is back, the same command continues the study %s"
+                    % (error, self.name)
+                ) from error
             finally:
                 self._study = None
 
@@ -246,7 +260,8 @@ class Trainer:
         with database.Store(self.dsn) as store:
             ids = studies.ids(store, self.name)
             stored = {trial.id: trial for trial in store.trials(study=self.name)}
-        trials = [stored[ids[job]] for job in jobs if ids[job] in stored]
+        # A job is missing if its trial was deleted during an outage.
+        trials = [stored[ids[job]] for job in jobs if ids.get(job) in stored]
         ended = [trial for trial in trials if trial.state not in UNFINISHED]
         missing = len(jobs) - len(ended)
         if missing and problems:
