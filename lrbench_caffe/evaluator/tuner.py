@@ -42,7 +42,6 @@ __all__ = ["GOALS", "Tried", "Tuned", "summary", "tune"]
 DEFAULT_BUDGET = 20  # trainings at full length
 RANGE_SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the full length: of a range test, until the net learns
 KNOWN = 3  # policies of the database that are tried
-SAFE_SEEDS = 3  # of a constant rate of the database
 # Ranges that differ by less are the same: the rates of a range test differ by up to 2.5.
 RATE_RESOLUTION = 2.6
 METHOD = 2  # of the search: the studies of others cannot be continued
@@ -188,7 +187,7 @@ def _load_prior(trainer: Trainer, task: Task, origin: str | None) -> prior.Prior
         **trainer.stopping_texts,
     }
     with Store(trainer.dsn) as store:
-        current = prior.load(store, trainer.setup, SAFE_SEEDS, KNOWN, origin)
+        current = prior.load(store, trainer.setup, KNOWN, origin)
         content = {**current.to_json(), "asked": arguments}
         content = studies.initial_information(store, trainer.name, content)
     asked = {_PRIOR_RESULTS: _results_text(None), **content.get("asked", {})}
