@@ -26,6 +26,7 @@ from lrbench_caffe.errors import (
 )
 from lrbench_caffe.study import UNFINISHED, failures, process
 from lrbench_caffe.study.kept import best_of
+from lrbench_caffe.study.pruning import as_judged
 from lrbench_caffe.trial import FINISHED, Job
 
 if TYPE_CHECKING:
@@ -186,7 +187,9 @@ class Trainer:
 
         Returns:
             The trial of each request, in the same order, with all its rows. A trial that fails is
-            among them. A trial that failed in an earlier call of the program is trained again.
+            among them. A trial that failed in an earlier call of the program is trained again. A
+            trial that was stuck ends where that showed, see
+            :func:`lrbench_caffe.study.pruning.as_judged`.
 
         Raises:
             InputError: As :func:`lrbench_caffe.study.run_study`, or the study contains trials of
@@ -204,7 +207,7 @@ class Trainer:
             for policy, max_iter, seed in requests
         ]
         problems = self._train_round(jobs, watchers, model and self.keeps_models)
-        trials = self._load(jobs, problems)
+        trials = list(map(as_judged, self._load(jobs, problems)))
         self._trials.update((trial.id, trial) for trial in trials)
         self._check_failures()
         return trials
