@@ -45,8 +45,16 @@ class InputError(ValueError):
     """The user's input is invalid. The message is one sentence: what, where, what to do instead."""
 
 
+class CannotConnect(InputError):
+    """The database cannot be reached or used, because of its name or because of an outage."""
+
+
 class TrialMissing(InputError):
     """The database does not have the trial, for example because an older backup was restored."""
+
+
+class TrialDeleted(InputError):
+    """The trial was deleted from the database. A journal with its rows does not bring it back."""
 
 
 class TrialError(RuntimeError):

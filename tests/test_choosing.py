@@ -275,12 +275,12 @@ def test_a_search_with_a_validation_set_does_not_use_what_the_test_set_chose(sto
     record(store, *on_test)
     setup = trial(GOOD, (0.9,), (0.8,)).setup
     alone = dataclasses.replace(setup, solver={"max_iter": 100, "type": "SGD"})
-    assert prior.load(store, alone, 2, 5).policies
-    unused = prior.load(store, setup, 2, 5)
+    assert prior.load(store, alone, 5).policies
+    unused = prior.load(store, setup, 5)
     assert not unused.policies and unused.good is None
     assert "was not chosen on the validation set" in unused.sentence
     record(store, *(trial(THIRD, (0.1, 0.8), (0.1, 0.7), seed) for seed in (1, 2)))
-    used = prior.load(store, setup, 2, 5)
+    used = prior.load(store, setup, 5)
     assert [policy for policy, _ in used.policies] == [THIRD]
     query = recommendation.query_from_setup(setup)
     (results,) = recommendation.recommend(store, query).tasks

@@ -6,8 +6,9 @@ import uuid
 
 import pytest
 from trials import record, trial
+from waiting import wait_until
 
-from lrbench_caffe.errors import DatabaseUnavailable, InputError
+from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialDeleted
 from lrbench_caffe.paths import home, study_folder
 from lrbench_caffe.trial import RUNNING, Job
 
@@ -174,6 +175,83 @@ def test_a_study_with_trials_that_are_newer_than_the_plan_is_not_deleted(store):
     with pytest.raises(InputError, match="the study first has new trials: nothing was deleted"):
         deletion.delete(store, plan)
     assert len(studies.jobs(store, "first")) == 3
+
+
+def test_force_deletes_the_trial_of_a_lost_machine_but_not_one_that_is_trained(database, invoke):
+    """The second trial is written by a program of this machine, the third is in a claimed study."""
+
+    class Stop:
+        requests = 0
+
+    lost, written = trial(state=RUNNING), trial(state=RUNNING, seed=2)
+    with databases.Recorder(database) as recorder, databases.Store(database) as store:
+        journal = recorder.journal()
+        journal.on_event("begin", dataclasses.replace(written, rows=()))
+        wait_until(lambda: store.is_running(written.id))
+        record(store, lost)
+        (claimed,) = in_study(store, "first", trial(state=RUNNING, seed=3))
+        delete = ["db", "delete", "--state", "running", "--yes", "--dsn", database]
+        delete_study = ["study", "delete", "first", "--yes", "--dsn", database]
+        refused = invoke(*delete)
+        assert refused.returncode == 2 and "if the machine is lost, add --force" in refused.stderr
+        with studies.Claim("first", database, Stop(), print):
+            done = invoke(*delete, "--force")
+            assert "deleted: 1 trial with 2 rows" in done.stdout, done.stderr
+            assert "2 trials are running" in done.stdout and "--force" not in done.stdout
+            assert ids(store) == sorted([written.id, claimed.id])
+            running = invoke(*delete_study, "--force")
+            assert running.returncode == 2 and "the study first is running" in running.stderr
+        journal.on_event("end", written.ended_as("finished", 1700000100.0))
+        assert "add --force" in invoke(*delete_study).stderr and claimed.id in ids(store)
+        assert invoke(*delete_study, "--force").returncode == 0 and claimed.id not in ids(store)
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_journal_of_another_machine_does_not_bring_a_deleted_trial_back(
+    database, invoke, monkeypatch, tmp_path, dsn, attempt
+):
+    """The other machine records the rest of an attempt, or another attempt, after the deletion."""
+    monkeypatch.setenv("LRBENCH_HOME", str(tmp_path / "lost"))
+    entry, notes = trial(state=RUNNING, top1=(0.1, 0.2, 0.3)), []
+    with databases.Recorder(database, notes.append) as recorder, databases.Store(database) as store:
+        journal = recorder.journal(attempts=attempt - 1)
+        if attempt == 2:
+            record(store, dataclasses.replace(entry, ended=1700000009.0, state="interrupted"))
+        else:
+            journal.on_event("begin", dataclasses.replace(entry, rows=()))
+            journal.on_event("row", entry.rows[0])
+            wait_until(lambda: ids(store) and len(store.trial(entry.id).rows) == 1)
+        monkeypatch.setenv("LRBENCH_HOME", str(tmp_path / "other"))
+        deletion.delete(store, deletion.plan_trials(store, selected(), force=True))
+        monkeypatch.setenv("LRBENCH_HOME", str(tmp_path / "lost"))
+        if attempt == 2:
+            journal.on_event("begin", dataclasses.replace(entry, rows=()))
+        for row in entry.rows[1:]:
+            journal.on_event("row", row)
+        journal.on_event("end", entry.ended_as("finished", 1700000100.0))
+    (path,) = [path for path in databases.undelivered() if entry.id in path]
+    assert any("was deleted from the database" in note and path in note for note in notes)
+    again = invoke("db", "deliver", "--dsn", database)
+    assert again.returncode == 3 and "1 journals refused" in again.stdout
+    with databases.Store(database) as store:
+        assert ids(store) == [] and not counts(store)[1]
+    restored = invoke("db", "deliver", path, "--dsn", database)
+    assert restored.returncode == 0, restored.stderr
+    with databases.Store(database) as store:
+        assert store.trial(entry.id).rows == entry.rows[attempt - 1 :]
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_a_backup_restores_a_deleted_trial_which_then_can_be_resumed(store, database, tmp_path):
+    (entry,) = record(store, trial(state="interrupted"))
+    backup = str(tmp_path / "backup.jsonl")
+    exchange.export_trials(backup, database, {})
+    deletion.delete(store, deletion.plan_trials(store, selected()))
+    with pytest.raises(TrialDeleted, match="so its rows are not recorded again"):
+        store.begin(dataclasses.replace(entry, attempt=2))
+    exchange.import_trials(backup, database, restore=True)
+    store.begin(dataclasses.replace(entry, attempt=2))
+    assert store.is_running(entry.id)
 
 
 def refused_journal(database):

@@ -1,9 +1,13 @@
 """Outages of the database, with real servers: nothing that was measured is lost, nothing hangs."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
+import time
+import urllib.error
+import urllib.request
 import uuid
 
 import nets
@@ -12,9 +16,10 @@ from conftest import administration, end_sessions, needs_caffe, private_home
 from gate import Gate
 from proxy import Proxy, wait_withheld
 from studies import start
+from trials import trial
 from waiting import LIMIT, wait_until
 
-from lrbench_caffe.errors import ChangeRefused, InputError
+from lrbench_caffe.errors import ChangeRefused, DatabaseUnavailable, InputError
 from lrbench_caffe.paths import home
 
 pytest.importorskip(
@@ -25,6 +30,9 @@ from test_journal import execute, leave_journal, new_row, new_trial, record, sto
 
 from lrbench_caffe import database
 from lrbench_caffe.database import watch
+from lrbench_caffe.evaluator import range_test
+from lrbench_caffe.evaluator.trainer import Trainer
+from lrbench_caffe.study.cores import Cores
 
 ROWS = 40
 SHORT, ENDLESS = "0.5", "3600"  # seconds for LRBENCH_DB_TIMEOUT
@@ -371,6 +379,43 @@ def test_ctrl_c_ends_a_command_that_reads_a_frozen_database(proxy, monkeypatch):
     assert errors.splitlines()[-1] == "lrbench: interrupted"
 
 
+def get(address):
+    """The status and the text of the answer to a request."""
+    try:
+        with urllib.request.urlopen(address, timeout=LIMIT) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("seconds", [SHORT, ENDLESS])
+def test_the_live_page_survives_a_frozen_database(proxy, monkeypatch, seconds):
+    """It reports that the database does not answer, and recovers; Ctrl-C ends it at once."""
+    monkeypatch.setenv("LRBENCH_DB_TIMEOUT", seconds)
+    process = start("serve", "--port", "0", "--dsn", proxy.dsn)
+    address = process.stdout.readline().split()[0]
+    assert get(address)[0] == 200
+    if seconds == SHORT:
+        proxy.freeze()
+        text = wait_until(lambda: [text for status, text in [get(address)] if status == 503])[0]
+        assert "does not answer: no answer for 0.5 s" in text or "timeout expired" in text
+        proxy.heal()
+        wait_until(lambda: get(address)[0] == 200)
+    proxy.withheld = 0
+    proxy.freeze()
+    while not proxy.withheld:  # until the content that was read last is too old
+        threading.Thread(target=get_quietly, args=(address,), daemon=True).start()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0 and not errors
+
+
+def get_quietly(address):
+    with contextlib.suppress(OSError):
+        get(address)
+
+
 @pytest.fixture
 def held_training(proxy, digits, tmp_path):
     """Start a command that trains, and wait until a gate holds it: held_training(*arguments)."""
@@ -393,6 +438,40 @@ def held_training(proxy, digits, tmp_path):
 def n_rows(dsn):
     with database.Store(dsn, delivers=False) as store:
         return sum(len(trial.rows) for trial in store.trials())
+
+
+@pytest.mark.parametrize("message", [b"UPDATE trial SET state", b"INSERT INTO study_tr"])
+def test_a_database_that_freezes_during_a_range_test_ends_it_and_it_continues(
+    proxy, short, message
+):
+    """It freezes at the end of a training, or between two rounds."""
+    made_up = trial(solver={"max_iter": 100, "test_interval": 50, "batch_size": 50})
+    trained = []
+
+    def train(job, stop, on_event, threads):
+        begun = dataclasses.replace(
+            trial(job.policy, (), state="running"), id=job.id, setup=made_up.setup
+        )
+        on_event("begin", begun)
+        for row in made_up.rows:
+            on_event("row", row)
+        trained.append(job.policy)
+        if len(trained) == 3:  # the whole first round
+            proxy.freeze_at(message)
+        on_event("end", begun.ended_as("finished", time.time()))
+
+    def run():
+        trainer = Trainer(
+            __file__, Cores(1, train=train), "range", "r", dsn=proxy.dsn, describe=lambda _: made_up
+        )
+        return range_test.run(trainer, 100)
+
+    with pytest.raises(DatabaseUnavailable, match="same command continues the study r$"):
+        run()
+    proxy.heal()
+    test = run()
+    assert len(test.trials) == len(trained) == len(set(trained)) > 3
+    assert [trial.rows for trial in test.trials] == [made_up.rows] * len(trained)
 
 
 @needs_caffe

@@ -5,6 +5,7 @@ They print what was tried and how often. docs/reliability.md has the counts.
 
 import contextlib
 import ctypes
+import itertools
 import os
 import random
 import signal
@@ -13,10 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import nets
 import pytest
-from conftest import private_home
+from conftest import needs_caffe, private_home
 from proxy import Proxy
-from waiting import wait_until
+from studies import start
+from waiting import LIMIT, wait_until
 
 pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
@@ -25,7 +28,7 @@ import psycopg2
 from test_journal import new_row, new_trial, record, stored
 from test_outages import add_rows, check_complete, children, end, n_stored, signal_all
 
-from lrbench_caffe import database
+from lrbench_caffe import database, datasets
 from lrbench_caffe.database import server
 from lrbench_caffe.database.programs import find_program
 
@@ -228,3 +231,83 @@ def test_random_outages_lose_and_duplicate_nothing(monkeypatch):
         assert recorded.state == "finished" and os.listdir(str(home / "journal")) == []
     counts = ", ".join("%d %s" % (kinds.count(kind), kind) for kind in sorted(set(kinds)))
     print("%d outages (%s), %d rows, lost: 0, twice: 0" % (len(kinds), counts, iteration))
+
+
+COMMANDS = {
+    "range": lambda folder: ["range", folder / "solver.prototxt", "--data", folder / "digits"],
+    "tune": lambda folder: [
+        "tune", folder / "solver.prototxt", "--data", folder / "digits", "--budget", "600",
+    ],
+    "reproduce": lambda folder: [
+        "reproduce", "table-7", "--scale", "0.001", "--seeds", "1", "--test-interval", "10",
+        "--data", folder / "mnist", "--out", folder,
+    ],
+    "demo": lambda folder: ["demo"],
+}  # fmt: skip
+TRIALS_AND_ROWS = "SELECT count(DISTINCT trial_id) AS trials, count(*) AS rows FROM evaluation"
+TWICE = """
+    SELECT count(*) AS twice FROM trial JOIN study_trial ON trial_id = trial.id
+    GROUP BY policy_id, seed, solver ->> 'max_iter' HAVING count(*) > 1"""
+
+
+@needs_caffe
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        *itertools.product(["range", "tune"], ["crash", "freeze", "cut", "reset", "SIGSTOP"]),
+        *itertools.product(["reproduce", "demo"], ["crash", "freeze"]),
+    ],
+)
+def test_an_outage_in_the_middle_of_a_command_loses_nothing(name, kind, tmp_path, monkeypatch):
+    """The outage lasts until the command ends, or is over at once, so that it may continue."""
+    datasets.convert("digits", str(tmp_path / "digits"))
+    (tmp_path / "mnist").mkdir()
+    files = datasets.paths("mnist", str(tmp_path / "mnist"))
+    nets.random_lmdb(files.train, 200)
+    nets.random_lmdb(files.test, 200)
+    nets.write(tmp_path, nets.solver(max_iter=100, test_interval=10))
+    with private_home() as home:
+        address = server.start()
+        database.Store(address).close()
+        socket = os.path.join(str(home), "postgresql", ".s.PGSQL.5432")
+        pid = int((home / "postgresql" / "data" / "postmaster.pid").read_text().split()[0])
+        with Proxy(socket) as proxy:
+            dsn = "host=127.0.0.1 port=%d user=lrbench dbname=lrbench tcp_user_timeout=1000" % (
+                proxy.port
+            )
+            command = [*COMMANDS[name](tmp_path), "--jobs", "2", "--dsn", dsn]
+            monkeypatch.setenv("LRBENCH_HOME", str(tmp_path / "home"))
+            process = start(*command, cwd=str(tmp_path))
+            wait_until(lambda: count_rows(address) > 3)
+            pids = [pid, *children(pid)]
+            if kind in ("crash", "SIGSTOP"):
+                signal_all(pids, signal.SIGKILL if kind == "crash" else signal.SIGSTOP)
+            else:
+                getattr(proxy, kind)()
+            output, errors = process.communicate(timeout=LIMIT)
+            signal_all(pids, signal.SIGCONT)
+            proxy.heal()
+            proxy.reset()  # as the server's keepalives do after a cut
+            monkeypatch.setenv("LRBENCH_HOME", str(home))
+            server.start()
+            monkeypatch.setenv("LRBENCH_HOME", str(tmp_path / "home"))
+            assert process.returncode == (0 if kind == "reset" else 3), errors
+            assert "Traceback" not in output + errors
+            with database.Store(dsn) as store:  # delivers what waits
+                waited = store.select(TRIALS_AND_ROWS)[0]
+            wait_until(lambda: not runners(address))  # the server notices that the program is gone
+            again = start(*command, cwd=str(tmp_path))
+            output, errors = again.communicate(timeout=LIMIT)
+            assert again.returncode == 0, errors
+        with database.Store(address) as store:
+            (done,) = store.select(TRIALS_AND_ROWS)
+            assert store.select(TWICE) == []
+            assert {trial.state for trial in store.trials()} <= {"finished", "diverged", "pruned"}
+        assert os.listdir(str(tmp_path / "home" / "journal")) == []
+    print("%s, %s: %d rows, then %d" % (name, kind, waited.rows, done.rows))
+
+
+def runners(address):
+    """The programs that run a study."""
+    with database.Store(address, delivers=False) as store:
+        return [study for study in database.studies.summaries(store) if study.running]

@@ -201,6 +201,22 @@ class TestStuck:
         assert not any(self.verdicts((0.3, 1.2), (0.9, 0.3), (0.3, 1.2), (0.3, 1.3), (0.3, 1.3)))
 
 
+def test_a_stuck_training_that_was_stopped_late_counts_from_where_it_was_stuck():
+    from lrbench_caffe.study.pruning import as_judged
+
+    stuck = trial("FIX(k0=9)", [0.1, 0.1, 0.1, 0.1, 0.1])
+    rows = [dataclasses.replace(row, test_loss=2.4) for row in stuck.rows]
+    stuck = dataclasses.replace(
+        stuck, rows=tuple(rows), setup=dataclasses.replace(stuck.setup, classes=10)
+    )
+    prompt = dataclasses.replace(stuck, rows=stuck.rows[:3], state="diverged")
+    judged = as_judged(stuck)
+    assert judged.state == "diverged" and "no better than guessing" in judged.error
+    assert judged.rows == as_judged(prompt).rows == stuck.rows[:3]
+    learns = trial("FIX(k0=0.1)", [0.1, 0.5, 0.9])
+    assert as_judged(learns) == learns
+
+
 TOP1 = {1.0: 0.1, 0.1: 0.9, 0.01: 0.6}  # by the rate, at the end of a made-up training
 
 

@@ -25,8 +25,10 @@ pytest.importorskip(
 
 from lrbench_caffe import database as databases
 from lrbench_caffe.database import Store, exchange, names, origins, standings, studies
-from lrbench_caffe.evaluator import recommendation
+from lrbench_caffe.evaluator import prior, recommendation, tuner
+from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.report import content, page
+from lrbench_caffe.study.cores import Cores
 
 SIN = "SIN2(k0=0.01, k1=0.06, l=2000)"
 OTHER = "11111111-2222-4333-8444-555555555555"
@@ -227,12 +229,79 @@ def test_origins_can_be_selected_left_out_and_deleted(attacked, invoke):
     unknown = invoke("rank", "--origin", "a lap", "--dsn", here)
     assert unknown.returncode == 2 and "did you mean a lab" in unknown.stderr
     assert "a lab" in invoke("db", "origins", "--dsn", here).stdout
+    delete = ["db", "delete", "--origin", "a lab", "--yes", "--dsn", here]
+    assert "deleted: 2 trials with 4 rows" in invoke(*delete).stdout
     with Store(here) as store:
-        with pytest.raises(InputError, match="db origins"):
-            origins.delete(store, store.identity)
-        assert origins.delete(store, "a lab") == 2
         assert [trial.id for trial in store.trials()] == [own.id]
         assert [line.here for line in origins.summaries(store)] == [True]
+    again = invoke(*delete)
+    assert again.returncode == 2 and "nothing was imported into it" in again.stderr
+
+
+def test_the_trials_of_two_origins_with_one_name_are_deleted_by_their_uuids(dsn, invoke, tmp_path):
+    with new_database_on(dsn) as here:
+        for _ in range(2):
+            with new_database_on(dsn) as there:
+                fill(there, trial(seed=1), trial(seed=2))
+                imported(here, tmp_path / "in.jsonl", exported(there, tmp_path / "out.jsonl"))
+        with Store(here) as store:
+            uuids = [line.uuid for line in origins.summaries(store) if not line.here]
+        delete = ["db", "delete", "--yes", "--dsn", here, "--origin"]
+        refused = invoke(*delete, "a lab")
+        assert refused.returncode == 2 and "2 origins have the name 'a lab'" in refused.stderr
+        assert all(uuid in refused.stderr for uuid in uuids)
+        with Store(here) as store:
+            first = store.trials(origin=uuids[0])[0].id
+        for selected, left in (([uuids[0], first], 2), ([uuids[0]], 1)):
+            assert invoke(*delete, *selected).returncode == 0
+            with Store(here) as store:
+                assert [line.here for line in origins.summaries(store)].count(False) == left
+                assert len(store.trials()) == left + 1
+
+
+def test_a_search_starts_from_the_results_of_the_selected_origin(attacked):
+    """Trainings that diverge at once end a search behind its first step, the prior."""
+    here, own = attacked
+    setup = dataclasses.replace(
+        own.setup, solver=dict(own.setup.solver, test_interval=50, batch_size=50)
+    )
+
+    def train(job, stop, on_event, threads):
+        begun = dataclasses.replace(trial(job.policy, (), state="running"), id=job.id, setup=setup)
+        on_event("begin", begun)
+        on_event("end", begun.ended_as("diverged", time.time(), "too large a rate"))
+
+    def search(study, origin):
+        trainer = Trainer(
+            __file__, Cores(1, train=train), "tune", study, dsn=here, describe=lambda job: own_task
+        )
+        trainer.budget = 2 * trainer.max_iter
+        with pytest.raises(InputError) as error:
+            tuner.tune(trainer, origin=origin)
+        return str(error.value)
+
+    def recorded(study):
+        with Store(here) as store:
+            content = studies.initial_information(store, study, {})
+        return prior.Prior.from_json(content)
+
+    own_task = dataclasses.replace(own, setup=setup)
+    for study, origin, top1s in (
+        ("all", None, (0.7, 0.6)),
+        ("own", names.LOCAL, (0.6,)),
+        ("theirs", "a lab", (0.99, 0.7)),
+    ):
+        assert "does not learn with any of the constant rates" in search(study, origin)
+        assert recorded(study).top1s == top1s
+    error = search("own", None)
+    assert "the prior results of this database, not of all databases: start another" in error
+    assert search("new", "a lap").endswith("did you mean a lab?")
+    with Store(here) as store:
+        store.transaction(
+            lambda cursor: cursor.execute("DELETE FROM trial WHERE id = %s", [own.id])
+        )
+    search("new", names.LOCAL)
+    assert recorded("new").sentence.endswith("among those that --local or --origin selects")
 
 
 def test_a_file_cannot_add_a_trial_that_was_trained_here(database, tmp_path):

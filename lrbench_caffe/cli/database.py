@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lrbench_caffe.cli import hints
-from lrbench_caffe.cli.deletion import delete, yes_option
+from lrbench_caffe.cli.deletion import delete, force_option, yes_option
 from lrbench_caffe.cli.help import group
 from lrbench_caffe.cli.options import (
     Filters,
@@ -208,6 +208,7 @@ def db_import(file: str, restore: bool, dsn: str | None) -> None:
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @selection_options
 @click.option("--all", "everything", is_flag=True, help="Delete all trials")
+@force_option
 @yes_option
 @database_option
 def db_delete(
@@ -216,6 +217,7 @@ def db_delete(
     host: str | None,
     since: float | None,
     everything: bool,
+    force: bool,
     yes: bool,
     dsn: str | None,
 ) -> None:
@@ -223,7 +225,8 @@ def db_delete(
 
     The command prints what it deletes, and asks. ID is the id of a trial, or its first digits;
     trials can also be selected by filters. Trials that are running stay. A trial leaves its study,
-    too: the command that made the study trains it again. Files on other machines stay.
+    too: the command that made the study trains it again. Files on other machines stay, and a
+    journal there does not bring a deleted trial back.
     """
     from lrbench_caffe import database
     from lrbench_caffe.database.listing import Selection
@@ -238,4 +241,4 @@ def db_delete(
                 else "db delete needs the ids of trials or a filter such as --study NAME; --all "
                 "deletes all trials"
             )
-        delete(store, database.deletion.plan_trials(store, selection), yes)
+        delete(store, database.deletion.plan_trials(store, selection, force), yes)

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 _LISTED = 5  # trials that are named
 
+force_option = click.option(
+    "--force",
+    is_flag=True,
+    help="Also delete trials that the database lists as running, such as those of a lost machine. "
+    "If a program still trains one of them, its rows stay in a journal",
+)
 yes_option = click.option("--yes", is_flag=True, help="Delete without asking")
 
 
@@ -57,7 +63,9 @@ def _print_plan(deletion: Deletion) -> None:
     if len(deletion.folders) > _LISTED:
         console.print_line("and %s" % counted(len(deletion.folders) - _LISTED, "more folder"))
     if deletion.running:
-        console.print_line(database.deletion.running_sentence(deletion.running, "they stay"))
+        running = deletion.running
+        stay = database.deletion.running_sentence(running, "they stay", deletion.forced)
+        console.print_line(stay)
 
 
 def _contents(deletion: Deletion) -> str:

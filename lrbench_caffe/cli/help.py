@@ -26,10 +26,15 @@ GROUPS = {
         ("by", "columns", "sort", "limit", "format", "out", "terminal", "to", "pad", "verbose")
         + ("log", "as_json", "host", "port", "validation_samples")
     ),
-    "Database": ("name", "dsn", "yes", "restore", "now"),
+    "Database": ("name", "dsn", "force", "yes", "restore", "now"),
 }
 _ORDER = {name: n for n, name in enumerate(GROUPS)}
-_SPECIAL = {("train", "policy"): "What to train", ("weights", "policy"): "Which trials"}
+_SPECIAL = {
+    ("train", "policy"): "What to train",
+    ("weights", "policy"): "Which trials",
+    ("tune", "origin"): "Database",
+    ("tune", "local"): "Database",
+}
 _FILTERED = ("ls", "trials", "delete")  # commands whose --host selects trials
 
 _SMALL = "solvers/digits_solver.prototxt"

@@ -186,6 +186,16 @@ ranking_option = click.option(
 
 def origin_options(command: Command) -> Command:
     """Add the options that select trials by where they were trained, passed on as ``origin``."""
+    return _origin_options(command, "Only trials that")
+
+
+def prior_options(command: Command) -> Command:
+    """Add the options that select what a search starts from, passed on as ``origin``."""
+    return _origin_options(command, "Start only from results that")
+
+
+def _origin_options(command: Command, selected: str) -> Command:
+    """Add the two options; their help texts begin with what they select."""
 
     @functools.wraps(command)
     def with_origin(origin: str | None, local: bool, **options: Any) -> Any:
@@ -202,10 +212,10 @@ def origin_options(command: Command) -> Command:
         click.option(
             "--origin",
             metavar="NAME",
-            help="Only trials that were imported from this database: its name or its UUID, as "
+            help=selected + " were imported from this database: its name or its UUID, as "
             "`lrbench db origins` lists them",
         ),
-        click.option("--local", is_flag=True, help="Only trials that were trained here"),
+        click.option("--local", is_flag=True, help=selected + " were trained here"),
     )
 
 

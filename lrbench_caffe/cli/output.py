@@ -13,14 +13,21 @@ if TYPE_CHECKING:
     from lrbench_caffe.display.view import View
 
 
-def print_tables(tables: Sequence[Table], format: str, view: View) -> None:
-    """Print tables of a command that has the options --columns, --sort and --limit."""
+def print_tables(tables: Sequence[Table], format: str, view: View, not_made: int = 0) -> None:
+    """Print tables of a command that has the options --columns, --sort and --limit.
+
+    Args:
+        tables: The tables.
+        format: A format of tables.
+        view: What to print of each table.
+        not_made: The number of rows beyond the limit that the tables do not have.
+    """
     from lrbench_caffe.display import console
     from lrbench_caffe.display.view import hidden_rows
 
     hint = "choose columns with --columns, " + console.WIDER_OR_CSV
     console.print_tables(*tables, format=format, wanted=view, hint=hint)
-    hidden = hidden_rows(tables, view.limit)
+    hidden = not_made + hidden_rows(tables, view.limit)
     if hidden:
         print_remarks(
             ["%s; --limit sets how many are printed" % counted(hidden, "more row")], format

@@ -63,14 +63,18 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
         with database.Store(dsn) as store:
             database.selection.check(store, filters)
             trials = store.results(**filters)
+        if format == "table" and view.limit is None:
+            view = view._replace(limit=MAX_LISTED)
+        # Of thousands of policies, only the rows that are printed are made.
+        limit = None if view.sort else view.limit
         blocks = ranking.group_comparable(trials)
+        entries = [ranking.rank(block.trials, criterion) for block in blocks]
         rankings = [
-            tables.ranked(block, ranking.rank(block.trials, criterion), criterion.weights)
-            for block in blocks
+            tables.ranked(block, ranked[:limit], criterion.weights)
+            for block, ranked in zip(blocks, entries)
         ]
-    if format == "table" and view.limit is None:
-        view = view._replace(limit=MAX_LISTED)
-    print_tables(rankings, format, view)
+    not_made = sum(map(len, entries)) - sum(len(table.rows) for table in rankings)
+    print_tables(rankings, format, view, not_made)
     print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(ranking.names_remarks((block.dataset, block.network) for block in blocks), format)
     if blocks:

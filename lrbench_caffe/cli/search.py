@@ -19,6 +19,7 @@ from lrbench_caffe.cli.options import (
     measurement_options,
     no_model_option,
     origin_options,
+    prior_options,
     stopping_options,
 )
 from lrbench_caffe.cli.output import print_remarks
@@ -120,6 +121,7 @@ def range_command(
 @stopping_options
 @no_model_option
 @evaluation_options("tune")
+@prior_options
 def tune(
     solver: str,
     functions: tuple[str, ...],
@@ -131,6 +133,7 @@ def tune(
     data: str | None,
     measured: dict[str, Any],
     pool: PoolOptions,
+    origin: str | None,
     dsn: str | None,
     format: str,
 ) -> None:
@@ -171,7 +174,9 @@ def tune(
         trainer.keeps_models = not no_model
         if budget:
             trainer.budget = budget
-        tuned = tuner.tune(trainer, functions, goal, on_note=print_decision, on_round=show)
+        tuned = tuner.tune(
+            trainer, functions, goal, on_note=print_decision, on_round=show, origin=origin
+        )
     if format == "table":
         hint = "use a wider window, or `lrbench study show %s`" % tuned.study
         console.print_tables(tables.tuning(tuned), hint=hint)
@@ -242,7 +247,7 @@ def recommend(
             query = recommendation.query_by_names(store, dataset, network)
             unknown = database.selection.remarks(store, {"dataset": dataset, "network": network})
             print_remarks(unknown, format)
-        results = store if origin is None else database.standings.OfOrigin(store, origin)
+        results = database.standings.selectable(store, origin)
         recommended = recommendation.recommend(results, query)
     titles = recommendation.titles(recommended)
     listed = list(map(tables.standings, recommended.all_tasks, titles))

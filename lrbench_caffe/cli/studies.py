@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrbench_caffe.cli import hints
-from lrbench_caffe.cli.deletion import delete, yes_option
+from lrbench_caffe.cli.deletion import delete, force_option, yes_option
 from lrbench_caffe.cli.help import group
 from lrbench_caffe.cli.options import (
     ITERATIONS,
@@ -268,9 +268,10 @@ def study_stop(name: str, now: bool, dsn: str | None) -> None:
 
 @study.command("delete")
 @click.argument("name")
+@force_option
 @yes_option
 @database_option
-def study_delete(name: str, yes: bool, dsn: str | None) -> None:
+def study_delete(name: str, force: bool, yes: bool, dsn: str | None) -> None:
     """Delete the study NAME with its trials, rows, snapshots and models.
 
     The command prints what it deletes, and asks. A study that is running is not deleted.
@@ -278,4 +279,4 @@ def study_delete(name: str, yes: bool, dsn: str | None) -> None:
     from lrbench_caffe import database
 
     with database.Store(dsn) as store:
-        delete(store, database.deletion.plan_study(store, name), yes)
+        delete(store, database.deletion.plan_study(store, name, force), yes)

@@ -10,7 +10,7 @@ import psycopg2
 from psycopg2.extensions import libpq_version, parse_dsn
 
 from lrbench_caffe.database import schema, server, watch
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import CannotConnect, InputError
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -76,9 +76,9 @@ def parsed(dsn: str) -> dict[str, Any]:
     return options
 
 
-def _failure(dsn: str | None, problem: str) -> InputError:
+def _failure(dsn: str | None, problem: str) -> CannotConnect:
     """The error of a database that cannot be used; the private server's disk may be full."""
-    return InputError((None if dsn else server.full_disk(problem)) or problem)
+    return CannotConnect((None if dsn else server.full_disk(problem)) or problem)
 
 
 def _prepare(

@@ -1,12 +1,15 @@
 """Deletion of trials and studies, with the files that they keep on this machine.
 
-A trial that is running is never deleted: the program that trains it would record the rest of it
-again. A trial is running if the database says so, unless a journal of this machine shows that its
-program has ended; if a program has claimed its study; or if a program writes its journal. A study
-is locked while its trials are deleted, so no program can start it meanwhile.
+A trial that is running is not deleted. A trial is running if the database says so, unless a journal
+of this machine shows that its program has ended; if a program has claimed its study; or if a
+program of this machine writes its journal. The first of these can be overruled, because the machine
+may be lost. A study is locked while its trials are deleted, so no program can start it meanwhile.
 
-The journals that wait for this database with rows of a deleted trial are removed with it, so it
-does not come back when they are delivered.
+The journals of this machine that wait for this database with rows of a deleted trial are removed
+with it. The database keeps the id of a trial that was trained here, so a journal of another machine
+does not bring the trial back: it is refused (:mod:`~lrbench_caffe.database.delivery`).
+
+An origin goes with the last trial that was imported from it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Tuple
 
 from lrbench_caffe import kept
-from lrbench_caffe.database import delivery, listing, studies
+from lrbench_caffe.database import delivery, listing, origins, studies
 from lrbench_caffe.errors import InputError, counted
 from lrbench_caffe.lines import TrialLine
 from lrbench_caffe.trial import RUNNING
@@ -48,6 +51,7 @@ _NEW_TRIALS = """
 
 _DELETE_PLACES = "DELETE FROM study_trial WHERE trial_id = ANY (%s::uuid[])"
 _DELETE_TRIALS = "DELETE FROM trial WHERE id = ANY (%s::uuid[])"
+_REMEMBER = "INSERT INTO deleted_trial (id) SELECT unnest(%s::uuid[]) ON CONFLICT DO NOTHING"
 _DELETE_STUDY = "DELETE FROM study WHERE name = %s"
 
 
@@ -59,6 +63,7 @@ class Deletion(NamedTuple):
         rows: The number of their rows.
         folders: The folders of their snapshots and models on this machine.
         running: Selected trials that stay because they are running.
+        forced: Whether trials that run only as the database says are deleted.
         study: The study that is deleted as a whole, or None.
         waiting: The ids of its trainings that have not begun.
     """
@@ -67,6 +72,7 @@ class Deletion(NamedTuple):
     rows: int
     folders: Tuple[str, ...]
     running: Tuple[TrialLine, ...]
+    forced: bool
     study: Optional[str] = None
     waiting: Tuple[str, ...] = ()
 
@@ -76,32 +82,40 @@ class Deletion(NamedTuple):
         return [trial.id for trial in self.trials]
 
 
-def plan_trials(store: Store, chosen: listing.Selection) -> Deletion:
+def plan_trials(store: Store, chosen: listing.Selection, force: bool = False) -> Deletion:
     """Plan the deletion of the selected trials; those that are running are left out.
 
     Args:
         store: The database.
         chosen: Which trials.
+        force: Whether to delete trials that run as the database says, such as those of a machine
+            that is lost. A trial of a claimed study or with a journal that a program of this
+            machine writes stays in any case.
 
     Raises:
-        InputError: No trial is selected, or all selected trials are running.
+        InputError: No trial is selected, all selected trials are running, or several origins have
+            the name that selects them.
     """
     listing.check(store, chosen)
+    origin = chosen.filters.get("origin")
+    if origin:
+        origins.check_unambiguous(store, origin)
     trials = listing.trials(store, chosen)
-    live = _live(store, trials)
+    live = _live(store, trials, force)
     doomed = tuple(trial for trial in trials if trial.id not in live)
     running = tuple(trial for trial in trials if trial.id in live)
     if not doomed:
-        raise InputError(running_sentence(running, "nothing is deleted"))
-    return _plan(store, doomed, running)
+        raise InputError(running_sentence(running, "nothing is deleted", force))
+    return _plan(store, doomed, running, force)
 
 
-def plan_study(store: Store, name: str) -> Deletion:
+def plan_study(store: Store, name: str, force: bool = False) -> Deletion:
     """Plan the deletion of a study with all its trials.
 
     Args:
         store: The database.
         name: The name of the study.
+        force: As for :func:`plan_trials`.
 
     Raises:
         InputError: The database does not have the study, a program runs it, or a trial of it is
@@ -114,17 +128,18 @@ def plan_study(store: Store, name: str) -> Deletion:
             % (name, runner, name)
         )
     trials = listing.trials(store, listing.Selection({"study": name}))
-    live = _live(store, trials)
+    live = _live(store, trials, force)
     if live:
         running = [trial for trial in trials if trial.id in live]
-        raise InputError(running_sentence(running, "the study %s is not deleted" % name))
+        end = "the study %s is not deleted" % name
+        raise InputError(running_sentence(running, end, force))
     waiting = tuple(line.trial_id for line in store.select(_WAITING, [name]))
     if delivery.written_trials().intersection(waiting):
         raise InputError(
             "a training of the study %s has begun and is not in the database yet: the study is not "
             "deleted; try again when the training has ended" % name
         )
-    return _plan(store, tuple(trials), (), name)._replace(waiting=waiting)
+    return _plan(store, tuple(trials), (), force, name)._replace(waiting=waiting)
 
 
 def delete(store: Store, deletion: Deletion) -> list[str]:
@@ -148,14 +163,28 @@ def delete(store: Store, deletion: Deletion) -> list[str]:
     return ["%s could not be removed: remove it by hand" % path for path in left]
 
 
-def running_sentence(running: Sequence[TrialLine], end: str) -> str:
-    """Return the sentence about trials that are in use, and what follows from that."""
+def running_sentence(running: Sequence[TrialLine], end: str, forced: bool) -> str:
+    """Return the sentence about trials that are in use.
+
+    Args:
+        running: The trials.
+        end: What follows from that.
+        forced: Whether only trials are in use that are not deleted in any case.
+    """
     named = ", ".join("%s on %s" % (trial.short_id, trial.host) for trial in running[:_MAX_RUNNING])
     more = ", ..." if len(running) > _MAX_RUNNING else ""
-    return (
-        "%s running, or in a study that is running (%s%s): %s; end the program first, or, if it "
-        "was killed, run `lrbench db deliver` on its machine"
-        % (_are(len(running)), named, more, end)
+    remedy = "end the program first"
+    if not forced:
+        remedy += (
+            ", or, if it was killed, run `lrbench db deliver` on its machine, or, if the machine "
+            "is lost, add --force"
+        )
+    return "%s running, or in a study that is running (%s%s): %s; %s" % (
+        _are(len(running)),
+        named,
+        more,
+        end,
+        remedy,
     )
 
 
@@ -167,24 +196,30 @@ def _plan(
     store: Store,
     doomed: tuple[TrialLine, ...],
     running: tuple[TrialLine, ...],
+    forced: bool,
     study: str | None = None,
 ) -> Deletion:
     (line,) = store.select(_ROWS, [[trial.id for trial in doomed]])
     folders = [folder for trial in doomed for folder in kept.files_of(trial.id, trial.study)]
     whole = kept.folder_of(study) if study is not None else None
     folders += [whole] if whole else []
-    return Deletion(doomed, line.rows, tuple(folders), running, study)
+    return Deletion(doomed, line.rows, tuple(folders), running, forced, study)
 
 
-def _live(store: Store, trials: Sequence[TrialLine]) -> set[str]:
-    """The ids of the trials that a program may still record."""
+def _live(store: Store, trials: Sequence[TrialLine], force: bool) -> set[str]:
+    """The ids of the trials that a program records, or may still record unless this is forced."""
     claimed = {study.name for study in studies.summaries(store) if study.running}
     written = delivery.written_trials()
+    in_use = {trial.id for trial in trials if trial.id in written or trial.study in claimed}
+    return in_use if force else in_use | _running(store, trials)
+
+
+def _running(store: Store, trials: Sequence[TrialLine]) -> set[str]:
+    """The ids of the trials that run as the database says, and may really do so."""
     running = [trial for trial in trials if trial.state == RUNNING and trial.origin is None]
     journals = delivery.waiting_of(store, {trial.id for trial in running})
     ended = {os.path.basename(journal.path).split(".")[0] for journal in journals}
-    live = {trial.id for trial in running if "%s-%d" % (trial.id, trial.attempt) not in ended}
-    return live | {trial.id for trial in trials if trial.id in written or trial.study in claimed}
+    return {trial.id for trial in running if "%s-%d" % (trial.id, trial.attempt) not in ended}
 
 
 def _delete_rows(cursor: Any, deletion: Deletion) -> None:
@@ -211,6 +246,10 @@ def _delete_rows(cursor: Any, deletion: Deletion) -> None:
         )
     cursor.execute(_DELETE_PLACES, [deletion.ids])
     cursor.execute(_DELETE_TRIALS, [deletion.ids])
+    own = [trial.id for trial in deletion.trials if trial.origin is None]
+    cursor.execute(_REMEMBER, [[*own, *deletion.waiting]])
+    if any(trial.origin for trial in deletion.trials):
+        origins.delete_unused(cursor)
     if deletion.study is not None:
         cursor.execute(_DELETE_STUDY, [deletion.study])
 

@@ -14,7 +14,8 @@ A waiting journal belongs to a database
 
 A change that the database refuses now, for example because a right is missing, does not hold up the
 other journals. If the database does not have the trial, because an older backup was restored, the
-journal is delivered from its beginning.
+journal is delivered from its beginning. If the trial was deleted by this program, the journal is
+refused, unless the user names it.
 
 Rows with a value that the database rejects are kept in a journal ``*.refused``, and
 ``*.refused.txt`` has the reason; the other rows and the end of the trial are recorded. A journal
@@ -111,8 +112,8 @@ def deliver_waiting(
     Args:
         store: The database.
         on_note: Called with each message for the user.
-        paths: The journals to deliver, whatever database they belong to; by default those of the
-            journal folder that belong to this database.
+        paths: The journals to deliver, whatever database they belong to, and although their trials
+            were deleted; by default those of the journal folder that belong to this database.
         again: Whether to deliver the journals again that the database has refused.
 
     Raises:
@@ -131,6 +132,8 @@ def deliver_waiting(
     delivered, refused, done = 0, [], 0
     for journal in own if problem is None else ():
         try:
+            if paths and journal.trial is not None:
+                store.restore([journal.trial])
             events, refusal = _deliver_locked(store, journal.path, on_note)
         except DatabaseUnavailable as error:
             problem = str(error)

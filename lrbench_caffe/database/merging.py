@@ -146,6 +146,7 @@ _DIFFERENT_TRIALS = """
     ", ".join("e." + column for column in EVALUATION_COLUMNS),
 )
 
+_RESTORE = "DELETE FROM deleted_trial USING merged WHERE deleted_trial.id = merged.id"
 _ARE_KNOWN_TRIALS = "SELECT EXISTS (SELECT FROM merged JOIN trial USING (id))"
 _INDEX_ROWS = "CREATE INDEX ON new_row (trial_id, iteration)"
 
@@ -267,7 +268,9 @@ def merge(cursor: Any, path: str, restore: bool = False) -> tuple[int, int, int]
             line,
             "the database already has a trial %s, with another policy, task or seed" % trial_id,
         )
-    if not restore:
+    if restore:
+        cursor.execute(_RESTORE)
+    else:
         cursor.execute(_CLAIMED_TRIAL)
         for line, trial_id in cursor.fetchall():
             raise line_error(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import InputError, abbreviated
 
 if TYPE_CHECKING:
     from lrbench_caffe.database.store import Store
@@ -15,9 +15,14 @@ _SUMMARIES = """
         ON origin.id = COALESCE(trial.origin_id, (SELECT id FROM origin WHERE here))
     GROUP BY origin.id ORDER BY here DESC, name, uuid"""
 
-_MATCHING = """
-    SELECT id, database::text AS uuid FROM origin
-    WHERE NOT here AND (database::text = %(origin)s OR name = %(origin)s) ORDER BY id FOR UPDATE"""
+_WITH_NAME = """
+    SELECT database::text AS uuid FROM origin
+    WHERE NOT here AND name = %s AND EXISTS (SELECT FROM trial WHERE origin_id = origin.id)
+    ORDER BY id"""
+
+_DELETE_UNUSED = """
+    DELETE FROM origin
+    WHERE NOT here AND NOT EXISTS (SELECT FROM trial WHERE origin_id = origin.id)"""
 
 
 class OriginSummary(NamedTuple):
@@ -41,37 +46,24 @@ def summaries(store: Store) -> list[OriginSummary]:
     return [OriginSummary(*line) for line in store.select(_SUMMARIES)]
 
 
-def delete(store: Store, origin: str) -> int:
-    """Delete an origin with all trials that were imported from it, in one transaction.
-
-    Trials that were trained here are not affected, whatever an import says.
+def check_unambiguous(store: Store, origin: str) -> None:
+    """Check that a name stands for one database, because an import can claim any name.
 
     Args:
         store: The database.
-        origin: The name or the UUID of the database that the trials were imported from.
-
-    Returns:
-        The number of trials that were deleted.
+        origin: The name or the UUID of the database that trials were imported from.
 
     Raises:
-        InputError: The database does not have the origin, several origins have the name, or it is
-            this database.
+        InputError: Several origins have the name.
     """
+    uuids = [line.uuid for line in store.select(_WITH_NAME, [origin])]
+    if len(uuids) > 1:
+        raise InputError(
+            "%d origins have the name %s: give the UUID of one of them, %s"
+            % (len(uuids), abbreviated(origin), " or ".join(uuids))
+        )
 
-    def work(cursor: Any) -> int:
-        cursor.execute(_MATCHING, {"origin": origin})
-        lines = cursor.fetchall()
-        if not lines:
-            raise InputError(
-                "nothing was imported from the origin %s: `lrbench db origins` lists the origins"
-                % origin
-            )
-        if len(lines) > 1:
-            uuids = " or ".join(line.uuid for line in lines)
-            raise InputError("%d origins have the name %s: give %s" % (len(lines), origin, uuids))
-        cursor.execute("DELETE FROM trial WHERE origin_id = %s", [lines[0].id])
-        deleted: int = cursor.rowcount
-        cursor.execute("DELETE FROM origin WHERE id = %s", [lines[0].id])
-        return deleted
 
-    return store.transaction(work)
+def delete_unused(cursor: Any) -> None:
+    """Delete, within a transaction, the imported origins that have no trials."""
+    cursor.execute(_DELETE_UNUSED)

@@ -44,7 +44,8 @@ _NAMES = {
         ORDER BY id DESC LIMIT %s""",
     "state": "SELECT DISTINCT state FROM trial LIMIT %s",
     "origin": """
-        SELECT name FROM origin WHERE NOT here
+        SELECT name FROM origin
+        WHERE NOT here AND EXISTS (SELECT FROM trial WHERE origin_id = origin.id)
         GROUP BY name ORDER BY max(id) DESC LIMIT %s""",
 }
 

@@ -161,6 +161,11 @@ class OfOrigin:
         return self._store.select(query, values)  # of networks or datasets
 
 
+def selectable(store: Store, origin: str | None) -> Selectable:
+    """Return what the functions here read: the store, or the trials of one origin in it."""
+    return store if origin is None else OfOrigin(store, origin)
+
+
 class TrainedTask(NamedTuple):
     """A dataset and a network on which the database has finished trials.
 

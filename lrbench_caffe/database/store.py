@@ -36,7 +36,13 @@ from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_
 from lrbench_caffe.database.connection import connect, display_name, identity, reason
 from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES, ORIGIN_MATCHES
 from lrbench_caffe.database.watch import watched
-from lrbench_caffe.errors import ChangeRefused, DatabaseUnavailable, InputError, TrialMissing
+from lrbench_caffe.errors import (
+    ChangeRefused,
+    DatabaseUnavailable,
+    InputError,
+    TrialDeleted,
+    TrialMissing,
+)
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
 if TYPE_CHECKING:
@@ -62,6 +68,7 @@ NEEDED_RIGHTS = {
     "task": ("SELECT", "INSERT"),
     "policy": ("SELECT", "INSERT"),
     "trial": ("SELECT", "INSERT", "UPDATE"),
+    "deleted_trial": ("SELECT",),
     "evaluation": ("SELECT", "INSERT", "DELETE"),
     "standing": ("SELECT", "INSERT", "DELETE"),
     "standing_of_trials": ("SELECT",),
@@ -115,6 +122,10 @@ _BEGIN = """
         blas = excluded.blas, threads = excluded.threads, state = 'running', ended_at = NULL,
         error = NULL, best_iteration = NULL, best_top1 = NULL
         WHERE excluded.attempt > trial.attempt"""
+
+# Read behind _BEGIN, which waits for a transaction that deletes the trial at this moment.
+_IS_DELETED = "SELECT FROM deleted_trial WHERE id = %(id)s"
+_DELETED_OF = " FROM deleted_trial WHERE id = ANY (%(ids)s::uuid[])"
 
 # A new attempt trains again what lies after its snapshot, so the earlier rows from there are void.
 _DELETE_ROWS_AFTER_SNAPSHOT = (
@@ -326,6 +337,9 @@ class Store:
 
         Args:
             trial: The trial. If the database has a later attempt at it, nothing changes.
+
+        Raises:
+            TrialDeleted: The trial was deleted, and :meth:`restore` was not called.
         """
         setup = trial.setup
         shape = setup.dataset.shape
@@ -359,7 +373,16 @@ class Store:
                 for table, content in shared.items()
             }
             cursor.execute(_BEGIN, dict(values, **ids))
-            if trial.attempt > 1 and cursor.rowcount:
+            if not cursor.rowcount:  # this attempt has begun before
+                return
+            cursor.execute(_IS_DELETED, values)
+            if cursor.rowcount:
+                raise TrialDeleted(
+                    "the trial %s was deleted from the database %s, so its rows are not recorded "
+                    "again: remove its journal, or bring the trial back with `lrbench db deliver "
+                    "JOURNAL`" % (trial.id, self.where)
+                )
+            if trial.attempt > 1:
                 cursor.execute(_DELETE_ROWS_AFTER_SNAPSHOT, values)
 
         self.transaction(insert)
@@ -421,6 +444,16 @@ class Store:
                 raise self._missing("trial " + trial_id)
 
         self.transaction(update)
+
+    def restore(self, trial_ids: Iterable[str]) -> None:
+        """Allow trials that were deleted to be recorded again.
+
+        Args:
+            trial_ids: The ids of the trials, deleted or not.
+        """
+        ids = {"ids": list(trial_ids)}
+        if self.select("SELECT" + _DELETED_OF, ids):  # only an owner may delete
+            self.transaction(lambda cursor: cursor.execute("DELETE" + _DELETED_OF, ids))
 
     def trial(self, trial_id: str) -> Trial:
         """Return the trial with this id, with all its rows.

@@ -108,7 +108,8 @@ _CLAIM = """
     SELECT pg_try_advisory_lock(%(lock)s, id) AS mine, stop_requests,
            set_config('application_name', %(program)s, false),
            set_config('tcp_keepalives_idle', '30', false) AS keepalives_idle,
-           set_config('tcp_keepalives_interval', '10', false) AS keepalives_interval
+           set_config('tcp_keepalives_interval', '10', false) AS keepalives_interval,
+           set_config('tcp_keepalives_count', '3', false) AS keepalives_count
     FROM study WHERE id = %(id)s"""
 
 _REACHED = """

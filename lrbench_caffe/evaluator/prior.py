@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from lrbench_caffe.database import standings
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.evaluator import recommendation
 from lrbench_caffe.evaluator.candidates import from_text
 from lrbench_caffe.ranking import ranges
-from lrbench_caffe.trial import DIVERGED, FINISHED
+from lrbench_caffe.trial import DIVERGED
 
 if TYPE_CHECKING:
     from lrbench_caffe.database import Store
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MIN_SIMILARITY = 0.5  # of a task whose results are used
 NO_RESULTS = "the database has no results for this task or a similar one"
+AMONG_SELECTED = " among those that --local or --origin selects"
 OTHER_SET = "what the database has for this dataset was not chosen on the %s set, so it is not used"
 POLICIES = 50  # of the best task, of which the best of each function is kept
 
@@ -31,8 +32,6 @@ class Prior(NamedTuple):
         same_task: Whether the results are of the searched task itself.
         policies: The best policy of each function with its max_iter, the best one first.
         top1s: The Top-1 of each of these policies, a share of 1, as the mean of its seeds.
-        rates: Constant rates of this task with which trainings finished.
-        safe_rates: Those of the rates with which enough seeds finished.
         diverged_rates: Constant rates of this task with which a training diverged.
         sentence: All this as a sentence.
     """
@@ -40,8 +39,6 @@ class Prior(NamedTuple):
     good: ranges.Range | None = None
     same_task: bool = False
     policies: tuple[tuple[str, int], ...] = ()
-    rates: tuple[float, ...] = ()
-    safe_rates: tuple[float, ...] = ()
     diverged_rates: tuple[float, ...] = ()
     sentence: str = NO_RESULTS
     top1s: tuple[float, ...] = ()
@@ -52,8 +49,6 @@ class Prior(NamedTuple):
             "good": self.good,
             "same": self.same_task,
             "policies": self.policies,
-            "rates": self.rates,
-            "sure": self.safe_rates,
             "diverged": self.diverged_rates,
             "words": self.sentence,
             "top1s": self.top1s,
@@ -66,54 +61,50 @@ class Prior(NamedTuple):
             good=ranges.Range(*content["good"]) if content["good"] else None,
             same_task=content["same"],
             policies=tuple((policy, max_iter) for policy, max_iter in content["policies"]),
-            rates=tuple(content.get("rates", ())),
-            safe_rates=tuple(content.get("sure", ())),
             diverged_rates=tuple(content.get("diverged", ())),
             sentence=content["words"],
             top1s=tuple(content.get("top1s", ())),
         )
 
 
-def load(store: Store, setup: Setup, seeds: int, limit: int) -> Prior:
+def load(store: Store, setup: Setup, limit: int, origin: str | None = None) -> Prior:
     """Load what the database has for a task.
 
     Args:
         store: The database.
         setup: What the search trains.
-        seeds: Number of finished seeds that make a constant rate safe.
         limit: Largest number of policies.
+        origin: Where the trials were trained, as :meth:`lrbench_caffe.database.Store.trials`
+            selects them; None for anywhere.
 
     Returns:
-        What the database has; ``Prior()`` if it has nothing for this task or a similar one.
+        What the database has; only a sentence if it has nothing for this task or a similar one.
     """
+    nothing = Prior(sentence=NO_RESULTS + ("" if origin is None else AMONG_SELECTED))
     query = recommendation.query_from_setup(setup)
     try:
-        found = recommendation.recommend(store, query, limit=POLICIES)
+        results = standings.selectable(store, origin)
+        found = recommendation.recommend(results, query, limit=POLICIES)
     except InputError:
-        return Prior()
+        return nothing
     found = found._replace(tasks=tuple(filter(None, (_usable(r, setup) for r in found.tasks))))
     if not found.tasks:
         return Prior(sentence=OTHER_SET % setup.solver["select"])
     best = max(found.tasks, key=lambda results: (results.similarity, results.policies[0].top1.mean))
     if best.similarity < MIN_SIMILARITY:
-        return Prior()
+        return nothing
     sentences = recommendation.explain(found, found.tasks.index(best))
-    standings = _best_of_each_function(best)[:limit]
+    policies = _best_of_each_function(best)[:limit]
     prior = Prior(
         good=best.good,
         same_task=found.same,
-        policies=tuple((entry.policy, entry.settings["max_iter"]) for entry in standings),
+        policies=tuple((entry.policy, entry.settings["max_iter"]) for entry in policies),
         sentence="; ".join(sentences),
-        top1s=tuple(cast("float", entry.top1.mean) for entry in standings),
+        top1s=tuple(cast("float", entry.top1.mean) for entry in policies),
     )
     if not found.same:
         return prior
-    finished, diverged = _seeds_of_constant_rates(store, best)
-    return prior._replace(
-        rates=tuple(sorted(finished)),
-        safe_rates=tuple(rate for rate in sorted(finished) if len(finished[rate]) >= seeds),
-        diverged_rates=tuple(sorted(diverged)),
-    )
+    return prior._replace(diverged_rates=_diverged_rates(store, best, origin))
 
 
 def _usable(results: TaskResults, setup: Setup) -> TaskResults | None:
@@ -154,23 +145,19 @@ def _best_of_each_function(results: TaskResults) -> list[Standing]:
     return list(best.values())
 
 
-def _seeds_of_constant_rates(
-    store: Store, results: TaskResults
-) -> tuple[dict[float, set[int]], dict[float, set[int]]]:
-    """Collect the seeds with which each constant rate finished, and with which it diverged."""
+def _diverged_rates(store: Store, results: TaskResults, origin: str | None) -> tuple[float, ...]:
+    """List the constant rates with which a training diverged."""
     optimizer = recommendation.optimizer(results.task.settings)
-    seeds: dict[str, dict[float, set[int]]] = {
-        FINISHED: defaultdict(set),
-        DIVERGED: defaultdict(set),
-    }
     trials = store.trials(
         dataset=results.task.dataset.name,
         network=results.task.network.hash,
         function="FIX",
         best_only=True,
+        origin=origin,
     )
-    for trial in trials:
-        if trial.state in seeds and recommendation.optimizer(trial.setup.solver) == optimizer:
-            k0 = cast("float", trial.parameters["k0"])
-            seeds[trial.state][k0].add(trial.setup.seed)
-    return seeds[FINISHED], seeds[DIVERGED]
+    diverged = {
+        cast("float", trial.parameters["k0"])
+        for trial in trials
+        if trial.state == DIVERGED and recommendation.optimizer(trial.setup.solver) == optimizer
+    }
+    return tuple(sorted(diverged))

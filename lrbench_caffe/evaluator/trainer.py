@@ -17,9 +17,16 @@ from typing import TYPE_CHECKING, Any, cast
 from lrbench_caffe import database, models, study
 from lrbench_caffe.database import studies
 from lrbench_caffe.display.progress import StudyDisplay
-from lrbench_caffe.errors import InputError, TrialError, Undelivered
+from lrbench_caffe.errors import (
+    CannotConnect,
+    DatabaseUnavailable,
+    InputError,
+    TrialError,
+    Undelivered,
+)
 from lrbench_caffe.study import UNFINISHED, failures, process
 from lrbench_caffe.study.kept import best_of
+from lrbench_caffe.study.pruning import as_judged
 from lrbench_caffe.trial import FINISHED, Job
 
 if TYPE_CHECKING:
@@ -111,6 +118,7 @@ class Trainer:
 
         Raises:
             InputError: Another program runs the study, or the database cannot be used.
+            DatabaseUnavailable: The database went away during the block.
             KeyboardInterrupt: At the end of the block, after Ctrl-C or a request to stop.
         """
         if self._study is not None:
@@ -120,6 +128,13 @@ class Trainer:
             self._study = claimed
             try:
                 yield
+            except Undelivered:
+                raise
+            except (CannotConnect, DatabaseUnavailable) as error:
+                raise DatabaseUnavailable(
+                    "%s; when the database is back, the same command continues the study %s"
+                    % (error, self.name)
+                ) from error
             finally:
                 self._study = None
 
@@ -172,7 +187,9 @@ class Trainer:
 
         Returns:
             The trial of each request, in the same order, with all its rows. A trial that fails is
-            among them. A trial that failed in an earlier call of the program is trained again.
+            among them. A trial that failed in an earlier call of the program is trained again. A
+            trial that was stuck ends where that showed, see
+            :func:`lrbench_caffe.study.pruning.as_judged`.
 
         Raises:
             InputError: As :func:`lrbench_caffe.study.run_study`, or the study contains trials of
@@ -190,7 +207,7 @@ class Trainer:
             for policy, max_iter, seed in requests
         ]
         problems = self._train_round(jobs, watchers, model and self.keeps_models)
-        trials = self._load(jobs, problems)
+        trials = list(map(as_judged, self._load(jobs, problems)))
         self._trials.update((trial.id, trial) for trial in trials)
         self._check_failures()
         return trials
@@ -246,7 +263,8 @@ class Trainer:
         with database.Store(self.dsn) as store:
             ids = studies.ids(store, self.name)
             stored = {trial.id: trial for trial in store.trials(study=self.name)}
-        trials = [stored[ids[job]] for job in jobs if ids[job] in stored]
+        # A job is missing if its trial was deleted during an outage.
+        trials = [stored[ids[job]] for job in jobs if ids.get(job) in stored]
         ended = [trial for trial in trials if trial.state not in UNFINISHED]
         missing = len(jobs) - len(ended)
         if missing and problems:

@@ -18,7 +18,8 @@ import statistics
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lrbench_caffe import ranking
-from lrbench_caffe.database import Store, studies
+from lrbench_caffe.database import Store, selection, studies
+from lrbench_caffe.database.names import LOCAL
 from lrbench_caffe.errors import InputError, TrialError, suggestion
 from lrbench_caffe.evaluator import prior, range_test, stages
 from lrbench_caffe.evaluator.candidates import TUNED, from_policy, from_text, with_peak
@@ -41,10 +42,10 @@ __all__ = ["GOALS", "Tried", "Tuned", "summary", "tune"]
 DEFAULT_BUDGET = 20  # trainings at full length
 RANGE_SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the full length: of a range test, until the net learns
 KNOWN = 3  # policies of the database that are tried
-SAFE_SEEDS = 3  # of a constant rate of the database
 # Ranges that differ by less are the same: the rates of a range test differ by up to 2.5.
 RATE_RESOLUTION = 2.6
 METHOD = 2  # of the search: the studies of others cannot be continued
+_PRIOR_RESULTS = "prior results"  # an argument of the search; early studies do not have it
 
 
 class Tuned(NamedTuple):
@@ -89,6 +90,7 @@ def tune(
     on_note: Callable[[str], object] = lambda sentence: None,
     seed: int = 1,
     on_round: Callable[[TuningLog, str, Sequence[Wanted]], object] = lambda *_: None,
+    origin: str | None = None,
 ) -> Tuned:
     """Find a good policy for a solver.
 
@@ -103,13 +105,15 @@ def tune(
         on_note: Called with a sentence on each decision.
         seed: The first seed. Further seeds are those after it.
         on_round: Called before each round of trainings with the log, the stage and the trainings.
+        origin: Whose results the search starts from, as
+            :meth:`lrbench_caffe.database.Store.trials` selects them; None for all results.
 
     Returns:
         The best policy and how it was found.
 
     Raises:
-        InputError: The budget is too small, a function or the goal is unknown, the study was
-            started with other arguments, the net does not learn, or as
+        InputError: The budget is too small, a function, the goal or the origin is unknown, the
+            study was started with other arguments, the net does not learn, or as
             :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
         TrialError: No policy finished its trainings, or as
             :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
@@ -117,18 +121,20 @@ def tune(
     functions = tuple(functions or TUNED)
     if trainer.budget == math.inf:
         trainer.budget = DEFAULT_BUDGET * trainer.max_iter
-    _check_arguments(trainer, functions, goal)
+    _check_arguments(trainer, functions, goal, origin)
     chosen = tuple(sorted(set(functions), key=TUNED.index))
     task = Task(trainer.max_iter, trainer.test_interval, chosen, goal, seed)
     with trainer.claim():
-        found = _load_prior(trainer, task)
+        found = _load_prior(trainer, task, origin)
         rounds = Rounds(trainer, on_note, on_round)
         log = TuningLog(task, known_diverged=_known_diverged(found))
         log = _search(log.with_note(found.sentence), found, trainer, rounds)
         return _result(rounds.show(log), trainer)
 
 
-def _check_arguments(trainer: Trainer, functions: Iterable[str], goal: str) -> None:
+def _check_arguments(
+    trainer: Trainer, functions: Iterable[str], goal: str, origin: str | None
+) -> None:
     if goal not in GOALS:
         raise InputError("unknown goal %r%s" % (goal, suggestion(goal, GOALS)))
     for function in functions:
@@ -139,6 +145,9 @@ def _check_arguments(trainer: Trainer, functions: Iterable[str], goal: str) -> N
             "invalid budget of %d iterations: expected at least %d, two trainings of %d iterations"
             % (trainer.budget, 2 * trainer.max_iter, trainer.max_iter)
         )
+    if origin:
+        with Store(trainer.dsn) as store:
+            selection.check(store, {"origin": origin})
 
 
 def _search(log: TuningLog, found: prior.Prior, trainer: Trainer, rounds: Rounds) -> TuningLog:
@@ -162,7 +171,7 @@ def _search(log: TuningLog, found: prior.Prior, trainer: Trainer, rounds: Rounds
 # What the database has
 
 
-def _load_prior(trainer: Trainer, task: Task) -> prior.Prior:
+def _load_prior(trainer: Trainer, task: Task, origin: str | None) -> prior.Prior:
     """Load what the database had when the study began.
 
     A study that continues has to decide as it did before it was interrupted. Therefore the database
@@ -174,13 +183,14 @@ def _load_prior(trainer: Trainer, task: Task) -> prior.Prior:
         "functions": list(task.functions),
         "seed": task.seed,
         "method": METHOD,
+        _PRIOR_RESULTS: _results_text(origin),
         **trainer.stopping_texts,
     }
     with Store(trainer.dsn) as store:
-        current = prior.load(store, trainer.setup, seeds=SAFE_SEEDS, limit=KNOWN)
+        current = prior.load(store, trainer.setup, KNOWN, origin)
         content = {**current.to_json(), "asked": arguments}
         content = studies.initial_information(store, trainer.name, content)
-    asked = content.get("asked", {})
+    asked = {_PRIOR_RESULTS: _results_text(None), **content.get("asked", {})}
     if asked.get("method") != METHOD:
         raise InputError(
             "the study %s was started by another version, which searches in another way: start"
@@ -195,6 +205,13 @@ def _load_prior(trainer: Trainer, task: Task) -> prior.Prior:
                 % (trainer.name, name, _value_text(value), _value_text(arguments[name]))
             )
     return prior.Prior.from_json(content)
+
+
+def _results_text(origin: str | None) -> str:
+    """The results that a search starts from, as an argument of the search."""
+    if origin is None:
+        return "of all databases"
+    return "of this database" if origin == LOCAL else "of the origin %s" % origin
 
 
 def _value_text(value: Any) -> str:

@@ -13,7 +13,7 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from lrbench_caffe.trial import DIVERGED, PRUNED
+from lrbench_caffe.trial import DIVERGED, FAILED, PRUNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -117,14 +117,28 @@ class StuckDetector:
         """Receive an event; return (DIVERGED, reason) if the training is stuck."""
         with self._lock:
             if kind == "begin":
-                self._guessing[job.id] = _GuessingTrial(content.setup.classes)
+                self._begin(job.id, content)
             elif kind == "end":
                 self._guessing.pop(job.id, None)
-            elif kind == "row" and job.id in self._guessing:
+            elif kind == "row":
                 return self._judge(job.id, content)
         return None
 
+    def verdict(self, trial: Trial) -> tuple[int, Verdict] | None:
+        """Return after how many rows of a trial there is a verdict, and the verdict; else None."""
+        self._begin(trial.id, trial)
+        for n, row in enumerate(trial.rows, 1):
+            verdict = self._judge(trial.id, row)
+            if verdict:
+                return n, verdict
+        return None
+
+    def _begin(self, trial_id: str | None, trial: Trial) -> None:
+        self._guessing[trial_id] = _GuessingTrial(trial.setup.classes)
+
     def _judge(self, trial_id: str | None, row: Evaluation) -> Verdict | None:
+        if trial_id not in self._guessing:
+            return None
         trial, top1, test_loss = self._guessing[trial_id], row.top1, row.test_loss
         if trial.classes is None or top1 is None or test_loss is None:
             del self._guessing[trial_id]
@@ -143,6 +157,22 @@ class StuckDetector:
             "at iteration %d it is still no better than guessing: Top-1 %.2f %%, test loss %.4g"
             % (row.iteration, 100 * top1, test_loss)
         )
+
+
+def as_judged(trial: Trial) -> Trial:
+    """Return a trial as it would be if StuckDetector's verdict had ended it at once.
+
+    A verdict reaches a training a moment later, so the training may have had further rows, or even
+    have finished. Decisions that have to be the same each time are based on this trial.
+
+    Args:
+        trial: A trial with all its rows.
+    """
+    found = StuckDetector().verdict(trial)
+    if found is None or trial.state == FAILED:
+        return trial
+    count, (state, reason) = found
+    return dataclasses.replace(trial, rows=trial.rows[:count], state=state, error=reason)
 
 
 @dataclasses.dataclass
