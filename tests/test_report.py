@@ -141,7 +141,7 @@ def test_report_shows_the_ranking_and_draws_the_best_policies(report):
         "FIX(k0=0.5) (1 failed)",
     ]
     assert column(driver, 1) == ["1", "2", "3", "-"] and column(driver, 6)[0] == "99.00 ± 0.00"
-    assert column(driver, 12) == ["equal values", "equal values", "one seed", "-"]
+    assert column(driver, 13) == ["equal values", "equal values", "one seed", "-"]
     assert BEST in drawn(driver, "top1")
     assert BEST in drawn(driver, "rate") and BEST in drawn(driver, "classes")
     cost = driver.find_element("id", "cost").get_attribute("aria-label")
