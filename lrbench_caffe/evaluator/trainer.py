@@ -26,7 +26,7 @@ from lrbench_caffe.errors import (
 )
 from lrbench_caffe.study import UNFINISHED, failures, process
 from lrbench_caffe.study.kept import best_of
-from lrbench_caffe.study.pruning import as_judged
+from lrbench_caffe.study.pruning import StuckDetector, as_judged
 from lrbench_caffe.trial import FINISHED, Job
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Trainer:
         Returns:
             The trial of each request, in the same order, with all its rows. A trial that fails is
             among them. A trial that failed in an earlier call of the program is trained again. A
-            trial that was stuck ends where that showed, see
+            trial that a StuckDetector among the watchers has judged ends with its verdict, see
             :func:`lrbench_caffe.study.pruning.as_judged`.
 
         Raises:
@@ -207,7 +207,9 @@ class Trainer:
             for policy, max_iter, seed in requests
         ]
         problems = self._train_round(jobs, watchers, model and self.keeps_models)
-        trials = list(map(as_judged, self._load(jobs, problems)))
+        trials = self._load(jobs, problems)
+        if any(isinstance(getattr(w, "__self__", None), StuckDetector) for w in watchers):
+            trials = list(map(as_judged, trials))
         self._trials.update((trial.id, trial) for trial in trials)
         self._check_failures()
         return trials
