@@ -83,7 +83,7 @@ from test_display import HOSTILE, hostile_tables, hostile_trial
 from lrbench_caffe.cli import _exit
 from lrbench_caffe.display import bar, console, progress
 from lrbench_caffe.display.screen import SCREEN
-bar.DELAY = 0
+bar.ProgressDisplay.delay = 0
 for format in ("table", "markdown", "csv", "json", "latex"):
     for table in hostile_tables():
         console.print_tables(table, format=format)

@@ -33,7 +33,7 @@ POLICY = "SINEXP(k0=0.005, k1=0.08, gamma=0.997, l=100)"
 @pytest.fixture
 def terminal(monkeypatch):
     """Make both outputs a terminal: terminal(width) returns it."""
-    monkeypatch.setattr(bar, "DELAY", 0)
+    monkeypatch.setattr(bar.ProgressDisplay, "delay", 0)
     monkeypatch.setattr(bar, "WAITING_DELAY", 0)
 
     def attach(width=80):

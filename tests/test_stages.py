@@ -15,7 +15,7 @@ RATE = 0.1  # the best constant rate
 
 
 def a_log(functions=TUNED, goal="accuracy", **fields):
-    return TuningLog(Task(FULL, 50, tuple(functions), goal, 1), **fields)
+    return TuningLog(Task(FULL, tuple(functions), goal, 1), **fields)
 
 
 def training(candidate, top1=0.9, loss=0.3, seed=1, state="finished", length=FULL, stage="recipe"):

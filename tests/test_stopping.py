@@ -308,7 +308,7 @@ def test_tune_passes_the_patience_on_and_its_study_keeps_it(tmp_path, digits, da
     assert first._command.endswith("--patience 1 --min-delta 0.5 --study t")
     first.budget = 100
     with first.claim():
-        tuner._load_prior(first, Task(40, 10, ("FIX",), "accuracy", 1), None)
+        tuner._load_prior(first, Task(40, ("FIX",), "accuracy", 1), None)
     other = trainer({"patience": "2"})
     other.budget = 100
     with pytest.raises(InputError, match="was started with the patience 1, not 2"):

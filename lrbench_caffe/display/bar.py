@@ -19,25 +19,20 @@ from lrbench_caffe.display.meter import (
     speed_text,
 )
 from lrbench_caffe.display.printable import printable
-from lrbench_caffe.display.screen import SCREEN
+from lrbench_caffe.display.screen import SCREEN, Drawing
 from lrbench_caffe.display.speed import SpeedMeter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
-    from typing import TypeVar
-
-    Display = TypeVar("Display", bound="ProgressDisplay")
 
 # Called with what is being done, how much of it is done, and how much there is (None: unknown).
 ProgressCallback = Callable[[str, int, Optional[int]], None]
 
 BYTES = ("downloading ", "importing ")  # the beginnings of activities that are counted in bytes
-DELAY = 0.3  # seconds: a bar that is gone at once would only flicker
 WAITING_DELAY = 1.0  # seconds that a user waits without a question
 
 
-class ProgressDisplay:
+class ProgressDisplay(Drawing):
     """A bar on a terminal, with lines above it. Elsewhere only the lines are printed.
 
     It is a context manager, and it is called as a progress callback:
@@ -46,22 +41,12 @@ class ProgressDisplay:
             progress("writing images", 100, 1000)
     """
 
+    delay = 0.3  # a bar that is gone at once would only flicker
+
     def __init__(self) -> None:
         self._console = plain_console(stderr=True)
         self._meter = Meter("", None)
         self._speed_meter = SpeedMeter()
-
-    def __enter__(self: Display) -> Display:
-        SCREEN.show(self._lines, DELAY)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        SCREEN.hide(self._lines)
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         """Move the bar.

@@ -15,11 +15,13 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from lrbench_caffe.display.console import plain_console
 
 if TYPE_CHECKING:
-    from typing import Callable
+    from types import TracebackType
+    from typing import Callable, TypeVar
 
     from rich.console import Console
     from rich.text import Text
 
+    D = TypeVar("D", bound="Drawing")
     # Called with the width and the height that it may use; returns lines that are not wider.
     Section = Callable[[int, int], list[Text]]
 
@@ -223,3 +225,29 @@ class _LinesAbove:
 
 
 SCREEN = Screen()
+
+
+class Drawing:
+    """A context manager that draws its lines on the screen within its block.
+
+    Attributes:
+        delay: The seconds until they are drawn first.
+    """
+
+    delay = 0.0
+
+    def __enter__(self: D) -> D:
+        SCREEN.show(self._lines, self.delay)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        SCREEN.hide(self._lines)
+
+    def _lines(self, width: int, height: int) -> list[Text]:
+        """Make the lines, which are not wider than the width."""
+        raise NotImplementedError

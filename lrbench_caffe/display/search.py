@@ -22,13 +22,11 @@ from lrbench_caffe.display.meter import (
     share_of,
     speed_text,
 )
-from lrbench_caffe.display.screen import SCREEN
+from lrbench_caffe.display.screen import SCREEN, Drawing
 from lrbench_caffe.display.study import StudyDisplay
 from lrbench_caffe.display.table import percent
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from rich.text import Text
 
     from lrbench_caffe.ranking import Spread
@@ -56,7 +54,7 @@ class SearchStatus(NamedTuple):
     budget: float = float("inf")
 
 
-class SearchDisplay:
+class SearchDisplay(Drawing):
     """Shows a search from its beginning to its end.
 
     On a terminal it draws the status of the search, and below it the round of trainings that runs.
@@ -68,18 +66,6 @@ class SearchDisplay:
         self._round: _Round | None = None
         self._started = time.monotonic()
         self._iterations = 0  # of the rounds that have ended
-
-    def __enter__(self) -> SearchDisplay:
-        SCREEN.show(self._lines)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        SCREEN.hide(self._lines)
 
     def show(self, status: SearchStatus) -> None:
         """Show another status. What it has spent must not include the round that runs."""

@@ -14,7 +14,6 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.study import failures
-from lrbench_caffe.study.pruning import StuckDetector
 from lrbench_caffe.trial import DIVERGED, FAILED
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ class _ConstantRates:
         """Train under as many of the rates as the budget has room for."""
         rates = rates[: self._room]
         requests = [(str(Policy("FIX", k0=rate)), self._length, self._seed) for rate in rates]
-        trials = self._trainer.train(requests, [StuckDetector().on_event])
+        trials = self._trainer.train(requests, end_stuck=True)
         self.trials.update(zip(rates, trials))
         self.points = _final_points(self.trials.values())
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from lrbench_caffe.database import Store, studies
 from lrbench_caffe.evaluator.candidates import rates_key
 from lrbench_caffe.evaluator.tuning_log import Tried
-from lrbench_caffe.study.pruning import StuckDetector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,7 +82,6 @@ class Rounds:
             InputError: As :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
             TrialError: As :meth:`lrbench_caffe.evaluator.trainer.Trainer.train`.
         """
-        self.show(log)
         new = self._new(log, wanted, length)[:count][: self.room(length)]
         if not new:
             return log
@@ -91,14 +89,14 @@ class Rounds:
         requests = [(str(item.candidate.policy(length)), length, item.seed) for item in new]
         # Before the trainings: `lrbench study show` prints the reasons while they run.
         self._store_reasons(stage, requests, new)
-        trials = self._trainer.train(requests, [StuckDetector().on_event], model=True)
+        trials = self._trainer.train(requests, model=True, end_stuck=True)
         return self._added(log, stage, new, trials)
 
     def add_range_test(
         self, log: TuningLog, wanted: Sequence[Wanted], trials: Sequence[Trial]
     ) -> TuningLog:
         """Add the trainings of a range test to the log."""
-        requests = [(trial.policy, max_iter(trial), trial.setup.seed) for trial in trials]
+        requests = [(trial.policy, trial.length, trial.setup.seed) for trial in trials]
         self._store_reasons(RANGE, requests, wanted)
         return self._added(log, RANGE, wanted, trials)
 
@@ -111,8 +109,9 @@ class Rounds:
         done = {key(tried) for tried in log.tried if tried.length == length}
         new: dict[tuple[str, int], Wanted] = {}
         for item in wanted:
-            if key(item) not in done:
-                new.setdefault(key(item), item)
+            training = key(item)
+            if training not in done:
+                new.setdefault(training, item)
         return list(new.values())
 
     def _added(
@@ -124,7 +123,7 @@ class Rounds:
                 item.why,
                 trial,
                 item.candidate,
-                max_iter(trial),
+                trial.length,
                 item.seed,
                 self._trainer.cost(trial),
             )
@@ -137,8 +136,3 @@ class Rounds:
         reasons = {request: (stage, item.why) for request, item in zip(requests, wanted)}
         with Store(self._trainer.dsn) as store:
             studies.add_reasons(store, self._trainer.name, reasons)
-
-
-def max_iter(trial: Trial) -> int:
-    """Return the max_iter of a trial."""
-    return cast("int", trial.setup.solver["max_iter"])

@@ -23,30 +23,11 @@ from lrbench_caffe.trial import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Protocol
 
     from lrbench_caffe.evaluator.candidates import Candidate
+    from lrbench_caffe.evaluator.rounds import Rounds
     from lrbench_caffe.evaluator.tuning_log import Outcome, Tried, TuningLog
     from lrbench_caffe.trial import Trial
-
-    class Rounds(Protocol):
-        """What trains: :class:`lrbench_caffe.evaluator.rounds.Rounds`, or a test's made-up one."""
-
-        def room(self, length: int) -> int:
-            """Count the trainings of a length that the rest of the budget pays for."""
-
-        def train(
-            self,
-            log: TuningLog,
-            stage: str,
-            wanted: Sequence[Wanted],
-            length: int,
-            count: int | None = None,
-        ) -> TuningLog:
-            """Train what was not trained yet: the first `count`, as many as there is room for."""
-
-        def length(self, share: float) -> int:
-            """Return the length of a training that takes a share of the full length."""
 
 
 RECIPE_FACTORS = (1.0, 2.0, 4.0)  # of the best constant rate: the recipe's largest rates

@@ -176,6 +176,7 @@ class Trainer:
         requests: Sequence[tuple[str, int, int]],
         watchers: Sequence[Watcher] = (),
         model: bool = False,
+        end_stuck: bool = False,
     ) -> list[Trial]:
         """Train what the study does not have yet.
 
@@ -184,12 +185,12 @@ class Trainer:
             watchers: As for :func:`lrbench_caffe.study.run_study`.
             model: Whether the trials keep their models, of which the study keeps the best of each
                 policy.
+            end_stuck: Whether to end trainings that are stuck at chance. Their trials end where
+                that showed, see :func:`lrbench_caffe.study.pruning.as_judged`.
 
         Returns:
             The trial of each request, in the same order, with all its rows. A trial that fails is
-            among them. A trial that failed in an earlier call of the program is trained again. A
-            trial that a StuckDetector among the watchers has judged ends with its verdict, see
-            :func:`lrbench_caffe.study.pruning.as_judged`.
+            among them. A trial that failed in an earlier call of the program is trained again.
 
         Raises:
             InputError: As :func:`lrbench_caffe.study.run_study`, or the study contains trials of
@@ -206,9 +207,11 @@ class Trainer:
             )
             for policy, max_iter, seed in requests
         ]
+        if end_stuck:
+            watchers = [*watchers, StuckDetector().on_event]
         problems = self._train_round(jobs, watchers, model and self.keeps_models)
         trials = self._load(jobs, problems)
-        if any(isinstance(getattr(w, "__self__", None), StuckDetector) for w in watchers):
+        if end_stuck:
             trials = list(map(as_judged, trials))
         self._trials.update((trial.id, trial) for trial in trials)
         self._check_failures()

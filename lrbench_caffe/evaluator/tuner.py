@@ -23,7 +23,7 @@ from lrbench_caffe.database.names import LOCAL
 from lrbench_caffe.errors import InputError, TrialError, suggestion
 from lrbench_caffe.evaluator import prior, range_test, stages
 from lrbench_caffe.evaluator.candidates import TUNED, from_policy, from_text, with_peak
-from lrbench_caffe.evaluator.rounds import RANGE, Rounds, max_iter
+from lrbench_caffe.evaluator.rounds import RANGE, Rounds
 from lrbench_caffe.evaluator.tuning_log import GOALS, Task, Tried, TuningLog, Wanted
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.study import failures
@@ -123,7 +123,7 @@ def tune(
         trainer.budget = DEFAULT_BUDGET * trainer.max_iter
     _check_arguments(trainer, functions, goal, origin)
     chosen = tuple(sorted(set(functions), key=TUNED.index))
-    task = Task(trainer.max_iter, trainer.test_interval, chosen, goal, seed)
+    task = Task(trainer.max_iter, chosen, goal, seed)
     with trainer.claim():
         found = _load_prior(trainer, task, origin)
         rounds = Rounds(trainer, on_note, on_round)
@@ -155,7 +155,7 @@ def _search(log: TuningLog, found: prior.Prior, trainer: Trainer, rounds: Rounds
     known = _known(found, log.task)
     good = found.good
     if known:
-        log = rounds.show(log.with_incumbent(known[0].candidate))
+        log = log.with_incumbent(known[0].candidate)
     if good is None or not found.same_task:
         log, good = _test_range(log, trainer, rounds, found.good)
     if found.good:
@@ -291,7 +291,7 @@ def _with_open_ends(log: TuningLog, test: range_test.RangeTest) -> TuningLog:
 
 
 def _constant(trial: Trial) -> Candidate:
-    candidate = from_policy(Policy.parse(trial.policy), max_iter(trial))
+    candidate = from_policy(Policy.parse(trial.policy), trial.length)
     assert candidate is not None, "FIX is a candidate of any length"
     return candidate
 

@@ -34,14 +34,12 @@ class Task(NamedTuple):
 
     Attributes:
         max_iter: Iterations of a training at full length.
-        test_interval: Iterations between two evaluations.
         functions: The LR functions to choose from, in the order in which they are tried.
         goal: A key of :data:`GOALS`.
         seed: The first seed.
     """
 
     max_iter: int
-    test_interval: int
     functions: tuple[str, ...]
     goal: str
     seed: int
