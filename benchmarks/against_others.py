@@ -48,7 +48,7 @@ sys.path.insert(0, ROOT)
 
 import optuna
 import psycopg2
-from tasks import TASKS
+from tasks import TASKS, write_solver
 
 from lrbench_caffe import study
 from lrbench_caffe.database import Store, server
@@ -59,7 +59,6 @@ from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.policies import CYCLIC, FUNCTIONS, Composition, Policy
 from lrbench_caffe.study import process
 from lrbench_caffe.study.cores import Cores, usable_cores
-from lrbench_caffe.training import prototxt
 from lrbench_caffe.trial import FINISHED, PRUNED, Job
 
 if TYPE_CHECKING:
@@ -81,7 +80,10 @@ def main() -> None:
     options.work = os.path.join(options.work, options.task)
     os.makedirs(options.work, exist_ok=True)
     check_conditions(options)
-    solver = write_solver(options)
+    solver, options.max_iter, options.test_interval = write_solver(
+        options.task, options.data, options.work
+    )
+    options.iterations = int(options.budget * options.max_iter)
     runs = {
         (name, repeat): cached_search(name, solver, options, repeat)
         for repeat in range(options.repeats)
@@ -113,22 +115,6 @@ def parse_arguments() -> argparse.Namespace:
     if options.fresh < 2:
         parser.error("--fresh: expected at least 2 seeds, because one seed has no deviation")
     return options
-
-
-def write_solver(options: argparse.Namespace) -> str:
-    """Write the task's solver; return its path. Sets the options max_iter and test_interval."""
-    source, max_iter, test_interval = TASKS[options.task]
-    source = os.path.join(ROOT, source)
-    param = prototxt.resolve(prototxt.read_solver(source), source, options.data)
-    param.max_iter = max_iter or param.max_iter
-    param.test_interval = test_interval or param.test_interval
-    param.snapshot = 0
-    param.snapshot_after_train = False
-    options.max_iter, options.test_interval = param.max_iter, param.test_interval
-    options.iterations = int(options.budget * param.max_iter)
-    path = os.path.join(os.path.abspath(options.work), "solver.prototxt")
-    prototxt.write_solver(param, path)
-    return path
 
 
 def check_conditions(options: argparse.Namespace) -> None:

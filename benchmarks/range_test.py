@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from typing import TYPE_CHECKING
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.dirname(os.path.abspath(__file__))]
 
-from tasks import TASKS
+from tasks import TASKS, write_solver
 
 from lrbench_caffe import ranking
 from lrbench_caffe.evaluator import range_test
+from lrbench_caffe.evaluator.candidates import recipe
 from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.ranking.noise import spread
 from lrbench_caffe.study.cores import Cores
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 SEEDS = {"lenet": 2}  # LeNet's trainings take half a minute
 DEFAULT_SEEDS = 5
 FIRST_SEED = 101
-WARM_UP = 0.05  # of max_iter
 
 
 def main() -> None:
@@ -44,38 +43,22 @@ def main() -> None:
     )
     parser.add_argument("--data", required=True, help="the folder that tasks.py has written")
     parser.add_argument("--task", action="append", choices=TASKS, help="default: all of them")
-    parser.add_argument("--work", default="range-test", help="folder for LeNet's solver")
+    parser.add_argument("--work", default="range-test", help="folder for the solvers")
     options = parser.parse_args()
-    os.makedirs(options.work, exist_ok=True)
     print("| task | test | iterations | use | policy | Top-1 % | final % | diverged |", flush=True)
     print("| --- | --- | ---: | --- | --- | ---: | ---: | ---: |", flush=True)
     for task in options.task or TASKS:
-        solver = solver_of(task, options.work)
+        folder = os.path.join(options.work, task)
+        os.makedirs(folder, exist_ok=True)
+        solver = write_solver(task, options.data, folder).path
         for kind, evaluate in (("range", range_test.run), ("sweep", range_test.sweep)):
-            trainer = Trainer(solver, Cores(), kind, "%s-%s" % (kind, task), options.data)
+            trainer = Trainer(solver, Cores(), kind, "%s-%s" % (kind, task))
             test = evaluate(trainer)
             if test.good is None:
                 print("| %s | %s | %d | - | | | | |" % (task, kind, test.cost), flush=True)
                 continue
             for use, policy in uses(test, trainer.max_iter).items():
-                print(line(task, kind, test, use, policy, solver, options.data), flush=True)
-
-
-def solver_of(task: str, folder: str) -> str:
-    """Return the path of a task's solver, a changed copy if it is not trained as it is."""
-    path, max_iter, test_interval = TASKS[task]
-    path = os.path.join(ROOT, path)
-    if max_iter is None:
-        return path
-    with open(path) as file:
-        text = file.read()
-    for name, value in (("max_iter", max_iter), ("test_interval", test_interval)):
-        text = re.sub(r"(?m)^%s:.*$" % name, "%s: %d" % (name, value), text)
-    text = text.replace('net: "', 'net: "%s/' % os.path.dirname(path))
-    copy = os.path.join(folder, "%s_solver.prototxt" % task)
-    with open(copy, "w") as file:
-        file.write(text)
-    return copy
+                print(line(task, kind, test, use, policy, solver), flush=True)
 
 
 def uses(test: RangeTest, max_iter: int) -> dict[str, str]:
@@ -86,31 +69,18 @@ def uses(test: RangeTest, max_iter: int) -> dict[str, str]:
         "best": "FIX(k0=%r)" % good.best,
         "upper end": "FIX(k0=%r)" % good.high,
         "lower end": "FIX(k0=%r)" % good.low,
-        "best, cosine": cosine(good.best, max_iter),
+        "best, cosine": recipe(good.best, max_iter).text,
     }
     if test.swept:
         third = range_test.constant_rate(good)
         policies["a third"] = "FIX(k0=%r)" % third
-        policies["a third, cosine"] = cosine(third, max_iter)
+        policies["a third, cosine"] = recipe(third, max_iter).text
     return policies
 
 
-def cosine(rate: float, max_iter: int) -> str:
-    """Return a warm-up to a rate, and half a cosine down to 0."""
-    warm_up = round(WARM_UP * max_iter)
-    return "WARMUP(k0=%r) for %d then COS(k0=%r, k1=0.0, l=%d)" % (
-        float("%.6g" % (rate / 10)),
-        warm_up,
-        rate,
-        max_iter - warm_up,
-    )
-
-
-def line(
-    task: str, kind: str, test: RangeTest, use: str, policy: str, solver: str, data: str
-) -> str:
+def line(task: str, kind: str, test: RangeTest, use: str, policy: str, solver: str) -> str:
     """Train a policy with fresh seeds; return its line of the table."""
-    trainer = Trainer(solver, Cores(), "use", "use-%s" % task, data)
+    trainer = Trainer(solver, Cores(), "use", "use-%s" % task)
     seeds = range(FIRST_SEED, FIRST_SEED + SEEDS.get(task, DEFAULT_SEEDS))
     trials = trainer.train([(policy, trainer.max_iter, seed) for seed in seeds])
     finished = ranking.counted_trials(trials)

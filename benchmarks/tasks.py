@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 from lrbench_caffe import datasets
+from lrbench_caffe.training import prototxt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,40 @@ TASKS = {
 }
 SMALL_MNIST = 2000, 2000  # training and test images
 SMALL_CIFAR10 = 4000, 2000
+
+
+class Solver(NamedTuple):
+    """The solver of a task.
+
+    Attributes:
+        path: Its prototxt, whose paths are absolute.
+        max_iter: Iterations of a training.
+        test_interval: Iterations between two evaluations.
+    """
+
+    path: str
+    max_iter: int
+    test_interval: int
+
+
+def write_solver(task: str, data: str, folder: str) -> Solver:
+    """Write a task's solver, without snapshots, to a folder.
+
+    Args:
+        task: A key of TASKS.
+        data: The folder of the data.
+        folder: Where to write it.
+    """
+    source, max_iter, test_interval = TASKS[task]
+    source = os.path.join(ROOT, source)
+    param = prototxt.resolve(prototxt.read_solver(source), source, data)
+    param.max_iter = max_iter or param.max_iter
+    param.test_interval = test_interval or param.test_interval
+    param.snapshot = 0
+    param.snapshot_after_train = False
+    path = os.path.join(os.path.abspath(folder), "solver.prototxt")
+    prototxt.write_solver(param, path)
+    return Solver(path, param.max_iter, param.test_interval)
 
 
 def main() -> None:
