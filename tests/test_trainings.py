@@ -155,6 +155,8 @@ def never_end(act):
 
 
 def never_end_on_a_worker_that_is_gone(act):
+    """All its events come between two looks at the cluster: a look ends what it does not find."""
+    wait_until(lambda: act.trainings._next_look > 0)
     act.start("tcp://127.0.0.1:1").begin().row()
     released.wait(LIMIT)
 
@@ -225,10 +227,13 @@ def test_what_cannot_begin_on_one_worker_is_tried_on_another(run):
     assert len(set(addresses)) == 2 and addresses[0] in notes[0]
 
 
-def test_a_stop_does_not_wait_for_a_worker_that_is_gone(run):
+def test_a_stop_does_not_wait_for_a_worker_that_is_gone(run, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 1e9)
+
     def stop(trainings, kind):
         if kind == "row":
             trainings.stop()
+            trainings._next_look = 0
 
     events, _ = run(never_end_on_a_worker_that_is_gone, on_event=stop)
     assert kinds(events) == ["begin", "row"]
