@@ -251,7 +251,14 @@ def _function_parts(name: str, function: Any) -> List[str]:
 
 
 def _members(value: type) -> Iterator[Tuple[str, Any]]:
-    for member, function in vars(value).items():
+    """The public methods and properties of a class and of its bases that have no own section."""
+    sections = {name.rpartition(".")[2] for _, _, names in API for name in names}
+    members: Dict[str, Any] = {}
+    for base in reversed(value.__mro__):
+        is_ours = base.__module__.startswith("lrbench_caffe.")
+        if base is value or (is_ours and base.__name__ not in sections):
+            members.update(vars(base))
+    for member, function in members.items():
         plain = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
         getter = plain.fget if isinstance(plain, property) else plain
         public = not member.startswith("_") or member == "__call__"

@@ -50,7 +50,7 @@ from lrbench_caffe.database import (  # noqa: E402
     studies,
 )
 from lrbench_caffe.database.columns import EVALUATION_COLUMNS, sql_type  # noqa: E402
-from lrbench_caffe.database.store import NEEDED_RIGHTS  # noqa: E402
+from lrbench_caffe.database.writer import NEEDED_RIGHTS  # noqa: E402
 from lrbench_caffe.errors import DatabaseUnavailable  # noqa: E402
 from lrbench_caffe.study.stop import Stop  # noqa: E402
 

@@ -318,7 +318,8 @@ def test_a_command_that_only_reads_reports_what_waits(lrbench, dsn, tmp_path):
 @pytest.fixture
 def limited_user(database):
     """A user of a new database who may record: the address, the name, and the owner's address."""
-    from lrbench_caffe.database.store import NEEDED_RIGHTS, Store
+    from lrbench_caffe.database.store import Store
+    from lrbench_caffe.database.writer import NEEDED_RIGHTS
 
     Store(database).close()
     name = "user_" + uuid.uuid4().hex

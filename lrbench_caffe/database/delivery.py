@@ -52,7 +52,7 @@ from lrbench_caffe.trial import INTERRUPTED, Evaluation, Trial, from_dict
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from lrbench_caffe.database.store import Store
+    from lrbench_caffe.database.writer import Writer
 
 REFUSED, REASON = ".refused", ".txt"  # appended to the names of journals
 ID_LENGTH = 36  # characters of a trial's id, with which the name of its journal begins
@@ -102,7 +102,7 @@ def log_note(note: str) -> None:
 
 
 def deliver_waiting(
-    store: Store,
+    store: Writer,
     on_note: Callable[[str], None],
     paths: Sequence[str] = (),
     again: bool = False,
@@ -157,7 +157,7 @@ def deliver_waiting(
 
 
 def _deliver_locked(
-    store: Store, path: str, on_note: Callable[[str], None]
+    store: Writer, path: str, on_note: Callable[[str], None]
 ) -> tuple[int, str | None]:
     """Deliver a waiting journal; return the number of delivered events, and why it is refused."""
     with contextlib.suppress(FileNotFoundError), locked(path) as opened:
@@ -201,7 +201,7 @@ def waiting_journals(paths: Sequence[str] = ()) -> Iterator[WaitingJournal]:
             )
 
 
-def waiting_of(store: Store, trial_ids: Collection[str]) -> list[WaitingJournal]:
+def waiting_of(store: Writer, trial_ids: Collection[str]) -> list[WaitingJournal]:
     """Return the journals that wait for a database with events of these trials."""
     return [
         journal
@@ -238,7 +238,7 @@ def _header(path: str, file: IO[bytes]) -> WaitingJournal | None:
     return WaitingJournal(path, database, name, trial)
 
 
-def _belongs_to(journal: WaitingJournal, store: Store) -> bool:
+def _belongs_to(journal: WaitingJournal, store: Writer) -> bool:
     if journal.database is not None:
         return journal.database == store.identity
     if journal.name is None:
@@ -267,7 +267,7 @@ def locked(path: str) -> Iterator[IO[bytes] | None]:
             yield file
 
 
-def deliver(store: Store, file: JournalFile, on_note: Callable[[str], None]) -> bool:
+def deliver(store: Writer, file: JournalFile, on_note: Callable[[str], None]) -> bool:
     """Deliver what is new in a journal, and remove the journal when the database has all of it.
 
     Args:
@@ -340,7 +340,7 @@ def _set_aside(file: JournalFile, error: Exception) -> None:
         text.write(file.refusal + "\n")
 
 
-def _deliver_new_events(store: Store, file: JournalFile, closed: bool) -> None:
+def _deliver_new_events(store: Writer, file: JournalFile, closed: bool) -> None:
     """Deliver what is new in a journal, and the end of a closed one."""
     # There is no file where the disk was full, or where another program has delivered it.
     with contextlib.suppress(FileNotFoundError):
@@ -351,7 +351,7 @@ def _deliver_new_events(store: Store, file: JournalFile, closed: bool) -> None:
         _deliver_end(store, file)
 
 
-def _deliver_events(store: Store, file: JournalFile, events: Sequence[Event]) -> None:
+def _deliver_events(store: Writer, file: JournalFile, events: Sequence[Event]) -> None:
     """Deliver events, consecutive rows in one transaction."""
     for kind, group in groupby(events, key=lambda event: event[0]):
         contents = [content for _, content in group]
@@ -366,7 +366,7 @@ def _deliver_events(store: Store, file: JournalFile, events: Sequence[Event]) ->
             file.ended = True
 
 
-def _deliver_rows(store: Store, file: JournalFile, contents: Sequence[dict[str, Any]]) -> None:
+def _deliver_rows(store: Writer, file: JournalFile, contents: Sequence[dict[str, Any]]) -> None:
     """Deliver rows in one transaction, or each in its own if the database rejects one of them."""
     trial = _begun_trial(file)
     rows = [from_dict(Evaluation, content) for content in contents]
@@ -382,7 +382,7 @@ def _deliver_rows(store: Store, file: JournalFile, contents: Sequence[dict[str, 
             _deliver_rows(store, file, [content])
 
 
-def _deliver_end(store: Store, file: JournalFile) -> None:
+def _deliver_end(store: Writer, file: JournalFile) -> None:
     """Deliver the events that are not in the file, and an end if the trial has none.
 
     The trial has its end if another program has delivered the journal.
@@ -392,7 +392,7 @@ def _deliver_end(store: Store, file: JournalFile) -> None:
         _end(store, file, INTERRUPTED, file.last_change, _INTERRUPTED_ERROR)
 
 
-def _end(store: Store, file: JournalFile, state: str, ended: float, error: Any) -> None:
+def _end(store: Writer, file: JournalFile, state: str, ended: float, error: Any) -> None:
     trial = _begun_trial(file)
     store.end(trial.id, state, ended, error, trial.attempt)
 

@@ -18,7 +18,8 @@ from lrbench_caffe import files
 from lrbench_caffe.database import incoming, merging, selection
 from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, exported_row
 from lrbench_caffe.database.export_format import SHARED_FIELDS, VERSION
-from lrbench_caffe.database.store import Store, trial_ids_query
+from lrbench_caffe.database.reader import trial_ids_query
+from lrbench_caffe.database.store import Store
 from lrbench_caffe.errors import InputError
 
 if TYPE_CHECKING:

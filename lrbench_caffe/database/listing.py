@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple
 
 from lrbench_caffe.database import selection as filters
 from lrbench_caffe.database import studies
-from lrbench_caffe.database.store import trial_ids_query
+from lrbench_caffe.database.reader import trial_ids_query
 from lrbench_caffe.errors import InputError, abbreviated, nearest
 from lrbench_caffe.lines import Membership, TaskLine, TrialLine
 from lrbench_caffe.trial import Dataset, Job, Network, from_dict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lrbench_caffe.database.names import LOCAL
-from lrbench_caffe.database.store import trial_ids_query
+from lrbench_caffe.database.reader import trial_ids_query
 from lrbench_caffe.errors import InputError, abbreviated, nearest
 
 if TYPE_CHECKING:
