@@ -20,7 +20,7 @@ pytest.importorskip(
 )
 from lrbench_caffe.database import Store, exchange, schema
 from lrbench_caffe.display import formats, tables
-from lrbench_caffe.evaluator import recommendation
+from lrbench_caffe.evaluator import explanation
 from lrbench_caffe.evaluator.recommendation import Query, query_by_names, recommend
 
 GOOD, FAIR = "SIN2(k0=0.01, k1=0.06, l=2000)", "FIX(k0=0.02)"
@@ -148,7 +148,7 @@ def test_similar_tasks_are_sorted_and_explained(store):
     assert not similar.same
     assert [results.task.dataset.name for results in similar.tasks] == ["photos", "digits"]
     assert similar.tasks[0].similarity > 0.7 > 0.4 > similar.tasks[1].similarity
-    (first, *_), (second, *_) = recommendation.explanations(similar)
+    (first, *_), (second, *_) = explanation.explanations(similar)
     assert first.startswith("cnn on photos is")
     assert "% similar to cnn2 on pictures: " in first
     assert "input 3x32x32, yours has 3x28x28" in first
@@ -172,7 +172,7 @@ def query(**solver):
 
 def test_an_answer_names_its_trainings_iterations_and_seeds(store):
     record(store, *(trial(GOOD, [0.1, 0.98], seed) for seed in (3, 1, 7)))
-    (sentences,) = recommendation.explanations(recommend(store, query(max_iter=100)))
+    (sentences,) = explanation.explanations(recommend(store, query(max_iter=100)))
     assert sentences[:2] == [
         "net on data: the database has results for this task",
         "its best policy is from 3 trainings of 100 iterations with seeds 1, 3, 7",
@@ -189,14 +189,14 @@ def test_little_evidence_is_called_so_and_similar_tasks_follow(store):
         trial(FAIR, network=CNN),
     )
     answer = recommend(store, query(max_iter=600))
-    own, *similar = recommendation.explanations(answer)
+    own, *similar = explanation.explanations(answer)
     assert own[1:3] == [
         "its best policy is from 1 training of 100 iterations with seed 1",
         "this is little evidence: it has one seed, and the solver trains 600 iterations",
     ]
     assert own[-1] == "similar tasks follow"
     assert [results.task.dataset.name for results in answer.tasks] == ["data"]
-    assert recommendation.titles(answer) == ["net on data", "net on other", "cnn on data"]
+    assert explanation.titles(answer) == ["net on data", "net on other", "cnn on data"]
     other, cnn = similar
     assert other[0].startswith("net on other is 100 % similar to net on data: ")
     assert other[1] == "its best policy is from 2 trainings of 100 iterations with seeds 1, 2"
@@ -208,7 +208,7 @@ def test_little_evidence_is_called_so_and_similar_tasks_follow(store):
 def test_little_evidence_without_a_similar_task_is_called_so_too(store):
     record(store, trial(GOOD))
     answer = recommend(store, query())
-    (sentences,) = recommendation.explanations(answer)
+    (sentences,) = explanation.explanations(answer)
     assert answer.similar == ()
     assert sentences[-1] == "the database does not have a similar task"
     assert "this is little evidence: it has one seed" in sentences
@@ -248,7 +248,7 @@ def test_without_a_solver_short_trainings_are_compared_with_the_longest(store):
 def test_the_good_range_names_its_trainings(store):
     tops = {0.0001: 0.4, 0.001: 0.9, 0.01: 0.92, 0.1: 0.5}
     record(store, *(trial("FIX(k0=%g)" % k0, [0.1, top1]) for k0, top1 in tops.items()))
-    (sentences,) = recommendation.explanations(recommend(store, query()))
+    (sentences,) = explanation.explanations(recommend(store, query()))
     assert (
         "its good constant rates go from 0.001 to 0.01, best 0.01, from 4 rates with trainings of"
         " 100 iterations and one seed"
@@ -271,7 +271,7 @@ def test_a_label_selects_one_of_several_networks_or_datasets_with_a_name(store):
     small = with_dataset(trial(FAIR, network=CNN), (1, 8, 8), 500, 400)
     record(store, trial(GOOD, network=CNN), trial(GOOD, network=twin), small)
     everything = recommend(store, query_by_names(store, "data", "cnn"))
-    assert sorted(recommendation.titles(everything)) == sorted(
+    assert sorted(explanation.titles(everything)) == sorted(
         [
             "cnn@%s on data@1x8x8/1000/400" % CNN.hash[:8],
             "cnn@%s on data@1x8x8/500/400" % CNN.hash[:8],

@@ -17,7 +17,7 @@ from trials import trial
 
 from lrbench_caffe import InputError, ranking
 from lrbench_caffe.evaluator import stages, tuner
-from lrbench_caffe.evaluator.recommendation import evidence
+from lrbench_caffe.evaluator.explanation import evidence
 from lrbench_caffe.evaluator.tuning_log import Task
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.study import process, runner

@@ -225,7 +225,7 @@ def recommend(
     """
     from lrbench_caffe import database, ranking
     from lrbench_caffe.display import console, tables
-    from lrbench_caffe.evaluator import recommendation
+    from lrbench_caffe.evaluator import explanation, recommendation
     from lrbench_caffe.study import process
     from lrbench_caffe.trial import Job
 
@@ -249,15 +249,15 @@ def recommend(
             print_remarks(unknown, format)
         results = database.standings.selectable(store, origin)
         recommended = recommendation.recommend(results, query)
-    titles = recommendation.titles(recommended)
+    titles = explanation.titles(recommended)
     listed = list(map(tables.standings, recommended.all_tasks, titles))
     if format != "table":
         console.print_tables(*listed, format=format)
-    for table, sentences in zip(listed, recommendation.explanations(recommended)):
+    for table, sentences in zip(listed, explanation.explanations(recommended)):
         print_remarks(sentences, format)
         if format == "table":
             console.print_tables(table)
-    print_remarks(recommendation.sets_remarks(recommended), format)
+    print_remarks(explanation.sets_remarks(recommended), format)
     tasks = [(entry.task.dataset, entry.task.network) for entry in recommended.tasks]
     print_remarks(ranking.names_remarks(tasks), format)
     best = [entry.policy for task in recommended.tasks for entry in task.policies]

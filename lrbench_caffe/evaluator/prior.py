@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lrbench_caffe.database import standings
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.evaluator import recommendation
+from lrbench_caffe.evaluator import explanation, recommendation, similarity
 from lrbench_caffe.evaluator.candidates import from_text
 from lrbench_caffe.ranking import ranges
 from lrbench_caffe.trial import DIVERGED
@@ -93,7 +93,7 @@ def load(store: Store, setup: Setup, limit: int, origin: str | None = None) -> P
     best = max(found.tasks, key=lambda results: (results.similarity, results.policies[0].top1.mean))
     if best.similarity < MIN_SIMILARITY:
         return nothing
-    sentences = recommendation.explain(found, found.tasks.index(best))
+    sentences = explanation.explain(found, found.tasks.index(best))
     policies = _best_of_each_function(best)[:limit]
     prior = Prior(
         good=best.good,
@@ -133,11 +133,11 @@ def _usable(results: TaskResults, setup: Setup) -> TaskResults | None:
 
 def _best_of_each_function(results: TaskResults) -> list[Standing]:
     """List the best policy of each function, trained with the optimizer of the best of all."""
-    optimizer = recommendation.optimizer(results.task.settings)
+    optimizer = similarity.optimizer(results.task.settings)
     best: dict[str, Standing] = {}
     for standing in results.policies:
         max_iter = standing.settings.get("max_iter")
-        if max_iter is None or recommendation.optimizer(standing.settings) != optimizer:
+        if max_iter is None or similarity.optimizer(standing.settings) != optimizer:
             continue
         candidate = from_text(standing.policy, max_iter)
         if candidate:
@@ -147,7 +147,7 @@ def _best_of_each_function(results: TaskResults) -> list[Standing]:
 
 def _diverged_rates(store: Store, results: TaskResults, origin: str | None) -> tuple[float, ...]:
     """List the constant rates with which a training diverged."""
-    optimizer = recommendation.optimizer(results.task.settings)
+    optimizer = similarity.optimizer(results.task.settings)
     trials = store.trials(
         dataset=results.task.dataset.name,
         network=results.task.network.hash,
@@ -158,6 +158,6 @@ def _diverged_rates(store: Store, results: TaskResults, origin: str | None) -> t
     diverged = {
         cast("float", trial.parameters["k0"])
         for trial in trials
-        if trial.state == DIVERGED and recommendation.optimizer(trial.setup.solver) == optimizer
+        if trial.state == DIVERGED and similarity.optimizer(trial.setup.solver) == optimizer
     }
     return tuple(sorted(diverged))

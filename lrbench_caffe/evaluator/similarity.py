@@ -1,0 +1,158 @@
+"""The similarity of two tasks: a task of the database, compared with the queried one.
+
+The features are the input, the classes, the training samples, the network, the optimizer and the
+batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from lrbench_caffe.database.standings import TrainedTask
+    from lrbench_caffe.evaluator.query import Query
+
+# Weight of each feature in the similarity of two tasks. Chosen: the paper only says that similar
+# tasks share good policies.
+WEIGHTS = {
+    "input": 0.25,
+    "classes": 0.2,
+    "samples": 0.15,
+    "network": 0.25,
+    "optimizer": 0.1,
+    "batch": 0.05,
+}
+_LAYER_TYPE = re.compile(r'^  type: "(\w+)"', re.M)  # fillers' types are indented further
+
+
+class Comparison(NamedTuple):
+    """One feature of a task in the database, compared with the queried task.
+
+    Attributes:
+        feature: The feature, a key of :data:`WEIGHTS`.
+        score: Similarity from 0 to 1.
+        description: The comparison in words, e.g. "10 classes, same as yours".
+    """
+
+    feature: str
+    score: float
+    description: str
+
+
+def average(comparisons: Iterable[Comparison]) -> float:
+    """Average the scores by WEIGHTS; 1 without comparisons, which means the same task."""
+    comparisons = list(comparisons)
+    weight = sum(WEIGHTS[comparison.feature] for comparison in comparisons)
+    if not weight:
+        return 1.0
+    total = sum(WEIGHTS[comparison.feature] * comparison.score for comparison in comparisons)
+    return total / weight
+
+
+def compare_data_and_solver(query: Query, task: TrainedTask) -> list[Comparison]:
+    """Compare all features that are known for both tasks, except the network."""
+    comparisons = [
+        _compare_inputs(query.dataset.shape, task.dataset.shape),
+        _compare_classes(query.classes, task.classes),
+        _compare_samples(query.dataset.train_samples, task.dataset.train_samples),
+    ]
+    if query.solver:
+        comparisons.append(_compare_optimizers(query.solver, task.settings))
+        comparisons.append(
+            _compare_batches(query.solver.get("batch_size"), task.settings.get("batch_size"))
+        )
+    return [comparison for comparison in comparisons if comparison]
+
+
+def _compare_inputs(
+    ours: tuple[int, ...] | None, theirs: tuple[int, ...] | None
+) -> Comparison | None:
+    if not (ours and theirs):
+        return None
+    size = _ratio(_product(ours), _product(theirs))
+    channels = 1.0 if ours[0] == theirs[0] else 0.5
+    texts = ["x".join(str(length) for length in shape) for shape in (theirs, ours)]
+    return Comparison("input", channels * (0.5 + 0.5 * size), _describe("input %s", *texts))
+
+
+def _compare_classes(ours: int | None, theirs: int | None) -> Comparison | None:
+    if not (ours and theirs):
+        return None
+    return Comparison("classes", _ratio(ours, theirs), _describe("%d classes", theirs, ours))
+
+
+def _compare_samples(ours: int | None, theirs: int | None) -> Comparison | None:
+    """Compare the numbers of training samples; a tenth of the samples still scores a half."""
+    if not (ours and theirs):
+        return None
+    score = 1.0 / (1.0 + abs(math.log10(ours / theirs)))
+    return Comparison("samples", score, _describe("%d training samples", theirs, ours))
+
+
+def _compare_optimizers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Comparison:
+    names = optimizer(theirs), optimizer(ours)
+    return Comparison("optimizer", float(names[0] == names[1]), _describe("optimizer %s", *names))
+
+
+def _compare_batches(ours: int | None, theirs: int | None) -> Comparison | None:
+    if not (ours and theirs):
+        return None
+    return Comparison("batch", _ratio(theirs, ours), _describe("batch size %d", theirs, ours))
+
+
+def compare_networks(query: Query, task: TrainedTask, prototxt: str | None) -> Comparison:
+    """Compare the networks by the types of their layers.
+
+    Args:
+        query: The queried task.
+        task: The task in the database.
+        prototxt: The canonical prototxt of the task's network, or None if the query has none.
+    """
+    if task.network.hash == query.network.hash:
+        return Comparison("network", 1.0, "the same network as yours")
+    if prototxt is None:
+        return Comparison("network", 0.0, "another network; the layers of yours are not known")
+    ours = Counter(_LAYER_TYPE.findall(query.network.prototxt))
+    theirs = Counter(_LAYER_TYPE.findall(prototxt))
+    common, union = sum((ours & theirs).values()), sum((ours | theirs).values())
+    description = "%d of its %d layers have the types of your %d layers" % (
+        common,
+        sum(theirs.values()),
+        sum(ours.values()),
+    )
+    return Comparison("network", common / union if union else 0.0, description)
+
+
+def optimizer(settings: Mapping[str, Any]) -> str:
+    """Describe the optimizer of a solver.
+
+    Args:
+        settings: The solver's settings by their names in Caffe.
+
+    >>> optimizer({"type": "SGD", "momentum": 0.9})
+    'SGD with momentum 0.9'
+    """
+    momentum = settings.get("momentum")
+    name: str = settings.get("type", "SGD")
+    return name + (" with momentum %g" % momentum if momentum else "")
+
+
+def _describe(text: str, theirs: object, ours: object) -> str:
+    """Describe a feature, e.g. "10 classes, same as yours" or "10 classes, yours has 100"."""
+    return text % theirs + (", same as yours" if theirs == ours else ", yours has %s" % ours)
+
+
+def _product(shape: Iterable[int]) -> int:
+    return functools.reduce(operator.mul, shape)
+
+
+def _ratio(first: float, second: float) -> float:
+    """Divide the smaller number by the larger one."""
+    return min(first, second) / max(first, second)
