@@ -23,7 +23,9 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrbench_caffe import InputError, datasets, download
+from lrbench_caffe import InputError, datasets
+from lrbench_caffe.datasets import cifar10 as cifar10_files
+from lrbench_caffe.datasets import download, mnist
 from lrbench_caffe.errors import fatal_message
 from lrbench_caffe.training import records
 
@@ -91,7 +93,7 @@ def cifar10(tmp_path_factory):
     """A folder with files of CIFAR-10's names, sizes and layout, with simple patterns as images."""
     folder = tmp_path_factory.mktemp("cifar") / "cifar-10-batches-bin"
     folder.mkdir()
-    for i, name in enumerate(datasets.CIFAR10_TRAIN + datasets.CIFAR10_TEST):
+    for i, name in enumerate(cifar10_files.TRAIN + cifar10_files.TEST):
         samples = (np.arange(10000)[:, np.newaxis] * (i + 1) + np.arange(3073)).astype(np.uint8)
         samples[:, 0] = np.arange(10000) % 10
         samples.tofile(str(folder / name))
@@ -306,7 +308,7 @@ def test_the_error_of_caffe_without_address_space_names_the_limit():
 
 
 def test_cifar10_is_read_from_its_folder_the_parent_folder_or_the_archive(cifar10, tmp_path):
-    archive = tmp_path / datasets.CIFAR10_ARCHIVE
+    archive = tmp_path / cifar10_files.ARCHIVE
     with tarfile.open(str(archive), "w:gz", compresslevel=1) as tar:
         tar.add(str(cifar10 / "cifar-10-batches-bin"), "cifar-10-batches-bin")
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
@@ -322,11 +324,11 @@ def test_cifar10_is_read_from_its_folder_the_parent_folder_or_the_archive(cifar1
 
 
 def test_the_error_for_a_damaged_cifar10_archive_has_both_checksums(tmp_path):
-    archive = tmp_path / datasets.CIFAR10_ARCHIVE
+    archive = tmp_path / cifar10_files.ARCHIVE
     archive.write_bytes(b"half an archive")
     with pytest.raises(InputError) as error:
         datasets.convert("cifar10", str(tmp_path / "to"), source=str(tmp_path))
-    for text in (str(archive), datasets.CIFAR10_MD5, hashlib.md5(b"half an archive").hexdigest()):
+    for text in (str(archive), cifar10_files.MD5, hashlib.md5(b"half an archive").hexdigest()):
         assert text in str(error.value)
 
 
@@ -341,7 +343,7 @@ def test_the_error_for_a_damaged_cifar10_archive_has_both_checksums(tmp_path):
 def test_the_error_for_a_damaged_cifar10_file_names_it(damage, message, cifar10, tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
-    for name in datasets.CIFAR10_TRAIN + datasets.CIFAR10_TEST:
+    for name in cifar10_files.TRAIN + cifar10_files.TEST:
         os.symlink(str(cifar10 / folder.name / name), str(folder / name))
     batch = folder / "data_batch_3.bin"
     batch.unlink()
@@ -722,7 +724,7 @@ def test_a_download_that_fills_the_disk_names_the_disk_and_tries_no_other_mirror
 @pytest.mark.parametrize(
     "name, files",
     [
-        ("mnist", [name + ".gz" for name in datasets.MNIST_FILES]),
+        ("mnist", [name + ".gz" for name in mnist.FILES]),
         ("cifar10", ["cifar-10-binary.tar.gz"]),
     ],
 )
@@ -730,9 +732,8 @@ def test_the_error_of_a_failed_download_names_the_mirrors_the_files_and_the_comm
     name, files, mirrors, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        datasets, "%s_MIRRORS" % name.upper(), tuple(mirror.url for mirror in mirrors)
-    )
+    official = {"mnist": mnist, "cifar10": cifar10_files}[name]
+    monkeypatch.setattr(official, "MIRRORS", tuple(mirror.url for mirror in mirrors))
     with pytest.raises(InputError) as error:
         datasets.convert(name, str(tmp_path / "to"), pad=4)
     sentence = str(error.value)
