@@ -21,7 +21,8 @@ need.
 
 Each answer is trained with --fresh fresh seeds, which do not count towards the budget. So is what
 `tune` would have answered when it had spent what the recipe costs (`tune at recipe's cost`).
-The standard errors are those of the repeats' means.
+The standard errors are those of the repeats' means. LD, AC, CD and CDAC are means over all fresh
+trainings, at the evaluation with the highest Top-1.
 
 The cost of a training is its iterations up to the last evaluation; for a training of the tuner that
 diverged, one test interval is added. TPE and random search train on all cores at the same time.
@@ -29,7 +30,8 @@ When the budget ends, their other trainings still finish and exceed it.
 
 The program continues where it was interrupted if it is started again with the same FOLDER. It
 writes the table to standard output, and the Top-1 of each fresh training to
-FOLDER/TASK/answers.jsonl.
+FOLDER/TASK/answers.jsonl. `--goal cost` and `--goal robustness` are goals of the tuner alone: give
+them with `--search tune` and another FOLDER.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ import math
 import os
 import statistics
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -66,12 +68,56 @@ if TYPE_CHECKING:
 
     from lrbench_caffe.trial import Trial
 
-    Incumbents = list[tuple[int, str]]  # (iterations spent, policy's text)
+    Incumbents = list["Incumbent"]
     Search = Callable[[str, argparse.Namespace, int], Incumbents]
 
 FIRST_FRESH_SEED = 1001
 RECIPE_FACTORS = (1, 2, 4)
 AT_RECIPE = "tune at recipe's cost"
+METRICS = ("ld", "ac", "cd", "cdac")  # of the best evaluation, beside its Top-1
+
+
+class Answer(NamedTuple):
+    """What a search answers.
+
+    Attributes:
+        policy: The policy's text.
+        length: Iterations of a training with it; None for max_iter.
+    """
+
+    policy: str
+    length: int | None = None
+
+
+class Incumbent(NamedTuple):
+    """The best answer of a search at some time.
+
+    Attributes:
+        spent: Iterations of the search until then.
+        policy: The policy's text.
+        length: Iterations of a training with it; None for max_iter.
+    """
+
+    spent: int
+    policy: str
+    length: int | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """The answer."""
+        return Answer(self.policy, self.length)
+
+
+class Fresh(NamedTuple):
+    """A training of an answer with a fresh seed.
+
+    Attributes:
+        top1: Its highest Top-1; 0 if it did not finish.
+        metrics: The METRICS of this evaluation; empty if it did not finish.
+    """
+
+    top1: float
+    metrics: tuple[float | None, ...] = ()
 
 
 def main() -> None:
@@ -90,9 +136,9 @@ def main() -> None:
         for name in options.search
     }
     answers = final_answers(runs)
-    tops = train_fresh_seeds(solver, options, set(filter(None, answers.values())))
-    write_answers(answers, tops, options)
-    print_table(runs, answers, tops, options)
+    fresh = train_fresh_seeds(solver, options, set(filter(None, answers.values())))
+    write_answers(answers, fresh, options)
+    print_table(runs, answers, fresh, options)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -143,7 +189,7 @@ def cached_search(name: str, solver: str, options: argparse.Namespace, repeat: i
             json.dump(incumbents, file)
         os.replace(path + ".new", path)
     with open(path) as file:
-        return [(spent, policy) for spent, policy in json.load(file)]
+        return [Incumbent(*values) for values in json.load(file)]
 
 
 def create_database(options: argparse.Namespace, name: str) -> str:
@@ -178,7 +224,9 @@ def tune(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
         on_note=lambda sentence: print(sentence, flush=True),
         seed=first_seed(repeat),
     )
-    return [*tuned.incumbents, (tuned.cost, tuned.policy)]
+    incumbents = [Incumbent(spent, policy) for spent, policy in tuned.incumbents]
+    length = None if tuned.length == options.max_iter else tuned.length
+    return [*incumbents, Incumbent(tuned.cost, tuned.policy, length)]
 
 
 def make_trainer(name: str, solver: str, options: argparse.Namespace, repeat: int) -> Trainer:
@@ -199,19 +247,19 @@ def recipe(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
     requests = [(policy, options.max_iter, first_seed(repeat)) for policy in policies]
     trials = trainer.train(requests)
     best = max(trials, key=highest_top1)
-    return [(trainer.spent, best.policy)]
+    return [Incumbent(trainer.spent, best.policy)]
 
 
 def constant(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
     """Take the best constant rate of the range test."""
     trainer, rate = tested_range(solver, options, repeat)
-    return [(trainer.spent, str(Policy("FIX", k0=rate)))]
+    return [Incumbent(trainer.spent, str(Policy("FIX", k0=rate)))]
 
 
 def cosine(solver: str, options: argparse.Namespace, repeat: int) -> Incumbents:
     """Fall along half a cosine from the best constant rate."""
     trainer, rate = tested_range(solver, options, repeat)
-    return [(trainer.spent, str(Policy("COS", k0=rate, k1=0, l=options.max_iter)))]
+    return [Incumbent(trainer.spent, str(Policy("COS", k0=rate, k1=0, l=options.max_iter)))]
 
 
 def tested_range(solver: str, options: argparse.Namespace, repeat: int) -> tuple[Trainer, float]:
@@ -265,7 +313,7 @@ def with_optuna(
         incumbents = incumbents_of(optuna_outcomes(optuna_study))
         # The last entry has the iterations of the whole search.
         return incumbents + [
-            (iterations_spent(optuna_study), policy) for _, policy in incumbents[-1:]
+            last._replace(spent=iterations_spent(optuna_study)) for last in incumbents[-1:]
         ]
 
     return search
@@ -372,7 +420,7 @@ def incumbents_of(outcomes: Iterable[tuple[int, str | None, float | None]]) -> I
             training that did not finish is None or 0.
 
     Returns:
-        (iterations spent, policy) whenever another policy became the best.
+        The incumbent whenever another policy became the best.
     """
     total, best = 0, -1.0
     incumbents: Incumbents = []
@@ -380,64 +428,82 @@ def incumbents_of(outcomes: Iterable[tuple[int, str | None, float | None]]) -> I
         total += iterations
         if policy and top1 and top1 > best:
             best = top1
-            incumbents.append((total, policy))
+            incumbents.append(Incumbent(total, policy))
     return incumbents
 
 
 # The judgment
 
 
-def final_answers(runs: dict[tuple[str, int], Incumbents]) -> dict[tuple[str, int], str | None]:
+def final_answers(runs: dict[tuple[str, int], Incumbents]) -> dict[tuple[str, int], Answer | None]:
     """List the answer of each run, and that of the tuner at the cost of the recipe."""
-    answers: dict[tuple[str, int], str | None] = {}
+    answers: dict[tuple[str, int], Answer | None] = {}
     for (name, repeat), incumbents in runs.items():
-        answers[name, repeat] = incumbents[-1][1] if incumbents else None
+        answers[name, repeat] = incumbents[-1].answer if incumbents else None
         if name == "tune" and ("recipe", repeat) in runs:
-            cost = runs["recipe", repeat][-1][0]
-            until = [policy for spent, policy in incumbents if spent <= cost]
+            cost = runs["recipe", repeat][-1].spent
+            until = [incumbent.answer for incumbent in incumbents if incumbent.spent <= cost]
             answers[AT_RECIPE, repeat] = until[-1] if until else None
     return answers
 
 
 def train_fresh_seeds(
-    solver: str, options: argparse.Namespace, policies: set[str]
-) -> dict[str, list[float]]:
-    """Train policies with fresh seeds.
-
-    Returns:
-        The Top-1 of each policy with each seed; 0 for a training that did not finish.
-    """
+    solver: str, options: argparse.Namespace, answers: set[Answer]
+) -> dict[Answer, list[Fresh]]:
+    """Train answers with fresh seeds; return the trainings of each."""
     dsn = create_database(options, "judge")
     seeds = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + options.fresh)
-    jobs = [Job(solver, policy=policy, seed=seed) for policy in sorted(policies) for seed in seeds]
+    jobs = [
+        Job(solver, policy=answer.policy, seed=seed, max_iter=answer.length)
+        for answer in sorted(answers, key=str)
+        for seed in seeds
+    ]
     with StudyDisplay() as display:
         study.run_study("judge", Cores(), display, jobs, dsn)
-    tops: dict[str, list[float]] = {}
+    fresh: dict[Answer, list[Fresh]] = {}
     with Store(dsn) as store:
         for trial in store.trials(study="judge", best_only=True):
-            if trial.policy in policies and trial.setup.seed in seeds:
-                tops.setdefault(trial.policy, []).append(highest_top1(trial))
-    if any(len(tops.get(policy, ())) < options.fresh for policy in policies):
+            length = None if trial.length == options.max_iter else trial.length
+            answer = Answer(trial.policy, length)
+            if answer in answers and trial.setup.seed in seeds:
+                fresh.setdefault(answer, []).append(fresh_training(trial))
+    if any(len(fresh.get(answer, ())) < options.fresh for answer in answers):
         sys.exit("some trainings with fresh seeds did not start: run the program again")
-    return tops
+    return fresh
+
+
+def fresh_training(trial: Trial) -> Fresh:
+    """Return what counts of a training with a fresh seed."""
+    if trial.state != FINISHED or not trial.best:
+        return Fresh(0.0)
+    return Fresh(highest_top1(trial), tuple(getattr(trial.best, name) for name in METRICS))
 
 
 def write_answers(
-    answers: dict[tuple[str, int], str | None],
-    tops: dict[str, list[float]],
+    answers: dict[tuple[str, int], Answer | None],
+    fresh: dict[Answer, list[Fresh]],
     options: argparse.Namespace,
 ) -> None:
     """Write each answer and its Top-1 with each fresh seed."""
     with open(os.path.join(options.work, "answers.jsonl"), "w") as file:
-        for (name, repeat), policy in sorted(answers.items()):
-            answer = {
+        for (name, repeat), answer in sorted(answers.items(), key=lambda item: item[0]):
+            content = {
                 "task": options.task,
+                "goal": options.goal,
                 "search": name,
                 "repeat": repeat,
-                "policy": policy,
-                "top1": tops.get(policy or "", [0.0] * options.fresh),
+                "policy": answer and answer.policy,
+                "max_iter": answer and (answer.length or options.max_iter),
+                "top1": [training.top1 for training in trainings(answer, fresh, options)],
             }
-            file.write(json.dumps(answer) + "\n")
+            file.write(json.dumps(content) + "\n")
+
+
+def trainings(
+    answer: Answer | None, fresh: dict[Answer, list[Fresh]], options: argparse.Namespace
+) -> list[Fresh]:
+    """Return the fresh trainings of an answer; all fail if a search found nothing."""
+    return fresh[answer] if answer else [Fresh(0.0)] * options.fresh
 
 
 # The table
@@ -445,33 +511,45 @@ def write_answers(
 
 def print_table(
     runs: dict[tuple[str, int], Incumbents],
-    answers: dict[tuple[str, int], str | None],
-    tops: dict[str, list[float]],
+    answers: dict[tuple[str, int], Answer | None],
+    fresh: dict[Answer, list[Fresh]],
     options: argparse.Namespace,
 ) -> None:
-    """Print a row for each search: its cost, and the Top-1 of its answers."""
-    failed = [0.0] * options.fresh
-    print("\n%s, %d iterations a training" % (options.task, options.max_iter))
-    print("\n| search | iterations | Top-1 % | worst repeat | failed of all fresh trainings |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    """Print a row for each search: its cost, and what its answers are worth."""
+    heading = "%s, %d iterations a training, goal %s"
+    print("\n" + heading % (options.task, options.max_iter, options.goal))
+    columns = ["search", "iterations", "Top-1 %", "worst repeat", "failed", "max_iter"]
+    columns += [name.upper() for name in METRICS]
+    print("\n| %s |\n| --- |%s" % (" | ".join(columns), " ---: |" * (len(columns) - 1)))
     for name in dict.fromkeys(name for name, _ in answers):
-        values = [tops.get(policy or "", failed) for (n, _), policy in answers.items() if n == name]
-        means = [100 * statistics.mean(numbers) for numbers in values]
-        error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+        found = [answer for (n, _), answer in answers.items() if n == name]
+        judged = [trainings(answer, fresh, options) for answer in found]
         source = "recipe" if name == AT_RECIPE else name
-        costs = [runs[source, repeat][-1][0] for n, repeat in answers if n == name]
-        print(
-            "| %s | %d | %.2f ± %.2f | %.2f | %d of %d |"
-            % (
-                name,
-                statistics.mean(costs),
-                statistics.mean(means),
-                error,
-                min(means),
-                sum(top1 == 0 for numbers in values for top1 in numbers),
-                sum(len(numbers) for numbers in values),
-            )
-        )
+        costs = [runs[source, repeat][-1].spent for n, repeat in answers if n == name]
+        lengths = [(answer and answer.length) or options.max_iter for answer in found]
+        print("| %s |" % " | ".join([name, *cells(costs, lengths, judged)]))
+
+
+def cells(costs: list[int], lengths: list[int], judged: list[list[Fresh]]) -> list[str]:
+    """Return the cells of a search's row, but its name."""
+    means = [100 * statistics.mean(training.top1 for training in group) for group in judged]
+    error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    everything = [training for group in judged for training in group]
+    return [
+        "%d" % statistics.mean(costs),
+        "%.2f ± %.2f" % (statistics.mean(means), error),
+        "%.2f" % min(means),
+        "%d of %d" % (sum(not training.top1 for training in everything), len(everything)),
+        "%d" % statistics.mean(lengths),
+        *("%.4f" % mean_metric(everything, n) for n in range(len(METRICS))),
+    ]
+
+
+def mean_metric(group: list[Fresh], n: int) -> float:
+    """Return the mean of one of the METRICS over the trainings that have it."""
+    values = [training.metrics[n] for training in group if training.metrics]
+    measured = [value for value in values if value is not None]
+    return statistics.mean(measured) if measured else math.nan
 
 
 SEARCHES: dict[str, Search] = {
