@@ -528,7 +528,7 @@ def test_the_goal_cost_finds_a_shorter_training_with_nearly_the_highest_accuracy
     assert iteration <= tuned.length < FULL
     assert "shorter" in stages(tuned)
     highest = max(t.trial.best.top1 for t in tuned.tried if t.length == FULL)
-    assert highest - 0.002 <= target <= highest
+    assert highest - 0.01 <= target <= highest
     assert top1(tuned) >= target
     assert tuned.cost <= tuned.budget
     assert "max_iter: %d" % tuned.length in tuner.summary(tuned)

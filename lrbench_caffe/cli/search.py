@@ -110,7 +110,8 @@ def range_command(
     default="accuracy",
     show_default=True,
     help="What to optimize. accuracy: the highest Top-1. cost: the fewest iterations to within 0.1 "
-    "points of it. robustness: Top-1 counts half; LD, AC, CD and CDAC share the other half",
+    "points, or one test sample, of it. robustness: Top-1 counts half; LD, AC, CD and CDAC share "
+    "the other half",
 )
 @click.option(
     "--budget",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe.evaluator.candidates import first, neighbours, with_peak, with_warmup
@@ -38,8 +39,10 @@ LONG_WARMUP = 0.3  # of the training
 SHAPES_SHARE = 0.45  # of the rest of the budget for the stage shapes
 SEEDS = 4  # for the best two candidates, before variants of the best one are tried
 RATE_STEP = 2**0.5  # between the largest rates of the best candidate and of its variants
-TOP1_TOLERANCE = 0.001  # the goal cost accepts a Top-1 that is lower than the highest by this
+TOP1_TOLERANCE = 0.001  # the goal cost accepts a Top-1 that is lower than the best by this
 SHORTENING = 0.7  # ratio of the next length to try for the goal cost
+_ROUNDING = 1e-9  # more than the rounding error of a mean Top-1
+SHORT_SEEDS = 2  # with which a shorter length is tried: one seed says too little
 ANOTHER_SEED = "another seed"
 
 
@@ -256,27 +259,38 @@ class Target(NamedTuple):
 
 
 def target(log: TuningLog) -> Target:
-    """Find the Top-1 that the goal "cost" accepts, and when each candidate reaches it."""
+    """Find the Top-1 that the goal "cost" accepts, and when each candidate reaches it.
+
+    It is that of the leader at full length, less :data:`TOP1_TOLERANCE` or one test sample. The
+    highest Top-1 of all would be too high: it may be that of a single lucky seed.
+    """
     full = log.task.max_iter
-    curves: dict[tuple[Candidate, int], list[tuple[int, float]]] = {}
+    leader = log.leader(full)
+    if leader is None:
+        return Target(1.0, {})
+    samples = leader.trials[0].setup.deciding_samples
+    tolerance = max(TOP1_TOLERANCE, 1 / samples if samples else 0)
+    top1 = statistics.mean(leader.top1s) - tolerance
+    reached = {}
     for length in sorted({tried.length for tried in log.tried if tried.stage != "range"}):
         for outcome in log.outcomes(length):
-            if log.is_safe(outcome, length):
-                curves[outcome.candidate, length] = _mean_highest_top1(outcome.trials)
-    highest = [curve[-1][1] for (_, length), curve in curves.items() if length == full and curve]
-    top1 = max(highest, default=1.0) - TOP1_TOLERANCE
-    reached = {}
-    for key, curve in curves.items():
-        iterations = [iteration for iteration, mean in curve if mean >= top1]
-        if iterations:
-            reached[key] = iterations[0]
+            curve = _mean_highest_top1(outcome.trials) if log.is_safe(outcome, length) else []
+            iterations = [iteration for iteration, mean in curve if mean >= top1 - _ROUNDING]
+            if iterations:
+                reached[outcome.candidate, length] = iterations[0]
     return Target(top1, reached)
 
 
 def train_shorter(log: TuningLog, rounds: Rounds) -> TuningLog:
-    """Train what reaches the target first at shorter lengths, or with more seeds."""
+    """Train what reaches the target first at shorter lengths, or with more seeds.
+
+    The best candidates get another seed first, because their mean is the target.
+    """
     full = log.task.max_iter
-    while rounds.room(full):
+    best = [outcome.candidate for outcome in log.ordered(full)[:SHORT_SEEDS]]
+    wanted = [Wanted(c, ANOTHER_SEED, log.next_seed(c, full)) for c in best]
+    log = _with_leader(rounds.train(log, "shorter", wanted, full))
+    while True:
         count = len(log.tried)
         reached = target(log)
         for candidate, length in reached.order:
@@ -284,8 +298,7 @@ def train_shorter(log: TuningLog, rounds: Rounds) -> TuningLog:
             if len(log.tried) > count:
                 break
         if len(log.tried) == count:
-            break
-    return log
+            return log
 
 
 def _train_shorter(
@@ -296,10 +309,12 @@ def _train_shorter(
     count = len(log.tried)
     if shorter < length and not log.seeds(candidate, shorter):
         why = "it reaches the target early: now in fewer iterations"
-        log = rounds.train(log, "shorter", [Wanted(candidate, why, log.task.seed)], shorter)
+        seeds = range(log.task.seed, log.task.seed + SHORT_SEEDS)
+        wanted = [Wanted(candidate, why, seed) for seed in seeds]
+        log = rounds.train(log, "shorter", wanted, shorter)
     if len(log.tried) == count and len(log.seeds(candidate, length)) < SEEDS:
-        wanted = Wanted(candidate, ANOTHER_SEED, log.next_seed(candidate, length))
-        log = rounds.train(log, "shorter", [wanted], length)
+        wanted = [Wanted(candidate, ANOTHER_SEED, log.next_seed(candidate, length))]
+        log = rounds.train(log, "shorter", wanted, length)
     return log
 
 

@@ -44,7 +44,7 @@ RANGE_SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the full length: of a range test, unt
 KNOWN = 3  # policies of the database that are tried
 # Ranges that differ by less are the same: the rates of a range test differ by up to 2.5.
 RATE_RESOLUTION = 2.6
-METHOD = 2  # of the search: the studies of others cannot be continued
+METHOD = 3  # of the search: the studies of others cannot be continued
 _PRIOR_RESULTS = "prior results"  # an argument of the search; early studies do not have it
 
 
@@ -373,7 +373,7 @@ def summary(tuned: Tuned) -> list[str]:
     if tuned.target:
         top1, iteration = tuned.target
         lines.append(
-            "it reaches Top-1 %.2f %%, 0.1 points below the highest, after %d iterations"
+            "it reaches Top-1 %.2f %%, level with the best, after %d iterations"
             % (100 * top1, iteration)
         )
     lines += _higher_ranked(tuned)
