@@ -256,4 +256,5 @@
     byId("index").open = true;
     refresh();
   }
+  document.documentElement.dataset.started = "";
 })();

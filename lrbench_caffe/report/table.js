@@ -20,6 +20,7 @@ const Ranking = (() => {
     .concat([["interval", "95 % interval"]]);
   const DEFAULT_SELECTION = 6;  // the number of best policies that are selected at first
   const MAX_RUNNING = 6;  // of the policies that are trained now, which are selected as well
+  const FIRST_ROWS = 50;  // that are shown until the reader asks for all
   const TIED = "tied: the difference is within the noise of the seeds";
 
   const rows = new Map();   // the table row of each policy, by its label
@@ -28,6 +29,7 @@ const Ranking = (() => {
   let sorting = {key: "rank", descending: false};
   let selectedLabels = null;  // null until the reader selects: the best policies
   let searchText = "";
+  let isWhole = false;  // whether all rows are shown
   let listeners = {selected() {}, sorted() {}, pointed() {}};
 
   function decimal(value) { return value.toFixed(4); }
@@ -181,8 +183,10 @@ const Ranking = (() => {
     const body = document.getElementById("body"), focused = document.activeElement;
     const labels = labelsOf(selection());
     const matching = sorted().filter(matches);
-    matching.forEach(policy => writeRow(policy, labels.has(policy.label)));
-    const newRows = matching.map(rowOf);
+    const shown = matching.filter(
+      (policy, n) => isWhole || n < FIRST_ROWS || labels.has(policy.label));
+    shown.forEach(policy => writeRow(policy, labels.has(policy.label)));
+    const newRows = shown.map(rowOf);
     const unchanged = newRows.length === body.children.length
       && newRows.every((row, n) => row === body.children[n]);
     if (!unchanged) body.replaceChildren(...newRows);
@@ -191,6 +195,10 @@ const Ranking = (() => {
     [...document.getElementById("head").children].forEach((heading, n) => {
       heading.setAttribute("aria-sort", HEADINGS[n][0] === sorting.key ? direction : "none");
     });
+    const more = document.getElementById("show-all");
+    more.hidden = shown.length === matching.length;
+    more.textContent = "Show all " + matching.length + " policies, not only the first "
+      + FIRST_ROWS + " and the selected ones";
   }
 
   // Sorts by a column, the best value first; a second time, in the opposite direction.
@@ -216,6 +224,10 @@ const Ranking = (() => {
     const onClick = (id, labels) => {
       document.getElementById(id).addEventListener("click", () => select(labels()));
     };
+    document.getElementById("show-all").addEventListener("click", () => {
+      isWhole = true;
+      draw();
+    });
     onClick("choose-best", bestLabels);
     onClick("choose-front", () => labelsOf(policies.filter(policy => policy.on_front)));
     onClick("choose-none", () => new Set());
@@ -230,6 +242,7 @@ const Ranking = (() => {
     policies = newPolicies;
     if (isOtherTask) {
       if (rows.size) selectedLabels = null;
+      isWhole = false;
       slots.clear();
       rows.clear();
     }
