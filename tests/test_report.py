@@ -141,8 +141,8 @@ def test_report_shows_the_ranking_and_draws_the_best_policies(report):
         "FIX(k0=0.001)",
         "FIX(k0=0.5) (1 failed)",
     ]
-    assert column(driver, 1) == ["1", "2", "3", "-"] and column(driver, 6)[0] == "99.00 ± 0.00"
-    assert column(driver, 13) == ["equal values", "equal values", "one seed", "-"]
+    assert column(driver, 1) == ["1", "2", "3", "-"] and column(driver, 4)[0] == "99.00 ± 0.00"
+    assert column(driver, 5) == ["equal values", "equal values", "one seed", "-"]
     assert BEST in drawn(driver, "top1")
     assert BEST in drawn(driver, "rate") and BEST in drawn(driver, "classes")
     cost = driver.find_element("id", "cost").get_attribute("aria-label")
@@ -153,16 +153,71 @@ def test_report_shows_the_ranking_and_draws_the_best_policies(report):
     assert browser_errors(driver) == []
 
 
+def answer(driver):
+    """The sentences at the top of the page."""
+    return driver.find_element("id", "answer").text.split("\n")
+
+
+def test_the_page_begins_with_the_best_policy_and_its_lead(report):
+    driver = report(
+        [trial(BEST, [0.1, 0.5, top1], seed) for seed, top1 in enumerate((0.90, 0.91, 0.92))]
+        + [trial(SECOND, [0.1, top1], seed) for seed, top1 in enumerate((0.60, 0.61, 0.62))]
+    )
+    name, text, lines, _ = answer(driver)
+    assert name == "Best policy: " + BEST and lines == 'lr_policy: "%s"' % BEST
+    assert text == (
+        "Top-1 91.0 \u00b1 1.0 % after 200 \u00b1 0 iterations, 3 seeds. It is better than the "
+        "next policy, FIX(k0=0.02), by 30.00 points in Top-1: more than the noise of the seeds."
+    )
+
+
+def test_the_best_policy_is_not_called_better_within_the_noise(report):
+    driver = report(
+        [trial(BEST, [0.1, 0.5, top1], seed) for seed, top1 in enumerate((0.90, 0.91, 0.92))]
+        + [trial(SECOND, [0.1, top1], seed) for seed, top1 in enumerate((0.90, 0.90, 0.92))]
+    )
+    assert (
+        "It is tied with FIX(k0=0.02): the difference is within the noise of the seeds. FIX(k0=0.02) "
+        "needs the fewest iterations of them: Top-1 90.7 \u00b1 1.2 % after 100 \u00b1 0"
+    ) in answer(driver)[1]
+
+
+def test_a_lead_of_one_seed_is_not_called_more_than_noise(report):
+    driver = report([trial(BEST, [0.1, 0.9]), trial(SECOND, [0.1, 0.6])])
+    assert "by 30.00 points in Top-1: whether this is noise is unknown" in answer(driver)[1]
+
+
+@pytest.mark.parametrize(
+    "criterion, start",
+    [
+        ("iterations", "It is better than the next policy, %s, by 100 iterations in #Iter" % BEST),
+        ("top1=1,iterations=0.1", "The next policy is " + SECOND),
+        ("pareto:top1,iterations", ""),
+    ],
+)
+def test_the_lead_is_in_what_the_policies_are_ranked_by(
+    criterion, start, store, tmp_path, chromium
+):
+    trials = [trial(BEST, [0.1, 0.5, top1], seed) for seed, top1 in enumerate((0.90, 0.91, 0.92))]
+    trials += [trial(SECOND, [0.1, top1], seed) for seed, top1 in enumerate((0.60, 0.61, 0.62))]
+    record(store, *trials)
+    path = tmp_path / "out.html"
+    page.write(str(path), content.load(store, {}, ranking.parse_criterion(criterion)))
+    open_page(chromium, "file://%s" % path)
+    assert answer(chromium)[1].partition("3 seeds.")[2].strip().startswith(start)
+    assert browser_errors(chromium) == []
+
+
 def test_headings_sort_by_click_and_by_keyboard(report):
     from selenium.webdriver.common.keys import Keys
 
     driver = report(example_trials())
     heading = driver.find_element("css selector", "th[data-key=iterations]")
     click(driver, "th[data-key=iterations] button")
-    iterations = [float(text.split()[0]) for text in column(driver, 5)]
+    iterations = [float(text.split()[0]) for text in column(driver, 6)]
     assert iterations == sorted(iterations)
     heading.find_element("css selector", "button").send_keys(Keys.ENTER)
-    iterations = [float(text.split()[0]) for text in column(driver, 5)]
+    iterations = [float(text.split()[0]) for text in column(driver, 6)]
     assert iterations == sorted(iterations, reverse=True)
     assert heading.get_attribute("aria-sort") == "descending"
 
@@ -243,7 +298,7 @@ def test_the_point_under_the_pointer_is_named_and_the_other_policies_fade(report
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", marks)
     ActionChains(driver).move_to_element(marks).perform()
     tip = driver.find_element("css selector", "#cost .tip")
-    assert tip.text == "99.00 % after 200 iterations\n" + BEST
+    assert tip.text == "99.00 \u00b1 0.00 % after 200 \u00b1 0 iterations\n" + BEST
     assert faded(driver, "#body tr") and BEST + " Pareto" not in faded(driver, "#body tr")
     ActionChains(driver).move_to_element(driver.find_element("id", "title")).perform()
     assert not tip.is_displayed() and faded(driver, "#body tr") == []
@@ -341,10 +396,10 @@ def test_selected_policies_are_compared_and_noise_is_called_noise(report):
         + [trial("FIX(k0=0.001)", [0.1, 0.5])]
     )
     first, *others = compared(driver)["Top-1 %"]
-    assert first == "91.00 \u00b1 1.00"
+    assert first == "91.0 \u00b1 1.0"
     assert others == [
-        "90.00 \u00b1 1.00 (\u22121.00, within the noise)",
-        "61.00 \u00b1 1.00 (\u221230.00, worse)",
+        "90.0 \u00b1 1.0 (\u22121.00, within the noise)",
+        "61.0 \u00b1 1.0 (\u221230.00, worse)",
         "50.00 (\u221241.00, one seed)",
     ]
     click(driver, "#choose-none")
@@ -365,9 +420,9 @@ def test_the_set_that_decides_says_what_is_noise_in_the_comparison(report):
         ]
     )
     assert compared(driver)["Top-1 %"] == [
-        "91.00 \u00b1 1.00",
-        "61.00 \u00b1 1.00 (\u221230.00, within the noise)",
-        "91.00 \u00b1 1.00 (+0.00, worse)",
+        "91.0 \u00b1 1.0",
+        "61.0 \u00b1 1.0 (\u221230.00, within the noise)",
+        "91.0 \u00b1 1.0 (+0.00, worse)",
     ]
     text = driver.find_element("id", "comparison-text").text
     assert "which policy is better is decided on the validation set" in text
@@ -775,7 +830,9 @@ def test_trainings_of_another_length_are_another_task_that_keeps_its_id(store):
         [0.85 - 12.706 * 0.05, 0.85 + 12.706 * 0.05], rel=1e-4
     )
     assert (single["interval"], single["rank"], single["tied"]) == (None, 1, False)
-    assert entry["metrics"]["final_top1"] == [pytest.approx(0.85), pytest.approx(0.0707, 1e-2), 2]
+    mean, deviation, seeds, text = entry["metrics"]["final_top1"]
+    assert (mean, deviation) == (pytest.approx(0.85), pytest.approx(0.0707, 1e-2))
+    assert (seeds, text) == (2, "85.0 \u00b1 7.1")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from lrbench_caffe.display.table import (
     KEY,
     Column,
     Table,
+    cell,
     number,
     percent,
     policy_columns,
@@ -57,7 +58,7 @@ SEEDS, INTERVAL, SEED = 80, 75, 90  # importances
 STAGE = Column("tried", "stage", importance=86)  # of a search
 WHY = Column("why", "why", importance=65)
 LENGTH = Column("length", "max_iter", str, True, 85)  # of a training in iterations
-_METRIC_COLUMNS = {column.name: column for column in METRICS if column.name}
+_METRIC_COLUMNS = {column.name: column for column in (*METRICS, FINAL_TOP1)}
 _RESULT_METRICS = (*METRICS[:3], FINAL_TOP1, *METRICS[3:])
 # On which sets the numbers are chosen and reported, and the Top-1 by which they are chosen.
 _SET_COLUMNS = tuple(Column(None, name) for name in ("selected_on", "reported_on", "selected_top1"))
@@ -266,6 +267,15 @@ def journal_rows(summary: JournalSummary) -> Table:
     columns = tuple(Column(name, name, str, True) for name in names)
     rows = (tuple(row.get(name) for name in names) for row in summary.rows)
     return Table("%s: %s" % (summary.state, summary.path), columns, tuple(rows))
+
+
+def metric_text(name: str, spread: Spread) -> str:
+    """Return the mean and the deviation of a metric as the tables show them.
+
+    >>> metric_text("top1", Spread(0.98667, 0.00289, 3))
+    '98.67 \u00b1 0.29'
+    """
+    return cell(_METRIC_COLUMNS[name], spread)
 
 
 def local_time(time: datetime.datetime) -> str:

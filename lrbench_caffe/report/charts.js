@@ -308,18 +308,13 @@ const Charts = (() => {
 
   function costMark(policy, isSelected) {
     const style = isSelected ? Ranking.style(policy) : {color: GREY, symbol: "circle"};
-    const [x, y] = [iterations(policy), 100 * top1(policy)];
     return Object.assign({
       kind: "marks", label: policy.label, name: policy.label, size: 11,
       color: style.color, symbol: style.symbol,
       errorX: [policy.metrics.iterations[1] || 0], errorY: [100 * (policy.metrics.top1[1] || 0)],
-      hover: () => y.toFixed(2) + " % after " + Math.round(x) + " iterations\n" + policy.label,
+      hover: () => Ranking.spreadText(policy, "top1") + " % after "
+        + Ranking.spreadText(policy, "iterations") + " iterations\n" + policy.label,
     }, costPoints([policy]));
-  }
-
-  function costTable(lines) {
-    return [["policy", "#Iter", "Top-1 %"],
-      ...lines.map(({name, x, y}) => [name, x[0].toFixed(0), y[0].toFixed(2)])];
   }
 
   function drawCost(policies, selection) {
@@ -338,7 +333,8 @@ const Charts = (() => {
       x: {title: "#Iter", fromZero: true, isWhole: true}, y: {title: "Top-1 (%)", range: costRange(measured)},
       description: "Top-1 against iterations of " + measured.length
         + " policies; on the Pareto front: " + (frontTexts.join("; ") || "none"),
-      table: costTable,
+      table: () => [["policy", "#Iter", "Top-1 %"], ...measured.map(policy => [policy.label,
+        Ranking.spreadText(policy, "iterations"), Ranking.spreadText(policy, "top1")])],
     });
   }
 

@@ -31,10 +31,10 @@ const Comparison = (() => {
   }
 
   function cell([key, , format, isHigherBetter], policy, first) {
-    const [mean, deviation] = policy.metrics[key];
-    if (mean === null) return make("td", {}, "-");
-    const text = format(mean) + (deviation === null ? "" : " \u00b1 " + format(deviation));
-    if (policy === first || first.metrics[key][0] === null) return make("td", {}, text);
+    const [mean] = policy.metrics[key], text = Ranking.spreadText(policy, key);
+    if (policy === first || mean === null || first.metrics[key][0] === null) {
+      return make("td", {}, text);
+    }
     const difference = mean - first.metrics[key][0];
     const decided = deciding(policy)[key], reference = deciding(first)[key];
     const reason = key === "n_params" ? "" : noise(decided, reference);
@@ -48,8 +48,11 @@ const Comparison = (() => {
       "(" + signed(format, difference) + ", " + verdict + ")"));
   }
 
-  function update(selection, newQuantiles) {
+  function begin(newQuantiles) {
     quantiles = newQuantiles;
+  }
+
+  function update(selection) {
     const measured = selection.filter(policy => policy.metrics.top1[0] !== null);
     const compared = measured.slice(0, MOST), first = compared[0];
     document.getElementById("comparison").hidden = compared.length < 2;
@@ -70,5 +73,5 @@ const Comparison = (() => {
         ...compared.map(policy => cell(metric, policy, first)))));
   }
 
-  return {update};
+  return {begin, update, noise, deciding};
 })();

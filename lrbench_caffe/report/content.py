@@ -40,7 +40,7 @@ from lrbench_caffe import ranking
 from lrbench_caffe.database import studies
 from lrbench_caffe.database.names import LOCAL
 from lrbench_caffe.display.printable import printable, printable_lines
-from lrbench_caffe.display.tables import states_note
+from lrbench_caffe.display.tables import metric_text, states_note
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
 from lrbench_caffe.ranking import noise, ranges
@@ -307,11 +307,12 @@ def _policy(
     }
 
 
-def _spreads(metrics: Mapping[str, Spread]) -> dict[str, list[float | int | None]]:
-    """The mean, the deviation and the number of seeds of each metric."""
+def _spreads(metrics: Mapping[str, Spread]) -> dict[str, list[float | int | str | None]]:
+    """The mean, the deviation and the number of seeds of each metric, and their text."""
+    same = {"n_params": metrics["n_params"]._replace(deviation=None)}  # for each seed
     return {
-        name: [spread.mean, None if name == "n_params" else spread.deviation, spread.n]
-        for name, spread in metrics.items()
+        name: [spread.mean, spread.deviation, spread.n, metric_text(name, spread)]
+        for name, spread in {**metrics, **same}.items()
     }
 
 

@@ -44,12 +44,17 @@
     }
   }
 
+  // The lines of a policy for a solver prototxt, with a button that copies them.
+  function prototxtItem(policy) {
+    const text = make("pre", {}, policy.prototxt);
+    const button = make("button", {type: "button", "aria-label": "Copy " + policy.label}, "Copy");
+    button.addEventListener("click", () => copy(text, button));
+    return make("li", {}, text, button);
+  }
+
   function drawPrototxtLines() {
     byId("prototxt-lines").replaceChildren(...Ranking.selection().map(policy => {
-      const text = make("pre", {}, policy.prototxt);
-      const button = make("button", {type: "button", "aria-label": "Copy " + policy.label}, "Copy");
-      button.addEventListener("click", () => copy(text, button));
-      const item = make("li", {}, text, button);
+      const item = prototxtItem(policy);
       item.style.borderLeftColor = Ranking.style(policy).color;
       return item;
     }));
@@ -102,7 +107,7 @@
     if (!selection.some(policy => policy.label === pinned)) pinned = null;
     drawLegend();
     Charts.update(currentTask(), selection);
-    Comparison.update(selection, content.t_quantiles);
+    Comparison.update(selection);
     drawPrototxtLines();
     if (pinned) highlight(null);
     keepState();
@@ -111,7 +116,7 @@
   function drawFacts(task) {
     const facts = [...task.facts, ["command", content.command]].filter(([, value]) => Boolean(value));
     byId("facts").replaceChildren(...facts.flatMap(
-      ([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))]));
+      ([name, value]) => [make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))]));
   }
 
   // The address keeps what the reader sees, so that it can be sent to somebody else.
@@ -195,10 +200,13 @@
     const task = currentTask();
     byId("empty").hidden = Boolean(task);
     document.querySelectorAll("main > section").forEach(section => { section.hidden = !task; });
+    byId("answer").hidden = byId("facts").hidden = !task;
     if (!task) return;
     byId("h-ranking").textContent = "Ranking: " + task.title;
     byId("explanation").textContent = explanation(task);
     drawFacts(task);
+    Comparison.begin(content.t_quantiles);
+    Answer.update(task.policies, content.criterion, prototxtItem);
     Progress.begin(task);
     Ranking.update(task.policies, drawnTask !== task.id);
     drawSelection();
