@@ -22,10 +22,16 @@ const Answer = (() => {
   }
 
   // The lead in the metric that decides.
-  function leadText(best, next, key) {
+  function leadText(best, others, key) {
     const [, heading, format, isHigherBetter] = Ranking.METRICS.find(([name]) => name === key);
-    const [first, second] = [best, next].map(policy => Comparison.deciding(policy)[key]);
+    const of = policy => Comparison.deciding(policy)[key], [next] = others;
+    const [first, second] = [of(best), of(next)];
     const lead = isHigherBetter ? first[0] - second[0] : second[0] - first[0];
+    const equal = others.filter(policy => of(policy)[0] === first[0]);
+    if (equal.length) {
+      const names = equal.length > 1 ? equal.length + " other policies have" : next.label + " has";
+      return names + " the same " + heading.replace(" %", "") + ".";
+    }
     if (!(lead > 0)) return "The next policy is " + next.label + ".";
     const reason = Comparison.noise(first, second);
     const verdict = {
@@ -40,9 +46,9 @@ const Answer = (() => {
     const others = policies.filter(policy => policy !== best && policy.rank !== null);
     if (!others.length) return "It is the only policy with a finished trial.";
     if (criterion.kind === "pareto") return "";
-    const tied = others.filter(policy => policy.rank === best.rank);
+    const tied = others.filter(policy => best.tied && policy.rank === best.rank);
     if (tied.length) return tieText(best, tied);
-    if (criterion.kind === "order") return leadText(best, others[0], criterion.metrics[0]);
+    if (criterion.kind === "order") return leadText(best, others, criterion.metrics[0]);
     return "The next policy is " + others[0].label + ".";
   }
 

@@ -13,8 +13,8 @@ const Ranking = (() => {
     ["cdac", "CDAC", decimal, false],
     ["n_params", "#Param", integer, false],
   ];
-  const HEADINGS = [["rank", "rank"], ["policy", "policy"], ["seeds", "seeds"],
-    ["top1", "Top-1 %"], ["interval", "95 % interval"]]
+  const HEADINGS = [["rank", "rank"], ["policy", "policy"], ["top1", "Top-1 %"],
+    ["interval", "95 % interval"], ["seeds", "seeds"]]
     .concat(METRICS.slice(1).map(([key, heading]) => [key, heading]));
   const DEFAULT_SELECTION = 6;  // the number of best policies that are selected at first
   const MAX_RUNNING = 6;  // of the policies that are trained now, which are selected as well
