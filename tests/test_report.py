@@ -698,6 +698,14 @@ def test_live_page_lists_tasks_and_studies(store, address, chromium):
     assert browser_errors(chromium) == []
 
 
+def test_live_page_begins_with_the_task_that_was_trained_last(store, address, chromium):
+    now = dataclasses.replace(trial(BEST, dataset="newest"), started=time.time())
+    record(store, *example_trials(), now)
+    open_page(chromium, "http://%s/" % address)
+    assert "newest" in texts(chromium, "#h-ranking")[0]
+    assert answer(chromium)[0] == "Best policy: " + BEST
+
+
 def test_live_page_says_that_its_server_is_gone(database, store, chromium):
     record(store, *example_trials())
     command = [sys.executable, "-m", "lrbench_caffe", "serve", "--port", "0", "--dsn", database]

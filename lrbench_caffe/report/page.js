@@ -9,6 +9,7 @@
     pareto: "by the Pareto fronts of",
   };
   const REFRESH_MS = 2000;
+  const isLive = document.documentElement.hasAttribute("data-live");
   let content = JSON.parse(byId("content").textContent);
   let selectedTask = null;  // the id of the task that the reader selected
   let drawnTask = null;     // the id of the task that the page shows
@@ -16,9 +17,15 @@
   let pinned = null;        // the label of the policy whose legend entry was clicked
   const OPTIONS = ["seeds", "log-rate", "log-loss", "log-iteration"];  // the checkboxes
 
+  // The task that the reader selected, else that with most trials, on a live page the newest.
   function currentTask() {
-    return content.tasks.find(task => task.id === selectedTask) || content.tasks[0];
+    const selected = content.tasks.find(task => task.id === selectedTask);
+    if (selected || !isLive) return selected || content.tasks[0];
+    const newest = task => Math.max(0, ...runsOf(task).map(run => run.started));
+    return [...content.tasks].sort((a, b) => newest(b) - newest(a))[0];
   }
+
+  function runsOf(task) { return task.policies.flatMap(policy => policy.runs); }
 
   function stateTexts() {
     return Object.entries(content.states).map(([state, count]) => [state, count + " " + state]);
@@ -161,10 +168,9 @@
       selectedTask = task.id;
       draw();
     });
-    const running = task.policies.flatMap(policy => policy.runs)
-      .filter(run => run.state === "running").length;
+    const running = runsOf(task).filter(run => run.state === "running");
     return make("tr", {}, make("td", {}, link), make("td", {}, String(task.trials)),
-      make("td", {}, String(running)), ...bestOf(task).map(text => make("td", {}, text)));
+      make("td", {}, String(running.length)), ...bestOf(task).map(text => make("td", {}, text)));
   }
 
   function drawIndex() {
@@ -233,7 +239,8 @@
       answered = new Date();
     } catch (error) {
       // What fetch itself says of a server that is gone differs between browsers.
-      const reason = error instanceof TypeError ? "the server does not answer" : error.message;
+      const reason = error instanceof TypeError
+        ? "the server does not answer. Start it again with lrbench serve" : error.message;
       setStatus("Not up to date");
       setBanner("Not up to date since " + answered.toLocaleTimeString() + ": "
         + reason.trim() + ". The page retries every two seconds.");
@@ -260,7 +267,7 @@
     draw();
   });
   draw();
-  if (document.documentElement.hasAttribute("data-live")) {
+  if (isLive) {
     byId("index").open = true;
     refresh();
   }
