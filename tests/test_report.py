@@ -339,6 +339,25 @@ def test_a_line_of_many_points_keeps_its_peaks_and_its_gaps(report):
     assert sorted(set(heights))[0] < sorted(set(heights))[1] < sorted(set(heights))[2]
 
 
+def test_axes_have_round_numbers(report):
+    driver = report([])
+    script = """
+        const [low, high, isLog, count] = arguments;
+        const scale = Axes.scale([low, high], [0, 100], isLog);
+        return Axes.ticks(scale, count).map(({text}) => text).join(" ");"""
+    for axis, expected in (
+        ((0, 200, False, 5), "0 50 100 150 200"),
+        ((0, 70000, False, 4), "0 20,000 40,000 60,000"),
+        ((-0.01, 0.05, False, 4), "0.00 0.02 0.04"),
+        ((97.2, 98.9, False, 4), "97.5 98.0 98.5"),
+        ((0.002, 1.2, True, 3), "0.01 0.1 1"),
+        ((0.02, 0.3, True, 4), "0.02 0.05 0.1 0.2"),
+        ((1e-9, 1, True, 4), "10\u207b\u2079 10\u207b\u2076 0.001 1"),
+        ((0.5, 0.6, True, 2), "0.50 0.55 0.60"),
+    ):
+        assert driver.execute_script(script, *axis) == expected
+
+
 def test_the_mean_over_the_seeds_is_drawn_in_a_band_of_one_deviation(report):
     driver = report([trial(BEST, [0.1, top1], seed) for seed, top1 in enumerate((0.6, 0.7, 0.8))])
     band, line = traces(driver, "top1", "({kind, x, y}) => [kind, x, y]")

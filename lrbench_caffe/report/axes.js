@@ -40,9 +40,9 @@ const Axes = (() => {
 
   // The ticks of a scale, about count: their values and texts. isWhole: only whole numbers.
   function ticks({range, isLog}, count, isWhole) {
-    const values = (isLog && decades(range, count)) || multiples(range, count, isWhole);
+    const powers = isLog && decades(range, count), values = powers || multiples(range, count, isWhole);
     const step = values.length > 1 ? values[1] - values[0] : values[0];
-    return values.map(value => ({value, text: isLog ? text(value, value) : text(value, step)}));
+    return values.map(value => ({value, text: text(value, powers ? value : step)}));
   }
 
   // Multiples of 1, 2 or 5 times a power of ten.
@@ -60,14 +60,14 @@ const Axes = (() => {
   // Powers of ten, with 2 and 5 times them where these are few; null where a scale has too few.
   function decades([low, high], count) {
     const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
-    const every = Math.ceil((last - first) / Math.max(1, count));
-    for (const factors of [[1], [1, 2, 5]]) {
+    const every = Math.ceil(Math.log10(high / low) / Math.max(1, count));
+    for (const factors of every > 1 ? [[1]] : [[1], [1, 2, 5]]) {
       const values = [];
-      for (let power = first; power <= last; power += every) {
+      for (let power = Math.ceil(first / every) * every; power <= last; power += every) {
         for (const factor of factors) values.push(factor * 10 ** power);
       }
       const shown = values.filter(value => value >= low * 0.999 && value <= high * 1.001);
-      if (shown.length >= 3) return shown;
+      if (shown.length >= (every > 1 ? 2 : 3)) return shown;
     }
     return null;
   }

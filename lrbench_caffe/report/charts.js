@@ -13,7 +13,7 @@ const Charts = (() => {
   const FEW_POINTS = 30;  // so few are marked, so that a single one is visible, too
   const NARROW = 700;     // pixels of a window without room for labels beside the lines
   const LABELLED = 6, LABEL_LENGTH = 13, LABEL_WIDTH = 7.4;  // lines with a label, its characters
-  const PICTURE = {width: 900, height: 500, scale: 2};
+  const PICTURE = {width: 900, height: 460, scale: 2};  // height: without the legend
   const PRINT_WIDTHS = {curve: 335, other: 690}, PRINT_HEIGHT = 230;  // pixels
   const make = Ranking.make;
   const charts = new Map();  // the chart of each id, see drawing.js, with its description and table
@@ -108,8 +108,9 @@ const Charts = (() => {
   }
 
   function savePicture(id, title, format) {
-    const {width, height, scale} = PICTURE;
-    const picture = Drawing.picture(shown(id), title, width, height);
+    const {width, scale} = PICTURE;
+    const picture = Drawing.picture(shown(id), title, width, PICTURE.height);
+    const height = Number(picture.getAttribute("height"));
     const text = new XMLSerializer().serializeToString(picture);
     const address = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(text);
     if (format === "svg") return Promise.resolve(save(address, title, format));
@@ -172,7 +173,7 @@ const Charts = (() => {
     return {
       kind: "line", label: policy.label, name, x, y, width, color: style.color, dash: style.dash,
       symbol: style.symbol, size: isMarked ? (x.length < 2 ? 9 : 5) : 0,
-      hover: n => Axes.short(y[n]) + " at " + Axes.grouped(x[n]) + "\n" + hoverName,
+      hover: n => Axes.short(y[n]) + " at iteration " + Axes.grouped(x[n]) + "\n" + hoverName,
     };
   }
 

@@ -9,9 +9,10 @@
 // deviations at each point; endText: the text at the right end; hover: from the number of a point
 // to its text. Colours of axes and texts are those of the style sheet.
 const Drawing = (() => {
-  const LINE_HEIGHT = 18, CHARACTER = 7.2;  // pixels of a text
+  const LINE_HEIGHT = 18, CHARACTER = 7.2, WIDE_CHARACTER = 8;  // pixels of digits and of texts
   const TOP = 10, RIGHT = 14, BOTTOM = 46, LEFT = 20, TITLE = 20;  // margins and an axis title
   const LEAST_LEFT = 60;    // so that most charts begin at the same place
+  const TITLE_HEIGHT = 28;  // of the title of a picture
   const LABEL_HEIGHT = 15;  // between two texts at the ends of lines
   const OVERHANG = 6;       // pixels of a mark at the edge
   const CAP = 3;            // half the width of the end of an error bar
@@ -195,7 +196,7 @@ const Drawing = (() => {
     const parts = [];
     let x = LEFT, y = top + LINE_HEIGHT;
     for (const trace of traces.filter(({name}) => name)) {
-      const needed = 42 + CHARACTER * trace.name.length + 14;
+      const needed = 42 + WIDE_CHARACTER * trace.name.length + 10;
       if (x > LEFT && x + needed > width) {
         x = LEFT;
         y += LINE_HEIGHT;
@@ -229,11 +230,12 @@ const Drawing = (() => {
     return {svg, area, points};
   }
 
-  // A picture of its own: dark on white, with a title and a legend.
-  function picture(chart, title, width, height) {
+  // A picture of its own: dark on white, with a title and a legend. The legend makes it higher.
+  function picture(chart, title, width, chartHeight) {
+    const height = chartHeight + legend(chart.traces, width, 0).height;
     const endless = chart.traces.map(trace => Object.assign({}, trace, {endText: ""}));
     const whole = Object.assign({}, chart, {traces: endless, endMargin: 0, legend: true});
-    const {svg} = draw(whole, width, height, 28);
+    const {svg} = draw(whole, width, height, TITLE_HEIGHT);
     svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
     svg.removeAttribute("aria-hidden");
     svg.prepend(element("style", {}, PAPER_STYLE),
