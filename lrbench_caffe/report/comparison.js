@@ -48,11 +48,8 @@ const Comparison = (() => {
       "(" + signed(format, difference) + ", " + verdict + ")"));
   }
 
-  function begin(newQuantiles) {
+  function update(selection, newQuantiles) {
     quantiles = newQuantiles;
-  }
-
-  function update(selection) {
     const measured = selection.filter(policy => policy.metrics.top1[0] !== null);
     const compared = measured.slice(0, MOST), first = compared[0];
     document.getElementById("comparison").hidden = compared.length < 2;
@@ -73,5 +70,5 @@ const Comparison = (() => {
         ...compared.map(policy => cell(metric, policy, first)))));
   }
 
-  return {begin, update, noise, deciding};
+  return {update};
 })();

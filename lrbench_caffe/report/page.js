@@ -59,6 +59,16 @@
     return make("li", {}, text, button);
   }
 
+  // The answer at the top: the best policy, its lead, its cost, and the lines for a solver.
+  function drawBest(task) {
+    const best = task.best && task.policies.find(({label}) => label === task.best.label);
+    byId("best").hidden = !best;
+    if (!best) return;
+    const title = content.criterion.kind === "pareto" ? "On the Pareto front: " : "Best policy: ";
+    byId("best").replaceChildren(make("p", {}, title, make("strong", {}, best.label)),
+      make("p", {}, task.best.text), make("ul", {class: "lines"}, prototxtItem(best)));
+  }
+
   function drawPrototxtLines() {
     byId("prototxt-lines").replaceChildren(...Ranking.selection().map(policy => {
       const item = prototxtItem(policy);
@@ -114,7 +124,7 @@
     if (!selection.some(policy => policy.label === pinned)) pinned = null;
     drawLegend();
     Charts.update(currentTask(), selection);
-    Comparison.update(selection);
+    Comparison.update(selection, content.t_quantiles);
     drawPrototxtLines();
     if (pinned) highlight(null);
     keepState();
@@ -206,13 +216,12 @@
     const task = currentTask();
     byId("empty").hidden = Boolean(task);
     document.querySelectorAll("main > section").forEach(section => { section.hidden = !task; });
-    byId("answer").hidden = byId("facts").hidden = !task;
+    byId("best").hidden = byId("facts").hidden = !task;
     if (!task) return;
     byId("h-ranking").textContent = "Ranking: " + task.title;
     byId("explanation").textContent = explanation(task);
     drawFacts(task);
-    Comparison.begin(content.t_quantiles);
-    Answer.update(task.policies, content.criterion, prototxtItem);
+    drawBest(task);
     Progress.begin(task);
     Ranking.update(task.policies, drawnTask !== task.id);
     drawSelection();

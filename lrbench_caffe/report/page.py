@@ -28,7 +28,6 @@ SCRIPTS = (
     "interaction.js",
     "charts.js",
     "comparison.js",
-    "answer.js",
     "page.js",
 )
 _UNKNOWN_POLICY = "# this policy cannot be written into a solver prototxt"
