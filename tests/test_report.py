@@ -245,6 +245,15 @@ def test_charts_over_iterations_have_the_same_axis_also_when_zoomed(report):
     assert axis_ticks(driver, "test_loss") == before
 
 
+def test_a_logarithmic_axis_zooms_from_zero(report):
+    driver = report(example_trials())
+    click(driver, "#log-iteration")
+    driver.find_element("id", "to").send_keys("100\t")
+    wait_until(lambda: driver.execute_script("return Charts.shown('top1').x.range") == [1, 100])
+    assert [text for text, _ in axis_ticks(driver, "top1")] == ["1", "10", "100", "iteration"]
+    assert "NaN" not in driver.execute_script("return document.getElementById('top1').innerHTML")
+
+
 def test_other_charts_zoom_to_a_rectangle(report):
     driver = report(example_trials())
     drag(driver, "cost", (0.3, 0.3), (0.6, 0.6))

@@ -88,9 +88,12 @@ const Charts = (() => {
   function shown(id) {
     const chart = charts.get(id), ranges = zooms.get(CURVES.includes(id) ? CURVES[0] : id);
     if (!ranges) return chart;
-    const y = Object.assign({}, chart.y, {range: ranges.y});
-    return Object.assign({}, chart, {x: Object.assign({}, chart.x,
-      {range: ranges.x, isZoomed: true}), y});
+    const isFromZero = chart.x.isLog && ranges.x[0] <= 0;
+    const range = isFromZero ? [Math.min(1, ranges.x[1] / 2), ranges.x[1]] : ranges.x;
+    return Object.assign({}, chart, {
+      x: Object.assign({}, chart.x, {range, isZoomed: true}),
+      y: Object.assign({}, chart.y, {range: ranges.y}),
+    });
   }
 
   // Fades all that is not of the highlighted policy.

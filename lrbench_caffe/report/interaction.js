@@ -30,6 +30,7 @@ const Interaction = (() => {
     const selection = make("div", {class: "selection", hidden: ""});
     element.append(tip, selection);
     let start = null;  // where dragging began
+    let label = null;  // of the policy under the pointer
 
     const position = event => {
       const box = element.getBoundingClientRect();
@@ -47,6 +48,12 @@ const Interaction = (() => {
       tip.style.right = x < width / 2 ? "" : width - x + 12 + "px";
     }
 
+    function point(newLabel) {
+      if (newLabel === label) return;
+      label = newLabel;
+      pointed(label);
+    }
+
     // The corners of the selection to a position within the axes.
     function corners([x, y]) {
       const {left, right, top, bottom} = current().area;
@@ -62,6 +69,7 @@ const Interaction = (() => {
     }
 
     element.addEventListener("pointerdown", event => {
+      if (!current()) return;
       const [x, y] = position(event), {left, right, top, bottom} = current().area;
       if (event.button || x < left || x > right || y < top || y > bottom) return;
       start = [x, y];
@@ -79,7 +87,7 @@ const Interaction = (() => {
       }
       const hit = nearest(current(), position(event));
       show(hit);
-      pointed(hit && hit.trace.label || null);
+      point(hit && hit.trace.label || null);
     });
     element.addEventListener("pointerup", event => {
       if (!start) return;
@@ -92,7 +100,7 @@ const Interaction = (() => {
     element.addEventListener("pointercancel", stop);
     element.addEventListener("pointerleave", () => {
       show(null);
-      pointed(null);
+      point(null);
     });
     element.addEventListener("dblclick", () => zoomed(null));
   }
