@@ -77,10 +77,14 @@ def _tie(best: Ranked, tied: Sequence[Ranked]) -> str:
             "It is tied with %d other policies: the differences are within the noise of the seeds. "
         )
         text %= len(tied)
-    cheapest = min((best, *tied), key=lambda entry: entry.metrics["iterations"].mean or 0)
-    if cheapest is best:
-        return text + "It needs the fewest iterations of them."
-    return text + "%s needs the fewest iterations of them: %s" % (cheapest.label, _result(cheapest))
+    costs = [entry.metrics["iterations"].mean or 0 for entry in (best, *tied)]
+    least = min(costs)
+    if costs[0] > least:
+        cheapest = tied[costs.index(least) - 1]
+        text += "%s needs the fewest iterations of them: %s" % (cheapest.label, _result(cheapest))
+    elif costs.count(least) == 1:
+        text += "It needs the fewest iterations of them."
+    return text.strip()
 
 
 def _difference(best: Ranked, others: Sequence[Ranked], metric: str) -> str:
