@@ -16,6 +16,18 @@ def trials_of(policy, top1s, evaluations=2):
     ]
 
 
+def trials_of_sets(*policies):
+    """Three seeds of each (policy, Top-1 that decides, Top-1 that is reported)."""
+    pytest.importorskip("rich", reason="needs rich: run the tests with `make test`")
+    from test_choosing import trial as trial_of_sets
+
+    return [
+        trial_of_sets(policy, [0.1, decides + seed / 100], [0.1, reported + seed / 100], seed)
+        for policy, decides, reported in policies
+        for seed in (0, 1, 2)
+    ]
+
+
 def verdict_on(trials, by="top1"):
     criterion = ranking.parse_criterion(by)
     return verdict.of_ranking(ranking.rank(trials, criterion), criterion)
@@ -26,9 +38,9 @@ WORSE = trials_of(FAST, (0.60, 0.61, 0.62))
 
 
 def test_a_lead_beyond_the_noise_is_named_with_its_cost():
-    found = verdict_on(BETTER + WORSE)
-    assert found.best.policy == SLOW
-    assert found.text == (
+    result = verdict_on(BETTER + WORSE)
+    assert result.entry.policy == SLOW
+    assert result.text == (
         "Top-1 91.0 \u00b1 1.0 % after 200 \u00b1 0 iterations, 3 seeds. It is better than the "
         "next policy, FIX(k0=0.02), by 30.00 points in Top-1: more than the noise of the seeds."
     )
@@ -58,9 +70,9 @@ def test_several_tied_policies_are_counted():
 
 
 def test_policies_with_the_same_value_are_counted():
-    found = verdict_on([trial(policy, [0.1, 0.9]) for policy in (SLOW, FAST)])
-    (other,) = {SLOW, FAST} - {found.best.policy}
-    assert found.text.endswith("1 seed. %s has the same Top-1." % other)
+    result = verdict_on([trial(policy, [0.1, 0.9]) for policy in (SLOW, FAST)])
+    (other,) = {SLOW, FAST} - {result.entry.policy}
+    assert result.text.endswith("1 seed. %s has the same Top-1." % other)
     three = [trial(policy, [0.1, 0.9]) for policy in (SLOW, FAST, "FIX(k0=0.03)")]
     assert verdict_on(three).text.endswith("2 other policies have the same Top-1.")
 
@@ -79,8 +91,8 @@ def test_a_lead_of_one_seed_is_not_called_more_than_noise():
     ],
 )
 def test_the_lead_is_in_what_the_policies_are_ranked_by(by, best, end):
-    found = verdict_on(BETTER + WORSE, by)
-    assert found.text.endswith(end) and best in (None, found.best.policy)
+    result = verdict_on(BETTER + WORSE, by)
+    assert result.text.endswith(end) and best in (None, result.entry.policy)
 
 
 def test_a_single_policy_is_not_compared():
@@ -94,14 +106,13 @@ def test_without_a_finished_trial_there_is_no_verdict():
 
 def test_the_noise_is_that_of_the_set_that_decides():
     """The reported numbers differ by 30 points; those that decide, by less than their noise."""
-    from test_choosing import trial as trial_of_sets
+    text = verdict_on(trials_of_sets((SLOW, 0.95, 0.9), (FAST, 0.949, 0.6))).text
+    assert "It is tied with " + FAST in text
 
-    trials = [
-        trial_of_sets(policy, [0.1, decides + seed / 100], [0.1, reported + seed / 100], seed)
-        for policy, decides, reported in ((SLOW, 0.95, 0.9), (FAST, 0.949, 0.6))
-        for seed in (0, 1, 2)
-    ]
-    assert "It is tied with " + FAST in verdict_on(trials).text
+
+def test_a_lead_is_that_on_the_set_that_decides():
+    text = verdict_on(trials_of_sets((SLOW, 0.95, 0.9), (FAST, 0.5, 0.9))).text
+    assert text.startswith("Top-1 91.0 ") and "by 45.00 points in Top-1 on the set that" in text
 
 
 def test_the_terminal_has_the_lines_to_paste():

@@ -21,11 +21,11 @@ class Verdict(NamedTuple):
     """What a ranking says about its best policy.
 
     Attributes:
-        best: The entry of the best policy.
+        entry: The entry of the best policy.
         text: Its Top-1, its cost, and how it compares with the others.
     """
 
-    best: Ranked
+    entry: Ranked
     text: str
 
 
@@ -91,6 +91,8 @@ def _difference(best: Ranked, others: Sequence[Ranked], metric: str) -> str:
     """The lead of the best entry in the metric that decides, and whether it is noise."""
     column = METRIC_COLUMNS[metric]
     title = (column.title or metric).replace(" %", "")
+    if best.deciding != best.metrics:
+        title += " on the set that decides"
     first, second = best.deciding[metric], others[0].deciding[metric]
     equal = [entry.label for entry in others if entry.deciding[metric].mean == first.mean]
     if equal:
@@ -125,6 +127,6 @@ def remarks(rankings: Sequence[Sequence[Ranked]], criterion: Criterion) -> list[
     verdict = of_ranking(rankings[0], criterion) if len(rankings) == 1 else None
     if verdict is None or criterion.kind == "pareto":
         return []
-    policy = verdict.best.policy
+    policy = verdict.entry.policy
     lines = 'lr_policy: "%s"' % policy if parse_or_none(policy) else policy
     return ["best: " + lines, verdict.text]

@@ -211,8 +211,8 @@ def _task(store: Store, block: Block, criterion: Criterion, max_drawn: int) -> d
 
 def _best(entries: Sequence[Ranked], criterion: Criterion) -> dict[str, str] | None:
     """The label of the best policy and what there is to say about it; None without one."""
-    found = verdict.of_ranking(entries, criterion)
-    return found and {"label": printable(found.best.label), "text": printable(found.text)}
+    best = verdict.of_ranking(entries, criterion)
+    return best and {"label": printable(best.entry.label), "text": printable(best.text)}
 
 
 def _facts(block: Block) -> list[list[object]]:
