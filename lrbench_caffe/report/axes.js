@@ -40,7 +40,8 @@ const Axes = (() => {
 
   // The ticks of a scale, about count: their values and texts. isWhole: only whole numbers.
   function ticks({range, isLog}, count, isWhole) {
-    const powers = isLog && decades(range, count), values = powers || multiples(range, count, isWhole);
+    const powers = isLog && decades(range, count);
+    const values = powers || multiples(range, count, isWhole);
     const step = values.length > 1 ? values[1] - values[0] : values[0];
     return values.map(value => ({value, text: text(value, powers ? value : step)}));
   }

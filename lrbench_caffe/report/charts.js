@@ -162,7 +162,8 @@ const Charts = (() => {
       if (line.y[m] !== null) cellsAt.get(x)[n] = Axes.short(line.y[m]);
     }));
     const rows = [...cellsAt.entries()].sort((a, b) => a[0] - b[0]);
-    return [["", ...lines.map(({name}) => name)], ...rows.map(([x, cells]) => [String(x), ...cells])];
+    const head = ["", ...lines.map(({name}) => name)];
+    return [head, ...rows.map(([x, cells]) => [String(x), ...cells])];
   }
 
   function top1(policy) { return policy.metrics.top1[0]; }
@@ -334,7 +335,8 @@ const Charts = (() => {
     const isColoured = ({label}) => Number(selected.has(label));  // these are drawn last
     show("cost", {
       traces: [line, ...marks.sort((a, b) => isColoured(a) - isColoured(b))],
-      x: {title: "#Iter", fromZero: true, isWhole: true}, y: {title: "Top-1 (%)", range: costRange(measured)},
+      x: {title: "#Iter", fromZero: true, isWhole: true},
+      y: {title: "Top-1 (%)", range: costRange(measured)},
       description: "Top-1 against iterations of " + measured.length
         + " policies; on the Pareto front: " + (frontTexts.join("; ") || "none"),
       table: () => [["policy", "#Iter", "Top-1 %"], ...measured.map(policy => [policy.label,

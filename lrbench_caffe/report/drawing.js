@@ -22,14 +22,15 @@ const Drawing = (() => {
   const element = Styles.element;
   let clips = 0;  // each drawing has a clip path of its own
 
-  // The largest range of the values that are inside the range of the other axis.
+  // The range of an axis: its own, else that of the values, within a range of the other axis.
   function rangeOf(axis, traces, key, other, otherRange) {
     if (axis.range) return axis.range;
     const inside = trace => otherRange === null ? trace[key]
       : trace[key].filter((_, n) => trace[other][n] >= otherRange[0]
         && trace[other][n] <= otherRange[1]);
     const extent = Axes.extent(traces.map(inside), axis.isLog)
-      || Axes.extent(traces.map(trace => trace[key]), axis.isLog) || (axis.isLog ? [1, 10] : [0, 1]);
+      || Axes.extent(traces.map(trace => trace[key]), axis.isLog)
+      || (axis.isLog ? [1, 10] : [0, 1]);
     return Axes.widened(extent, axis.isLog, axis.fromZero);
   }
 

@@ -1,5 +1,5 @@
 "use strict";
-// What the pointer does in a chart: it shows the nearest point, and dragging selects what to zoom to.
+// What the pointer does in a chart: it shows the nearest point, and dragging selects a range.
 const Interaction = (() => {
   const REACH = 40;     // pixels to a point that is shown
   const LEAST = 8;      // pixels of a selection
@@ -22,9 +22,9 @@ const Interaction = (() => {
     return best;
   }
 
-  // Watches the pointer in the element of a chart. current() returns what Drawing.draw
-  // returned for it, or null. Listeners: pointed(label or null), zoomed({x, y} ranges, null: everything). Where
-  // isXOnly, the selection is as high as the chart.
+  // Watches the pointer in the element of a chart. current() returns what Drawing.draw returned for
+  // it, or nothing. Listeners: pointed(label or null), zoomed({x, y} ranges; null: everything).
+  // Where isXOnly, the selection is as high as the chart.
   function watch(element, current, isXOnly, {pointed, zoomed}) {
     const tip = make("div", {class: "tip", hidden: ""});
     const selection = make("div", {class: "selection", hidden: ""});
