@@ -112,6 +112,7 @@ def browser_errors(driver):
 def open_page(driver, url):
     """Open a page and wait until its scripts have drawn it."""
     driver.get("about:blank")  # a page with another fragment would not be loaded again
+    driver.get_log("browser")  # that of the live page of another test, whose server has ended
     driver.get(url)
     script = "return 'started' in document.documentElement.dataset"
     wait_until(lambda: driver.execute_script(script))
@@ -125,7 +126,6 @@ def report(store, tmp_path, chromium):
         record(store, *trials)
         path = tmp_path / "out.html"
         page.write(str(path), content.load(store, {}, ranking.parse_criterion("top1")))
-        chromium.get_log("browser")
         open_page(chromium, "file://%s" % path)
         return chromium
 
