@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from typing import TYPE_CHECKING
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -47,7 +48,7 @@ def measure(path: str) -> dict[str, float]:
         before = _metrics(driver)
         driver.get("file://%s" % os.path.abspath(path))
         while not driver.execute_script(DRAWN):
-            pass
+            time.sleep(0.05)
         # Two frames later, what the scripts have made is on the screen.
         driver.execute_async_script(
             "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
