@@ -54,7 +54,6 @@ setup(
         "numpy",
         "pillow",
         "plotext>=5.2",
-        "plotly>=5.18",
         "protobuf",
         "psycopg2-binary",
         "rich>=12",

@@ -28,12 +28,6 @@ python_packages=(
     rich==13.8.1
     threadpoolctl==3.1.0
 )
-# The report needs plotly.js and none of plotly's Python code, which takes half the space if it is not compiled.
-uncompiled_packages=(
-    "plotly==6.5.2; python_version >= '3.8'"
-    "plotly==5.18.0; python_version < '3.8'"
-)
-
 # The modules that apt brings with Debian's Caffe, and pip's names of their packages.
 modules=(h5py=h5py lmdb=lmdb matplotlib=matplotlib PIL=pillow psycopg2=psycopg2-binary sklearn=scikit-learn)
 
@@ -124,7 +118,6 @@ install_python_packages() {
         python -m pip install --no-cache-dir "pip==24.0"
     python -m pip install --no-cache-dir --disable-pip-version-check --prefer-binary --constraint "$constraints" \
         "${python_packages[@]}" "${missing[@]}"
-    python -m pip install --no-cache-dir --disable-pip-version-check --no-compile "${uncompiled_packages[@]}"
     rm "$constraints"
 }
 

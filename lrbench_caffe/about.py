@@ -18,7 +18,7 @@ from lrbench_caffe.database import connection
 from lrbench_caffe.errors import InputError, last_log_line
 from lrbench_caffe.study.cores import usable_cores
 
-LIBRARIES = ("numpy", "google.protobuf", "psycopg2", "click", "dask", "plotly")
+LIBRARIES = ("numpy", "google.protobuf", "psycopg2", "click", "dask")
 VARIABLES = ("LRBENCH_", "PG", "OPENBLAS_", "OMP_", "MKL_", "CUDA_", "DASK_", "GLOG_", "PYTHONPATH")
 SECRETS = ("LRBENCH_DSN", "PGPASSWORD")
 

@@ -243,6 +243,8 @@ def test_a_running_study_is_listed_and_not_deleted_and_a_killed_one_is_deleted_w
     (line,) = [line for line in done.stdout.splitlines() if "running" in line]
     assert "20/%d (%d %%)" % (MAX_ITER, 100 * 20 // MAX_ITER) in line and HELD_AT > 20
     assert "waiting for their turn: 3 trainings of the study %s" % name in done.stdout
+    shown = invoke("study", "show", name).stdout
+    assert "3 of 4 trials have not begun: they wait for their turn, the study is running" in shown
     (running,) = trials(name)
     for arguments, message in (
         (["study", "delete", name], "is running (lrbench on %s, p" % socket.gethostname()[:20]),

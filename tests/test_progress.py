@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import re
 import sys
+import types
 
 import pytest
 from hypothesis import given
@@ -52,6 +53,21 @@ def shown(screen):
     """What the terminal shows after the next drawing."""
     SCREEN.draw()
     return screen.text
+
+
+def test_an_activity_of_unknown_length_shows_its_time_instead_of_an_empty_bar(
+    terminal, monkeypatch
+):
+    screen, now = terminal(), [100.0]
+    monkeypatch.setattr(bar, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    with ProgressDisplay() as display:
+        display("importing a.jsonl", 1000000, 2000000)
+        assert meter.DONE in shown(screen)
+        display("merging trials", 1000, None)
+        now[0] += 75
+        text = shown(screen)
+    assert "merging trials" in text and "1,000" in text and "1:15" in text
+    assert meter.DONE not in text and meter.TO_DO not in text
 
 
 def progress(iteration, max_iter=600, rate=0.01, loss=1.0):

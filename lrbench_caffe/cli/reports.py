@@ -56,7 +56,7 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
     policy with one seed is placed by its value, because its noise is unknown.
     """
     from lrbench_caffe import database, ranking
-    from lrbench_caffe.display import tables
+    from lrbench_caffe.display import tables, verdict
 
     criterion = ranking.parse_criterion(by)
     with _without_collection():
@@ -75,6 +75,8 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
         ]
     not_made = sum(map(len, entries)) - sum(len(table.rows) for table in rankings)
     print_tables(rankings, format, view, not_made)
+    if format == "table":
+        print_remarks(verdict.remarks(entries, criterion), format)
     print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(ranking.names_remarks((block.dataset, block.network) for block in blocks), format)
     if blocks:

@@ -196,8 +196,7 @@ def show_study(name: str, view: View, dsn: str | None, format: str) -> None:
     remarks = []
     if waiting:
         remarks.append(
-            "%d of %d trials have not begun: %s starts them"
-            % (waiting, total, _resuming_command(name, dsn))
+            "%d of %d trials have not begun: %s" % (waiting, total, _what_starts_them(name, dsn))
         )
     if failed:
         remarks.append(
@@ -232,6 +231,16 @@ def _print_study(
     measured = database.undelivered_trials()
     n_not_begun = sum(entry.state is None and entry.job.id not in measured for entry in entries)
     return len(entries), n_not_begun, len(failures.failed_trials(trials))
+
+
+def _what_starts_them(name: str, dsn: str | None) -> str:
+    """What starts the trials of a study that have not begun."""
+    from lrbench_caffe import database
+
+    with database.Store(dsn) as store:
+        if database.studies.runner(store, name):
+            return "they wait for their turn, the study is running"
+    return "%s starts them" % _resuming_command(name, dsn)
 
 
 def _resuming_command(name: str, dsn: str | None) -> str:

@@ -47,6 +47,7 @@ class ProgressDisplay(Drawing):
         self._console = plain_console(stderr=True)
         self._meter = Meter("", None)
         self._speed_meter = SpeedMeter()
+        self._began = time.monotonic()  # the activity
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         """Move the bar.
@@ -59,6 +60,7 @@ class ProgressDisplay(Drawing):
         """
         if what != self._meter.what:
             self._speed_meter = SpeedMeter()
+            self._began = time.monotonic()
         speed, seconds_left = self._speed_meter.update(done, total)
         in_bytes = what.startswith(BYTES)
         self._meter = Meter(
@@ -74,7 +76,10 @@ class ProgressDisplay(Drawing):
         self._console.print(Text(printable(line)), soft_wrap=True)
 
     def _lines(self, width: int, height: int) -> list[Text]:
-        return meter_lines([self._meter] if self._meter.what else [], width)
+        meter = self._meter
+        if meter.share is None:  # how long it has taken shows that the program works
+            meter = meter._replace(left=format_duration(time.monotonic() - self._began))
+        return meter_lines([meter] if meter.what else [], width)
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def trials(lines: Sequence[TrialLine]) -> Table:
         _TOP1,
         Column("at", "iterations", str, True, 70),
         Column("seed", "seed", str, True, SEED),
-        Column("progress", None, str, True, 88),
+        Column("progress", None, str, True, 91),
         Column("started", "started", _started, True, 80),
         Column("task", None, importance=75),
         Column(None, "network"),

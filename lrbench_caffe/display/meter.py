@@ -149,7 +149,9 @@ def _cells(meter: Meter) -> dict[str, Text]:
 
 
 def _bar(share: float | None) -> Text:
-    done = int(BAR_WIDTH * (share or 0.0))
+    if share is None:
+        return Text("")  # an empty bar would look like nothing done
+    done = int(BAR_WIDTH * share)
     return Text.assemble((DONE * done, DONE_STYLE), (TO_DO * (BAR_WIDTH - done), PALE_STYLE))
 
 

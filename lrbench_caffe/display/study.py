@@ -237,7 +237,7 @@ class StudyDisplay:
         speed, left = self._speed()
         return Meter(
             "all trainings",
-            share_of(done, total),
+            share_of(done, total) or 0.0,  # their length is unknown before the first begins
             amount=count_text(done, total) if total else "",
             speed=speed_text(speed, "it"),
             left=left_text(left),
@@ -275,7 +275,7 @@ class _Training:
         """How far the training is."""
         return Meter(
             "  " + self.trial.policy,
-            share_of(self.iteration, self.max_iter),
+            share_of(self.iteration, self.max_iter) or 0.0,
             amount=count_text(self.iteration, self.max_iter) if self.max_iter else "",
             top1=percent(self._top1[-1]) + " %" if self._top1 else "",
             curve=sketch(self._top1, CURVE_WIDTH),

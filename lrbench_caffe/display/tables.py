@@ -16,6 +16,7 @@ from lrbench_caffe.display.table import (
     KEY,
     Column,
     Table,
+    cell,
     number,
     percent,
     policy_columns,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 # The metrics in the order of the paper's Tables VII to IX, by the field names of a Summary.
 METRICS = (
     Column("LD", "ld", number, True, 60),
-    Column("#Iter", "iterations", whole, True, 70),
+    Column("#Iter", "iterations", whole, True, 78),
     Column("Top-1 %", "top1", percent, True, KEY),
     Column("Top-5 %", "top5", percent, True, 40),
     Column("AC", "ac", number, True, 50),
@@ -57,7 +58,7 @@ SEEDS, INTERVAL, SEED = 80, 75, 90  # importances
 STAGE = Column("tried", "stage", importance=86)  # of a search
 WHY = Column("why", "why", importance=65)
 LENGTH = Column("length", "max_iter", str, True, 85)  # of a training in iterations
-_METRIC_COLUMNS = {column.name: column for column in METRICS if column.name}
+METRIC_COLUMNS = {column.name: column for column in (*METRICS, FINAL_TOP1)}
 _RESULT_METRICS = (*METRICS[:3], FINAL_TOP1, *METRICS[3:])
 # On which sets the numbers are chosen and reported, and the Top-1 by which they are chosen.
 _SET_COLUMNS = tuple(Column(None, name) for name in ("selected_on", "reported_on", "selected_top1"))
@@ -268,6 +269,15 @@ def journal_rows(summary: JournalSummary) -> Table:
     return Table("%s: %s" % (summary.state, summary.path), columns, tuple(rows))
 
 
+def metric_text(name: str, spread: Spread) -> str:
+    """Return the mean and the deviation of a metric as the tables show them.
+
+    >>> metric_text("top1", Spread(0.98667, 0.00289, 3))
+    '98.67 \u00b1 0.29'
+    """
+    return cell(METRIC_COLUMNS[name], spread)
+
+
 def local_time(time: datetime.datetime) -> str:
     """Return a time with the name of its zone; some zones have no name but their offset."""
     return time.strftime("%Y-%m-%d %H:%M %Z")
@@ -442,7 +452,7 @@ def tuning(tuned: Tuned) -> Table:
         LENGTH,
         Column("seed", "seed", str, True, SEED),
         Column(None, "state"),
-        _METRIC_COLUMNS["top1"],
+        METRIC_COLUMNS["top1"],
         WHY,
     )
     rows = []
@@ -483,8 +493,8 @@ def standings(results: TaskResults, title: str) -> Table:
         Column(None, "dataset"),
         Column(None, "network"),
         Column("seeds", "seeds", str, True, SEEDS),
-        _METRIC_COLUMNS["iterations"],
-        _METRIC_COLUMNS["top1"],
+        METRIC_COLUMNS["iterations"],
+        METRIC_COLUMNS["top1"],
         _INTERVAL,
         *(Column(name, name, str, True) for name in shown),
         Column("settings" if any(differing) else None, "settings"),

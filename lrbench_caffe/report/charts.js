@@ -1,8 +1,7 @@
 "use strict";
-// The charts, drawn by plotly.js. Each has a description for screen readers and a table of its
-// numbers.
+// The charts of the page: what each shows, its description for screen readers, and its numbers.
 const Charts = (() => {
-  const CURVES = ["rate", "top1", "train_loss", "test_loss"];  // these zoom together
+  const CURVES = ["rate", "top1", "train_loss", "test_loss"];  // these have the same iterations
   const NO_DATA = "None of the selected policies has been measured.";
   const NO_DATA_IN = {
     cost: "No policy has a finished trial yet.",
@@ -13,84 +12,34 @@ const Charts = (() => {
   const MAX_TABLE_ROWS = 2000;
   const FEW_POINTS = 30;  // so few are marked, so that a single one is visible, too
   const NARROW = 700;     // pixels of a window without room for labels beside the lines
-  const LABELLED = 6, LABEL_HEIGHT = 15;  // lines with a label, and pixels between two labels
-  const COUNT = {exponentformat: "none", separatethousands: true};  // an axis of iterations
-  const PAPER = {paper_bgcolor: "#fff", plot_bgcolor: "#fff", showlegend: true};
-  const PICTURE = {width: 900, height: 500, scale: 2};
+  const LABELLED = 6, LABEL_LENGTH = 13, LABEL_WIDTH = 7.4;  // lines with a label, its characters
+  const PICTURE = {width: 900, height: 460, scale: 2};  // height: without the legend
   const PRINT_WIDTHS = {curve: 335, other: 690}, PRINT_HEIGHT = 230;  // pixels
   const make = Ranking.make;
-  const tableLines = new Map();  // for each chart, a function that returns the lines of its table
-  let isLinking = false;  // while the curves follow the one that was zoomed
-  let pointed = () => {};  // called with the label under the mouse, or null
-  let zoomed = () => {};   // called after each zoom
+  const charts = new Map();  // the chart of each id, see drawing.js, with its description and table
+  const drawn = new Map();   // what Drawing.draw returned for each id
+  const zooms = new Map();   // the ranges that the reader zoomed to, by id; CURVES have the same
+  let highlighted = null;    // the label of the policy that is shown alone
+  let pointed = () => {};    // called with the label under the pointer, or null
+  let zoomed = () => {};     // called after each zoom of the curves
 
-  function layout(x, y, more) {
-    const axis = {
-      automargin: true, gridcolor: "#d8dce2", zeroline: false, exponentformat: "power",
-    };
-    return Object.assign({
-      margin: {l: 56, r: 12, t: 30, b: 44}, showlegend: false, hovermode: "closest",
-      uirevision: "kept", dragmode: "zoom", autosize: true,
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: {family: "system-ui, 'DejaVu Sans', sans-serif", size: 13},
-      hoverlabel: {font: {color: "#fff"}},
-      xaxis: Object.assign({}, axis, x), yaxis: Object.assign({}, axis, y)}, more || {});
-  }
-
-  // Draws a chart with its description and its table, or a sentence where there is no data.
-  // lines returns the lines of the table; without it, they are the traces that have a name.
-  function draw(id, traces, chartLayout, description, lines) {
-    const chart = document.getElementById(id), figure = chart.parentElement;
-    const isEmpty = !traces.some(trace => trace.x.length && trace.y.some(y => y !== null));
-    if (!figure.querySelector(".no-data")) {
-      figure.append(make("p", {class: "no-data"}, NO_DATA_IN[id] || NO_DATA));
+  // Shows a chart with its description and its table, or a sentence where there is no data.
+  function show(id, chart) {
+    const element = document.getElementById(id), figure = element.parentElement;
+    const isEmpty = !chart.traces.some(trace => trace.y.some(y => y !== null));
+    if (!charts.has(id)) equip(id, element, figure);
+    charts.set(id, chart);
+    for (const part of [element, figure.querySelector(".tools"), figure.querySelector("details")]) {
+      part.hidden = isEmpty;
     }
     figure.querySelector(".no-data").hidden = !isEmpty;
-    const appears = chart.hidden && !isEmpty;
-    chart.hidden = isEmpty;
-    addTools(figure, id);
-    figure.querySelector(".tools").hidden = isEmpty;
-    const isNew = !chart.on;
-    Plotly.react(chart, traces, chartLayout, {responsive: true, displaylogo: false,
-      displayModeBar: "hover", modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "autoScale2d"]});
-    if (isNew) {
-      chart.on("plotly_hover", ({points}) => pointed(labelOf(points[0])));
-      chart.on("plotly_unhover", () => pointed(null));
-    }
-    if (appears) Plotly.Plots.resize(chart);  // a hidden chart has no size
-    chart.setAttribute("role", "group");  // not an image, because it contains buttons
-    chart.setAttribute("aria-label", description);
-    chart.querySelectorAll(".main-svg").forEach(svg => svg.setAttribute("aria-hidden", "true"));
-    const named = () => traces.filter(trace => trace.name)
-      .map(({name, x, y}) => ({name, x, y}));
-    tableLines.set(id, lines || named);
-    const details = tableOf(figure, id);
-    details.hidden = isEmpty;
-    writeTable(details, id);
+    element.setAttribute("aria-label", chart.description);
+    render(id);
+    writeTable(id);
   }
 
-  // The policy of a point: each point of a trace may have its own.
-  function labelOf({data, pointIndex}) {
-    return Array.isArray(data.meta) ? data.meta[pointIndex] : data.meta || null;
-  }
-
-  // Fades all that is not of the policy with this label; without a label, nothing.
-  function highlight(label) {
-    const opacity = of => label === null || !of || of === label ? "" : "0.12";
-    for (const trace of document.querySelectorAll(".js-plotly-plot .scatterlayer > .trace")) {
-      const meta = trace.__data__ && trace.__data__[0].trace.meta;
-      if (Array.isArray(meta)) {
-        trace.querySelectorAll(".point, .errorbar").forEach(mark => {
-          const point = mark.__data__ && mark.__data__.i;
-          mark.style.opacity = opacity(meta[point]);
-        });
-      } else trace.style.opacity = opacity(meta);
-    }
-  }
-
-  // The buttons that save a chart.
-  function addTools(figure, id) {
-    if (figure.querySelector(".tools")) return;
+  // The parts beside a chart, which stay when it is drawn again.
+  function equip(id, element, figure) {
     const title = figure.querySelector("figcaption").textContent;
     const button = (text, save) => {
       const made = make("button", {type: "button", "aria-label": "Save " + title + " as " + text},
@@ -102,21 +51,86 @@ const Charts = (() => {
       button("PNG", () => savePicture(id, title, "png")),
       button("SVG", () => savePicture(id, title, "svg")),
       button("CSV", () => saveNumbers(id, title))));
+    const table = make("details", {}, make("summary", {}, "Numbers"), make("div",
+      {class: "scroll", tabindex: "0", role: "region", "aria-label": "Numbers of this chart"}));
+    table.addEventListener("toggle", () => writeTable(id));
+    figure.append(table, make("p", {class: "no-data"}, NO_DATA_IN[id] || NO_DATA));
+    element.setAttribute("role", "img");
+    Interaction.watch(element, () => drawn.get(id), CURVES.includes(id), {
+      pointed: label => pointed(label),
+      zoomed: ranges => {
+        if (CURVES.includes(id)) zoom(ranges && ranges.x);
+        else {
+          zooms.set(id, ranges);
+          render(id);
+        }
+      },
+    });
+    new ResizeObserver(() => {
+      const {area} = drawn.get(id) || {area: {}};
+      if (area.width !== element.clientWidth || area.height !== element.clientHeight) render(id);
+    }).observe(element);
   }
 
-  // The picture has a white background and a legend, whatever the page looks like.
+  // Draws a chart, in the size of its element unless a size is given.
+  function render(id, size) {
+    const element = document.getElementById(id);
+    const [width, height] = size || [element.clientWidth, element.clientHeight];
+    if (!width || element.hidden) return;
+    const result = Drawing.draw(shown(id), width, height, 0);
+    const previous = element.querySelector("svg");
+    if (previous) previous.replaceWith(result.svg); else element.prepend(result.svg);
+    drawn.set(id, result);
+    fade(result.svg);
+  }
+
+  // A chart as it is shown, with the ranges that the reader zoomed to.
+  function shown(id) {
+    const chart = charts.get(id), ranges = zooms.get(CURVES.includes(id) ? CURVES[0] : id);
+    if (!ranges) return chart;
+    const isFromZero = chart.x.isLog && ranges.x[0] <= 0;
+    const range = isFromZero ? [Math.min(1, ranges.x[1] / 2), ranges.x[1]] : ranges.x;
+    return Object.assign({}, chart, {
+      x: Object.assign({}, chart.x, {range, isZoomed: true}),
+      y: Object.assign({}, chart.y, {range: ranges.y}),
+    });
+  }
+
+  // Fades all that is not of the highlighted policy.
+  function fade(svg) {
+    for (const part of svg.querySelectorAll("[data-label]")) {
+      part.classList.toggle("faded", highlighted !== null && part.dataset.label !== highlighted);
+    }
+  }
+
+  // Shows the policy with this label and fades the others; without a label, none.
+  function highlight(label) {
+    if (label === highlighted) return;
+    highlighted = label;
+    drawn.forEach(({svg}) => fade(svg));
+  }
+
   function savePicture(id, title, format) {
-    const {data, layout} = document.getElementById(id);
-    const named = data.map(trace => Object.assign({}, trace, {showlegend: Boolean(trace.name)}));
-    const picture = Object.assign({}, layout, PAPER, {title: {text: title}, annotations: [],
-      margin: {l: 70, r: 20, t: 50, b: 60}});
-    return Plotly.toImage({data: named, layout: picture}, Object.assign({format}, PICTURE))
-      .then(address => save(address, title, format));
+    const {width, scale} = PICTURE;
+    const picture = Drawing.picture(shown(id), title, width, PICTURE.height);
+    const height = Number(picture.getAttribute("height"));
+    const text = new XMLSerializer().serializeToString(picture);
+    const address = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(text);
+    if (format === "svg") return Promise.resolve(save(address, title, format));
+    const image = new Image(width, height);
+    image.src = address;
+    return image.decode().then(() => {
+      const canvas = Object.assign(document.createElement("canvas"),
+        {width: width * scale, height: height * scale});
+      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      return save(canvas.toDataURL(), title, format);
+    });
   }
 
   function saveNumbers(id, title) {
-    const lines = tableLines.get(id)(), quoted = text => '"' + text.replace(/"/g, '""') + '"';
-    const rows = lines.flatMap(line => line.x.map((x, n) => [quoted(line.name), x, line.y[n]]));
+    const quoted = text => '"' + text.replace(/"/g, '""') + '"';
+    const rows = charts.get(id).traces.filter(({name}) => name)
+      .flatMap(line => line.x.map((x, n) => [quoted(line.name), x, line.y[n]]));
     const text = ["line,x,y", ...rows.map(row => row.map(v => v === null ? "" : v).join(","))];
     save("data:text/csv;charset=utf-8," + encodeURIComponent(text.join("\n") + "\n"), title, "csv");
   }
@@ -124,40 +138,32 @@ const Charts = (() => {
   function save(address, title, format) {
     const name = title.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
     make("a", {href: address, download: name + "." + format}).click();
+    return address;
   }
 
-  // The element below a chart that holds its numbers.
-  function tableOf(figure, id) {
-    const existing = figure.querySelector("details");
-    if (existing) return existing;
-    const details = make("details", {}, make("summary", {}, "Numbers"),
-      make("div", {class: "scroll", tabindex: "0", role: "region",
-        "aria-label": "Numbers of this chart"}));
-    details.addEventListener("toggle", () => writeTable(details, id));
-    figure.append(details);
-    return details;
-  }
-
-  // Writes a row for each x and a column for each line; only while the table is open.
-  function writeTable(details, id) {
+  // Writes the numbers of a chart below it; only while their table is open.
+  function writeTable(id) {
+    const details = document.getElementById(id).parentElement.querySelector("details");
     if (!details.open) return;
-    const lines = tableLines.get(id)(), cellsAt = new Map();
+    const {traces, table} = charts.get(id);
+    const [head, ...rows] = (table || tableOf)(traces.filter(({name}) => name));
+    const row = cells => make("tr", {}, make("th", {scope: "row"}, cells[0]),
+      ...cells.slice(1).map(cell => make("td", {}, cell)));
+    details.querySelector(".scroll").replaceChildren(make("table", {},
+      make("thead", {}, make("tr", {}, ...head.map(text => make("th", {scope: "col"}, text)))),
+      make("tbody", {}, ...rows.slice(0, MAX_TABLE_ROWS).map(row))));
+  }
+
+  // A row for each x and a column for each line.
+  function tableOf(lines) {
+    const cellsAt = new Map();
     lines.forEach((line, n) => line.x.forEach((x, m) => {
       if (!cellsAt.has(x)) cellsAt.set(x, Array(lines.length).fill("-"));
-      if (line.y[m] !== null) cellsAt.get(x)[n] = Number(line.y[m].toPrecision(5)).toString();
+      if (line.y[m] !== null) cellsAt.get(x)[n] = Axes.short(line.y[m]);
     }));
-    const head = make("tr", {}, make("th", {scope: "col"}, ""),
-      ...lines.map(line => make("th", {scope: "col"}, line.name)));
-    const body = [...cellsAt.entries()].sort((a, b) => a[0] - b[0]).slice(0, MAX_TABLE_ROWS)
-      .map(([x, cells]) => make("tr", {}, make("th", {scope: "row"}, String(x)),
-        ...cells.map(cell => make("td", {}, cell))));
-    details.querySelector(".scroll").replaceChildren(
-      make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
-  }
-
-  // plotly.js interprets some tags and entities in texts.
-  function escaped(text) {
-    return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+    const rows = [...cellsAt.entries()].sort((a, b) => a[0] - b[0]);
+    const head = ["", ...lines.map(({name}) => name)];
+    return [head, ...rows.map(([x, cells]) => [String(x), ...cells])];
   }
 
   function top1(policy) { return policy.metrics.top1[0]; }
@@ -169,10 +175,9 @@ const Charts = (() => {
     const style = Ranking.style(policy);
     const isMarked = y.filter(value => value !== null).length <= FEW_POINTS;
     return {
-      type: "scatter", mode: isMarked ? "lines+markers" : "lines", x, y, name, meta: policy.label,
-      line: {width, color: style.color, dash: style.dash},
-      marker: {color: style.color, symbol: style.symbol, size: x.length < 2 ? 9 : 5},
-      hovertemplate: "%{y:.4~g} at %{x}<extra>" + hoverName + "</extra>",
+      kind: "line", label: policy.label, name, x, y, width, color: style.color, dash: style.dash,
+      symbol: style.symbol, size: isMarked ? (x.length < 2 ? 9 : 5) : 0,
+      hover: n => Axes.short(y[n]) + " at iteration " + Axes.grouped(x[n]) + "\n" + hoverName,
     };
   }
 
@@ -180,8 +185,8 @@ const Charts = (() => {
     return policy.rate_curves.map(rates => {
       const seed = rates.seed === null ? "" : ", seed " + rates.seed;
       const trace = lineTrace(policy, rates.iteration, rates.rate, policy.label + seed,
-        escaped(policy.label), 1.8);
-      return rates.iteration.length < 2 ? trace : Object.assign(trace, {mode: "lines"});
+        policy.label, 1.8);
+      return rates.iteration.length < 2 ? trace : Object.assign(trace, {size: 0});
     });
   }
 
@@ -205,10 +210,9 @@ const Charts = (() => {
     const back = [...means].reverse(), {color} = Ranking.style(policy);
     const low = ({mean, deviation}) => mean - deviation > 0 ? mean - deviation : mean;
     return {
-      type: "scatter", mode: "lines", meta: policy.label, hoverinfo: "skip", fill: "toself",
+      kind: "band", label: policy.label, color,
       x: means.map(point => point.iteration).concat(back.map(point => point.iteration)),
       y: means.map(point => point.mean + point.deviation).concat(back.map(low)),
-      line: {width: 0, color}, fillcolor: color + "2e",
     };
   }
 
@@ -216,7 +220,7 @@ const Charts = (() => {
     return runs.map(run => lineTrace(policy, run.iteration,
       run[key].map(value => value === null ? null : scale * value),
       policy.label + ", seed " + run.seed,
-      escaped(policy.label) + "<br>seed " + run.seed + ", " + run.state, 1.1));
+      policy.label + "\nseed " + run.seed + ", " + run.state, 1.1));
   }
 
   // The mean over the seeds in its band, or a line for each seed.
@@ -228,82 +232,94 @@ const Charts = (() => {
       if (!means.length) return [];
       const line = lineTrace(policy, means.map(point => point.iteration),
         means.map(point => point.mean), policy.label,
-        escaped(policy.label) + (runs.length > 1 ? "<br>mean of " + runs.length + " seeds" : ""),
-        2.2);
+        policy.label + (runs.length > 1 ? "\nmean of " + runs.length + " seeds" : ""), 2.2);
       return runs.length > 1 ? [bandTrace(policy, means), line] : [line];
     });
   }
 
-  // Labels at the right ends of the lines, where they do not cover each other.
-  function endLabels(selection, traces, range) {
-    if (innerWidth < NARROW || selection.length > LABELLED || !range) return [];
-    const height = document.getElementById("top1").clientHeight - 74;
-    const pixels = value => height * (range[1] - value) / (range[1] - range[0]);
-    const labels = [];
-    for (const policy of selection) {
-      const trace = traces.find(({name, meta}) => name && meta === policy.label);
-      const y = trace && trace.y[trace.y.length - 1], x = trace && trace.x[trace.x.length - 1];
-      if (!trace || y === null || y < range[0]) continue;
-      if (labels.some(label => Math.abs(pixels(label.y) - pixels(y)) < LABEL_HEIGHT)) continue;
+  // Gives the first line of each policy a text at its end, where there is room; returns the room
+  // that the texts need.
+  function addEndTexts(selection, traces) {
+    if (innerWidth < NARROW || selection.length > LABELLED) return 0;
+    const texts = selection.map(policy => {
       const rank = policy.rank === null ? "" : policy.rank + (policy.tied ? "= " : " ");
-      labels.push({x: isChecked("log-iteration") ? Math.log10(x) : x, y, xanchor: "left",
-        xshift: 6, text: rank + escaped(policy.function), showarrow: false,
-        font: {size: 12, color: Ranking.style(policy).color}});
-    }
-    return labels;
+      const text = rank + policy.function;
+      return text.length > LABEL_LENGTH ? text.slice(0, LABEL_LENGTH - 1) + "\u2026" : text;
+    });
+    selection.forEach((policy, n) => {
+      const first = traces.find(({name, label}) => name && label === policy.label);
+      if (first) first.endText = texts[n];
+    });
+    return 12 + LABEL_WIDTH * Math.max(0, ...texts.map(text => text.length));
   }
 
   // The Top-1 axis shows where the ranked policies differ.
-  function top1Axis(selection) {
+  function top1Range(selection) {
     const ranked = selection.filter(policy => policy.rank !== null);
     const tops = (ranked.length ? ranked : selection).map(top1).filter(value => value !== null)
       .map(value => 100 * value);
-    if (!tops.length) return {};
+    if (!tops.length) return null;
     const high = Math.max(...tops), low = Math.min(...tops);
     const room = Math.max(3, 0.6 * (high - low));
-    return {range: [Math.max(0, low - room), Math.min(100.3, high + 0.2 * room)]};
+    return [Math.max(0, low - room), Math.min(100.3, high + 0.2 * room)];
   }
 
+  // The four curves have the same range of iterations and the same room at their sides.
   function drawCurves(selection) {
     const names = selection.map(policy => policy.label).join("; ") || "none";
     const measured = selection.filter(policy => top1(policy) !== null);
     const best = measured.map(policy => policy.label + " " + (100 * top1(policy)).toFixed(2));
-    const x = Object.assign({}, COUNT, {title: {text: "iteration"}},
-      isChecked("log-iteration") ? {type: "log"} : {rangemode: "tozero"});
-    const logarithmic = {type: "log", dtick: 1}, linear = {rangemode: "tozero"};
-    const loss = isChecked("log-loss") ? logarithmic : linear;
-    draw("rate", selection.flatMap(rateCurves),
-      layout(x, isChecked("log-rate") ? logarithmic : linear),
-      "Learning rate against the iteration of " + names);
-    const axis = top1Axis(selection), traces = runCurves(selection, "top1", 100);
-    const labels = endLabels(selection, traces, axis.range);
-    draw("top1", traces, layout(x, axis, labels.length
-      ? {annotations: labels, margin: {l: 56, r: 92, t: 30, b: 44}} : {}),
-      "Top-1 accuracy in percent against the iteration; mean of the best over the seeds: "
-      + (best.join("; ") || "none"));
-    draw("train_loss", runCurves(selection, "train_loss", 1), layout(x, loss),
-      "Train loss against the iteration of " + names);
-    draw("test_loss", runCurves(selection, "test_loss", 1), layout(x, loss),
-      "Test loss against the iteration of " + names);
+    const traces = {
+      rate: selection.flatMap(rateCurves),
+      top1: runCurves(selection, "top1", 100),
+      train_loss: runCurves(selection, "train_loss", 1),
+      test_loss: runCurves(selection, "test_loss", 1),
+    };
+    const isLog = isChecked("log-iteration");
+    const all = Axes.extent(CURVES.flatMap(id => traces[id].map(({x}) => x)), isLog) || [1, 10];
+    const x = {title: "iteration", isLog, isWhole: true,
+      range: isLog ? Axes.widened(all, true) : [0, all[1] || 1]};
+    const loss = {isLog: isChecked("log-loss"), fromZero: true};
+    const axes = {
+      rate: {isLog: isChecked("log-rate"), fromZero: true}, top1: {range: top1Range(selection)},
+      train_loss: loss, test_loss: loss,
+    };
+    const descriptions = {
+      rate: "Learning rate against the iteration of " + names,
+      top1: "Top-1 accuracy in percent against the iteration; mean of the best over the seeds: "
+        + (best.join("; ") || "none"),
+      train_loss: "Train loss against the iteration of " + names,
+      test_loss: "Test loss against the iteration of " + names,
+    };
+    for (const id of CURVES) {
+      const endMargin = addEndTexts(selection, traces[id]);
+      show(id, {traces: traces[id], x, y: axes[id], endMargin, description: descriptions[id]});
+    }
   }
 
   function costPoints(policies) {
     return {x: policies.map(iterations), y: policies.map(policy => 100 * top1(policy))};
   }
 
-  // The bars of the standard deviations.
-  function errorBars(deviations) {
-    return {type: "data", array: deviations, thickness: 1, width: 3, color: GREY};
-  }
-
-  // The axis leaves out policies that are far worse than the best.
-  function costAxis(policies) {
-    if (!policies.length) return {};
+  // The range leaves out policies that are far worse than the best.
+  function costRange(policies) {
+    if (!policies.length) return null;
     const best = Math.max(...policies.map(policy => 100 * top1(policy)));
     const near = policies.filter(policy => 100 * top1(policy) > best - 12);
     const low = Math.min(
       ...near.map(policy => 100 * (top1(policy) - (policy.metrics.top1[1] || 0))));
-    return {range: [low - 0.5, Math.min(100.4, best + 0.8)], title: {text: "Top-1 (%)"}};
+    return [low - 0.5, Math.min(100.4, best + 0.8)];
+  }
+
+  function costMark(policy, isSelected) {
+    const style = isSelected ? Ranking.style(policy) : {color: GREY, symbol: "circle"};
+    return Object.assign({
+      kind: "marks", label: policy.label, name: policy.label, size: 11,
+      color: style.color, symbol: style.symbol,
+      errorX: [policy.metrics.iterations[1] || 0], errorY: [100 * (policy.metrics.top1[1] || 0)],
+      hover: () => Ranking.spreadText(policy, "top1") + " % after "
+        + Ranking.spreadText(policy, "iterations") + " iterations\n" + policy.label,
+    }, costPoints([policy]));
   }
 
   function drawCost(policies, selection) {
@@ -311,28 +327,21 @@ const Charts = (() => {
     const selected = new Set(selection.map(policy => policy.label));
     const front = measured.filter(policy => policy.on_front)
       .sort((a, b) => iterations(a) - iterations(b));
-    const line = Object.assign({
-      type: "scatter", mode: "lines", hoverinfo: "skip",
-      line: {color: GREY, width: 2, dash: "dot"}}, costPoints(front));
-    const marks = Object.assign({
-      type: "scatter", mode: "markers", meta: measured.map(policy => policy.label),
-      text: measured.map(policy => escaped(policy.label)),
-      error_x: errorBars(measured.map(policy => policy.metrics.iterations[1] || 0)),
-      error_y: errorBars(measured.map(policy => 100 * (policy.metrics.top1[1] || 0))),
-      marker: {size: 11, opacity: 0.95,
-        color: measured.map(policy => selected.has(policy.label)
-          ? Ranking.style(policy).color : GREY),
-        symbol: measured.map(policy => selected.has(policy.label)
-          ? Ranking.style(policy).symbol : "circle")},
-      hovertemplate: "%{text}<br>%{y:.2f} % after %{x:.0f} iterations<extra></extra>",
-    }, costPoints(measured));
+    const line = Object.assign({kind: "line", color: GREY, width: 2, dash: "dot"},
+      costPoints(front));
+    const marks = measured.map(policy => costMark(policy, selected.has(policy.label)));
     const frontTexts = front.map(policy => policy.label + " with "
       + (100 * top1(policy)).toFixed(2) + " percent after " + iterations(policy).toFixed(0));
-    draw("cost", [line, marks],
-      layout(Object.assign({}, COUNT, {title: {text: "#Iter"}, rangemode: "tozero"}), costAxis(measured)),
-      "Top-1 against iterations of " + measured.length + " policies; on the Pareto front: "
-      + (frontTexts.join("; ") || "none"),
-      () => measured.map(policy => Object.assign({name: policy.label}, costPoints([policy]))));
+    const isColoured = ({label}) => Number(selected.has(label));  // these are drawn last
+    show("cost", {
+      traces: [line, ...marks.sort((a, b) => isColoured(a) - isColoured(b))],
+      x: {title: "#Iter", fromZero: true, isWhole: true},
+      y: {title: "Top-1 (%)", range: costRange(measured)},
+      description: "Top-1 against iterations of " + measured.length
+        + " policies; on the Pareto front: " + (frontTexts.join("; ") || "none"),
+      table: () => [["policy", "#Iter", "Top-1 %"], ...measured.map(policy => [policy.label,
+        Ranking.spreadText(policy, "iterations"), Ranking.spreadText(policy, "top1")])],
+    });
   }
 
   // The mean over the runs for each class; null if no run has a value.
@@ -347,33 +356,30 @@ const Charts = (() => {
   function classCurves(policy) {
     const runs = policy.runs.map(run => run.class_confidence).filter(Boolean);
     if (!runs.length) return [];
-    const style = Ranking.style(policy), means = meanConfidences(runs);
-    return [{
-      type: "scatter", mode: "lines+markers", x: means.map((_, n) => n), y: means,
-      name: policy.label, meta: policy.label,
-      marker: {size: 7, color: style.color, symbol: style.symbol},
-      line: {width: 1, color: style.color, dash: style.dash},
-      hovertemplate: "class %{x}: %{y:.4f}<extra>" + escaped(policy.label) + "</extra>",
-    }];
+    const means = meanConfidences(runs);
+    return [Object.assign(
+      lineTrace(policy, means.map((_, n) => n), means, policy.label, policy.label, 1), {
+        size: 7, hover: n => "class " + n + ": " + means[n].toFixed(4) + "\n" + policy.label,
+      })];
   }
 
   function drawClasses(selection) {
     const traces = selection.flatMap(classCurves);
-    const tick = traces.length && traces[0].x.length < 21 ? 1 : undefined;
-    draw("classes", traces, layout({title: {text: "class"}, dtick: tick},
-      {title: {text: "average confidence"}}),
-      "Average confidence per class of " + traces.map(trace => trace.name).join("; "));
+    show("classes", {
+      traces, x: {title: "class", isWhole: true}, y: {title: "average confidence"},
+      description: "Average confidence per class of " + traces.map(({name}) => name).join("; "),
+    });
   }
 
   // A point is [k0, Top-1, whether a training diverged].
   function rangeTrace(curve, n) {
+    const x = curve.points.map(([k0]) => k0), y = curve.points.map(([, share]) => 100 * share);
     return {
-      type: "scatter", mode: "lines+markers", name: curve.iteration + " iterations",
-      x: curve.points.map(([k0]) => k0), y: curve.points.map(([, share]) => 100 * share),
-      line: {width: 1 + n * 0.5, color: RANGE_COLOURS[n % RANGE_COLOURS.length]},
-      marker: {size: 8, symbol: curve.points.map(
-        ([, , diverged]) => diverged ? "circle-open" : "circle")},
-      hovertemplate: "k0 = %{x}: %{y:.2f} %<extra>" + curve.iteration + " iterations</extra>",
+      kind: "line", name: curve.iteration + " iterations", x, y, width: 1 + n * 0.5, size: 8,
+      color: RANGE_COLOURS[n % RANGE_COLOURS.length], symbol: "circle", dash: "solid",
+      hollow: curve.points.map(([, , diverged]) => diverged),
+      hover: m => "k0 = " + x[m] + ": " + y[m].toFixed(2) + " %\n" + curve.iteration
+        + " iterations",
     };
   }
 
@@ -391,22 +397,18 @@ const Charts = (() => {
         + "rates are good.";
     document.getElementById("range").parentElement.hidden = !curves;
     if (!curves) return;
-    draw("range", curves.map(rangeTrace), layout(
-      {type: "log", dtick: 1, title: {text: "k0"}},
-      {title: {text: "Top-1 (%)"}, rangemode: "tozero"},
-      {showlegend: true, legend: {orientation: "h", y: -0.38, yanchor: "top", x: 0},
-        margin: {l: 56, r: 12, t: 30, b: 100}}),
-      "Top-1 against k0 of constant rates; best: " + curves.map(bestRateText).join("; "));
+    show("range", {
+      traces: curves.map(rangeTrace), legend: true, x: {title: "k0", isLog: true},
+      y: {title: "Top-1 (%)", fromZero: true},
+      description: "Top-1 against k0 of constant rates; best: "
+        + curves.map(bestRateText).join("; "),
+    });
   }
 
   // Shows the same iterations in the four curves; without a range, all of them.
   function zoom(range) {
-    isLinking = true;
-    const ends = range && isChecked("log-iteration")
-      ? range.map(end => Math.log10(Math.max(end, 1))) : range;
-    const change = ends
-      ? {"xaxis.range": ends.slice(), "xaxis.autorange": false} : {"xaxis.autorange": true};
-    Promise.all(CURVES.map(id => Plotly.relayout(id, change))).then(() => { isLinking = false; });
+    zooms.set(CURVES[0], range && {x: range, y: null});
+    CURVES.forEach(id => render(id));
     document.getElementById("from").value = range ? Math.round(range[0]) : "";
     document.getElementById("to").value = range ? Math.round(range[1]) : "";
     zoomed();
@@ -418,11 +420,10 @@ const Charts = (() => {
     return end ? [Number(document.getElementById("from").value || 0), end] : null;
   }
 
-  // The listeners are called with the label of the policy under the mouse, and after each zoom.
+  // The listeners are called with the label of the policy under the pointer, and after each zoom.
   function begin(whenPointed, whenZoomed) {
     pointed = whenPointed;
     zoomed = whenZoomed;
-    for (const id of CURVES) document.getElementById(id).on("plotly_relayout", followZoom);
     const from = document.getElementById("from"), to = document.getElementById("to");
     const zoomToInput = () => {
       const start = Number(from.value || 0), end = Number(to.value);
@@ -431,27 +432,9 @@ const Charts = (() => {
     from.addEventListener("change", zoomToInput);
     to.addEventListener("change", zoomToInput);
     document.getElementById("reset").addEventListener("click", () => zoom(null));
-    addEventListener("beforeprint", () => relayoutVisible(chart => ({
-      autosize: false, height: PRINT_HEIGHT,
-      width: CURVES.includes(chart.id) ? PRINT_WIDTHS.curve : PRINT_WIDTHS.other,
-    })));
-    addEventListener("afterprint", () => relayoutVisible(
-      () => ({autosize: true, width: null, height: null})));
-  }
-
-  function followZoom(change) {
-    if (isLinking) return;
-    const start = change["xaxis.range[0]"], end = change["xaxis.range[1]"];
-    if (change["xaxis.autorange"]) zoom(null);
-    else if (start !== undefined) {
-      zoom(isChecked("log-iteration") ? [10 ** start, 10 ** end] : [start, end]);
-    }
-  }
-
-  function relayoutVisible(changeOf) {
-    for (const chart of document.querySelectorAll(".js-plotly-plot")) {
-      if (chart.offsetParent) Plotly.relayout(chart, changeOf(chart));
-    }
+    addEventListener("beforeprint", () => drawn.forEach((_, id) => render(id,
+      [CURVES.includes(id) ? PRINT_WIDTHS.curve : PRINT_WIDTHS.other, PRINT_HEIGHT])));
+    addEventListener("afterprint", () => drawn.forEach((_, id) => render(id)));
   }
 
   function update(task, selection) {
@@ -461,5 +444,5 @@ const Charts = (() => {
     drawRangeTest(task.range_curves);
   }
 
-  return {begin, update, highlight, zoom, zoomRange};
+  return {begin, update, highlight, zoom, zoomRange, shown};
 })();

@@ -31,10 +31,10 @@ const Comparison = (() => {
   }
 
   function cell([key, , format, isHigherBetter], policy, first) {
-    const [mean, deviation] = policy.metrics[key];
-    if (mean === null) return make("td", {}, "-");
-    const text = format(mean) + (deviation === null ? "" : " \u00b1 " + format(deviation));
-    if (policy === first || first.metrics[key][0] === null) return make("td", {}, text);
+    const [mean] = policy.metrics[key], text = Ranking.spreadText(policy, key);
+    if (policy === first || mean === null || first.metrics[key][0] === null) {
+      return make("td", {}, text);
+    }
     const difference = mean - first.metrics[key][0];
     const decided = deciding(policy)[key], reference = deciding(first)[key];
     const reason = key === "n_params" ? "" : noise(decided, reference);

@@ -12,6 +12,7 @@ This is what :mod:`lrbench_caffe.report.page` puts into the page and its scripts
      "tasks": [{"id": ..., "title": ..., "dataset": ..., "network": ...,
                 "max_iter": ..., "facts": [[name, value], ...],
                 "trials": number of trials, "policies": [...],
+                "best": {"label": ..., "text": ...} or None,
                 "left_out": sentences about what is left out, or "",
                 "range_curves": [...] or None, "problems": [...]}, ...]}
 
@@ -39,8 +40,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Mapping, Sequen
 from lrbench_caffe import ranking
 from lrbench_caffe.database import studies
 from lrbench_caffe.database.names import LOCAL
+from lrbench_caffe.display import verdict
 from lrbench_caffe.display.printable import printable, printable_lines
-from lrbench_caffe.display.tables import states_note
+from lrbench_caffe.display.tables import metric_text, states_note
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import parse_or_none
 from lrbench_caffe.ranking import noise, ranges
@@ -198,12 +200,19 @@ def _task(store: Store, block: Block, criterion: Criterion, max_drawn: int) -> d
         "max_iter": block.max_iter,
         "facts": _facts(block),
         "trials": len(trials),
+        "best": _best(entries, criterion),
         "policies": [_policy(entry, rows, front, by_metric) for entry in listed],
         "left_out": " ".join(filter(None, left_out)),
         "range_curves": _range_curves(entries, rows),
         "problems": [_problem(trial) for trial in problems[:MAX_PROBLEMS]],
         "sets": printable(_sets(trials)),
     }
+
+
+def _best(entries: Sequence[Ranked], criterion: Criterion) -> dict[str, str] | None:
+    """The label of the best policy and what there is to say about it; None without one."""
+    best = verdict.of_ranking(entries, criterion)
+    return best and {"label": printable(best.entry.label), "text": printable(best.text)}
 
 
 def _facts(block: Block) -> list[list[object]]:
@@ -307,11 +316,12 @@ def _policy(
     }
 
 
-def _spreads(metrics: Mapping[str, Spread]) -> dict[str, list[float | int | None]]:
-    """The mean, the deviation and the number of seeds of each metric."""
+def _spreads(metrics: Mapping[str, Spread]) -> dict[str, list[float | int | str | None]]:
+    """The mean, the deviation and the number of seeds of each metric, and their text."""
+    same = {"n_params": metrics["n_params"]._replace(deviation=None)}  # for each seed
     return {
-        name: [spread.mean, None if name == "n_params" else spread.deviation, spread.n]
-        for name, spread in metrics.items()
+        name: [spread.mean, spread.deviation, spread.n, metric_text(name, spread)]
+        for name, spread in {**metrics, **same}.items()
     }
 
 

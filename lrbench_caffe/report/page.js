@@ -9,6 +9,7 @@
     pareto: "by the Pareto fronts of",
   };
   const REFRESH_MS = 2000;
+  const isLive = document.documentElement.hasAttribute("data-live");
   let content = JSON.parse(byId("content").textContent);
   let selectedTask = null;  // the id of the task that the reader selected
   let drawnTask = null;     // the id of the task that the page shows
@@ -16,9 +17,15 @@
   let pinned = null;        // the label of the policy whose legend entry was clicked
   const OPTIONS = ["seeds", "log-rate", "log-loss", "log-iteration"];  // the checkboxes
 
+  // The task that the reader selected, else that with most trials, on a live page the newest.
   function currentTask() {
-    return content.tasks.find(task => task.id === selectedTask) || content.tasks[0];
+    const selected = content.tasks.find(task => task.id === selectedTask);
+    if (selected || !isLive) return selected || content.tasks[0];
+    const newest = task => Math.max(0, ...runsOf(task).map(run => run.started));
+    return [...content.tasks].sort((a, b) => newest(b) - newest(a))[0];
   }
+
+  function runsOf(task) { return task.policies.flatMap(policy => policy.runs); }
 
   function stateTexts() {
     return Object.entries(content.states).map(([state, count]) => [state, count + " " + state]);
@@ -44,12 +51,27 @@
     }
   }
 
+  // The lines of a policy for a solver prototxt, with a button that copies them.
+  function prototxtItem(policy) {
+    const text = make("pre", {}, policy.prototxt);
+    const button = make("button", {type: "button", "aria-label": "Copy " + policy.label}, "Copy");
+    button.addEventListener("click", () => copy(text, button));
+    return make("li", {}, text, button);
+  }
+
+  // The answer at the top: the best policy, its lead, its cost, and the lines for a solver.
+  function drawBest(task) {
+    const best = task.best && task.policies.find(({label}) => label === task.best.label);
+    byId("best").hidden = !best;
+    if (!best) return;
+    const title = content.criterion.kind === "pareto" ? "On the Pareto front: " : "Best policy: ";
+    byId("best").replaceChildren(make("p", {}, title, make("strong", {}, best.label)),
+      make("p", {}, task.best.text), make("ul", {class: "lines"}, prototxtItem(best)));
+  }
+
   function drawPrototxtLines() {
     byId("prototxt-lines").replaceChildren(...Ranking.selection().map(policy => {
-      const text = make("pre", {}, policy.prototxt);
-      const button = make("button", {type: "button", "aria-label": "Copy " + policy.label}, "Copy");
-      button.addEventListener("click", () => copy(text, button));
-      const item = make("li", {}, text, button);
+      const item = prototxtItem(policy);
       item.style.borderLeftColor = Ranking.style(policy).color;
       return item;
     }));
@@ -111,7 +133,7 @@
   function drawFacts(task) {
     const facts = [...task.facts, ["command", content.command]].filter(([, value]) => Boolean(value));
     byId("facts").replaceChildren(...facts.flatMap(
-      ([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))]));
+      ([name, value]) => [make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))]));
   }
 
   // The address keeps what the reader sees, so that it can be sent to somebody else.
@@ -156,10 +178,9 @@
       selectedTask = task.id;
       draw();
     });
-    const running = task.policies.flatMap(policy => policy.runs)
-      .filter(run => run.state === "running").length;
+    const running = runsOf(task).filter(run => run.state === "running");
     return make("tr", {}, make("td", {}, link), make("td", {}, String(task.trials)),
-      make("td", {}, String(running)), ...bestOf(task).map(text => make("td", {}, text)));
+      make("td", {}, String(running.length)), ...bestOf(task).map(text => make("td", {}, text)));
   }
 
   function drawIndex() {
@@ -195,10 +216,12 @@
     const task = currentTask();
     byId("empty").hidden = Boolean(task);
     document.querySelectorAll("main > section").forEach(section => { section.hidden = !task; });
+    byId("best").hidden = byId("facts").hidden = !task;
     if (!task) return;
     byId("h-ranking").textContent = "Ranking: " + task.title;
     byId("explanation").textContent = explanation(task);
     drawFacts(task);
+    drawBest(task);
     Progress.begin(task);
     Ranking.update(task.policies, drawnTask !== task.id);
     drawSelection();
@@ -225,7 +248,8 @@
       answered = new Date();
     } catch (error) {
       // What fetch itself says of a server that is gone differs between browsers.
-      const reason = error instanceof TypeError ? "the server does not answer" : error.message;
+      const reason = error instanceof TypeError
+        ? "the server does not answer. Start it again with lrbench serve" : error.message;
       setStatus("Not up to date");
       setBanner("Not up to date since " + answered.toLocaleTimeString() + ": "
         + reason.trim() + ". The page retries every two seconds.");
@@ -252,8 +276,9 @@
     draw();
   });
   draw();
-  if (document.documentElement.hasAttribute("data-live")) {
+  if (isLive) {
     byId("index").open = true;
     refresh();
   }
+  document.documentElement.dataset.started = "";
 })();

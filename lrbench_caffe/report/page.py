@@ -1,8 +1,8 @@
 """The report as one self-contained HTML page.
 
-The page holds the content as JSON, its own scripts and plotly.js, which is compressed. It loads
-nothing from elsewhere; its Content-Security-Policy forbids that. Everything that comes from the
-database is JSON data. The scripts put it into the page as text, never as HTML.
+The page holds the content as JSON and the scripts that draw it. It loads nothing from elsewhere;
+its Content-Security-Policy forbids that. Everything that comes from the database is JSON data. The
+scripts put it into the page as text, never as HTML.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import base64
 import functools
 import hashlib
 import html
-import importlib.util
 import json
 import os
-import zlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from lrbench_caffe import files
-from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import caffe_schedules, parse_or_none
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -26,29 +23,15 @@ SCRIPTS = (
     "styles.js",
     "progress.js",
     "table.js",
+    "axes.js",
+    "drawing.js",
+    "interaction.js",
     "charts.js",
     "comparison.js",
     "page.js",
 )
-GZIP = 31  # zlib's wbits for a gzip stream
 _UNKNOWN_POLICY = "# this policy cannot be written into a solver prototxt"
-
-
-_PART = '<script type="text/plain" data-part>%s</script>'
-
-
-class PackedScript(NamedTuple):
-    """A script as gzip in base 85.
-
-    Attributes:
-        text: The base 85.
-        length: The number of bytes of the gzip.
-        digest: The digest of the script, as a Content-Security-Policy has it.
-    """
-
-    text: str
-    length: int
-    digest: str
+_SCRIPT = "<script>%s</script>"
 
 
 def write(path: str, content: dict[str, Any]) -> int:
@@ -87,19 +70,14 @@ def render(content: dict[str, Any], live: bool = False) -> str:
         content: What :func:`lrbench_caffe.report.content.load` returns.
         live: Whether the page asks the server that it came from for newer content.
     """
-    packed = packed_plotly()
-    parts = [_read(name) for name in SCRIPTS]
-    start = _read("start.js")
+    scripts = [_read(name) for name in SCRIPTS]
     return _read("page.html").format(
-        policy=html.escape(_security_policy([packed.digest, *map(_digest, [*parts, start])], live)),
+        policy=html.escape(_security_policy([_digest(script) for script in scripts], live)),
         title=html.escape(content["title"]),
         style=_read("page.css"),
         content=_json_in_html(content),
         live=" data-live" if live else "",
-        length=packed.length,
-        plotly=packed.text,
-        parts="\n".join(_PART % part for part in parts),
-        start=start,
+        scripts="\n".join(_SCRIPT % script for script in scripts),
     )
 
 
@@ -155,28 +133,6 @@ def prototxt_lines(policy: str) -> str:
     for name, value in fields.items():
         lines += ["%s: %s" % (name, item) for item in (value if name == "stepvalue" else [value])]
     return "\n".join(lines)
-
-
-@functools.lru_cache(maxsize=1)
-def packed_plotly() -> PackedScript:
-    """Return plotly.js, which is a file of the Python package plotly, as start.js unpacks it.
-
-    The package is not imported, because that takes a second.
-
-    Raises:
-        InputError: Plotly is not installed.
-    """
-    spec = importlib.util.find_spec("plotly")
-    if spec is None or spec.origin is None:
-        raise InputError("the report needs plotly, which is not installed: pip install plotly")
-    path = os.path.join(os.path.dirname(spec.origin), "package_data", "plotly.min.js")
-    with open(path, encoding="utf-8") as file:
-        script = file.read()
-    compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
-    packed = compressor.compress(script.encode()) + compressor.flush()
-    # Without "<", the text can neither end its element nor begin a comment.
-    text = base64.b85encode(packed, pad=True).decode().replace("<", ",")
-    return PackedScript(text, len(packed), _digest(script))
 
 
 @functools.lru_cache(maxsize=None)

@@ -4,7 +4,7 @@
 const Styles = (() => {
   const COLOURS = ["#1c7fc0", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7"];
   const DASHES = ["solid", "dash", "dot", "dashdot"];
-  const LENGTHS = {solid: "", dash: "9 4", dot: "2 3", dashdot: "9 3 2 3"};  // of a swatch's dashes
+  const LENGTHS = {solid: "", dash: "9 4", dot: "2 3", dashdot: "9 3 2 3"};  // of dashes
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up"];
   const SVG = "http://www.w3.org/2000/svg";
 
@@ -24,12 +24,15 @@ const Styles = (() => {
     return made;
   }
 
+  // The lengths of the dashes of a line; empty for a solid one.
+  function dashes(dash) { return LENGTHS[dash] || ""; }
+
   // A piece of the line of a style; without a style, an empty place of the same size.
   function swatch(style) {
     const line = style ? [element("line", {x1: 0, y1: 6, x2: 30, y2: 6, stroke: style.color,
-      "stroke-dasharray": LENGTHS[style.dash]})] : [];
+      "stroke-dasharray": dashes(style.dash)})] : [];
     return element("svg", {class: "swatch", viewBox: "0 0 30 12", "aria-hidden": "true"}, ...line);
   }
 
-  return {ofSlot, swatch};
+  return {ofSlot, swatch, element, dashes};
 })();

@@ -2,24 +2,23 @@
 // The ranking table: it can be sorted and filtered, and policies are selected in it.
 // An update keeps the table row of each policy, and so the keyboard focus and the selection.
 const Ranking = (() => {
-  const METRICS = [  // key, heading, format of a number, whether higher is better
-    ["ld", "LD", decimal, false],
-    ["iterations", "#Iter", integer, false],
+  const METRICS = [  // key, heading, format of a difference, whether higher is better
     ["top1", "Top-1 %", percent, true],
+    ["iterations", "#Iter", integer, false],
     ["final_top1", "final %", percent, true],  // of the last evaluation
+    ["ld", "LD", decimal, false],
     ["top5", "Top-5 %", percent, true],
     ["ac", "AC", decimal, true],
     ["cd", "CD", decimal, false],
     ["cdac", "CDAC", decimal, false],
     ["n_params", "#Param", integer, false],
   ];
-  const FIRST_METRIC = 3;  // its column; before it are rank, policy and seeds
-  const INTERVAL = FIRST_METRIC + METRICS.length;  // the column of the interval of the mean Top-1
-  const HEADINGS = [["rank", "rank"], ["policy", "policy"], ["seeds", "seeds"]]
-    .concat(METRICS.map(([key, heading]) => [key, heading]))
-    .concat([["interval", "95 % interval"]]);
+  const HEADINGS = [["rank", "rank"], ["policy", "policy"], ["top1", "Top-1 %"],
+    ["interval", "95 % interval"], ["seeds", "seeds"]]
+    .concat(METRICS.slice(1).map(([key, heading]) => [key, heading]));
   const DEFAULT_SELECTION = 6;  // the number of best policies that are selected at first
   const MAX_RUNNING = 6;  // of the policies that are trained now, which are selected as well
+  const FIRST_ROWS = 50;  // that are shown until the reader asks for all
   const TIED = "tied: the difference is within the noise of the seeds";
 
   const rows = new Map();   // the table row of each policy, by its label
@@ -28,6 +27,7 @@ const Ranking = (() => {
   let sorting = {key: "rank", descending: false};
   let selectedLabels = null;  // null until the reader selects: the best policies
   let searchText = "";
+  let isWhole = false;  // whether all rows are shown
   let listeners = {selected() {}, sorted() {}, pointed() {}};
 
   function decimal(value) { return value.toFixed(4); }
@@ -119,8 +119,10 @@ const Ranking = (() => {
     });
     const name = make("label", {}, checkbox, make("span", {class: "mark"}),
       make("span", {class: "name"}));
-    const row = make("tr", {}, make("td", {class: "text"}), make("td", {class: "text policy"}, name),
-      make("td", {}), ...METRICS.map(() => make("td", {})), make("td", {}));
+    const row = make("tr", {}, ...HEADINGS.map(() => make("td", {})));
+    row.children[0].className = "text";
+    row.children[1].className = "text policy";
+    row.children[1].append(name);
     row.addEventListener("mouseenter", () => listeners.pointed(label));
     row.addEventListener("mouseleave", () => listeners.pointed(null));
     return row;
@@ -133,23 +135,28 @@ const Ranking = (() => {
 
   function writeRow(policy, isSelected) {
     const cells = rowOf(policy).children;
-    const rank = rankText(policy);
-    fill(cells[0], rank);
-    cells[0].title = rank.endsWith("=") ? TIED : "";
-    writeName(cells[1], policy, isSelected);
-    fill(cells[2], String(policy.seeds));
-    METRICS.forEach(([key, , format], n) => {
-      const cell = cells[FIRST_METRIC + n], [mean, deviation] = policy.metrics[key];
-      if (mean === null) fill(cell, "-");
-      else if (deviation === null) fill(cell, format(mean));
-      else fill(cell, format(mean), " ",
-        make("span", {class: "deviation"}, "\u00b1 " + format(deviation)));
-      if (key === "top1" && policy.selected) cell.append(" ",
-        make("span", {class: "deviation"}, "(" + policy.selected[0] + " "
-          + percent(policy.selected[1]) + ")"));
+    HEADINGS.forEach(([key], n) => {
+      if (key === "policy") writeName(cells[n], policy, isSelected);
+      else fill(cells[n], ...contentOf(key, policy));
     });
-    fill(cells[INTERVAL], intervalText(policy));
+    cells[0].title = rankText(policy).endsWith("=") ? TIED : "";
   }
+
+  // What a cell shows: texts and elements.
+  function contentOf(key, policy) {
+    if (key === "rank") return [rankText(policy)];
+    if (key === "seeds") return [String(policy.seeds)];
+    if (key === "interval") return [intervalText(policy)];
+    const [mean, deviation] = spreadText(policy, key).split(" \u00b1 ");
+    const content = deviation ? [mean, " ", subdued("\u00b1 " + deviation)] : [mean];
+    return key === "top1" && policy.selected ? [...content, " ",
+      subdued("(" + policy.selected[0] + " " + percent(policy.selected[1]) + ")")] : content;
+  }
+
+  function subdued(text) { return make("span", {class: "deviation"}, text); }
+
+  // The mean and the deviation of a metric, or a dash.
+  function spreadText(policy, key) { return policy.metrics[key][3]; }
 
   // The interval of the mean Top-1 in percent, cut off at 0 and 100; or why it is unknown.
   function intervalText(policy) {
@@ -181,8 +188,10 @@ const Ranking = (() => {
     const body = document.getElementById("body"), focused = document.activeElement;
     const labels = labelsOf(selection());
     const matching = sorted().filter(matches);
-    matching.forEach(policy => writeRow(policy, labels.has(policy.label)));
-    const newRows = matching.map(rowOf);
+    const shown = matching.filter(
+      (policy, n) => isWhole || n < FIRST_ROWS || labels.has(policy.label));
+    shown.forEach(policy => writeRow(policy, labels.has(policy.label)));
+    const newRows = shown.map(rowOf);
     const unchanged = newRows.length === body.children.length
       && newRows.every((row, n) => row === body.children[n]);
     if (!unchanged) body.replaceChildren(...newRows);
@@ -191,6 +200,10 @@ const Ranking = (() => {
     [...document.getElementById("head").children].forEach((heading, n) => {
       heading.setAttribute("aria-sort", HEADINGS[n][0] === sorting.key ? direction : "none");
     });
+    const more = document.getElementById("show-all");
+    more.hidden = shown.length === matching.length;
+    more.textContent = "Show all " + matching.length + " policies, not only the first "
+      + FIRST_ROWS + " and the selected ones";
   }
 
   // Sorts by a column, the best value first; a second time, in the opposite direction.
@@ -216,6 +229,10 @@ const Ranking = (() => {
     const onClick = (id, labels) => {
       document.getElementById(id).addEventListener("click", () => select(labels()));
     };
+    document.getElementById("show-all").addEventListener("click", () => {
+      isWhole = true;
+      draw();
+    });
     onClick("choose-best", bestLabels);
     onClick("choose-front", () => labelsOf(policies.filter(policy => policy.on_front)));
     onClick("choose-none", () => new Set());
@@ -230,6 +247,7 @@ const Ranking = (() => {
     policies = newPolicies;
     if (isOtherTask) {
       if (rows.size) selectedLabels = null;
+      isWhole = false;
       slots.clear();
       rows.clear();
     }
@@ -246,5 +264,6 @@ const Ranking = (() => {
     if (newSorting && HEADINGS.some(([key]) => key === newSorting.key)) sorting = newSorting;
   }
 
-  return {begin, update, selection, style, highlight, state, restore, make, METRICS};
+  return {begin, update, selection, style, highlight, state, restore, make, spreadText,
+    METRICS};
 })();
