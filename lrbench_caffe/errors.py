@@ -45,6 +45,10 @@ class InputError(ValueError):
     """The user's input is invalid. The message is one sentence: what, where, what to do instead."""
 
 
+class UnusableCaffe(InputError):
+    """Trainings on this machine cannot use its Caffe, whatever they train."""
+
+
 class CannotConnect(InputError):
     """The database cannot be reached or used, because of its name or because of an outage."""
 
