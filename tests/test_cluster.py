@@ -1,5 +1,6 @@
 """A study on a Dask cluster: a real scheduler and real workers, in processes of their own."""
 
+import contextlib
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Job
 
 KILLS = 40  # of workers at random moments
+LOCAL_ENDS = 20  # of local clusters at random moments
 
 
 class DaskCluster:
@@ -145,7 +147,7 @@ def test_killing_workers_at_random_moments_neither_loses_nor_duplicates_rows(
         while study.poll() is None and kills < KILLS:
             time.sleep(clock.uniform(0.1, 4))
             killed = clock.choice(cluster.workers)
-            killed.kill()
+            killed.send_signal(clock.choice([signal.SIGKILL, signal.SIGTERM]))
             killed.wait()
             kills += 1
             cluster.have_workers(2)
@@ -156,6 +158,30 @@ def test_killing_workers_at_random_moments_neither_loses_nor_duplicates_rows(
         print("%d workers killed, %d rows" % (kills, len(keys(trials(name)))))
     finally:
         cluster.end()
+
+
+@needs_caffe
+@pytest.mark.long
+def test_ending_a_local_cluster_at_random_moments_neither_loses_nor_duplicates_rows(
+    name, invoke, command, trials
+):
+    """The signals go to all processes of the study, as those of `timeout` and systemd do."""
+    clock, ends, signals = random.Random(20), 0, [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+    arguments = command(name, "--max-iter", "6000", "--cluster", "local", "--jobs", "2")
+    study = start(*arguments, start_new_session=True)
+    while study.poll() is None and ends < LOCAL_ENDS:
+        time.sleep(clock.uniform(0.5, 8))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(study.pid, clock.choice(signals))
+            ends += 1
+        _, errors = study.communicate(timeout=LIMIT)
+        assert "Traceback" not in errors, errors
+        study = start(*arguments, start_new_session=True)
+    study.communicate(timeout=LIMIT)
+    assert invoke(*arguments).returncode == 0
+    assert keys(trials(name)) == expected(max_iter=6000), "each row is recorded once"
+    assert states(trials(name)) == ["finished"] * 4
+    print("%d local clusters ended, %d rows" % (ends, len(keys(trials(name)))))
 
 
 @needs_caffe
