@@ -77,6 +77,10 @@ class Undelivered(DatabaseUnavailable):
     """Everything was measured, but the database does not have all of it. Journals have the rest."""
 
 
+class JournalsRefused(Undelivered):
+    """The database rejects values that were measured. It does so however long a program waits."""
+
+
 def abbreviated(value: object) -> str:
     """Return a value as text that is short enough for a message; a str is quoted.
 

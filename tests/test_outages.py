@@ -292,7 +292,7 @@ def test_refused_rows_can_be_looked_at_and_delivered(proxy, invoke):
     rows = invoke("db", "journals", path, "--format", "csv").stdout.splitlines()
     assert [line.split(",")[0] for line in rows[1:]] == list(map(str, range(1, ROWS, 2)))
     again = invoke("db", "deliver", "--dsn", proxy.direct)
-    assert again.returncode == 3 and "`lrbench db journals` lists them" in again.stderr
+    assert again.returncode == 4 and "`lrbench db journals` lists them" in again.stderr
     assert database.undelivered() == [path]
     execute(proxy.direct, "ALTER TABLE evaluation DROP CONSTRAINT odd")
     delivered = invoke("db", "deliver", "--dsn", proxy.direct)
