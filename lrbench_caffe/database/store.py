@@ -37,6 +37,7 @@ from lrbench_caffe.database.connection import connect, display_name, identity, r
 from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES, ORIGIN_MATCHES
 from lrbench_caffe.database.watch import watched
 from lrbench_caffe.errors import (
+    CannotConnect,
     ChangeRefused,
     DatabaseUnavailable,
     InputError,
@@ -554,12 +555,12 @@ class Store:
         """Check that trials can be recorded.
 
         Raises:
-            InputError: The user or the server cannot write.
+            CannotConnect: The user or the server cannot write.
             DatabaseUnavailable: The connection is lost and cannot be opened again.
         """
         problem = self.writing_problem()
         if problem:
-            raise InputError(
+            raise CannotConnect(
                 "the database %s cannot record trainings: %s: name a server and a user that may "
                 "write with --dsn or LRBENCH_DSN" % (self.where, problem)
             )
