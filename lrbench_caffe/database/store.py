@@ -26,12 +26,12 @@ import json
 import math
 import os
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Iterator, Mapping, TypeVar
 
 import psycopg2
 from psycopg2.extras import Json, NamedTupleCursor
 
-from lrbench_caffe.database import delivery
+from lrbench_caffe.database import delivery, outcomes
 from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_type
 from lrbench_caffe.database.connection import connect, display_name, identity, reason
 from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES, ORIGIN_MATCHES
@@ -159,10 +159,21 @@ _END = """
             ORDER BY top1 DESC, iteration LIMIT 1)
     WHERE id = %(id)s AND attempt <= %(attempt)s"""
 
-_FILTER_NAMES = ("id", "network", "dataset", "policy", "function", "state", "study", "origin")
+_FILTER_NAMES = (
+    "id",
+    "ids",
+    "network",
+    "dataset",
+    "policy",
+    "function",
+    "state",
+    "study",
+    "origin",
+)
 
 _FILTER = (
     """(%(id)s IS NULL OR trial.id = %(id)s)
+      AND (%(ids)s IS NULL OR trial.id = ANY (%(ids)s::uuid[]))
       AND (%(network)s IS NULL OR """
     + NETWORK_MATCHES
     + """)
@@ -517,6 +528,34 @@ class Store:
         """
         return self.transaction(lambda cursor: _read_results(cursor, filters))
 
+    def outcomes(self, metrics: Collection[str], **filters: str | None) -> list[Trial]:
+        """Return trials with what decides about their ranks, in the order in which they started.
+
+        This takes half the time of :meth:`results`. The trials have only what
+        :func:`lrbench_caffe.database.outcomes.read` returns.
+
+        Args:
+            metrics: The metrics that they are ranked by.
+            **filters: The filters of :meth:`trials`.
+        """
+        filtered = any(value is not None for value in filters.values())
+        where = "WHERE trial.id IN (%s)" % _TRIAL_IDS if filtered else ""
+        query = outcomes.query(metrics, where)
+
+        def read(cursor: Any) -> list[Trial]:
+            cursor.execute("SET LOCAL work_mem = '64MB'")
+            with cursor.connection.cursor() as lines, cursor.connection.cursor() as second:
+                lines.execute(query, _filter_values(filters))
+                return outcomes.read(lines, second, metrics)
+
+        return self.transaction(read)
+
+    def results_of(self, trial_ids: Iterable[str]) -> dict[str, Trial]:
+        """Return trials as :meth:`results` does, by their ids."""
+        ids = list(trial_ids)
+        trials = self.transaction(lambda cursor: _read_results(cursor, {"ids": ids}))
+        return {trial.id: trial for trial in trials}
+
     def rows(self, trial_ids: Iterable[str]) -> dict[str, tuple[Evaluation, ...]]:
         """Return the rows of these trials by the trial's id; a trial without rows is left out."""
         ids = list(trial_ids)
@@ -717,7 +756,7 @@ def trial_ids_query(filters: dict[str, str | None]) -> tuple[str, dict[str, str 
     return _TRIAL_IDS, _filter_values(filters)
 
 
-def _filter_values(filters: dict[str, str | None]) -> dict[str, str | None]:
+def _filter_values(filters: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(_FILTER_NAMES), **filters}
 
 
@@ -764,7 +803,7 @@ def _read_trials(cursor: Any, rows_query: str, filters: dict[str, str | None]) -
     return _TrialReader(cursor).trials(lines, lambda line: rows.get(line.id, ()))
 
 
-def _read_results(cursor: Any, filters: dict[str, str | None]) -> list[Trial]:
+def _read_results(cursor: Any, filters: Mapping[str, Any]) -> list[Trial]:
     """The trials that match filters, each with what is ranked of its best and its last row."""
     cursor.execute("SET LOCAL work_mem = '64MB'")  # sorts fifty thousand trials in memory
     cursor.execute(_RESULTS, _filter_values(filters))
