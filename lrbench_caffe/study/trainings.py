@@ -183,14 +183,15 @@ class Trainings:
 
     def _submit_all(self) -> None:
         """Give all trainings to the workers that have this program."""
-        problems = self._import_problems()
-        suitable = self._suitable(self._workers()) if problems else ()
+        problems, workers = self._import_problems(), self._workers()
+        none_has_it = bool(workers) and self._unsuitable.issuperset(workers)
+        suitable = self._suitable(workers) if problems else ()
         for training in list(self._trainings.values()):
-            if problems and not suitable:
+            if none_has_it:
                 self._fail(training, problems[0])
             else:
                 self._submit(training, suitable)
-        for problem in problems if suitable else ():
+        for problem in () if none_has_it else problems:
             self._note(problem + "; other workers train")
 
     def _import_problems(self) -> list[str]:

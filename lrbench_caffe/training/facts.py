@@ -11,7 +11,7 @@ import sys
 
 import threadpoolctl
 
-from lrbench_caffe.errors import UnusableCaffe
+from lrbench_caffe.errors import InputError
 from lrbench_caffe.training.pycaffe import check_pycaffe
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Print the facts, or why this Python cannot use Caffe."""
     try:
         check_pycaffe()
-    except UnusableCaffe as error:
+    except InputError as error:
         json.dump({"Caffe": str(error)}, sys.stdout)
         return
     import caffe

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.errors import UnusableCaffe
+from lrbench_caffe.errors import InputError, UnusableCaffe
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -27,13 +27,14 @@ def check_pycaffe() -> None:
     Raises:
         UnusableCaffe: Caffe cannot be imported, cannot change the base_lr of a solver, or is built
             without Python layers.
+        InputError: There is no memory to import it now.
     """
     try:
         from lrbench_caffe.training.quick_caffe import caffe
 
         library = caffe._caffe
     except (Exception, SystemExit) as error:  # any error of the libraries that it imports
-        raise UnusableCaffe(_import_problem(error)) from None
+        raise _import_error(error) from None
     folder = os.path.dirname(os.path.abspath(library.__file__))
     problem = _base_lr_problem(library)
     if problem:
@@ -49,16 +50,16 @@ def check_pycaffe() -> None:
         )
 
 
-def _import_problem(error: BaseException) -> str:
-    """Why Caffe cannot be imported, and what to do."""
+def _import_error(error: BaseException) -> InputError:
+    """The error of a Caffe that cannot be imported: the reason, and what to do."""
     python = "Python %d.%d (%s)" % (*sys.version_info[:2], sys.executable)
     if isinstance(error, MemoryError) or any(part in str(error) for part in _MEMORY_ERRORS):
-        return (
+        return InputError(
             "%s has no memory to import caffe: end other programs, run fewer trainings at a time, "
             "or raise the limit (ulimit -v)" % python
         )
     reason = " ".join(("%s: %s" % (type(error).__name__, error)).split())
-    return (
+    return UnusableCaffe(
         "%s cannot import caffe (%s): it needs a pycaffe that is built for this Python and its "
         "numpy, in a folder on PYTHONPATH that every user can read" % (python, reason)
     )
@@ -80,7 +81,7 @@ def main() -> None:
     """Print why this Python's Caffe cannot be used, and exit with status 1; nothing if it can."""
     try:
         check_pycaffe()
-    except UnusableCaffe as error:
+    except InputError as error:
         sys.exit("lrbench: %s" % error)
 
 

@@ -67,6 +67,7 @@ def load() -> Callable[..., None]:
 
     Raises:
         UnusableCaffe: Caffe cannot be imported, or trainings cannot use it.
+        InputError: There is no memory to import it now.
     """
     check_pycaffe()
     from lrbench_caffe.training.session import run
