@@ -7,18 +7,18 @@ and later the rest of those that it shows, by :meth:`lrbench_caffe.database.Stor
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
+from lrbench_caffe.database.columns import EVALUATION_COLUMNS
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
 # What is always read of a trial's best row: by it, policies with equal means are put in order, and
-# the sets are named on which numbers are chosen and reported.
-_COLUMNS = ("iteration", "top1", "top5", "test_loss", "measured_on", "other_sets")
-_METRICS = ("ld", "ac", "cd", "cdac")  # read if the ranking is by them
+# the sets are named on which numbers are chosen and reported. A metric is read if the ranking is by
+# it.
+_ALWAYS = ("iteration", "lr", "top1", "top5", "test_loss", "measured_on", "other_sets")
 
 # Thousands of trials have the same solver. It is sent where it differs from the trial before.
 _QUERY = """
@@ -50,11 +50,6 @@ _SHARED = {
 }
 
 
-def columns(metrics: Collection[str]) -> tuple[str, ...]:
-    """Return the columns of a best row that a ranking by these metrics reads."""
-    return (*_COLUMNS, *(name for name in _METRICS if name in metrics))
-
-
 def query(metrics: Collection[str], where: str) -> str:
     """Return the query for :func:`read`.
 
@@ -62,23 +57,25 @@ def query(metrics: Collection[str], where: str) -> str:
         metrics: The metrics that trials are ranked by.
         where: The clause that selects trials, or "".
     """
-    names = ", ".join("best." + name for name in columns(metrics))
-    return _QUERY.format(columns=names, where=where)
+    columns = (
+        "best." + name if name in _ALWAYS or name in metrics else "NULL"
+        for name in EVALUATION_COLUMNS
+    )
+    return _QUERY.format(columns=", ".join(columns), where=where)
 
 
-def read(cursor: Any, second: Any, metrics: Collection[str]) -> list[Trial]:
+def read(cursor: Any, second: Any) -> list[Trial]:
     """Read the result of a query.
 
     Args:
         cursor: A cursor that has executed :func:`query`.
         second: Another cursor, for what trials share.
-        metrics: The metrics of the query.
 
     Returns:
         The trials, each with what is ranked of its best row. They are without parameters, host, end
         and error.
     """
-    reader = _Reader(second, columns(metrics))
+    reader = _Reader(second)
     trials: list[Trial] = []
     for lines in iter(lambda: cursor.fetchmany(_FETCHED), []):
         trials += reader.trials(lines)
@@ -88,8 +85,8 @@ def read(cursor: Any, second: Any, metrics: Collection[str]) -> list[Trial]:
 class _Reader:
     """Makes trials of result lines; what they share is read and made once."""
 
-    def __init__(self, cursor: Any, names: tuple[str, ...]) -> None:
-        self._cursor, self._names = cursor, names
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
         self._shared: dict[str, dict[int | None, Any]] = {table: {None: None} for table in _SHARED}
         self._setups: dict[Sequence[Any], Setup] = {}
         self._solver = ""  # of the line before
@@ -119,14 +116,9 @@ class _Reader:
             "",
             started,
             state=state,
-            rows=self._rows(line[_ROW:]),
+            rows=() if line[_ROW] is None else (Evaluation(*line[_ROW:]),),
             origin=origin and origin[0],
         )
-
-    def _rows(self, values: tuple[Any, ...]) -> tuple[Evaluation, ...]:
-        if values[0] is None:
-            return ()
-        return (Evaluation(lr=math.nan, **dict(zip(self._names, values))),)
 
     def _setup(
         self, seed: int, framework: int, network: int, dataset: int, task: int, solver: str | None

@@ -546,7 +546,7 @@ class Store:
             cursor.execute("SET LOCAL work_mem = '64MB'")
             with cursor.connection.cursor() as lines, cursor.connection.cursor() as second:
                 lines.execute(query, _filter_values(filters))
-                return outcomes.read(lines, second, metrics)
+                return outcomes.read(lines, second)
 
         return self.transaction(read)
 

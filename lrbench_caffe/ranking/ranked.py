@@ -243,7 +243,7 @@ def _metric_scale(name: str) -> Scale:
     def scale(entry: Ranked) -> Spread:
         metric = entry.deciding[name]
         if METRICS[name] and metric.mean is not None:
-            return metric._replace(mean=-metric.mean)
+            return Spread(-metric.mean, metric.deviation, metric.n)
         return metric
 
     return scale
