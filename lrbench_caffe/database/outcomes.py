@@ -1,7 +1,7 @@
 """The outcomes of trials: what decides about their ranks, of tens of thousands of trials at once.
 
 A ranking compares all trials, and shows the first policies. So it reads little of each trial here,
-and later the rest of those that it shows, by :meth:`lrbench_caffe.database.Store.results`.
+and later all of those that it shows, by :meth:`lrbench_caffe.database.Store.results_of`.
 """
 
 from __future__ import annotations
