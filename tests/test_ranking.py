@@ -204,7 +204,10 @@ def test_the_first_entries_are_those_of_the_whole_ranking(by):
     criterion = parse_criterion(by)
     whole = rank(trials, criterion)
     for first in (0, 1, 7, 20, len(whole), 100):
-        assert rank(trials, criterion, first) == whole[:first]
+        entries = rank(trials, criterion, first)
+        assert entries == whole[: len(entries)] and len(entries) >= min(first, len(whole))
+    best = [entry for entry in whole if entry.rank == 1]
+    assert rank(trials, criterion, 1)[: len(best)] == best, "ties are complete"
 
 
 def test_only_finished_trials_count_and_the_states_of_the_others_are_shown():

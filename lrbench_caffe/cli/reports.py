@@ -71,7 +71,7 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
             database.selection.check(store, filters)
             blocks, entries = _rank(store, filters, criterion, limit)
         rankings = [
-            tables.ranked(block, ranked, criterion.weights)
+            tables.ranked(block, ranked[:limit], criterion.weights)
             for block, ranked in zip(blocks, entries)
         ]
     policies = sum(len({trial.policy for trial in block.trials}) for block in blocks)
@@ -97,10 +97,13 @@ def _rank(
     blocks = ranking.group_comparable(trials)
     entries = [ranking.rank(block.trials, criterion, limit) for block in blocks]
     if limit is not None:
-        printed = [entry for ranked in entries for entry in ranked]
+        printed = [entry for ranked in entries for entry in ranked[:limit]]
         ids = (trial.id for entry in printed for trial in entry.trials + entry.others)
         complete = store.results_of(ids)
-        entries = [[entry.with_trials(complete) for entry in ranked] for ranked in entries]
+        entries = [
+            [entry.with_trials(complete) for entry in ranked[:limit]] + ranked[limit:]
+            for ranked in entries
+        ]
     return blocks, entries
 
 

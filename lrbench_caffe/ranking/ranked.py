@@ -136,8 +136,8 @@ def rank(
             gives rank 1 to the Pareto front, rank 2 to the front of the remaining policies, and so
             on. There, a policy is behind another one only if none of its means is better and at
             least one is worse by more than the noise.
-        first: Return only so many entries of each block (None: all). Of tens of thousands, the
-            first ones take much less time.
+        first: Return only so many entries of each block, and those that are tied with the last of
+            them (None: all). Of tens of thousands, the first ones take much less time.
 
     Returns:
         An entry for each policy of each block, in the order of
@@ -150,11 +150,24 @@ def rank(
     return [
         entry
         for block in group_comparable(trials)
-        for entry in islice(_rank_block(block.trials, block.differences, by), first)
+        for entry in _first(_rank_block(block.trials, block.differences, by), first)
     ]
 
 
-def _rank_block(trials: Iterable[Trial], settings: Settings, by: Criterion) -> Iterator[Ranked]:
+def _first(groups: Iterable[Sequence[Ranked]], count: int | None) -> list[Ranked]:
+    """The entries of the first groups, as many groups as it takes to have a number of entries."""
+    entries: list[Ranked] = []
+    for group in groups:
+        if count is not None and len(entries) >= count:
+            break
+        entries += group
+    return entries
+
+
+def _rank_block(
+    trials: Iterable[Trial], settings: Settings, by: Criterion
+) -> Iterator[Sequence[Ranked]]:
+    """Rank entries; yield those that are tied by the first scale together."""
     entries = _group_by_policy(trials, settings)
     complete = [entry for entry in entries if entry.trials]
     if by.kind == "order":
@@ -162,9 +175,9 @@ def _rank_block(trials: Iterable[Trial], settings: Settings, by: Criterion) -> I
     elif by.kind == "weights":
         yield from _rank_by_scales(complete, [_weighted_scale(complete, by.weights)])
     else:
-        yield from _rank_by_fronts(sorted(complete, key=_order), list(by.weights))
+        yield _rank_by_fronts(sorted(complete, key=_order), list(by.weights))
     incomplete = [entry for entry in entries if not entry.trials]
-    yield from sorted(incomplete, key=lambda entry: (_loss(entry, "top1"), entry.label))
+    yield sorted(incomplete, key=lambda entry: (_loss(entry, "top1"), entry.label))
 
 
 def _order(entry: Ranked) -> tuple[float, float, float, str]:
@@ -276,24 +289,26 @@ def _weighted_scale(entries: Iterable[Ranked], weights: dict[str, float]) -> Sca
     return scale
 
 
-def _rank_by_scales(entries: Iterable[Ranked], scales: Sequence[Scale]) -> Iterator[Ranked]:
+def _rank_by_scales(
+    entries: Iterable[Ranked], scales: Sequence[Scale]
+) -> Iterator[Sequence[Ranked]]:
     """Rank entries by the first scale, and entries that are tied on it by the remaining scales."""
     rank = 1
     for group in _ties(_in_order(entries, scales[0])):
-        yield from _rank_ties(group, scales[1:], rank)
+        yield _rank_ties(group, scales[1:], rank)
         rank += len(group)
 
 
-def _rank_ties(group: Sequence[Ranked], scales: Sequence[Scale], rank: int) -> Iterator[Ranked]:
+def _rank_ties(group: Sequence[Ranked], scales: Sequence[Scale], rank: int) -> list[Ranked]:
     """Rank tied entries by the remaining scales; without any, they share a rank."""
     if not scales:
-        yield from _share_rank(group, rank)
-        return
+        return _share_rank(group, rank)
     pairs = [(scales[0](entry), entry) for entry in group]
     pairs.sort(key=_mean)
+    ranked: list[Ranked] = []
     for smaller in _ties(pairs):
-        yield from _rank_ties(smaller, scales[1:], rank)
-        rank += len(smaller)
+        ranked += _rank_ties(smaller, scales[1:], rank + len(ranked))
+    return ranked
 
 
 def _in_order(entries: Iterable[Ranked], scale: Scale) -> Iterator[tuple[Spread, Ranked]]:
