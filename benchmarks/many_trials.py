@@ -5,8 +5,9 @@
 
 The second form only writes the export, which `lrbench db import` reads. The measurement starts a
 private server of its own in a temporary LRBENCH_HOME, imports the export and runs each command
-several times. It needs an idle machine. A line shows the median of its seconds and the largest
-memory of a process until then.
+several times. A line shows the medians of the seconds that pass, which need an idle machine, and of
+the time of a core that the command and PostgreSQL take; and the largest memory of a process until
+then.
 """
 
 from __future__ import annotations
@@ -139,22 +140,42 @@ def measure(trials: int, seeds: int) -> None:
         options = {"env": environment, "cwd": folder, "check": True, "stdout": subprocess.DEVNULL}
         try:
             for command in (("db", "import", path), *COMMANDS):
-                seconds = []
+                seconds, core = [], []
                 for _ in range(1 if command[0] == "db" else RUNS):
-                    before = time.perf_counter()
+                    before, core_before = time.perf_counter(), _core_seconds(folder)
                     subprocess.run([*lrbench, *command], **options)
                     seconds.append(time.perf_counter() - before)
+                    core.append(_core_seconds(folder) - core_before)
                 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
                 name = " ".join(part for part in command if part != path)
                 print(
-                    "%-20s %7.2f s  (%.2f to %.2f), at most %d MB so far"
-                    % (name, statistics.median(seconds), min(seconds), max(seconds), peak),
+                    "%-20s %7.2f s  (%.2f to %.2f), %.2f s of a core, at most %d MB so far"
+                    % (
+                        name,
+                        statistics.median(seconds),
+                        min(seconds),
+                        max(seconds),
+                        statistics.median(core),
+                        peak,
+                    ),
                     flush=True,
                 )
             size = os.path.getsize(os.path.join(folder, "report.html"))
             print("%-20s %7.2f MB" % ("report.html", size / 1e6))
         finally:
             subprocess.run([*lrbench, "db", "stop"], **options)
+
+
+def _core_seconds(folder: str) -> float:
+    """The time of a core that commands and the server's processes that have ended have taken."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = usage.ru_utime + usage.ru_stime
+    pid_file = os.path.join(folder, "home", "postgresql", "data", "postmaster.pid")
+    if os.path.exists(pid_file):
+        with open(pid_file) as file, open("/proc/%s/stat" % file.readline().strip()) as stat:
+            times = stat.read().rsplit(")", 1)[1].split()[11:15]
+        seconds += sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -174,7 +174,10 @@ def command_line() -> str:
         "| 3 | everything was measured, but the database does not have all of it: the rest waits "
         "in [journals](database.md#measurements-that-wait), and `lrbench db deliver` delivers it. "
         "This is the status of `train`, `study run`, `range`, `tune`, `reproduce` and `demo`, and "
-        "of `db deliver` itself if the database still refuses a journal |\n"
+        "of `db deliver` itself while journals wait |\n"
+        "| 4 | everything was measured, but the database rejects values: the rows with them are "
+        "kept in [refused journals](database.md#measurements-that-wait), and waiting does not "
+        "help. The commands are those of status 3 |\n"
         "| 130 | interrupted by Ctrl-C or a signal to terminate; what was measured is recorded |",
         "## Environment variables",
         "| variable | meaning |\n| --- | --- |\n"

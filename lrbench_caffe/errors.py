@@ -45,6 +45,10 @@ class InputError(ValueError):
     """The user's input is invalid. The message is one sentence: what, where, what to do instead."""
 
 
+class UnusableCaffe(InputError):
+    """Trainings on this machine cannot use its Caffe, whatever they train."""
+
+
 class CannotConnect(InputError):
     """The database cannot be reached or used, because of its name or because of an outage."""
 
@@ -71,6 +75,10 @@ class ChangeRefused(DatabaseUnavailable):
 
 class Undelivered(DatabaseUnavailable):
     """Everything was measured, but the database does not have all of it. Journals have the rest."""
+
+
+class JournalsRefused(Undelivered):
+    """The database rejects values that were measured. It does so however long a program waits."""
 
 
 def abbreviated(value: object) -> str:

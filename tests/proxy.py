@@ -68,6 +68,12 @@ class Proxy:
         for client in self._clients():
             client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
 
+    def abandon(self):
+        """Cut the open connections, which the server keeps; new ones are forwarded."""
+        self.cut()
+        self._listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        self._flows.set()
+
     def heal(self):
         """End a cut or a freeze."""
         for client in self._clients():

@@ -1,5 +1,6 @@
 """A study on a Dask cluster: a real scheduler and real workers, in processes of their own."""
 
+import contextlib
 import json
 import os
 import random
@@ -14,10 +15,12 @@ import pytest
 from conftest import needs_caffe
 from processes import parent
 from studies import EXPECTED, POLICIES, ROOT, TESTS, expected, held_rows, keys, start, states
+from test_pycaffe import WITHOUT_CAFFE, write_fork
 from waiting import LIMIT, wait_until
 
 pytest.importorskip("distributed", reason="needs Dask: run the tests with `make test`")
 import dask
+from distributed import Client
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.study import cluster as clusters
@@ -26,6 +29,7 @@ from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Job
 
 KILLS = 40  # of workers at random moments
+LOCAL_ENDS = 20  # of local clusters at random moments
 
 
 class DaskCluster:
@@ -48,24 +52,28 @@ class DaskCluster:
             self.address = json.load(opened)["address"]
         self.workers = []
 
-    def _run(self, module, *arguments):
-        path = os.pathsep.join([ROOT, TESTS])
+    def _run(self, module, *arguments, path=(ROOT, TESTS)):
         with open(os.path.join(self._folder, "dask.log"), "ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", module, "--scheduler-file", self._file, *arguments],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env=dict(os.environ, PYTHONPATH=path, **self._environment),
+                cwd=self._folder,
+                env=dict(os.environ, PYTHONPATH=os.pathsep.join(path), **self._environment),
             )
 
     def have_workers(self, count):
         """Start workers until there are as many as that; return the cluster."""
         self.workers = [worker for worker in self.workers if worker.poll() is None]
-        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
-        options += ("--local-directory", self._folder)
         while len(self.workers) < count:
-            self.workers.append(self._run("distributed.cli.dask_worker", *options))
+            self.add_worker()
         return self
+
+    def add_worker(self, **options):
+        """Start one more worker; path lists the folders of its PYTHONPATH."""
+        arguments = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
+        arguments += ("--local-directory", self._folder)
+        self.workers.append(self._run("distributed.cli.dask_worker", *arguments, **options))
 
     def end(self):
         for process in [*self.workers, self.scheduler]:
@@ -139,7 +147,7 @@ def test_killing_workers_at_random_moments_neither_loses_nor_duplicates_rows(
         while study.poll() is None and kills < KILLS:
             time.sleep(clock.uniform(0.1, 4))
             killed = clock.choice(cluster.workers)
-            killed.kill()
+            killed.send_signal(clock.choice([signal.SIGKILL, signal.SIGTERM]))
             killed.wait()
             kills += 1
             cluster.have_workers(2)
@@ -150,6 +158,30 @@ def test_killing_workers_at_random_moments_neither_loses_nor_duplicates_rows(
         print("%d workers killed, %d rows" % (kills, len(keys(trials(name)))))
     finally:
         cluster.end()
+
+
+@needs_caffe
+@pytest.mark.long
+def test_ending_a_local_cluster_at_random_moments_neither_loses_nor_duplicates_rows(
+    name, invoke, command, trials
+):
+    """The signals go to all processes of the study, as those of `timeout` and systemd do."""
+    clock, ends, signals = random.Random(20), 0, [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+    arguments = command(name, "--max-iter", "6000", "--cluster", "local", "--jobs", "2")
+    study = start(*arguments, start_new_session=True)
+    while study.poll() is None and ends < LOCAL_ENDS:
+        time.sleep(clock.uniform(0.5, 8))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(study.pid, clock.choice(signals))
+            ends += 1
+        _, errors = study.communicate(timeout=LIMIT)
+        assert "Traceback" not in errors, errors
+        study = start(*arguments, start_new_session=True)
+    study.communicate(timeout=LIMIT)
+    assert invoke(*arguments).returncode == 0
+    assert keys(trials(name)) == expected(max_iter=6000), "each row is recorded once"
+    assert states(trials(name)) == ["finished"] * 4
+    print("%d local clusters ended, %d rows" % (ends, len(keys(trials(name)))))
 
 
 @needs_caffe
@@ -186,6 +218,45 @@ def test_a_study_whose_program_was_killed_can_be_resumed(
     assert again.returncode == 0, errors
     assert keys(trials(name)) == EXPECTED
     assert states(trials(name)) == ["finished"] * 4
+
+
+@needs_caffe
+def test_workers_that_cannot_train_are_named_and_another_one_trains(
+    tmp_path, name, command, lrbench, trials
+):
+    """One without this program, one without Caffe, and one whose Caffe cannot be imported."""
+    for folder in ("cluster", "without"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "without" / "sitecustomize.py").write_text(WITHOUT_CAFFE)
+    fork = write_fork(tmp_path, "raise ImportError('libcudart.so.11: not found')\n")
+    cluster = DaskCluster(tmp_path / "cluster")
+    try:
+        arguments = command(name, "--max-iter", "10", "--cluster", cluster.address)
+        with Client(cluster.address, set_as_default=False) as client:
+            cluster.add_worker(path=[TESTS])
+            client.wait_for_workers(1)
+            alone = lrbench(*arguments)
+            for path in ([ROOT, str(tmp_path / "without")], [fork, ROOT], [ROOT, TESTS]):
+                cluster.add_worker(path=path)
+            client.wait_for_workers(4)
+        done = lrbench(*arguments)
+    finally:
+        cluster.end()
+    assert alone.returncode == 1 and "4 of 4 trainings could not begin" in alone.stderr
+    assert "cannot import lrbench_caffe (ModuleNotFoundError" in alone.stderr
+    assert done.returncode == 0, done.stderr
+    assert states(trials(name)) == ["finished"] * 4
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    for reason, end in (
+        (
+            "cannot import lrbench_caffe (ModuleNotFoundError: No module named 'lrbench_caffe')",
+            "other workers train",
+        ),
+        ("Caffe is not installed for this Python", "another worker tries"),
+        ("cannot import caffe (ImportError: libcudart.so.11: not found)", "another worker tries"),
+    ):
+        (note,) = [note for note in notes if reason in note]
+        assert "the worker tcp://" in note and note.endswith("; " + end)
 
 
 def listening_sockets(pid):

@@ -15,7 +15,7 @@ import uuid
 
 import nets
 import pytest
-from conftest import ROOT, needs_caffe
+from conftest import ROOT, needs_caffe, new_database_on
 from waiting import wait_until
 
 from lrbench_caffe.errors import DatabaseUnavailable, InputError
@@ -360,9 +360,17 @@ def test_a_right_that_is_lost_during_a_training_costs_no_rows(limited_user, quic
     assert stored(owner, trial).state == "finished"
 
 
+@pytest.fixture
+def database_with_limit(dsn):
+    """A database that rejects some rows, in which somebody has added a constraint."""
+    with new_database_on(dsn) as address:
+        execute(address, "ALTER TABLE evaluation ADD CONSTRAINT short CHECK (iteration < 2)")
+        yield address
+
+
 @needs_caffe
 def test_a_command_that_could_not_record_everything_ends_with_status_3(
-    lrbench, limited_user, digits, tmp_path
+    lrbench, invoke, limited_user, digits, tmp_path
 ):
     """Row level security refuses the rows of a user who has all rights on the table."""
     address, _, owner = limited_user
@@ -373,12 +381,33 @@ def test_a_command_that_could_not_record_everything_ends_with_status_3(
     assert "the rows of 1 training wait in " in done.stderr
     refused = lrbench("db", "deliver", "--dsn", address)
     assert refused.returncode == 3 and "row-level security" in refused.stderr
+    nowhere = "host=127.0.0.1 port=1"
+    away = invoke("db", "deliver", "--dsn", nowhere)
+    assert away.returncode == 3 and away.stderr.endswith("; 1 journal left\n"), away.stderr
     execute(owner, "ALTER TABLE evaluation DISABLE ROW LEVEL SECURITY")
     delivered = lrbench("db", "deliver", "--dsn", address)
     assert delivered.returncode == 0 and journals() == []
+    assert invoke("db", "deliver", "--dsn", nowhere).returncode == 2, "nothing waits"
     with database.Store(owner) as store:
         ((state, rows),) = [(trial.state, len(trial.rows)) for trial in store.trials()]
     assert state == "finished" and rows == 2
+
+
+@needs_caffe
+def test_a_command_whose_rows_the_database_rejects_ends_with_status_4(
+    lrbench, invoke, database_with_limit, digits, tmp_path
+):
+    """A loop that waits for status 3 to pass would never end."""
+    solver = nets.write(tmp_path, nets.solver(max_iter=2, test_interval=2))
+    done = lrbench("train", solver, "--data", digits, "--dsn", database_with_limit)
+    assert done.returncode == 4, done.stderr
+    assert "the database refuses rows of 1 training" in done.stderr
+    again = invoke("db", "deliver", "--dsn", database_with_limit)
+    assert again.returncode == 4 and "the database refuses journals" in again.stderr
+    execute(database_with_limit, "ALTER TABLE evaluation DROP CONSTRAINT short")
+    assert invoke("db", "deliver", "--dsn", database_with_limit).returncode == 0
+    with database.Store(database_with_limit) as store:
+        assert [len(trial.rows) for trial in store.trials()] == [2] and journals() == []
 
 
 def test_a_rejected_journal_is_set_aside_with_the_reason_and_does_not_delay_others(dsn):

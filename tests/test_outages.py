@@ -19,7 +19,7 @@ from studies import start
 from trials import trial
 from waiting import LIMIT, wait_until
 
-from lrbench_caffe.errors import ChangeRefused, DatabaseUnavailable, InputError
+from lrbench_caffe.errors import ChangeRefused, InputError
 from lrbench_caffe.paths import home
 
 pytest.importorskip(
@@ -30,9 +30,11 @@ from test_journal import execute, leave_journal, new_row, new_trial, record, sto
 
 from lrbench_caffe import database
 from lrbench_caffe.database import watch
-from lrbench_caffe.evaluator import range_test
+from lrbench_caffe.evaluator import range_test, tuner
 from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.study.cores import Cores
+from lrbench_caffe.study.stop import Stop
+from lrbench_caffe.trial import Job
 
 ROWS = 40
 SHORT, ENDLESS = "0.5", "3600"  # seconds for LRBENCH_DB_TIMEOUT
@@ -292,7 +294,7 @@ def test_refused_rows_can_be_looked_at_and_delivered(proxy, invoke):
     rows = invoke("db", "journals", path, "--format", "csv").stdout.splitlines()
     assert [line.split(",")[0] for line in rows[1:]] == list(map(str, range(1, ROWS, 2)))
     again = invoke("db", "deliver", "--dsn", proxy.direct)
-    assert again.returncode == 3 and "`lrbench db journals` lists them" in again.stderr
+    assert again.returncode == 4 and "`lrbench db journals` lists them" in again.stderr
     assert database.undelivered() == [path]
     execute(proxy.direct, "ALTER TABLE evaluation DROP CONSTRAINT odd")
     delivered = invoke("db", "deliver", "--dsn", proxy.direct)
@@ -440,38 +442,130 @@ def n_rows(dsn):
         return sum(len(trial.rows) for trial in store.trials())
 
 
+class Notes:
+    """A display that keeps the notes, each of which it also passes to a function."""
+
+    def __init__(self, on_note=lambda note: None):
+        self.notes, self._on_note = [], on_note
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def begin(self, jobs):
+        pass
+
+    def on_event(self, job, kind, content):
+        if kind == "note":
+            self.note(content)
+
+    def note(self, sentence):
+        self.notes.append(sentence)
+        self._on_note(sentence)
+
+
+@pytest.fixture
+def made_up_trainer(proxy, short, monkeypatch):
+    """A Trainer of made-up trainings, and the policies that it has trained.
+
+    made_up_trainer(display, at_third) calls at_third() before the end of the third training, which
+    is the last of the first round.
+    """
+    monkeypatch.setattr("lrbench_caffe.study.runner.RETRY_SECONDS", 0.05)
+    made_up = trial(solver={"max_iter": 100, "test_interval": 50, "batch_size": 50})
+
+    def make(display, at_third):
+        trained = []
+
+        def train(job, stop, on_event, threads):
+            begun = dataclasses.replace(
+                trial(job.policy, (), state="running"), id=job.id, setup=made_up.setup
+            )
+            on_event("begin", begun)
+            for row in made_up.rows:
+                on_event("row", row)
+            trained.append(job.policy)
+            if len(trained) == 3:
+                at_third()
+            on_event("end", begun.ended_as("finished", time.time()))
+
+        options = {"dsn": proxy.dsn, "describe": lambda _: made_up, "display": lambda: display}
+        return Trainer(__file__, Cores(1, train=train), "range", "r", **options), trained
+
+    return make
+
+
 @pytest.mark.parametrize("message", [b"UPDATE trial SET state", b"INSERT INTO study_tr"])
-def test_a_database_that_freezes_during_a_range_test_ends_it_and_it_continues(
-    proxy, short, message
+def test_a_range_test_waits_for_a_database_that_freezes_and_continues(
+    proxy, made_up_trainer, message
 ):
     """It freezes at the end of a training, or between two rounds."""
-    made_up = trial(solver={"max_iter": 100, "test_interval": 50, "batch_size": 50})
-    trained = []
 
-    def train(job, stop, on_event, threads):
-        begun = dataclasses.replace(
-            trial(job.policy, (), state="running"), id=job.id, setup=made_up.setup
-        )
-        on_event("begin", begun)
-        for row in made_up.rows:
-            on_event("row", row)
-        trained.append(job.policy)
-        if len(trained) == 3:  # the whole first round
-            proxy.freeze_at(message)
-        on_event("end", begun.ended_as("finished", time.time()))
+    def heal(note):
+        if "waits for the database" in note:
+            proxy.heal()
 
-    def run():
-        trainer = Trainer(
-            __file__, Cores(1, train=train), "range", "r", dsn=proxy.dsn, describe=lambda _: made_up
-        )
-        return range_test.run(trainer, 100)
-
-    with pytest.raises(DatabaseUnavailable, match="same command continues the study r$"):
-        run()
-    proxy.heal()
-    test = run()
+    display = Notes(heal)
+    trainer, trained = made_up_trainer(display, lambda: proxy.freeze_at(message))
+    test = range_test.run(trainer, 100)
     assert len(test.trials) == len(trained) == len(set(trained)) > 3
-    assert [trial.rows for trial in test.trials] == [made_up.rows] * len(trained)
+    assert len({trial.rows for trial in test.trials}) == 1
+    assert any("the study r waits for the database, and Ctrl-C ends" in n for n in display.notes)
+    assert "the database is back: the study r continues" in display.notes
+
+
+def test_ctrl_c_ends_the_waiting_of_a_range_test_and_the_same_command_continues(
+    proxy, made_up_trainer
+):
+    def interrupt(note):
+        if "waits for the database" in note:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer, first = made_up_trainer(
+        Notes(interrupt), lambda: proxy.freeze_at(b"INSERT INTO study_tr")
+    )
+    with pytest.raises(KeyboardInterrupt):
+        range_test.run(trainer, 100)
+    proxy.heal()
+    trainer, second = made_up_trainer(Notes(), lambda: None)
+    test = range_test.run(trainer, 100)
+    assert len(test.trials) == len({*first, *second}) == len(first) + len(second)
+
+
+def test_a_search_records_its_reasons_after_an_outage(proxy, made_up_trainer, invoke):
+    def heal(note):
+        if "waits for the database" in note:
+            proxy.heal()
+
+    display = Notes(heal)
+    trainer, _ = made_up_trainer(display, lambda: proxy.freeze_at(b"UPDATE study SET beginning"))
+    tuned = tuner.tune(trainer, functions=["FIX"])
+    assert any("waits for the database" in note for note in display.notes)
+    with database.Store(proxy.direct) as store:
+        assert len(database.studies.reasons(store, "r")) == len(tuned.tried)
+
+
+def test_a_program_whose_earlier_session_still_has_the_study_continues(proxy):
+    """The server does not notice a cut network at once, and the study remains locked until then."""
+    stop, notes = Stop(), []
+    with database.Store(proxy.direct) as store:
+        database.studies.add(store, "s", [Job("/a/solver.prototxt")])
+        sessions = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'lrbench on %%'"
+        sessions += " AND datname = current_database()"
+        with database.studies.Claim("s", proxy.dsn + " tcp_user_timeout=500", stop, notes.append):
+            ((first,),) = store.select(sessions)
+            proxy.abandon()
+            wait_until(lambda: len(store.select(sessions)) == 2)
+            (second,) = [pid for (pid,) in store.select(sessions) if pid != first]
+            looks = "SELECT query_start FROM pg_stat_activity WHERE pid = %s"
+            seen = store.select(looks, [second])
+            wait_until(lambda: store.select(looks, [second]) != seen)
+            assert not stop.requests and not notes, "its own session does not refuse it"
+            store.select("SELECT pg_terminate_backend(%s)", [first])
+            wait_until(lambda: getattr(database.studies._runner(store, 1), "pid", 0) == second)
+        assert not stop.requests and not notes
 
 
 @needs_caffe

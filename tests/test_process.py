@@ -82,7 +82,9 @@ def test_a_training_finds_the_program_where_its_parent_found_it(tmp_path, digits
 
 READ_IMAGES = """
 import sys
-import lrbench_caffe.training.worker
+from lrbench_caffe.training import worker
+
+worker.load()
 import caffe
 import numpy as np
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import random
 import statistics
 
 import pytest
@@ -184,6 +185,29 @@ def test_pareto_fronts_are_ranked_one_after_another():
 def test_a_policy_within_the_noise_of_the_front_is_on_the_front_and_tied():
     trials = seeds(GOOD, 0.990, 0.980, 0.970) + seeds(FAIR, 0.989, 0.979, 0.969)
     assert ranks(trials, "pareto") == [(GOOD, 1, False), (FAIR, 1, True)]
+
+
+@pytest.mark.parametrize("by", ["top1", "iterations,top1", "top1=3,iterations=1", "pareto"])
+def test_the_first_entries_are_those_of_the_whole_ranking(by):
+    """Many means are equal, many policies are tied, and some have one seed."""
+    chance = random.Random(5)
+    trials = [
+        trial(
+            "FIX(k0=%s)" % k0,
+            top1=[0.1, round(chance.uniform(0.9, 0.99), 2), 0.9],
+            seed=seed,
+            state=chance.choice(["finished"] * 9 + ["diverged"]),
+        )
+        for k0 in range(1, 40)
+        for seed in range(chance.choice([1, 2, 3]))
+    ]
+    criterion = parse_criterion(by)
+    whole = rank(trials, criterion)
+    for first in (0, 1, 7, 20, len(whole), 100):
+        entries = rank(trials, criterion, first)
+        assert entries == whole[: len(entries)] and len(entries) >= min(first, len(whole))
+    best = [entry for entry in whole if entry.rank == 1]
+    assert rank(trials, criterion, 1)[: len(best)] == best, "ties are complete"
 
 
 def test_only_finished_trials_count_and_the_states_of_the_others_are_shown():

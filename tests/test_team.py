@@ -1,6 +1,8 @@
 """A database that several people share: imports change nothing, roles, passwords, private files."""
 
+import csv
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -419,6 +421,29 @@ def test_results_are_the_trials_with_their_best_rows(store):
     assert [t.summary for t in results] == [t.summary for t in whole]
     rowless = [dataclasses.replace(trial, rows=()) for trial in whole]
     assert [dataclasses.replace(trial, rows=()) for trial in results] == rowless
+
+
+@pytest.mark.parametrize("by", ["top1", "ld,top1", "top1=3,cdac=1", "pareto:top1,ac"])
+def test_the_first_rows_of_a_ranking_are_those_of_the_whole_one(store, database, invoke, by):
+    """For the first rows, less is read of the other trials; two sets, heads and states differ."""
+    sets = {"test": dict.fromkeys(("top1", "top5", "ac", "cd", "cdac", "ld"), 0.25)}
+    record(store, *TRIALS, trial(top1=()), trial(state="diverged", seed=5, error="nan"))
+    record(store, trial(state="running", seed=6), trial("FIX(k0=0.5)", top1=(0.1, 0.6), seed=7))
+    chosen = trial("FIX(k0=0.7)", solver={"select": "validation", "report": "test"}, seed=8)
+    rows = [
+        dataclasses.replace(row, measured_on="validation", other_sets=sets) for row in chosen.rows
+    ]
+    record(store, dataclasses.replace(chosen, rows=tuple(rows)))
+    arguments = ("rank", "--by", by, "--format", "csv", "--dsn", database)
+    whole, first = (
+        list(csv.DictReader(invoke(*arguments, *more).stdout.splitlines()))
+        for more in ((), ("--limit", 2))
+    )
+    blocks = [list(rows) for _, rows in itertools.groupby(whole, lambda row: row["settings"])]
+    assert first == [row for block in blocks for row in block[:2]]
+    assert len(blocks) > 1 and len(first) < len(whole)
+    filtered = invoke(*arguments, "--limit", 2, "--policy", "FIX(k0=0.5)")
+    assert filtered.stdout.count("\n") == 2 and "FIX(k0=0.5)" in filtered.stdout
 
 
 def test_a_password_is_not_on_the_command_line_of_psql(invoke, monkeypatch):

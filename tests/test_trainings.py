@@ -5,6 +5,7 @@ plays the next of the acts that a test has prepared.
 """
 
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ with interruptible() as stop:
 
 
 @pytest.fixture(scope="module")
-def client():
+def client(tmp_path_factory):
     """A client of two workers with one thread each."""
     with LocalCluster(
         n_workers=2,
@@ -52,6 +53,7 @@ def client():
         protocol="tcp://",
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",
+        local_directory=str(tmp_path_factory.mktemp("dask")),
         silence_logs=logging.CRITICAL,
     ) as cluster, Client(cluster, set_as_default=False) as client:
         yield client
@@ -75,14 +77,14 @@ def run(client, monkeypatch):
     wait_until(lambda: not any(client.processing().values()))
 
 
-def run_trainings(client, patience=600, on_event=lambda trainings, kind: None, gpus=()):
+def run_trainings(client, patience=600, on_event=lambda trainings, kind: None, gpus=(), ids=("1",)):
     events, notes, stop = [], [], Stop()
 
     def record(job, kind, content):
         (notes if kind == "note" else events).append((kind, content))
         on_event(trainings, kind)
 
-    trainings = Trainings(client, gpus, [Job("x", id="1")], stop, record, patience)
+    trainings = Trainings(client, gpus, [Job("x", id=id) for id in ids], stop, record, patience)
     trainings.stop = stop
     acts[:] = [(act, trainings) for act in acts]
     trainings.run()
@@ -169,7 +171,8 @@ def test_a_training_that_cannot_begin_on_its_second_worker_has_failed(run):
     events, notes = run(give_up, fail_to_begin, fail_to_begin)
     assert kinds(events) == ["begin", "row", "end"]
     trial = events[-1][1]
-    assert (trial.state, trial.error) == ("failed", "no data here") and len(trial.rows) == 1
+    assert trial.state == "failed" and trial.error.endswith(": no data here")
+    assert trial.error.startswith("on the worker tcp://") and len(trial.rows) == 1
     (note,) = notes
     assert "no data here; another worker tries" in note
 
@@ -225,6 +228,53 @@ def test_what_cannot_begin_on_one_worker_is_tried_on_another(run):
     events, notes = run(fail, succeed)
     assert kinds(events) == ["begin", "row", "end"] and len(notes) == 1
     assert len(set(addresses)) == 2 and addresses[0] in notes[0]
+
+
+def refuse(act):
+    """What a worker without Caffe does."""
+    act.start().sender.send("unsuitable", "no Caffe here")
+    act.sender.send("done", None)
+
+
+def test_a_worker_that_cannot_train_anything_gets_no_further_trainings(run):
+    """Of four trainings on two workers, those that the first refuses are trained by the second."""
+    addresses, lock = [], threading.Lock()
+
+    def act_of(act):
+        with lock:
+            addresses.append(get_worker().address)
+        (refuse if get_worker().address == addresses[0] else train)(act)
+
+    events, notes = run(*[act_of] * 8, ids="1234")
+    assert kinds(events).count("end") == 4 and "problem" not in kinds(events)
+    note = "on the worker %s: no Caffe here; another worker tries" % addresses[0]
+    assert notes == [note] * addresses.count(addresses[0]), "the display prints it once"
+    assert 4 < len(addresses) <= 8, "what the first has refused does not come back to it"
+
+
+def test_workers_that_cannot_train_anything_are_named(run):
+    events, notes = run(refuse, refuse)
+    (problem,) = [content for kind, content in events if kind == "problem"]
+    assert re.match("on the worker tcp://.*: no Caffe here$", problem)
+    assert len(notes) == 1 and notes[0].split(";")[0] != problem
+
+
+def test_a_training_waits_for_any_worker_if_the_suitable_ones_are_gone(run, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0)
+    monkeypatch.setattr(Trainings, "_suitable", lambda self, workers: ["tcp://127.0.0.1:1"])
+    events, notes = run(refuse, train)
+    assert kinds(events) == ["begin", "row", "end"]
+    assert len(notes) == 1 and "no Caffe here" in notes[0]
+
+
+def fail(act):
+    raise RuntimeError("two\nlines")
+
+
+def test_a_task_that_dask_cannot_execute_has_failed_with_its_error(run):
+    events, _ = run(fail)
+    problem = "a Dask worker could not train it (RuntimeError: two lines)"
+    assert events == [("problem", problem)]
 
 
 def test_a_stop_does_not_wait_for_a_worker_that_is_gone(run, monkeypatch):
@@ -283,6 +333,7 @@ def test_a_worker_of_another_version_is_named(client, monkeypatch):
     events, _ = run_trainings(client)
     ((kind, problem),) = events
     assert kind == "problem" and "run by 0.0: install the same version" in problem
+    assert problem.startswith("on the worker tcp://")
 
 
 def test_a_training_whose_program_is_silent_is_given_up(client, monkeypatch):

@@ -33,10 +33,18 @@ from lrbench_caffe.cli import (
 )
 from lrbench_caffe.cli.help import Group
 from lrbench_caffe.display.printable import printable
-from lrbench_caffe.errors import DatabaseUnavailable, InputError, TrialError, Undelivered, counted
+from lrbench_caffe.errors import (
+    DatabaseUnavailable,
+    InputError,
+    JournalsRefused,
+    TrialError,
+    Undelivered,
+    counted,
+)
 
-# Exit statuses. WAITING: everything was measured, but the database does not have all of it.
-FAILED, INVALID_INPUT, WAITING, INTERRUPTED = 1, 2, 3, 130
+# Exit statuses. WAITING and REFUSED: everything was measured, but the database does not have all of
+# it. It will accept what waits, but not what it has refused.
+FAILED, INVALID_INPUT, WAITING, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 class _InterruptHandler:
@@ -68,11 +76,12 @@ class _Commands(Group):
         except KeyboardInterrupt:
             _exit("interrupted", INTERRUPTED)
         except (InputError, TrialError, DatabaseUnavailable) as error:
-            remark = _remark(_journals() - waiting)
-            _exit("; ".join(filter(None, [str(error), remark])), _status(error, bool(remark)))
-        remark = _remark(_journals() - waiting)
-        if remark:
-            _exit(remark, WAITING)
+            journals = _journals() - waiting
+            message = "; ".join(filter(None, [str(error), _remark(journals)]))
+            _exit(message, _status_of_error(error, journals))
+        journals = _journals() - waiting
+        if journals:
+            _exit(_remark(journals), _status_of_journals(journals))
         return result
 
     def main(self, *arguments: Any, **options: Any) -> NoReturn:
@@ -109,12 +118,14 @@ def _output_error(error: OSError) -> str:
     return "cannot write the output (%s)" % (error.strerror or error)
 
 
-def _status(error: Exception, waiting: bool) -> int:
-    """The exit status of a command with this error; waiting: it has measured what waits."""
+def _status_of_error(error: Exception, journals: set[str]) -> int:
+    """The exit status of a command with this error, and with journals that it has left."""
     if isinstance(error, TrialError):
         return FAILED
-    if waiting or isinstance(error, Undelivered):  # the database went away during the command
-        return WAITING
+    if journals:  # the database went away during the command
+        return _status_of_journals(journals)
+    if isinstance(error, Undelivered):
+        return REFUSED if isinstance(error, JournalsRefused) else WAITING
     return INVALID_INPUT if isinstance(error, InputError) else FAILED
 
 
@@ -124,14 +135,31 @@ def _journals() -> set[str]:
     return set(database.undelivered()) if database else set()
 
 
+def _status_of_journals(journals: set[str]) -> int:
+    return REFUSED if _are_refused(journals) else WAITING
+
+
+def _are_refused(journals: set[str]) -> bool:
+    from lrbench_caffe.database.delivery import REFUSED as ENDING
+
+    return all(path.endswith(ENDING) for path in journals)
+
+
 def _remark(journals: set[str]) -> str | None:
     """A sentence about journals with measurements that the database does not have."""
     if not journals:
         return None
+    folder = os.path.dirname(min(journals))
+    if _are_refused(journals):
+        return (
+            "the database refuses rows of %s, which are kept in %s: `lrbench db journals` prints "
+            "the reason; without its cause, `lrbench db deliver` delivers them"
+            % (counted(len(journals), "training"), folder)
+        )
     return (
         "the rows of %s wait in %s and are not in the database yet: `lrbench db deliver` "
         "delivers them, or prints the reason; `lrbench db journals` lists them"
-        % (counted(len(journals), "training"), os.path.dirname(min(journals)))
+        % (counted(len(journals), "training"), folder)
     )
 
 

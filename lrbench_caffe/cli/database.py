@@ -15,7 +15,14 @@ from lrbench_caffe.cli.options import (
     trial_filters,
 )
 from lrbench_caffe.cli.output import print_written
-from lrbench_caffe.errors import InputError, Undelivered, counted
+from lrbench_caffe.errors import (
+    CannotConnect,
+    DatabaseUnavailable,
+    InputError,
+    JournalsRefused,
+    Undelivered,
+    counted,
+)
 
 
 @group()
@@ -94,9 +101,14 @@ def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
     def print_note(note: str) -> None:
         console.print_line("note: " + note, aside=True)
 
-    with database.Store(dsn, delivers=False) as store:
-        store.require_writing()
-        delivery = database.delivery.deliver_waiting(store, print_note, journals, again=True)
+    try:
+        with database.Store(dsn, delivers=False) as store:
+            delivery = database.delivery.deliver_waiting(store, print_note, journals, again=True)
+    except (CannotConnect, DatabaseUnavailable) as error:
+        waiting = len(list(database.delivery.waiting_journals(journals)))
+        if not waiting:
+            raise
+        raise Undelivered("%s; %s left" % (error, counted(waiting, "journal"))) from None
     for journal in delivery.others:
         reason = "recorded for %s" % journal.name if journal.name else "not a journal"
         console.print_line("not delivered: %s (%s)" % (journal.path, reason))
@@ -104,9 +116,11 @@ def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
         "%d events delivered, %d journals refused, %d left for other databases"
         % (delivery.events, len(delivery.refused), len(delivery.others))
     )
-    if delivery.problem or delivery.refused:
-        raise Undelivered(
-            delivery.problem or "the database refuses journals: `lrbench db journals` lists them"
+    if delivery.problem:
+        raise Undelivered(delivery.problem)
+    if delivery.refused:
+        raise JournalsRefused(
+            "the database refuses journals: `lrbench db journals` lists them with the reasons"
         )
     hints.show("db deliver")
 

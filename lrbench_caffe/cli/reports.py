@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +25,9 @@ from lrbench_caffe.cli.output import command_line, print_remarks, print_tables, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lrbench_caffe.database import Store
     from lrbench_caffe.display.view import View
+    from lrbench_caffe.ranking import Block, Criterion, Ranked
 
 _DEFAULT_CRITERION = "top1"
 MAX_LISTED = 200  # policies in a table for people, unless --limit is given
@@ -60,27 +63,51 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
 
     criterion = ranking.parse_criterion(by)
     with _without_collection():
-        with database.Store(dsn) as store:
-            database.selection.check(store, filters)
-            trials = store.results(**filters)
         if format == "table" and view.limit is None:
             view = view._replace(limit=MAX_LISTED)
         # Of thousands of policies, only the rows that are printed are made.
         limit = None if view.sort else view.limit
-        blocks = ranking.group_comparable(trials)
-        entries = [ranking.rank(block.trials, criterion) for block in blocks]
+        with database.Store(dsn) as store:
+            database.selection.check(store, filters)
+            blocks, entries = _rank(store, filters, criterion, limit)
         rankings = [
             tables.ranked(block, ranked[:limit], criterion.weights)
             for block, ranked in zip(blocks, entries)
         ]
-    not_made = sum(map(len, entries)) - sum(len(table.rows) for table in rankings)
+    policies = sum(len({trial.policy for trial in block.trials}) for block in blocks)
+    not_made = policies - sum(len(table.rows) for table in rankings)
     print_tables(rankings, format, view, not_made)
     if format == "table":
         print_remarks(verdict.remarks(entries, criterion), format)
+    trials = itertools.chain.from_iterable(block.trials for block in blocks)
     print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(ranking.names_remarks((block.dataset, block.network) for block in blocks), format)
     if blocks:
         hints.show("rank", format, **_chosen(filters, by))
+
+
+def _rank(
+    store: Store, filters: Filters, criterion: Criterion, limit: int | None
+) -> tuple[list[Block], list[list[Ranked]]]:
+    """Rank the policies of each block; only the first ones have all that is printed of them."""
+    from lrbench_caffe import ranking
+
+    if limit is None:
+        trials = store.results(**filters)
+    else:
+        trials = store.outcomes(criterion.weights, **filters)
+    blocks = ranking.group_comparable(trials)
+    first = None if limit is None else max(limit, 2)  # the verdict compares two
+    entries = [ranking.rank(block.trials, criterion, first) for block in blocks]
+    if limit is not None:
+        printed = [entry for ranked in entries for entry in ranked[:limit]]
+        ids = (trial.id for entry in printed for trial in entry.trials + entry.others)
+        complete = store.results_of(ids)
+        entries = [
+            [entry.with_trials(complete) for entry in ranked[:limit]] + ranked[limit:]
+            for ranked in entries
+        ]
+    return blocks, entries
 
 
 @command()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from itertools import groupby
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 from psycopg2.extras import NamedTupleCursor
 
@@ -15,10 +15,21 @@ from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS
 from lrbench_caffe.database.names import DATASET_MATCHES, NETWORK_MATCHES, ORIGIN_MATCHES
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
-_FILTER_NAMES = ("id", "network", "dataset", "policy", "function", "state", "study", "origin")
+_FILTER_NAMES = (
+    "id",
+    "ids",
+    "network",
+    "dataset",
+    "policy",
+    "function",
+    "state",
+    "study",
+    "origin",
+)
 
 _FILTER = (
     """(%(id)s IS NULL OR trial.id = %(id)s)
+      AND (%(ids)s IS NULL OR trial.id = ANY (%(ids)s::uuid[]))
       AND (%(network)s IS NULL OR """
     + NETWORK_MATCHES
     + """)
@@ -132,7 +143,7 @@ def trial_ids_query(filters: dict[str, str | None]) -> tuple[str, dict[str, str 
     return _TRIAL_IDS, _filter_values(filters)
 
 
-def _filter_values(filters: dict[str, str | None]) -> dict[str, str | None]:
+def _filter_values(filters: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict.fromkeys(_FILTER_NAMES), **filters}
 
 
@@ -152,7 +163,7 @@ def read_trials(
     return _TrialReader(cursor).trials(lines, lambda line: rows.get(line.id, ()))
 
 
-def read_results(cursor: Any, filters: dict[str, str | None]) -> list[Trial]:
+def read_results(cursor: Any, filters: Mapping[str, Any]) -> list[Trial]:
     """Read trials, each with what is ranked of its best and its last row.
 
     Args:

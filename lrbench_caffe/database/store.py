@@ -10,9 +10,9 @@ Use a Store in one thread at a time. Any number of Stores may write at the same 
 from __future__ import annotations
 
 import contextlib
-from typing import Callable, Iterable
+from typing import Any, Callable, Collection, Iterable
 
-from lrbench_caffe.database import delivery, reader
+from lrbench_caffe.database import delivery, outcomes, reader
 from lrbench_caffe.database.writer import Writer
 from lrbench_caffe.errors import DatabaseUnavailable
 from lrbench_caffe.trial import Evaluation, Trial
@@ -123,6 +123,34 @@ class Store(Writer):
             **filters: The filters of :meth:`trials`.
         """
         return self.transaction(lambda cursor: reader.read_results(cursor, filters))
+
+    def outcomes(self, metrics: Collection[str], **filters: str | None) -> list[Trial]:
+        """Return trials with what decides about their ranks, in the order in which they started.
+
+        This takes half the time of :meth:`results`. The trials have only what
+        :func:`lrbench_caffe.database.outcomes.read` returns.
+
+        Args:
+            metrics: The metrics that they are ranked by.
+            **filters: The filters of :meth:`trials`.
+        """
+        where, values = reader.trial_ids_query(filters)
+        filtered = any(value is not None for value in filters.values())
+        query = outcomes.query(metrics, "WHERE trial.id IN (%s)" % where if filtered else "")
+
+        def read(cursor: Any) -> list[Trial]:
+            cursor.execute("SET LOCAL work_mem = '64MB'")
+            with cursor.connection.cursor() as lines, cursor.connection.cursor() as second:
+                lines.execute(query, values)
+                return outcomes.read(lines, second)
+
+        return self.transaction(read)
+
+    def results_of(self, trial_ids: Iterable[str]) -> dict[str, Trial]:
+        """Return trials as :meth:`results` does, by their ids."""
+        ids = list(trial_ids)
+        trials = self.transaction(lambda cursor: reader.read_results(cursor, {"ids": ids}))
+        return {trial.id: trial for trial in trials}
 
     def rows(self, trial_ids: Iterable[str]) -> dict[str, tuple[Evaluation, ...]]:
         """Return the rows of these trials by the trial's id; a trial without rows is left out."""

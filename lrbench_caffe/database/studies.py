@@ -99,13 +99,13 @@ _STUDIES = """
     GROUP BY id, name, created_at ORDER BY created_at DESC"""
 
 _RUNNER = """
-    SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
+    SELECT application_name, pid FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND objsubid = 2
         AND datname = current_database()"""
 
 # Run again and again: if the connection was lost, the lock was lost with it and is taken again.
 _CLAIM = """
-    SELECT pg_try_advisory_lock(%(lock)s, id) AS mine, stop_requests,
+    SELECT pg_try_advisory_lock(%(lock)s, id) AS mine, stop_requests, pg_backend_pid() AS session,
            set_config('application_name', %(program)s, false),
            set_config('tcp_keepalives_idle', '30', false) AS keepalives_idle,
            set_config('tcp_keepalives_interval', '10', false) AS keepalives_interval,
@@ -326,7 +326,7 @@ def stop(
         InputError: The database does not have the study, or no program runs it.
     """
     study_id = _id(store, name)
-    if not _runner(store, study_id):
+    if not _runner_name(store, study_id):
         raise InputError(
             "the study %s is not running: `lrbench study list` shows the studies that are" % name
         )
@@ -337,7 +337,7 @@ def stop(
         )
     )
     on_waiting()
-    while _runner(store, study_id):
+    while _runner_name(store, study_id):
         time.sleep(POLL_SECONDS / 4)
 
 
@@ -347,7 +347,7 @@ def runner(store: Store, name: str) -> str | None:
     Raises:
         InputError: The database does not have the study.
     """
-    return _runner(store, _id(store, name))
+    return _runner_name(store, _id(store, name))
 
 
 class Claim:
@@ -371,6 +371,8 @@ class Claim:
         self._name = name
         self._stop = stop
         self._on_note = on_note
+        self._program = ("lrbench on %s, process %d" % (socket.gethostname(), os.getpid()))[:63]
+        self._sessions: set[int] = set()  # that have tried to take the lock
         self._store = Store(dsn, delivers=False)
         try:
             self._id = _id(self._store, name)
@@ -407,7 +409,7 @@ class Claim:
                 requests: int = claim.stop_requests
                 return requests
             if time.monotonic() > deadline:
-                runner = _runner(self._store, self._id)
+                runner = _runner_name(self._store, self._id)
                 self._store.close()
                 raise InputError(
                     "the study %s is already running (%s): wait for it, or end it with "
@@ -417,9 +419,9 @@ class Claim:
 
     def _renew(self) -> Any:
         """Take the lock if it is free; return whether it is mine, and the requests to stop."""
-        program = "lrbench on %s, process %d" % (socket.gethostname(), os.getpid())
-        values = {"lock": LOCK, "id": self._id, "program": program[:63]}
+        values = {"lock": LOCK, "id": self._id, "program": self._program}
         for line in self._store.select(_CLAIM, values):
+            self._sessions.add(line.session)
             return line
         raise InputError("the study %s is no longer in the database" % self._name)
 
@@ -432,12 +434,13 @@ class Claim:
                 )
             try:
                 claim = self._renew()
+                is_taken = not claim.mine and self._is_taken()
             except DatabaseUnavailable:
                 continue  # the recorder reports it
             except InputError as error:
                 self._end(str(error))
                 return
-            if not claim.mine:  # taken while the database was unavailable
+            if is_taken:  # while the database was unavailable
                 self._end(
                     "another program is now running the study %s: this program stops" % self._name
                 )
@@ -445,6 +448,16 @@ class Claim:
             for _ in range(claim.stop_requests - self._passed_on):
                 self._stop()
             self._passed_on = claim.stop_requests
+
+    def _is_taken(self) -> bool:
+        """Whether another program has the lock.
+
+        After a network cut, the server keeps an earlier session of this program for a minute.
+        """
+        runner = _runner(self._store, self._id)
+        if runner is None:
+            return False
+        return not (runner.pid in self._sessions and runner.application_name == self._program)
 
     def _end(self, note: str) -> None:
         self._on_note(note)
@@ -458,9 +471,12 @@ def _id(store: Store, name: str) -> int:
     raise selection.unknown_study(store, name)
 
 
-def _runner(store: Store, study_id: int) -> str | None:
+def _runner_name(store: Store, study_id: int) -> str | None:
     """The name of the program that runs a study, or None."""
-    for line in store.select(_RUNNER, [LOCK, study_id]):
-        name: str = line.application_name
-        return name
-    return None
+    runner = _runner(store, study_id)
+    return runner and runner.application_name
+
+
+def _runner(store: Store, study_id: int) -> Any:
+    """The session that runs a study: its application_name and its pid; or None."""
+    return next(iter(store.select(_RUNNER, [LOCK, study_id])), None)

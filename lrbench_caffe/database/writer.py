@@ -23,7 +23,7 @@ from psycopg2.extras import Json
 
 from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, sql_type
 from lrbench_caffe.database.session import Session
-from lrbench_caffe.errors import InputError, TrialDeleted
+from lrbench_caffe.errors import CannotConnect, TrialDeleted
 
 if TYPE_CHECKING:
     from lrbench_caffe.trial import Evaluation, Trial
@@ -289,12 +289,12 @@ class Writer(Session):
         """Check that trials can be recorded.
 
         Raises:
-            InputError: The user or the server cannot write.
+            CannotConnect: The user or the server cannot write.
             DatabaseUnavailable: The connection is lost and cannot be opened again.
         """
         problem = self.writing_problem()
         if problem:
-            raise InputError(
+            raise CannotConnect(
                 "the database %s cannot record trainings: %s: name a server and a user that may "
                 "write with --dsn or LRBENCH_DSN" % (self.where, problem)
             )

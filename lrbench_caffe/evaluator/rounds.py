@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.database import Store, studies
+from lrbench_caffe.database import studies
 from lrbench_caffe.evaluator.candidates import rates_key
 from lrbench_caffe.evaluator.tuning_log import Tried
 
@@ -134,5 +134,6 @@ class Rounds:
         self, stage: str, requests: Sequence[tuple[str, int, int]], wanted: Sequence[Wanted]
     ) -> None:
         reasons = {request: (stage, item.why) for request, item in zip(requests, wanted)}
-        with Store(self._trainer.dsn) as store:
-            studies.add_reasons(store, self._trainer.name, reasons)
+        self._trainer.in_database(
+            lambda store: studies.add_reasons(store, self._trainer.name, reasons)
+        )

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import shlex
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lrbench_caffe import database, models, study
 from lrbench_caffe.database import studies
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from lrbench_caffe.trial import Setup, Trial
 
     Watcher = Callable[[Job, str, Any], "tuple[str, str] | None"]
+
+T = TypeVar("T")
 
 UNLIMITED_ROOM = 10**6  # trainings that a budget without a limit has room for
 
@@ -244,6 +246,16 @@ class Trainer:
                 self._round_display = None
         return problems
 
+    def in_database(self, work: Callable[[database.Store], T]) -> T:
+        """Run ``work(store)`` on the database of the study.
+
+        Within the context of :meth:`claim`, an outage is waited for, and the work is repeated.
+        """
+        if self._study is not None:
+            return self._study.in_database(work, self._note)
+        with database.Store(self.dsn) as store:
+            return work(store)
+
     def keep_only(self, policy: str, max_iter: int) -> models.Model | None:
         """Remove the models of all trials but those of a policy, and return the one that is kept.
 
@@ -265,9 +277,12 @@ class Trainer:
 
     def _load(self, jobs: Sequence[Job], problems: Sequence[str]) -> list[Trial]:
         """Load the trials of jobs that have ended."""
-        with database.Store(self.dsn) as store:
-            ids = studies.ids(store, self.name)
-            stored = {trial.id: trial for trial in store.trials(study=self.name)}
+
+        def read(store: database.Store) -> tuple[dict[Job, str], list[Trial]]:
+            return studies.ids(store, self.name), store.trials(study=self.name)
+
+        ids, in_study = self.in_database(read)
+        stored = {trial.id: trial for trial in in_study}
         # A job is missing if its trial was deleted during an outage.
         trials = [stored[ids[job]] for job in jobs if ids.get(job) in stored]
         ended = [trial for trial in trials if trial.state not in UNFINISHED]

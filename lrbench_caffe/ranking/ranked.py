@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections import deque
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Callable
 
 from lrbench_caffe.ranking.blocks import Settings, group_comparable, settings_text
@@ -21,7 +22,7 @@ from lrbench_caffe.ranking.spreads import Spreads
 from lrbench_caffe.trial import FINISHED, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 
 BY_TOP1 = Criterion("order", {"top1": 1.0})
@@ -60,6 +61,19 @@ class Ranked:
     def label(self) -> str:
         """The policy and the settings that distinguish it from other entries of the ranking."""
         return "  ".join([self.policy] + [settings_text([item]) for item in self.settings])
+
+    def with_trials(self, complete: Mapping[str, Trial]) -> Ranked:
+        """Return the entry with trials in place of those with the same id."""
+        trials = tuple(complete.get(trial.id, trial) for trial in self.trials)
+        others = tuple(complete.get(trial.id, trial) for trial in self.others)
+        measured = trials or others
+        return dataclasses.replace(
+            self,
+            trials=trials,
+            others=others,
+            metrics=Spreads(measured),
+            deciding=Spreads(measured, "best"),
+        )
 
     @property
     def final_top1(self) -> Spread:
@@ -107,7 +121,9 @@ def _one_for_each_seed(trials: list[Trial]) -> list[Trial]:
     return list({trial.setup.seed: trial for trial in trials}.values())
 
 
-def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
+def rank(
+    trials: Iterable[Trial], by: Criterion = BY_TOP1, first: int | None = None
+) -> list[Ranked]:
     """Rank policies, each block of comparable trials by itself.
 
     They are ranked by their metrics on the set that decides, which may be a validation set.
@@ -120,6 +136,8 @@ def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
             gives rank 1 to the Pareto front, rank 2 to the front of the remaining policies, and so
             on. There, a policy is behind another one only if none of its means is better and at
             least one is worse by more than the noise.
+        first: Return only so many entries of each block, and those that are tied with the last of
+            them (None: all). Of tens of thousands, the first ones take much less time.
 
     Returns:
         An entry for each policy of each block, in the order of
@@ -132,23 +150,34 @@ def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
     return [
         entry
         for block in group_comparable(trials)
-        for entry in _rank_block(block.trials, block.differences, by)
+        for entry in _first(_rank_block(block.trials, block.differences, by), first)
     ]
 
 
-def _rank_block(trials: Iterable[Trial], settings: Settings, by: Criterion) -> list[Ranked]:
+def _first(groups: Iterable[Sequence[Ranked]], count: int | None) -> list[Ranked]:
+    """The entries of the first groups, as many groups as it takes to have a number of entries."""
+    entries: list[Ranked] = []
+    for group in groups:
+        if count is not None and len(entries) >= count:
+            break
+        entries += group
+    return entries
+
+
+def _rank_block(
+    trials: Iterable[Trial], settings: Settings, by: Criterion
+) -> Iterator[Sequence[Ranked]]:
+    """Rank entries; yield those that are tied by the first scale together."""
     entries = _group_by_policy(trials, settings)
     complete = [entry for entry in entries if entry.trials]
-    complete.sort(key=_order)
-    incomplete = [entry for entry in entries if not entry.trials]
-    incomplete.sort(key=lambda entry: (_loss(entry, "top1"), entry.label))
     if by.kind == "order":
-        ranked = _rank_by_scales(complete, [_metric_scale(name) for name in by.weights])
+        yield from _rank_by_scales(complete, [_metric_scale(name) for name in by.weights])
     elif by.kind == "weights":
-        ranked = _rank_by_scales(complete, [_weighted_scale(complete, by.weights)])
+        yield from _rank_by_scales(complete, [_weighted_scale(complete, by.weights)])
     else:
-        ranked = _rank_by_fronts(complete, list(by.weights))
-    return ranked + incomplete
+        yield _rank_by_fronts(sorted(complete, key=_order), list(by.weights))
+    incomplete = [entry for entry in entries if not entry.trials]
+    yield sorted(incomplete, key=lambda entry: (_loss(entry, "top1"), entry.label))
 
 
 def _order(entry: Ranked) -> tuple[float, float, float, str]:
@@ -208,7 +237,7 @@ def _entry(policy: str, settings: Settings, trials: Sequence[Trial]) -> Ranked:
         tuple(counted),
         tuple(others),
         Spreads(measured),
-        Spreads(measured, "deciding_summary"),
+        Spreads(measured, "best"),
         settings,
     )
 
@@ -227,7 +256,7 @@ def _metric_scale(name: str) -> Scale:
     def scale(entry: Ranked) -> Spread:
         metric = entry.deciding[name]
         if METRICS[name] and metric.mean is not None:
-            return metric._replace(mean=-metric.mean)
+            return Spread(-metric.mean, metric.deviation, metric.n)
         return metric
 
     return scale
@@ -261,42 +290,71 @@ def _weighted_scale(entries: Iterable[Ranked], weights: dict[str, float]) -> Sca
 
 
 def _rank_by_scales(
-    entries: Sequence[Ranked], scales: Sequence[Scale], first_rank: int = 1
-) -> list[Ranked]:
+    entries: Iterable[Ranked], scales: Sequence[Scale]
+) -> Iterator[Sequence[Ranked]]:
     """Rank entries by the first scale, and entries that are tied on it by the remaining scales."""
+    rank = 1
+    for group in _ties(_in_order(entries, scales[0])):
+        yield _rank_ties(group, scales[1:], rank)
+        rank += len(group)
+
+
+def _rank_ties(group: Sequence[Ranked], scales: Sequence[Scale], rank: int) -> list[Ranked]:
+    """Rank tied entries by the remaining scales; without any, they share a rank."""
     if not scales:
-        return _share_rank(entries, first_rank)
-    pairs = [(scales[0](entry), entry) for entry in entries]
-    pairs.sort(key=lambda pair: math.inf if pair[0].mean is None else pair[0].mean)
-    waiting = deque(pairs)
+        return _share_rank(group, rank)
+    pairs = [(scales[0](entry), entry) for entry in group]
+    pairs.sort(key=_mean)
     ranked: list[Ranked] = []
-    while waiting:
-        group = _take_ties(waiting)
-        ranked += _rank_by_scales(group, scales[1:], first_rank + len(ranked))
+    for smaller in _ties(pairs):
+        ranked += _rank_ties(smaller, scales[1:], rank + len(ranked))
     return ranked
 
 
-def _take_ties(pairs: deque[tuple[Spread, Ranked]]) -> list[Ranked]:
-    """Remove the first of sorted entries, and those that are tied with it, and return them.
+def _in_order(entries: Iterable[Ranked], scale: Scale) -> Iterator[tuple[Spread, Ranked]]:
+    """Yield entries by their means, and those with equal means in the order of :func:`_order`.
 
-    The ties end at the first entry that is worse by more than the noise. A single value does not
-    end them, because it does not show whether it is worse. If the first is a single value itself,
-    only equal values are tied with it, and they end at the first that differs.
+    The latter takes most of the time, and the last of them may never be asked for.
     """
-    leader, first = pairs.popleft()
-    group = [first]
-    passed = []
-    while pairs:
-        value, entry = pairs[0]
-        if is_tied(leader, value):
-            group.append(entry)
-        elif value.n > 1 or leader.n == 1:
-            break
-        else:
-            passed.append(pairs[0])
-        pairs.popleft()
-    pairs.extendleft(reversed(passed))
-    return group
+    pairs = sorted(((scale(entry), entry) for entry in entries), key=_mean)
+    for _, equal in groupby(pairs, key=_mean):
+        yield from sorted(equal, key=lambda pair: _order(pair[1]))
+
+
+def _mean(pair: tuple[Spread, Ranked]) -> float:
+    mean = pair[0].mean
+    return math.inf if mean is None else mean
+
+
+def _ties(pairs: Iterable[tuple[Spread, Ranked]]) -> Iterator[list[Ranked]]:
+    """Divide sorted entries into the first and those that are tied with it, and so on.
+
+    The ties of an entry end at the first entry that is worse by more than the noise. A single value
+    does not end them, because it does not show whether it is worse. If the first is a single value
+    itself, only equal values are tied with it, and they end at the first that differs.
+    """
+    following = iter(pairs)
+    waiting: deque[tuple[Spread, Ranked]] = deque()  # read, and not in a group yet
+    while True:
+        waiting.extend(islice(following, 0 if waiting else 1))
+        if not waiting:
+            return
+        leader, entry = waiting.popleft()
+        group, passed = [entry], []
+        while True:
+            waiting.extend(islice(following, 0 if waiting else 1))
+            if not waiting:
+                break
+            value, entry = waiting[0]
+            if is_tied(leader, value):
+                group.append(entry)
+            elif value.n > 1 or leader.n == 1:
+                break
+            else:
+                passed.append(waiting[0])
+            waiting.popleft()
+        waiting.extendleft(reversed(passed))
+        yield group
 
 
 def _share_rank(entries: Sequence[Ranked], rank: int) -> list[Ranked]:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 def sets_of(trial: Trial) -> tuple[str, str] | None:
     """Return the sets on which a trial's best row is chosen and reported, None without a Top-1."""
-    best, reported = trial.best, trial.reported
-    return None if best is None or reported is None else (best.measured_on, reported.measured_on)
+    best, report = trial.best, trial.setup.report
+    if best is None:
+        return None
+    has_both = report is not None and report in (best.other_sets or {})
+    return best.measured_on, str(report) if has_both else best.measured_on
 
 
 def sets_sentence(select: str, report: str) -> str:

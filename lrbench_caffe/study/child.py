@@ -17,7 +17,13 @@ import subprocess
 import tempfile
 from typing import TYPE_CHECKING, Any, cast
 
-from lrbench_caffe.errors import InputError, TrialError, fatal_message, last_log_line
+from lrbench_caffe.errors import (
+    InputError,
+    TrialError,
+    UnusableCaffe,
+    fatal_message,
+    last_log_line,
+)
 from lrbench_caffe.paths import python_path
 from lrbench_caffe.study import starter
 from lrbench_caffe.study.blas import blas_environment
@@ -29,6 +35,13 @@ if TYPE_CHECKING:
     from typing import BinaryIO, TextIO
 
     from lrbench_caffe.trial import Job
+
+# The errors that a training reports, by the kinds of their events.
+PROBLEMS: dict[str, type[InputError] | type[TrialError]] = {
+    "unusable caffe": UnusableCaffe,
+    "input error": InputError,
+    "failure": TrialError,
+}
 
 _LOG_TAIL_BYTES = 100000  # the end of Caffe's log, which contains its last message
 _EXIT_SECONDS = 5  # for a process that has closed its output
@@ -125,7 +138,7 @@ class Child:
             only: What the process does instead of a training.
         """
         self._log = log
-        self._output_ended = False
+        self._output_ended = self._has_begun = False
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             stdin, job_file = _pipe(theirs, ours)
             self._output, stdout = _pipe(ours, theirs)
@@ -142,23 +155,30 @@ class Child:
                 kind, content = json.loads(line)
             except ValueError:
                 break  # the process died while it wrote this line
+            self._has_begun = self._has_begun or kind == "begin"
             yield kind, content
         self._output_ended = True
 
     def death(self) -> TrialError:
         """Return the error of a process that ended without reporting an end."""
+        problem = self._cause_of_death()
+        if not self._has_begun:
+            problem += "; it had not begun: `lrbench about` shows whether Caffe can be imported"
+        return TrialError(problem)
+
+    def _cause_of_death(self) -> str:
         status = self._process.wait()
         log = self._log_tail()
         if status is None:
-            return TrialError(_LOST_MESSAGE)
+            return _LOST_MESSAGE
         if status < 0 and -status != signal.SIGABRT:
-            return TrialError(_killed_message(signal.Signals(-status), last_log_line(log)))
+            return _killed_message(signal.Signals(-status), last_log_line(log))
         reason = fatal_message(log)
         if reason is None:
             last_line = last_log_line(log)
             message = "; its last message: %s" % last_line if last_line else " without a message"
             reason = "it exited with status %d%s" % (status, message)
-        return TrialError("Caffe ended the training: %s" % reason)
+        return "Caffe ended the training: %s" % reason
 
     def signal(self, number: int) -> None:
         """Send a signal to the process if it still exists."""

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study.child import child_process
+from lrbench_caffe.study.child import PROBLEMS, child_process
 from lrbench_caffe.study.process import check_caffe
 from lrbench_caffe.study.stop import interruptible
 from lrbench_caffe.trial import Job
@@ -48,10 +48,8 @@ def deploy_net(solver: str | os.PathLike[str], **options: Any) -> str:
         for kind, content in child.events():
             if kind == "deploy":
                 text = content
-            elif kind == "input error":
-                problem = InputError(content)
-            elif kind == "failure":
-                problem = TrialError(content)
+            elif kind in PROBLEMS:
+                problem = PROBLEMS[kind](content)
         if text is None and problem is None and not stop.requests:
             reason = "a deploy net of %s cannot be made: %s" % (job.solver, child.death())
             problem = TrialError(reason)

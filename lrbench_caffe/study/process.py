@@ -15,8 +15,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe import models
-from lrbench_caffe.errors import InputError, TrialError
-from lrbench_caffe.study.child import child_process
+from lrbench_caffe.errors import InputError, TrialError, UnusableCaffe
+from lrbench_caffe.study.child import PROBLEMS, child_process
 from lrbench_caffe.study.events import EventReader, first_verdict, has_stopped_improving
 from lrbench_caffe.study.stop import Stop, interruptible
 from lrbench_caffe.trial import FAILED, INTERRUPTED, Job
@@ -156,6 +156,7 @@ def run(
         The Trial as it ended; None if it was stopped before it began.
 
     Raises:
+        UnusableCaffe: This machine's Caffe cannot be used.
         InputError: The job cannot be trained.
         TrialError: The training failed. If it had begun, its "end" was emitted first.
     """
@@ -180,11 +181,11 @@ def run(
 
 
 def check_caffe() -> None:
-    """Raise InputError if this Python cannot import Caffe."""
+    """Raise UnusableCaffe if Caffe is not installed for this Python."""
     if importlib.util.find_spec("caffe") is None:
-        raise InputError(
-            "this Python (%s) cannot import caffe: start lrbench with docker/run, or with the "
-            "Python that Caffe is installed for" % sys.executable
+        raise UnusableCaffe(
+            "Caffe is not installed for this Python (%s): start the program with docker/run, or "
+            "with the Python that Caffe is installed for" % sys.executable
         )
 
 
@@ -202,10 +203,8 @@ def _forward_events(
     for kind, content in child.events():
         if kind == "end":
             end = content
-        elif kind == "input error":
-            problem = InputError(content)
-        elif kind == "failure":
-            problem = TrialError(content)
+        elif kind in PROBLEMS:
+            problem = PROBLEMS[kind](content)
         else:
             event_verdict = on_event(kind, reader.read(kind, content))
             if event_verdict and not verdict:

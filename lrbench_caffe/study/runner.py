@@ -11,12 +11,13 @@ import dataclasses
 import os
 import re
 import shutil
+import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lrbench_caffe import database, models
 from lrbench_caffe.database import studies
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import CannotConnect, DatabaseUnavailable, InputError, Undelivered
 from lrbench_caffe.paths import study_folder
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.study.events import first_verdict
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from lrbench_caffe.study.interfaces import Display, Pool
     from lrbench_caffe.study.stop import Stop
     from lrbench_caffe.trial import Job, Trial
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 10  # between two attempts to reach a database that is away
+_POLL_SECONDS = 0.1
 
 # The states of the trials that a study still has to train; None: the trial has not begun.
 UNFINISHED: tuple[str | None, ...] = (None, RUNNING, INTERRUPTED)
@@ -188,17 +194,23 @@ class ClaimedStudy:
             InputError: The study has no trials, or the database or the pool cannot be used.
             KeyboardInterrupt: After Ctrl-C or a request to stop.
         """
-        self._check_stop()
         trainable = (*UNFINISHED, FAILED) if retry_failed else UNFINISHED
-        with database.Recorder(self._dsn, display.note, self._stop) as recorder:
-            # The recorder comes first: it delivers what a program that died has left behind.
-            with database.Store(self._dsn) as store:
-                studies.add(store, self._name, jobs)
-                entries = studies.jobs(store, self._name)
-                watchers = [_remove_snapshots, self._kept_models(store, entries), *watchers]
-                if prune is not None:
-                    ended = [entry.job.id for entry in entries if entry.state not in trainable]
-                    watchers.append(Pruner(prune, studies.reached(store, ended)).on_event)
+
+        def read(store: database.Store) -> tuple[list[studies.StudyJob], list[OnJobEvent]]:
+            studies.add(store, self._name, jobs)
+            entries = studies.jobs(store, self._name)
+            receivers = [_remove_snapshots, self._kept_models(store, entries), *watchers]
+            if prune is not None:
+                ended = [entry.job.id for entry in entries if entry.state not in trainable]
+                receivers.append(Pruner(prune, studies.reached(store, ended)).on_event)
+            return entries, receivers
+
+        def open_recorder() -> database.Recorder:
+            return database.Recorder(self._dsn, display.note, self._stop)
+
+        # The recorder comes first: it delivers what a program that died has left behind.
+        with self._when_available(open_recorder, display.note) as recorder:
+            entries, receivers = self.in_database(read, display.note)
             pending = [
                 _in_folder(entry.job, self._folder, model)
                 for entry in entries
@@ -206,8 +218,56 @@ class ClaimedStudy:
                 and (others or dataclasses.replace(entry.job, id=None) in jobs)
             ]
             attempts = {entry.job.id: entry.attempts for entry in entries}
-            _train(pending, attempts, pool, self._stop, recorder, watchers, display)
+            _train(pending, attempts, pool, self._stop, recorder, receivers, display)
         self._check_stop()
+
+    def in_database(self, work: Callable[[database.Store], T], on_note: Callable[[str], None]) -> T:
+        """Run ``work(store)``. While the database is away, wait for it, and run it again.
+
+        Args:
+            work: Reads or changes the database; it may be repeated without harm.
+            on_note: Called with each message for the user.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C or a request to stop, which end the waiting.
+        """
+
+        def open_store() -> T:
+            with database.Store(self._dsn) as store:
+                return work(store)
+
+        return self._when_available(open_store, on_note)
+
+    def _when_available(self, work: Callable[[], T], on_note: Callable[[str], None]) -> T:
+        """Return what work() returns; while it cannot use the database, wait and call it again."""
+        is_away = False
+        while True:
+            self._check_stop()
+            try:
+                result = work()
+            except Undelivered:  # the database answers, and its answer is the result
+                raise
+            except (CannotConnect, DatabaseUnavailable) as error:
+                if not is_away:
+                    on_note(
+                        "%s; the study %s waits for the database, and Ctrl-C ends the waiting"
+                        % (error, self._name)
+                    )
+                is_away = True
+                self._wait(RETRY_SECONDS)
+            else:
+                if is_away:
+                    on_note("the database is back: the study %s continues" % self._name)
+                return result
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until the time has passed or a stop is requested."""
+        end = time.monotonic() + seconds
+        while not self._stop.requests and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
 
     def _kept_models(
         self, store: database.Store, entries: Sequence[studies.StudyJob]

@@ -5,7 +5,7 @@ execution that started last counts. The events of the others are ignored, and th
 
 Each training shows signs of life. It is submitted again, or has failed, if its execution
 
-- cannot begin,
+- cannot begin (a worker that cannot train anything gets no further trainings),
 - has not begun within the patience after it has started, or
 - is silent for the patience.
 
@@ -15,6 +15,7 @@ run ends with an error.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.2  # between two reads of the event queue
 _LOOK_SECONDS = 5  # between two looks at the cluster's workers
 _SILENCE_SECONDS = 60  # after which an execution or a worker counts as silent
+_IMPORT_SECONDS = 30  # in which the workers import this program
 _KILL_SECONDS = 5  # in which killed trainings may report their ends
 _MAX_PROBLEMS = 3  # workers on which a training is tried that cannot begin
 _MAX_SUBMISSIONS = 10  # of a training, whatever the reasons
@@ -76,6 +78,7 @@ class _Training:
         begun: The reader of the execution that began last; None if none has begun.
         verdict: The verdict that ends it.
         problems: Why it could not be trained, by the addresses of the workers.
+        workers: The addresses of the workers that may train it; empty for all.
     """
 
     def __init__(self, job: Job) -> None:
@@ -86,6 +89,7 @@ class _Training:
         self.begun: EventReader | None = None
         self.verdict: Verdict | None = None
         self.problems: dict[str, str] = {}
+        self.workers: Sequence[str] = ()
 
     @property
     def runs(self) -> bool:
@@ -127,6 +131,7 @@ class Trainings:
             )
         self._any_job = jobs[0]
         self._superseded: list[str] = []  # executions that must end
+        self._unsuitable: set[str] = set()  # the addresses of workers that cannot train anything
         self._sent_orders: dict[str, Any] | None = None
         self._clock = RunningClock()
         self._heartbeat = self._last_life = 0.0
@@ -149,8 +154,7 @@ class Trainings:
     def _run(self) -> None:
         self._events = self._ask(Queue, self._channel, client=self._client)
         self._orders = Variable(self._channel, client=self._client)
-        for training in self._trainings.values():
-            self._submit(training)
+        self._submit_all()
         self._send_orders()
         while self._trainings:
             # Read before the events: a worker sends them all before its future ends.
@@ -177,11 +181,48 @@ class Trainings:
         """Call a function of Dask that the scheduler answers."""
         return call(function, *arguments, stop=self._stop, **options)
 
+    def _submit_all(self) -> None:
+        """Give all trainings to the workers that have this program."""
+        problems, workers = self._import_problems(), self._workers()
+        none_has_it = bool(workers) and self._unsuitable.issuperset(workers)
+        suitable = self._suitable(workers) if problems else ()
+        for training in list(self._trainings.values()):
+            if none_has_it:
+                self._fail(training, problems[0])
+            else:
+                self._submit(training, suitable)
+        for problem in () if none_has_it else problems:
+            self._note(problem + "; other workers train")
+
+    def _import_problems(self) -> list[str]:
+        """Find the workers that cannot import this program: Dask ends those that receive a task."""
+        statement = "import lrbench_caffe.study.worker"
+        with contextlib.suppress(LinkLost):  # a worker that does not answer may have it
+            answers = call(
+                self._client.run,
+                exec,
+                statement,
+                on_error="return",
+                stop=self._stop,
+                seconds=_IMPORT_SECONDS,
+            )
+            errors = {
+                address: answer
+                for address, answer in answers.items()
+                if isinstance(answer, ImportError)
+            }
+            self._unsuitable.update(errors)
+            return [
+                "the worker %s cannot import lrbench_caffe (%s): install version %s for its Python"
+                % (address, _in_one_line(error), __version__)
+                for address, error in errors.items()
+            ]
+        return []
+
     def _submit(self, training: _Training, workers: Sequence[str] = ()) -> None:
-        """Give a training to the cluster, to certain workers as long as it has them."""
-        options = {"workers": list(workers), "allow_other_workers": True} if workers else {}
+        """Give a training to the cluster, or to certain workers of it."""
         training.submissions += 1
-        training.execution = None
+        training.execution, training.workers = None, workers
         training.future = self._ask(
             self._client.submit,
             worker.train_job,
@@ -191,7 +232,7 @@ class Trainings:
             key="%s-%s-%d" % (self._channel, training.job.id, training.submissions),
             resources=self._resources,
             pure=False,
-            **options,
+            workers=list(workers) or None,
         )
 
     def _receive(self, job_id: str, execution_id: str, kind: str, content: Any) -> None:
@@ -209,12 +250,17 @@ class Trainings:
         if kind in ("start", "alive", "done"):
             return
         execution.last_step = now
-        if kind == "problem":
-            self._try_elsewhere(training, content)
-            return
-        if kind == "model":
+        if kind in ("problem", "unsuitable"):
+            if kind == "unsuitable":
+                self._unsuitable.add(execution.worker)
+            self._settle_problem(training, content)
+        elif kind == "model":
             self._receive_model(training.job, content)
-            return
+        else:
+            self._pass_on(training, execution, kind, content)
+
+    def _pass_on(self, training: _Training, execution: _Execution, kind: str, content: Any) -> None:
+        """Pass on an event of the execution that counts."""
         if (
             kind == "end"
             and training.verdict
@@ -249,20 +295,26 @@ class Trainings:
         else:
             self._submit(training)
 
-    def _try_elsewhere(self, training: _Training, problem: str) -> None:
-        """Train a job on another worker, since its worker has a problem; or it has failed."""
+    def _settle_problem(self, training: _Training, problem: str) -> None:
+        """Decide about a training with which its worker has a problem."""
         assert training.execution is not None
         address = training.execution.worker
-        training.problems[address] = problem
-        suitable = self._suitable(self._workers())
-        others = [other for other in suitable if other not in training.problems]
         # The workers of a local cluster are one process, and have the same problems.
-        local = address.startswith("inproc:")
-        if local or not others or len(training.problems) == _MAX_PROBLEMS or self._stop.requests:
+        if address.startswith("inproc:"):
             self._fail(training, problem)
             return
-        note = "on the worker %s: %s; another worker tries" % (address, problem)
-        self._on_event(training.job, "note", note)
+        training.problems[address] = problem
+        self._try_elsewhere(training, "on the worker %s: %s" % (address, problem))
+
+    def _try_elsewhere(self, training: _Training, problem: str) -> None:
+        """Train a job on another worker because of a problem; or it has failed."""
+        suitable = self._suitable(self._workers())
+        others = [other for other in suitable if other not in training.problems]
+        own_problems = len(set(training.problems) - self._unsuitable)
+        if not others or own_problems == _MAX_PROBLEMS or self._stop.requests:
+            self._fail(training, problem)
+            return
+        self._on_event(training.job, "note", problem + "; another worker tries")
         self._cancel(training)
         self._submit(training, others)
 
@@ -280,7 +332,8 @@ class Trainings:
         assert training.job.id is not None
         del self._trainings[training.job.id]
         self._supersede(training)
-        training.future.release()
+        if training.future is not None:
+            training.future.release()
 
     def _cancel(self, training: _Training) -> None:
         """End the task of a training on the cluster."""
@@ -340,10 +393,10 @@ class Trainings:
         if self._stop.requests and now > execution.last_sign + _SILENCE_SECONDS:
             self._forget(training)
         elif now > execution.last_sign + self._patience:
-            self._try_elsewhere(training, "the worker gave no sign of life for %s" % patience)
+            self._settle_problem(training, "the worker gave no sign of life for %s" % patience)
         elif not execution.begun and now > execution.last_step + self._patience:
             problem = "the training did not begin within %s: it waits, for example for its data"
-            self._try_elsewhere(training, problem % patience)
+            self._settle_problem(training, problem % patience)
 
     def _look_at_cluster(self) -> None:
         """Notice workers that are gone, and a cluster on which nothing trains."""
@@ -353,6 +406,9 @@ class Trainings:
                 self._supersede(training)
                 if self._stop.requests:
                     self._forget(training)
+            elif training.workers and not set(training.workers) & set(workers):
+                self._cancel(training)
+                self._submit(training)
         if any(training.execution for training in self._trainings.values()):
             return
         suitable = self._suitable(workers)
@@ -389,6 +445,7 @@ class Trainings:
             address
             for address, info in workers.items()
             if required <= set(info["resources"])
+            and address not in self._unsuitable
             and info.get("status", "running") == "running"
             and self._messages[address][1] > silent_since
         ]
@@ -409,13 +466,13 @@ class Trainings:
 def _task_problem(future: Any) -> str:
     """Why Dask could not execute a task."""
     error = future.exception()
-    reason = " ".join(("%s: %s" % (type(error).__name__, error)).split())
     if isinstance(error, distributed.scheduler.KilledWorker):
-        return "its Dask workers died (%s)" % reason
-    return "a Dask worker could not train it, and may not have lrbench_caffe %s (%s)" % (
-        __version__,
-        reason,
-    )
+        return "its Dask workers died (%s)" % _in_one_line(error)
+    return "a Dask worker could not train it (%s)" % _in_one_line(error)
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(("%s: %s" % (type(error).__name__, error)).split())
 
 
 def _duration(seconds: float) -> str:

@@ -3,14 +3,17 @@
 A worker needs no database. It sends the events of its training through a Dask queue, and receives
 orders through a Dask variable of the same name.
 
-Beside the events that :mod:`lrbench_caffe.study.events` describes, it sends three more:
+Beside the events that :mod:`lrbench_caffe.study.events` describes, it sends these:
 
 ``"start"``
     The first event of an execution: the address of its worker (str).
+``"unsuitable"``
+    Instead of "problem": why this worker cannot train anything (str).
 ``"alive"``
     A sign of life, every ALIVE_SECONDS.
 ``"done"``
-    The execution is over. If it has sent neither "end" nor "problem", it was given up.
+    The execution is over. If it has sent neither "end" nor one of the problems, it was given
+    up.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ import distributed
 from distributed import Queue, Variable
 
 from lrbench_caffe import __version__
-from lrbench_caffe.study import pooled, transfer
+from lrbench_caffe.errors import UnusableCaffe
+from lrbench_caffe.study import pooled, process, transfer
 from lrbench_caffe.study.link import LinkLost, RunningClock, call
 from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.trial import Evaluation, Trial, to_dict
@@ -60,7 +64,7 @@ def _train(job: Job, channel: str, version: str | None) -> None:
     sender = _Sender(call(Queue, channel, client=client), job.id)
     sender.send("start", distributed.get_worker().address)
     if version != __version__:
-        sender.send("problem", _version_problem(version))
+        sender.send("unsuitable", _version_problem(version))
     else:
         orders = _Orders(Variable(channel, client=client), stop, sender)
         with orders:
@@ -72,7 +76,13 @@ def _train(job: Job, channel: str, version: str | None) -> None:
                     sender.on_event(kind, content)
                 return orders.verdict(job.id)
 
-            pooled.run(job, stop, on_event, _patience(channel))
+            def train(*arguments: Any, **options: Any) -> None:
+                try:
+                    process.run(*arguments, **options)
+                except UnusableCaffe as error:
+                    sender.send("unsuitable", str(error))
+
+            pooled.run(job, stop, on_event, _patience(channel), train)
     sender.send("done", None)
 
 

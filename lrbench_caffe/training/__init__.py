@@ -6,6 +6,7 @@ A program's ``fork_server`` has imported all of this and forks a process for eac
 process runs ``worker``, which turns a job into a trial:
 
 * ``pycaffe`` checks that this Caffe can be used;
+* ``session`` runs the training from its job to its end;
 * ``job`` resolves the solver and the policy and describes the trial, with the help of ``reader``
   (reads prototxts as Caffe does; ``encoding`` holds their texts), ``prototxt`` (resolves the solver
   and its nets), ``settings`` (checks the solver), ``sets`` (names the sets of the test nets;

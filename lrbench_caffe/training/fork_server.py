@@ -62,7 +62,12 @@ class Request(NamedTuple):
 
 
 def main() -> None:
-    """Serve until the program ends; in a fork, run the training that was requested."""
+    """Serve until the program ends; in a fork, run the training that was requested.
+
+    If Caffe cannot be imported, the server ends. The training is then a fresh process, which
+    reports the reason.
+    """
+    worker.load()
     server = _Server(socket.socket(fileno=os.dup(0)))
     request = server.run()
     if request is None:

@@ -10,10 +10,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import InputError, UnusableCaffe
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+# Parts of the messages of a dynamic linker that has no memory for a library.
+_MEMORY_ERRORS = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 
 
 def check_pycaffe() -> None:
@@ -22,32 +25,44 @@ def check_pycaffe() -> None:
     Only classes are looked at, because the first net of a process occupies a GPU.
 
     Raises:
-        InputError: Caffe cannot be imported, cannot change the base_lr of a solver, or is built
+        UnusableCaffe: Caffe cannot be imported, cannot change the base_lr of a solver, or is built
             without Python layers.
+        InputError: There is no memory to import it now.
     """
     try:
-        import caffe
-        from caffe import _caffe
-    except Exception as error:  # any error of the libraries that it imports
-        reason = " ".join(("%s: %s" % (type(error).__name__, error)).split())
-        raise InputError(
-            "Python %d.%d (%s) cannot import caffe (%s): it needs a pycaffe that is built for this "
-            "Python and its numpy, in a folder on PYTHONPATH that every user can read"
-            % (*sys.version_info[:2], sys.executable, reason)
-        ) from None
-    folder = os.path.dirname(os.path.abspath(_caffe.__file__))
-    problem = _base_lr_problem(_caffe)
+        from lrbench_caffe.training.quick_caffe import caffe
+
+        library = caffe._caffe
+    except (Exception, SystemExit) as error:  # any error of the libraries that it imports
+        raise _import_error(error) from None
+    folder = os.path.dirname(os.path.abspath(library.__file__))
+    problem = _base_lr_problem(library)
     if problem:
-        raise InputError(
+        raise UnusableCaffe(
             "Caffe in %s cannot change the learning rate during a training, because %s: use BVLC's "
             "Caffe of December 2017 or later, not its release 1.0 or a fork such as NVCaffe, "
             "Intel's Caffe or SSD" % (folder, problem)
         )
     if "Python" not in caffe.layer_type_list():
-        raise InputError(
+        raise UnusableCaffe(
             "Caffe in %s is built without Python layers, which measure the test net: build it with "
             "WITH_PYTHON_LAYER := 1 in Makefile.config, or with -D BUILD_python_layer=ON" % folder
         )
+
+
+def _import_error(error: BaseException) -> InputError:
+    """The error of a Caffe that cannot be imported: the reason, and what to do."""
+    python = "Python %d.%d (%s)" % (*sys.version_info[:2], sys.executable)
+    if isinstance(error, MemoryError) or any(part in str(error) for part in _MEMORY_ERRORS):
+        return InputError(
+            "%s has no memory to import caffe: end other programs, run fewer trainings at a time, "
+            "or raise the limit (ulimit -v)" % python
+        )
+    reason = " ".join(("%s: %s" % (type(error).__name__, error)).split())
+    return UnusableCaffe(
+        "%s cannot import caffe (%s): it needs a pycaffe that is built for this Python and its "
+        "numpy, in a folder on PYTHONPATH that every user can read" % (python, reason)
+    )
 
 
 def _base_lr_problem(library: ModuleType) -> str | None:

@@ -34,17 +34,17 @@ def _resize(*arguments: Any, **options: Any) -> Any:
     return resize(*arguments, **options)
 
 
-def _import_caffe() -> None:
+def _import_caffe() -> ModuleType:
     deferred = {name: _Deferred(name) for name in _NAMES if name not in sys.modules}
     for name, module in deferred.items():
         if name == "skimage.transform":
             module.resize = _resize  # type: ignore[attr-defined]
         sys.modules[name] = module
     try:
-        import caffe  # noqa: F401
+        return importlib.import_module("caffe")
     finally:
         for name in deferred:
             del sys.modules[name]
 
 
-_import_caffe()
+caffe = _import_caffe()

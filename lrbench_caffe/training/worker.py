@@ -5,11 +5,13 @@ array of its kind and its content. :mod:`lrbench_caffe.study.process` reads them
 fork of :mod:`lrbench_caffe.training.fork_server` or, if that cannot fork, a fresh one. With the
 option ``--describe``, the process ends after "begin", before it trains. With
 ``--deploy``, it emits the event "deploy" instead of training: the text of the deploy net.
+
+If this Python's Caffe cannot be used, the only event is "unusable caffe" with the reason. So
+importing this module does not import Caffe.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -17,45 +19,22 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-# isort: off
-import lrbench_caffe.training.quick_caffe  # noqa: F401 - before the first import of caffe
-from caffe.proto import caffe_pb2
-
-# isort: on
-from lrbench_caffe.errors import InputError
-from lrbench_caffe.training import encoding, leveldb, patience, solverstate
-from lrbench_caffe.training.deploy import checked, deploy_net
-from lrbench_caffe.training.device import choose_device
-from lrbench_caffe.training.files import plain_path
-from lrbench_caffe.training.job import check_measurement, describe, prepare
-from lrbench_caffe.training.log_lines import LogLines
-from lrbench_caffe.training.lr_policy import install
-from lrbench_caffe.training.measurement import add_metrics_layers
-from lrbench_caffe.training.model import ModelKeeper
-from lrbench_caffe.training.monitor import Monitor
+from lrbench_caffe.errors import InputError, UnusableCaffe
 from lrbench_caffe.training.pycaffe import check_pycaffe
-from lrbench_caffe.training.snapshots import Snapshots
-from lrbench_caffe.training.solver import Plan, create_solver, evaluation_interval, train
-from lrbench_caffe.training.sources import iterations_per_epoch
-from lrbench_caffe.trial import DIVERGED, INTERRUPTED, Evaluation, Job, from_dict, to_dict
+from lrbench_caffe.trial import Job, from_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import caffe
-
-    from lrbench_caffe.policies import Policy
-    from lrbench_caffe.training.lr_policy import CaffePolicy
-    from lrbench_caffe.training.snapshots import Snapshot
 
 
 def main(only: str | None = None, parent: int | None = None) -> None:
     """Train the job on standard input and write its events to standard output.
 
     Args:
-        only: What this process does instead of a training, see :func:`run`.
+        only: What this process does instead of a training, see
+            :func:`lrbench_caffe.training.session.run`.
         parent: The process id of the process that started this one (None: that of its parent
             now).
     """
@@ -70,7 +49,10 @@ def main(only: str | None = None, parent: int | None = None) -> None:
         out.write(json.dumps([kind, content]) + "\n")
 
     try:
-        run(from_dict(Job, json.load(sys.stdin)), emit, stop, only)
+        train = load()
+        train(from_dict(Job, json.load(sys.stdin)), emit, stop, only)
+    except UnusableCaffe as error:
+        emit("unusable caffe", str(error))
     except InputError as error:
         emit("input error", str(error))
     except BrokenPipeError:  # nobody reads the events any more
@@ -78,6 +60,19 @@ def main(only: str | None = None, parent: int | None = None) -> None:
     except Exception as error:  # most likely from a Python layer: the log gets its traceback
         traceback.print_exc()
         emit("failure", _description(error))
+
+
+def load() -> Callable[..., None]:
+    """Import Caffe and the modules that use it; return the function that trains a job.
+
+    Raises:
+        UnusableCaffe: Caffe cannot be imported, or trainings cannot use it.
+        InputError: There is no memory to import it now.
+    """
+    check_pycaffe()
+    from lrbench_caffe.training.session import run
+
+    return run
 
 
 def _description(error: Exception) -> str:
@@ -92,207 +87,6 @@ def _exit_without(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-def run(
-    job: Job,
-    emit: Callable[[str, Any], object],
-    stop: threading.Event,
-    only: str | None = None,
-) -> None:
-    """Train a job.
-
-    Args:
-        job: What to train.
-        emit: Receives each event and its content: "note" (a sentence), "begin" (a Trial as a
-            dict), "progress" and "display" (a dict), "row" (an Evaluation as a dict), "end" (state
-            and error).
-        stop: Set to interrupt the training.
-        only: "describe" to end after "begin"; "deploy" to emit the deploy net and end.
-
-    Raises:
-        InputError: The job cannot be trained, or not by this Caffe.
-    """
-    check_pycaffe()
-    param, policy, sets = prepare(job)
-    gpu = choose_device(param, job.gpu, emit)
-    native = install(policy, param)
-    measurement = add_metrics_layers(param, job.head, sets)
-    check_measurement(job, policy, measurement)
-    databases = leveldb.Databases(param)
-    databases.try_lock()
-    interval = evaluation_interval(param, measurement)
-    stopping = patience.read(job, interval, lambda: iterations_per_epoch(param))
-    policy_state = solverstate.NO_STATE
-    if job.resume and policy.has_memory:
-        policy_state = solverstate.read_policy_state(job.resume, policy)
-    snapshots = Snapshots(job.folder) if job.folder else None
-    latest = snapshots.latest(emit) if snapshots else None
-    resumed_at = _resumed_at(latest, job.resume)
-    trial = describe(param, policy, measurement, stopping, emit)
-    trial = dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)
-    emit("begin", to_dict(trial))
-    if only == "describe":
-        return
-    if not databases.lock(stop, emit):
-        emit("end", {"state": INTERRUPTED, "error": None})
-        return
-
-    if snapshots:
-        _replace_snapshots(param, snapshots.prefix)
-    solver = create_solver(param)
-    if only == "deploy":
-        emit("deploy", checked(deploy_net(param, measurement, solver, job.head)).prototxt)
-        return
-    _restore(solver, snapshots, latest, job.resume)
-    early_stop = None
-    if stopping:
-        early_stop, losses = solverstate.resumed_early_stop(stopping, job.resume, emit)
-        policy_state = policy_state._replace(losses=losses or policy_state.losses)
-    log = LogLines(param, interval, emit) if job.verbose else None
-    plan = Plan(param, measurement, job.until_top1, early_stop, log)
-    monitor = Monitor(solver, policy, native, param.iter_size, gpu, policy_state.memory)
-    keeper = ModelKeeper(job, trial, param, measurement, solver, emit)
-    session = _Session(solver, monitor, policy, plan, param, snapshots, keeper, resumed_at, emit)
-    if latest:
-        session.restore(latest)
-    else:
-        monitor.losses.extend(policy_state.losses)
-    state, error = train(
-        solver,
-        monitor,
-        plan,
-        session.emit,
-        stop,
-        session.before_evaluation,
-        session.after_snapshot,
-    )
-    session.finish(state)
-    emit("end", {"state": state, "error": error})
-
-
-def _resumed_at(latest: Snapshot | None, resume: str | None) -> int | None:
-    """The iteration from which the training resumes, None if it begins at 0."""
-    if latest:
-        return latest.iteration
-    return solverstate.snapshot_iteration(resume) if resume else None
-
-
-def _restore(
-    solver: caffe._caffe.Solver,
-    snapshots: Snapshots | None,
-    latest: Snapshot | None,
-    resume: str | None,
-) -> None:
-    """Restore the solver from the trial's own snapshot, else from the one that a user names."""
-    if snapshots and latest:
-        with snapshots.solverstate(latest) as path:
-            solver.restore(plain_path(path))
-    elif resume:
-        solver.restore(plain_path(resume))
-
-
-def _replace_snapshots(param: caffe_pb2.SolverParameter, prefix: str) -> None:
-    """Switch off the solver's own snapshots, and send those of the trial to its folder."""
-    param.snapshot, param.snapshot_after_train = 0, False
-    param.snapshot_prefix = encoding.from_path(prefix)
-    param.snapshot_format = caffe_pb2.SolverParameter.BINARYPROTO
-
-
-class _Session:
-    """A training in progress: the rows so far, and the snapshots from which it can resume.
-
-    A trial of a study has snapshots of its own. Any other trial has those that its solver asks
-    for; beside them lies the state of a policy with memory and of early stopping.
-    """
-
-    def __init__(
-        self,
-        solver: caffe._caffe.Solver,
-        monitor: Monitor,
-        policy: Policy | CaffePolicy,
-        plan: Plan,
-        param: caffe_pb2.SolverParameter,
-        snapshots: Snapshots | None,
-        keeper: ModelKeeper,
-        resumed_at: int | None,
-        emit: Callable[[str, Any], object],
-    ) -> None:
-        self._solver, self._monitor, self._policy, self._param = solver, monitor, policy, param
-        self._plan = plan
-        self._snapshots, self._resumed_at, self._emit = snapshots, resumed_at, emit
-        self._keeper = keeper
-        self._rows: list[dict[str, Any]] = []
-        self._snapshot_at: int | None = None  # the iteration of the last snapshot
-
-    def emit(self, kind: str, content: Any) -> None:
-        """Pass an event on; keep the rows, and add where the training has resumed."""
-        if kind == "row":
-            content = dict(content, resumed_at=self._resumed_at)
-            self._rows.append(content)
-        self._emit(kind, content)
-        if kind == "row":
-            self._keeper.on_row(content)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot; its rows are emitted again, since they may have been lost."""
-        self._monitor.losses.extend(snapshot.losses)
-        self._rows.extend(snapshot.rows)
-        self._keeper.restore(self._rows)
-        for row in self._rows:
-            evaluation = from_dict(Evaluation, row)
-            self._monitor.observe(evaluation)
-            self._plan.observe(evaluation)
-            self._emit("row", row)
-
-    def before_evaluation(self) -> None:
-        """Take a snapshot of the trial's own if one is due, and at the end the solver's last one.
-
-        As in Caffe, the last snapshot comes before the last evaluation. Batch normalization with
-        use_global_stats: false changes its weights in a test.
-        """
-        if self._snapshots and self._snapshots.due(self._solver, self._rows):
-            self._take_own_snapshot(self._snapshots)
-        if self._solver.iter >= self._param.max_iter:
-            self._take_last_snapshot()
-
-    def after_snapshot(self) -> None:
-        """Write what depends on the rows so far beside the snapshot that Caffe has taken."""
-        self._snapshot_at = self._solver.iter
-        if self._policy.has_memory or self._plan.early_stop:
-            solverstate.write_policy_state(
-                encoding.to_path(self._param.snapshot_prefix),
-                self._solver.iter,
-                self._policy,
-                self._monitor.memory,
-                self._monitor.losses,
-                self._plan.early_stop,
-            )
-
-    def finish(self, state: str) -> None:
-        """Take the last snapshot of a training that has ended in a state."""
-        solver = self._solver
-        if (
-            self._snapshots
-            and state == INTERRUPTED
-            and self._snapshots.has_room(solver, self._rows)
-        ):
-            self._take_own_snapshot(self._snapshots)
-        if state != DIVERGED:
-            self._take_last_snapshot()
-        self._keeper.finish(state)
-
-    def _take_own_snapshot(self, snapshots: Snapshots) -> None:
-        """Take a snapshot of the trial's own, to which the present model belongs."""
-        if snapshots.take(self._solver, self._rows, self._monitor.losses):
-            self._keeper.on_snapshot()
-
-    def _take_last_snapshot(self) -> None:
-        """Take the snapshot after the training, unless there is one of this iteration."""
-        solver = self._solver
-        if self._param.snapshot_after_train and self._snapshot_at != solver.iter:
-            solver.snapshot()
-            self.after_snapshot()
 
 
 if __name__ == "__main__":
