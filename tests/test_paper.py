@@ -226,6 +226,17 @@ def real_lenet(folder, digits):
 
 
 @needs_caffe
+def test_a_reproduction_without_its_data_ends_before_anything_is_trained(invoke, dsn, tmp_path):
+    from lrbench_caffe.database import Store
+
+    done = invoke("reproduce", "table-7", "--data", tmp_path, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "mnist_train_lmdb, was not found" in done.stderr and "--data" in done.stderr
+    with Store(dsn) as store:
+        assert not store.select("SELECT FROM study")
+
+
+@needs_caffe
 @pytest.mark.parametrize("lenet", [small_lenet, pytest.param(real_lenet, marks=pytest.mark.long)])
 def test_a_reproduction_is_trained_once_and_its_page_is_written_from_its_rows(
     lenet, digits, database, tmp_path, monkeypatch, capfd
@@ -249,7 +260,7 @@ def test_a_reproduction_is_trained_once_and_its_page_is_written_from_its_rows(
         begin=begun.append, note=print, on_event=lambda job, kind, content: None
     )
     assert reproduction.prepare(target, scale, out, data) == data
-    assert reproduction.train(target, scale, 1, Cores(2), display, data, dsn) == 0
+    assert reproduction.train(target, scale, 1, Cores(2), display, data, dsn) == []
     rows = reproduction.export(target, scale, out, dsn)
     _, page, trials = reproduction.write(target, rows, out)
     assert [trial.policy for trial in sorted(trials, key=lambda trial: trial.policy)] == [
@@ -263,7 +274,7 @@ def test_a_reproduction_is_trained_once_and_its_page_is_written_from_its_rows(
     with Store(dsn) as store:
         stored = store.trials(study="table-7-at-0.0002")
     assert [trial.rows for trial in trials] == [trial.rows for trial in stored]
-    assert reproduction.train(target, scale, 1, Cores(2), display, data, dsn) == 0
+    assert reproduction.train(target, scale, 1, Cores(2), display, data, dsn) == []
     assert len(begun) == 1, "the second call trains nothing"
     assert os.path.basename(page) == "table-7-at-0.0002.md"
     text = open(page, encoding="utf-8").read()

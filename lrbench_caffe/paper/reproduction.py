@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe import database, datasets, paths, ranking, study
 from lrbench_caffe.database import exchange
 from lrbench_caffe.display import console
 from lrbench_caffe.display.progress import ProgressDisplay, StudyDisplay
-from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.errors import InputError, TrialError, counted
 from lrbench_caffe.paper import scaling, targets
 from lrbench_caffe.paper.page import create_folder, write, write_figure_1
-from lrbench_caffe.study import failures
+from lrbench_caffe.study import failures, process
+from lrbench_caffe.study.cores import Cores
 from lrbench_caffe.trial import Job
 
 if TYPE_CHECKING:
@@ -94,19 +95,20 @@ def reproduce(
     with ProgressDisplay() as progress:
         data = prepare(target, scale, folder, data, progress)
     with StudyDisplay() as display:
-        n_waiting = train(
+        problems = train(
             target, scale, seeds or SEEDS, pool, display, data, dsn, test_interval, model
         )
     name = targets.study_name(target, scale)
     waiting = TrialError(
-        "%d of the trainings could not begin: run the same command to try again" % n_waiting
+        "%s could not begin (%s): correct the cause and run the same command again"
+        % (counted(len(problems), "training"), next(iter(problems), ""))
     )
-    if n_waiting and not _has_begun(name, dsn):
+    if problems and not _has_begun(name, dsn):
         raise waiting
     with ProgressDisplay() as progress:
         rows = export(target, scale, folder, dsn, progress)
     trials = _write_and_print(target, rows, folder, format)
-    if n_waiting:
+    if problems:
         raise waiting
     failures.check(trials, "run `lrbench study run %s --retry-failed` to train them again" % name)
     return name
@@ -179,7 +181,7 @@ def train(
     dsn: str | None = None,
     test_interval: int | None = None,
     model: bool = True,
-) -> int:
+) -> list[str]:
     """Train the policies of a target as a study, or resume that study.
 
     Args:
@@ -194,10 +196,12 @@ def train(
         model: Whether the study keeps the best model of each policy.
 
     Returns:
-        The number of trainings that could not begin.
+        Why trainings could not begin, once for each of them.
 
     Raises:
-        InputError, KeyboardInterrupt: See :func:`lrbench_caffe.study.run_study`.
+        InputError: A training cannot begin on this machine, for example because the data is not
+            there; or as :func:`lrbench_caffe.study.run_study`.
+        KeyboardInterrupt: As :func:`lrbench_caffe.study.run_study`.
     """
     name = targets.study_name(target, scale)
     jobs = [
@@ -213,15 +217,24 @@ def train(
         for policy in scaling.scaled_policies(target, scale).values()
     ]
     jobs = [study.checked_job(job) for job in jobs]
+    if isinstance(pool, Cores):
+        process.describe(jobs[0])  # all trainings have the net and the data of the first one
+    reasons: dict[str | None, str] = {}
+
+    def collect_problem(job: Job, kind: str, content: Any) -> None:
+        if kind == "problem":
+            reasons[job.id] = content
+
     command = "lrbench reproduce %s" % target.name
     if scale != 1:
         command += " --scale %.10g" % scale
     with study.claimed_study(name, display.note, dsn, command=command) as claimed:
-        claimed.train(pool, display, jobs, model=model)
+        claimed.train(pool, display, jobs, model=model, watchers=[collect_problem])
     with database.Store(dsn) as store:
         entries = database.studies.jobs(store, name)
     measured = database.undelivered_trials()
-    return sum(entry.state is None and entry.job.id not in measured for entry in entries)
+    waiting = [e.job.id for e in entries if e.state is None and e.job.id not in measured]
+    return [reasons.get(job_id, "it was not tried") for job_id in waiting]
 
 
 def export(
