@@ -110,6 +110,8 @@ def test_ctrl_c_interrupts_a_study_which_then_resumes(name, invoke, command, tri
     study.send_signal(signal.SIGINT)
     _, errors = study.communicate(timeout=LIMIT)
     assert study.returncode == 130 and "Traceback" not in errors
+    last = "lrbench: interrupted: the same command resumes the study %s" % name
+    assert errors.splitlines()[-1] == last
     (interrupted,) = trials(name)
     assert interrupted.state == "interrupted"
     gate.open()

@@ -73,8 +73,8 @@ class _Commands(Group):
         try:
             with interrupts.recorded(), waits.shown_by(_show_waiting):
                 result = super().invoke(context)
-        except KeyboardInterrupt:
-            _exit("interrupted", INTERRUPTED)
+        except KeyboardInterrupt as error:
+            _exit(": ".join(filter(None, ["interrupted", str(error)])), INTERRUPTED)
         except (InputError, TrialError, DatabaseUnavailable) as error:
             journals = _journals() - waiting
             message = "; ".join(filter(None, [str(error), _remark(journals)]))

@@ -147,7 +147,7 @@ def claimed_study(
         KeyboardInterrupt: At the end of the block, after Ctrl-C or a request to stop.
     """
     checked_study_name(name)
-    with interruptible() as stop:
+    with _resumable(name), interruptible() as stop:
         with database.Store(dsn, on_note=on_note) as store:
             store.require_writing()
             if create:
@@ -158,6 +158,15 @@ def claimed_study(
                 with database.Store(dsn) as store:
                     studies.set_command(store, name, command)
             yield ClaimedStudy(name, dsn, stop)
+
+
+@contextlib.contextmanager
+def _resumable(name: str) -> Iterator[None]:
+    """Give an interruption of a study its message."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command resumes the study %s" % name) from None
 
 
 class ClaimedStudy:
