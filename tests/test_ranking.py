@@ -301,6 +301,15 @@ def test_titles_distinguish_networks_and_datasets_of_one_name():
     ]
 
 
+def test_trials_with_equal_top1_are_in_the_order_of_the_ranking():
+    """By the test loss first, then by the iterations."""
+    early, late, lossy = trial(GOOD, [0.5, 0.9, 0.9]), trial(FAIR, [0.5, 0.6, 0.9]), trial(POOR)
+    rows = tuple(dataclasses.replace(row, test_loss=0.7) for row in lossy.rows)
+    lossy = dataclasses.replace(lossy, rows=rows)
+    assert ranking.sort_by_top1([lossy, late, early]) == [early, late, lossy]
+    assert [entry.policy for entry in ranking.rank([lossy, late, early])] == [GOOD, FAIR, POOR]
+
+
 def test_a_training_without_a_test_net_is_listed_without_a_rank():
     untested = trial(POOR, [0.1, 0.2])
     nothing = dict.fromkeys(("test_loss", "top1", "top5", "ac", "cd", "cdac", "ld"))

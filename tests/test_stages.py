@@ -6,7 +6,7 @@ import math
 import pytest
 from trials import trial
 
-from lrbench_caffe.evaluator import stages
+from lrbench_caffe.evaluator import shorter, stages
 from lrbench_caffe.evaluator.candidates import TUNED, from_text, recipe
 from lrbench_caffe.evaluator.tuning_log import Task, Tried, TuningLog
 
@@ -445,7 +445,9 @@ def test_the_target_is_below_the_best_top1_by_a_tenth_of_a_point_or_one_sample(s
         training("FIX(k0=0.2)", 0.95 - 0.9 * tolerance, length=500),
         training("FIX(k0=0.3)", 0.95 - 1.1 * tolerance, length=500),
     )
-    target = stages.target(costs(*(with_test_samples(t, samples) for t in (best, fast, slow))))
+    target = shorter.find_target(
+        costs(*(with_test_samples(t, samples) for t in (best, fast, slow)))
+    )
     assert target.top1 == pytest.approx(0.95 - tolerance)
     assert target.order == [(fast.candidate, 500), (best.candidate, FULL)]
 
@@ -460,7 +462,7 @@ def with_test_samples(tried, samples):
 def test_a_single_lucky_seed_does_not_set_the_target():
     seeds = [training("FIX(k0=0.1)", top1, seed=n) for n, top1 in enumerate((0.95, 0.94, 0.94))]
     log = costs(*seeds, training("FIX(k0=0.2)", 0.955))
-    assert stages.target(log).top1 == pytest.approx(0.94333 - 1 / 400, abs=1e-4)
+    assert shorter.find_target(log).top1 == pytest.approx(0.94333 - 1 / 400, abs=1e-4)
 
 
 @pytest.mark.parametrize("state", ["diverged", "failed"])
@@ -468,12 +470,12 @@ def test_what_did_not_finish_with_each_seed_does_not_reach_the_target(state):
     fast = [training("FIX(k0=0.2)", 0.95, length=500), training("FIX(k0=0.2)", 0.95, seed=2)]
     fast[1] = training("FIX(k0=0.2)", seed=2, state=state, length=500)
     log = costs(training("FIX(k0=0.1)", 0.95), *fast)
-    assert [length for _, length in stages.target(log).order] == [FULL]
+    assert [length for _, length in shorter.find_target(log).order] == [FULL]
 
 
 def test_without_a_training_of_full_length_nothing_reaches_the_target():
-    assert stages.target(costs(training("FIX(k0=0.1)", 0.95, length=500))).order == []
-    assert stages.target(a_log(goal="cost")).order == []
+    assert shorter.find_target(costs(training("FIX(k0=0.1)", 0.95, length=500))).order == []
+    assert shorter.find_target(a_log(goal="cost")).order == []
 
 
 def test_the_goal_cost_trains_shorter_and_shorter():
@@ -482,9 +484,9 @@ def test_the_goal_cost_trains_shorter_and_shorter():
 
     rounds = MadeUp(result, 10 * FULL)
     log = stages.train_recipe(a_log(["COS"], "cost"), rounds, RATE)
-    log = stages.train_shorter(log, rounds)
+    log = shorter.train_shorter(log, rounds)
     lengths = {tried.length for tried in log.tried if tried.stage == "shorter"}
     assert {700, 500, 350} <= lengths
-    _, length = stages.target(log).order[0]
+    _, length = shorter.find_target(log).order[0]
     assert length == 500
     assert rounds.room(FULL) == 0

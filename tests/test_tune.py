@@ -605,6 +605,20 @@ def test_a_policy_with_too_few_seeds_is_only_mentioned():
     assert [row[1] for row in table.rows] == [1, 2], "the table is in the order of the ranks"
 
 
+def test_a_tied_policy_with_a_higher_top1_is_mentioned():
+    answer = [trial("FIX(k0=0.01)", [0.1, share], n) for n, share in enumerate((0.8, 0.82), 1)]
+    tied = [trial("FIX(k0=0.02)", [0.1, share], n) for n, share in enumerate((0.8, 0.84), 1)]
+    ranked = tuner.ranking.rank([*answer, *tied])
+    assert [entry.rank for entry in ranked] == [1, 1]
+    tuned = tuner.Tuned(
+        *("search", "accuracy", "FIX(k0=0.01)", 100, tuple(ranked[::-1]), None, (), (), ()),
+        cost=400,
+        budget=400,
+    )
+    remark = "with a higher Top-1, by a lead within the noise of the seeds: FIX(k0=0.02)"
+    assert remark in tuner.summary(tuned)
+
+
 # The command
 
 

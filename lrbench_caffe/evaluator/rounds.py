@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lrbench_caffe.database import studies
 from lrbench_caffe.evaluator.candidates import rates_key
-from lrbench_caffe.evaluator.tuning_log import Tried
+from lrbench_caffe.evaluator.tuning_log import RANGE, Tried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from lrbench_caffe.evaluator.trainer import Trainer
     from lrbench_caffe.evaluator.tuning_log import TuningLog, Wanted
     from lrbench_caffe.trial import Trial
-
-RANGE = "range"  # the stage of a range test
 
 
 class Rounds:

@@ -8,19 +8,17 @@ The paper's section V-B and what is known of warm-ups decide what is tried:
   long warm-up, one decaying cycle, a decay that stays high, then the other functions.
 - seeds: more seeds for the best two; then other rates and variants of the best one, as long as the
   budget lasts.
-- shorter: for the goal "cost" only, shorter and shorter trainings of the best candidates.
+- shorter: for the goal "cost" only, instead of seeds (:mod:`lrbench_caffe.evaluator.shorter`).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe.evaluator.candidates import first, neighbours, with_peak, with_warmup
-from lrbench_caffe.evaluator.tuning_log import Wanted
-from lrbench_caffe.trial import DIVERGED, FINISHED
+from lrbench_caffe.evaluator.tuning_log import KNOWN, MORE_SEEDS, RECIPE, SHAPES, Wanted
+from lrbench_caffe.trial import DIVERGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,21 +26,17 @@ if TYPE_CHECKING:
     from lrbench_caffe.evaluator.candidates import Candidate
     from lrbench_caffe.evaluator.rounds import Rounds
     from lrbench_caffe.evaluator.tuning_log import Outcome, Tried, TuningLog
-    from lrbench_caffe.trial import Trial
 
 
 RECIPE_FACTORS = (1.0, 2.0, 4.0)  # of the best constant rate: the recipe's largest rates
 RECIPE_FUNCTIONS = ("COS", "POLY", "SINEXP", "SIN")  # the first that may be chosen is the recipe's
 MAX_STEPS = 3  # of a factor 2 beyond the recipe's largest rates
 MAX_HALVINGS = 6  # of its smallest one if all its trainings diverge
+PROMISING = ("COS", "SINEXP", "POLY")  # shapes that are tried before the others
 LONG_WARMUP = 0.3  # of the training
 SHAPES_SHARE = 0.45  # of the rest of the budget for the stage shapes
 SEEDS = 4  # for the best two candidates, before variants of the best one are tried
 RATE_STEP = 2**0.5  # between the largest rates of the best candidate and of its variants
-TOP1_TOLERANCE = 0.001  # the goal cost accepts a Top-1 that is lower than the best by this
-SHORTENING = 0.7  # ratio of the next length to try for the goal cost
-_ROUNDING = 1e-9  # more than the rounding error of a mean Top-1
-SHORT_SEEDS = 2  # with which a shorter length is tried: one seed says too little
 ANOTHER_SEED = "another seed"
 
 
@@ -79,10 +73,10 @@ def train_recipe(log: TuningLog, rounds: Rounds, rate: float) -> TuningLog:
         wanted = [_recipe(log, factor, rate) for factor in factors]
         wanted = [item for item in wanted if log.may_begin(item.candidate, full)]
         count = len(log.tried)
-        log = rounds.train(log, "recipe", wanted, full)
+        log = rounds.train(log, RECIPE, wanted, full)
         if len(log.tried) == count:
             break
-        log = _with_leader(log, keep_known=True)
+        log = log.with_leader(keep_known=True)
         factors = _beyond_the_edge(log, rate)
         is_enough = step >= MAX_STEPS or rounds.room(full) <= len(RECIPE_FACTORS)
         if not factors or (is_enough and log.leader(full)):
@@ -108,7 +102,7 @@ def _beyond_the_edge(log: TuningLog, rate: float) -> tuple[float, ...]:
     one is not at an edge.
     """
     tried = sorted(
-        (t for t in log.tried if t.stage == "recipe"), key=lambda t: t.candidate.highest_rate()
+        (t for t in log.tried if t.stage == RECIPE), key=lambda t: t.candidate.highest_rate()
     )
     lowest, highest = tried[0], tried[-1]
     leader = log.leader(log.task.max_iter)
@@ -126,8 +120,8 @@ def _factor(tried: Tried, rate: float) -> float:
 def train_known(log: TuningLog, rounds: Rounds, known: Sequence[Known]) -> TuningLog:
     """Train the best policies of the database, as many as half of the budget has room for.
 
-    Those with a lower Top-1 on this task than the leader are left out, and those with rates that
-    diverged.
+    Those with a lower Top-1 on this task than the worst seed of the leader are left out, and those
+    with rates that diverged.
     """
     full = log.task.max_iter
     leader = log.leader(full)
@@ -137,9 +131,8 @@ def train_known(log: TuningLog, rounds: Rounds, known: Sequence[Known]) -> Tunin
         for entry in known
         if (entry.top1 is None or entry.top1 >= lowest) and log.may_train(entry.candidate, full)
     ]
-    return _with_leader(
-        rounds.train(log, "known", wanted, full, count=max(1, rounds.room(full) // 2))
-    )
+    count = max(1, rounds.room(full) // 2)
+    return rounds.train(log, KNOWN, wanted, full, count).with_leader()
 
 
 def train_shapes(log: TuningLog, rounds: Rounds) -> TuningLog:
@@ -151,29 +144,27 @@ def train_shapes(log: TuningLog, rounds: Rounds) -> TuningLog:
     shapes = _shapes(log, leader.candidate.highest_rate())
     candidates = [wanted for wanted in shapes if log.may_train(wanted.candidate, full)]
     count = max(1, round(SHAPES_SHARE * rounds.room(full)))
-    return _with_leader(rounds.train(log, "shapes", candidates, full, count))
+    return rounds.train(log, SHAPES, candidates, full, count).with_leader()
 
 
 def _shapes(log: TuningLog, peak: float) -> list[Wanted]:
     """The shapes to try, the most promising first; only functions that may be chosen."""
-    full, functions = log.task.max_iter, log.task.functions
-    shapes: list[tuple[Candidate, str]] = []
-    for rate, words in ((peak, "the best largest rate so far"), (2 * peak, "twice that rate")):
-        for function in ("COS", "SINEXP", "POLY"):
-            if function not in functions:
-                continue
-            candidate, _ = first(function, rate, full)
-            shape: str = function
-            if function == "COS":
-                candidate = with_warmup(candidate, LONG_WARMUP) or candidate
-                shape = "COS with a long warm-up"
-            if function != "POLY" or rate == peak:
-                shapes.append((candidate, "%s at %s" % (shape, words)))
-    for function in functions:
-        if function not in ("COS", "SINEXP", "POLY", "FIX"):
-            candidate, _ = first(function, peak, full)
-            shapes.append((candidate, "%s at the best largest rate so far" % function))
-    return [Wanted(candidate, why, log.task.seed) for candidate, why in shapes]
+    at_peak, at_twice = (peak, "the best largest rate so far"), (2 * peak, "twice that rate")
+    order = [(function, at_peak) for function in PROMISING]
+    order += [(function, at_twice) for function in PROMISING if function != "POLY"]
+    others = (name for name in log.task.functions if name not in (*PROMISING, "FIX"))
+    order += [(function, at_peak) for function in others]
+    return [
+        _shape(log, function, *rate) for function, rate in order if function in log.task.functions
+    ]
+
+
+def _shape(log: TuningLog, function: str, rate: float, words: str) -> Wanted:
+    candidate, _ = first(function, rate, log.task.max_iter)
+    if function == "COS":  # the recipe has the short warm-up
+        candidate = with_warmup(candidate, LONG_WARMUP) or candidate
+        function = "COS with a long warm-up"
+    return Wanted(candidate, "%s at %s" % (function, words), log.task.seed)
 
 
 def train_seeds(log: TuningLog, rounds: Rounds) -> TuningLog:
@@ -181,7 +172,7 @@ def train_seeds(log: TuningLog, rounds: Rounds) -> TuningLog:
     full = log.task.max_iter
     while rounds.room(full):
         count = len(log.tried)
-        log = _with_leader(rounds.train(log, "seeds", _next_wanted(log), full, count=2))
+        log = rounds.train(log, MORE_SEEDS, _next_wanted(log), full, count=2).with_leader()
         if len(log.tried) == count:
             break
     return log
@@ -215,122 +206,9 @@ def _variants(outcome: Outcome) -> Iterable[tuple[Candidate, str]]:
     """Variants of a candidate: other largest rates, then each that differs in one other respect."""
     candidate = outcome.candidate
     peak = candidate.highest_rate()
-    for rate, words in ((peak * RATE_STEP, "times 1.4"), (peak / RATE_STEP, "divided by 1.4")):
+    for rate, words in ((peak * RATE_STEP, "times %.1f"), (peak / RATE_STEP, "divided by %.1f")):
         variant = with_peak(candidate, rate)
         if variant:
-            yield variant, "the best policy with its largest rate %s" % words
+            yield variant, "the best policy with its largest rate " + words % RATE_STEP
     for variant, difference in neighbours(candidate):
         yield variant, "the best policy with %s" % difference
-
-
-def _with_leader(log: TuningLog, keep_known: bool = False) -> TuningLog:
-    """The log with the leader of full length as the incumbent.
-
-    Args:
-        log: The log.
-        keep_known: Whether an incumbent stays that the database has and the search did not train.
-    """
-    full, incumbent = log.task.max_iter, log.incumbent
-    if keep_known and incumbent is not None and not log.seeds(incumbent, full):
-        return log
-    leader = log.leader(full)
-    return log.with_incumbent(leader.candidate) if leader else log
-
-
-# The goal cost
-
-
-class Target(NamedTuple):
-    """What the goal "cost" is measured by.
-
-    Attributes:
-        top1: The Top-1 that is accepted, a share of 1.
-        reached: For each (candidate, length) that reaches it, the iteration at which the mean of
-            its seeds does.
-    """
-
-    top1: float
-    reached: dict[tuple[Candidate, int], int]
-
-    @property
-    def order(self) -> list[tuple[Candidate, int]]:
-        """The (candidate, length) that reach it, the earliest first."""
-        return sorted(self.reached, key=lambda key: (self.reached[key], key[1], key[0].text))
-
-
-def target(log: TuningLog) -> Target:
-    """Find the Top-1 that the goal "cost" accepts, and when each candidate reaches it.
-
-    It is that of the leader at full length, less :data:`TOP1_TOLERANCE` or one test sample. The
-    highest Top-1 of all would be too high: it may be that of a single lucky seed.
-    """
-    full = log.task.max_iter
-    leader = log.leader(full)
-    if leader is None:
-        return Target(1.0, {})
-    samples = leader.trials[0].setup.deciding_samples
-    tolerance = max(TOP1_TOLERANCE, 1 / samples if samples else 0)
-    top1 = statistics.mean(leader.top1s) - tolerance
-    reached = {}
-    for length in sorted({tried.length for tried in log.tried if tried.stage != "range"}):
-        for outcome in log.outcomes(length):
-            curve = _mean_highest_top1(outcome.trials) if log.is_safe(outcome, length) else []
-            iterations = [iteration for iteration, mean in curve if mean >= top1 - _ROUNDING]
-            if iterations:
-                reached[outcome.candidate, length] = iterations[0]
-    return Target(top1, reached)
-
-
-def train_shorter(log: TuningLog, rounds: Rounds) -> TuningLog:
-    """Train what reaches the target first at shorter lengths, or with more seeds.
-
-    The best candidates get another seed first, because their mean is the target.
-    """
-    full = log.task.max_iter
-    best = [outcome.candidate for outcome in log.ordered(full)[:SHORT_SEEDS]]
-    wanted = [Wanted(c, ANOTHER_SEED, log.next_seed(c, full)) for c in best]
-    log = _with_leader(rounds.train(log, "shorter", wanted, full))
-    while True:
-        count = len(log.tried)
-        reached = target(log)
-        for candidate, length in reached.order:
-            log = _train_shorter(log, rounds, candidate, length, reached.reached[candidate, length])
-            if len(log.tried) > count:
-                break
-        if len(log.tried) == count:
-            return log
-
-
-def _train_shorter(
-    log: TuningLog, rounds: Rounds, candidate: Candidate, length: int, reached: int
-) -> TuningLog:
-    enough = SHORTENING * min(length, 1.5 * reached)
-    shorter = rounds.length(enough / log.task.max_iter)
-    count = len(log.tried)
-    if shorter < length and not log.seeds(candidate, shorter):
-        why = "it reaches the target early: now in fewer iterations"
-        seeds = range(log.task.seed, log.task.seed + SHORT_SEEDS)
-        wanted = [Wanted(candidate, why, seed) for seed in seeds]
-        log = rounds.train(log, "shorter", wanted, shorter)
-    if len(log.tried) == count and len(log.seeds(candidate, length)) < SEEDS:
-        wanted = [Wanted(candidate, ANOTHER_SEED, log.next_seed(candidate, length))]
-        log = rounds.train(log, "shorter", wanted, length)
-    return log
-
-
-def _mean_highest_top1(trials: Sequence[Trial]) -> list[tuple[int, float]]:
-    """Average the highest Top-1 so far over trials of the same length.
-
-    A trial that finished early keeps its highest Top-1 until the end of the others.
-
-    Returns:
-        (iteration, mean) of each evaluation; empty if a trial did not finish.
-    """
-    if any(trial.state != FINISHED or not trial.top1_curve for trial in trials):
-        return []
-    curves = [list(itertools.accumulate((top1 for _, top1 in t.top1_curve), max)) for t in trials]
-    longest = max((trial.top1_curve for trial in trials), key=len)
-    return [
-        (iteration, sum(curve[min(n, len(curve) - 1)] for curve in curves) / len(curves))
-        for n, (iteration, _) in enumerate(longest)
-    ]

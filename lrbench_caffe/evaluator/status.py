@@ -6,6 +6,14 @@ from typing import TYPE_CHECKING
 
 from lrbench_caffe import ranking
 from lrbench_caffe.display.search import SearchStatus
+from lrbench_caffe.evaluator.tuning_log import (
+    KNOWN,
+    MORE_SEEDS,
+    RANGE,
+    RECIPE,
+    SHAPES,
+    SHORTER,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,12 +21,12 @@ if TYPE_CHECKING:
     from lrbench_caffe.evaluator.tuning_log import TuningLog, Wanted
 
 REASONS = {
-    "range": "which constant rates train the net?",
-    "recipe": "a warm-up and half a cosine, from multiples of the best constant rate",
-    "known": "the best policies of the database",
-    "shapes": "other curves at the best rate, and at twice that rate",
-    "seeds": "more seeds for the best two, then variants of the best one",
-    "shorter": "the same accuracy in fewer iterations",
+    RANGE: "which constant rates train the net?",
+    RECIPE: "a warm-up and half a cosine, from multiples of the best constant rate",
+    KNOWN: "the best policies of the database",
+    SHAPES: "other curves at the best rate, and at twice that rate",
+    MORE_SEEDS: "more seeds for the best two, then variants of the best one",
+    SHORTER: "the same accuracy in fewer iterations",
 }
 
 

@@ -21,10 +21,10 @@ from lrbench_caffe import ranking
 from lrbench_caffe.database import Store, selection, studies
 from lrbench_caffe.database.names import LOCAL
 from lrbench_caffe.errors import InputError, TrialError, suggestion
-from lrbench_caffe.evaluator import prior, range_test, stages
+from lrbench_caffe.evaluator import prior, range_test, shorter, stages
 from lrbench_caffe.evaluator.candidates import TUNED, from_policy, from_text, with_peak
-from lrbench_caffe.evaluator.rounds import RANGE, Rounds
-from lrbench_caffe.evaluator.tuning_log import GOALS, Task, Tried, TuningLog, Wanted
+from lrbench_caffe.evaluator.rounds import Rounds
+from lrbench_caffe.evaluator.tuning_log import GOALS, RANGE, Task, Tried, TuningLog, Wanted
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.study import failures
 
@@ -164,7 +164,7 @@ def _search(log: TuningLog, found: prior.Prior, trainer: Trainer, rounds: Rounds
     log = stages.train_known(log, rounds, known)
     log = stages.train_shapes(log, rounds)
     if log.task.goal == "cost":
-        return stages.train_shorter(log, rounds)
+        return shorter.train_shorter(log, rounds)
     return stages.train_seeds(log, rounds)
 
 
@@ -346,10 +346,10 @@ def _best(log: TuningLog) -> tuple[Candidate | None, int, tuple[float, float] | 
     """The best candidate, its length, and the target of the goal "cost"."""
     full = log.task.max_iter
     if log.task.goal == "cost":
-        target = stages.target(log)
+        target = shorter.find_target(log)
         if target.order:
             candidate, length = target.order[0]
-            return candidate, length, (target.top1, target.reached[candidate, length])
+            return candidate, length, (target.top1, target.iterations[candidate, length])
     leader = log.leader(full) or log.least_risky(full)
     return leader.candidate if leader else None, full, None
 
@@ -388,15 +388,24 @@ def summary(tuned: Tuned) -> list[str]:
 
 
 def _higher_ranked(tuned: Tuned) -> list[str]:
-    """Why policies with a higher rank than the result are not the result."""
+    """Why policies with a higher rank or a higher Top-1 than the result are not the result."""
     best = tuned.ranked[0]
     if tuned.target or not best.rank:
         return []
     reasons: dict[str, list[str]] = {}
     for entry in tuned.ranked[1:]:
         if entry.rank and entry.rank < best.rank:
-            reasons.setdefault(_why_not(entry, best, tuned.goal), []).append(entry.policy)
-    return ["ranked higher%s: %s" % (why, "; ".join(found)) for why, found in reasons.items()]
+            why = "ranked higher" + _why_not(entry, best, tuned.goal)
+        elif (entry.rank, tuned.goal) == (best.rank, "accuracy") and _top1(entry) > _top1(best):
+            why = "with a higher Top-1, by a lead within the noise of the seeds"
+        else:
+            continue
+        reasons.setdefault(why, []).append(entry.policy)
+    return ["%s: %s" % (why, "; ".join(found)) for why, found in reasons.items()]
+
+
+def _top1(entry: ranking.Ranked) -> float:
+    return entry.deciding["top1"].mean or 0.0
 
 
 def _why_not(entry: ranking.Ranked, best: ranking.Ranked, goal: str) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lrbench_caffe.evaluator.candidates import Candidate
     from lrbench_caffe.trial import Trial
 
+# The stages of a search, as the database, `study show` and the display name them.
+RANGE, RECIPE, KNOWN, SHAPES = "range", "recipe", "known", "shapes"
+MORE_SEEDS, SHORTER = "seeds", "shorter"
 # What policies are ranked by, for each goal.
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
 PRIOR_SEEDS = 0.5  # seeds for which the median of all candidates counts in a candidate's mean
@@ -63,7 +66,7 @@ class Tried(NamedTuple):
     """A training of the search.
 
     Attributes:
-        stage: The stage that asked for it, e.g. "recipe".
+        stage: The stage that asked for it, e.g. :data:`RECIPE`.
         why: The reason for its candidate, or "another seed".
         trial: The trial.
         candidate: The candidate.
@@ -151,6 +154,19 @@ class TuningLog:
         changed = dataclasses.replace(self, incumbents=(*self.incumbents, (self.spent, candidate)))
         policy = candidate.policy(self.task.max_iter)
         return changed.with_note("best policy after %d iterations: %s" % (self.spent, policy))
+
+    def with_leader(self, keep_known: bool = False) -> TuningLog:
+        """Return the log with the leader of full length as the incumbent.
+
+        Args:
+            keep_known: Whether an incumbent stays that the database has and the search did not
+                train.
+        """
+        full, incumbent = self.task.max_iter, self.incumbent
+        if keep_known and incumbent is not None and not self.seeds(incumbent, full):
+            return self
+        leader = self.leader(full)
+        return self.with_incumbent(leader.candidate) if leader else self
 
     # What it says
 

@@ -96,13 +96,16 @@ Scale = Callable[[Ranked], Spread]  # what entries are compared by: the smallest
 def sort_by_top1(trials: Iterable[Trial]) -> list[Trial]:
     """Sort trials by their highest Top-1 on the set that decides, the best first.
 
-    Of two trials with the same Top-1, the one that reached it in fewer iterations comes first.
-    Trials without a Top-1 come last.
+    Of trials with the same Top-1, the one with the lower test loss comes first, as in
+    :func:`rank`, then the one that took fewer iterations. Trials without a Top-1 come last.
     """
 
-    def key(trial: Trial) -> tuple[float, int]:
+    def key(trial: Trial) -> tuple[float, float, int]:
         summary = trial.deciding_summary
-        return (-summary.top1, summary.iterations) if summary else (1, 0)
+        if not (summary and trial.best):
+            return 1, math.inf, 0
+        loss = math.inf if trial.best.test_loss is None else trial.best.test_loss
+        return -summary.top1, loss, summary.iterations
 
     return sorted(trials, key=key)
 
