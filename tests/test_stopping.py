@@ -16,7 +16,7 @@ from studies import start
 from trials import trial
 
 from lrbench_caffe import InputError, ranking
-from lrbench_caffe.evaluator import stages, tuner
+from lrbench_caffe.evaluator import shorter, tuner
 from lrbench_caffe.evaluator.explanation import evidence
 from lrbench_caffe.evaluator.tuning_log import Task
 from lrbench_caffe.ranking import ranges
@@ -173,10 +173,10 @@ def test_a_trial_that_ended_early_keeps_its_last_top1_in_comparisons():
         (0.1, 0.9, False),
     ]
     for pair in ([short, full], [full, short]):
-        mean = stages._mean_highest_top1(pair)
+        mean = shorter._mean_highest_top1(pair)
         assert [iteration for iteration, _ in mean] == [0, 100, 200, 300, 400]
         assert [round(top1, 3) for _, top1 in mean] == [0.1, 0.4, 0.45, 0.5, 0.75]
-    assert stages._mean_highest_top1([full, dataclasses.replace(short, rows=())]) == []
+    assert shorter._mean_highest_top1([full, dataclasses.replace(short, rows=())]) == []
 
 
 def test_the_evidence_of_a_recommendation_says_that_trainings_may_be_shorter():

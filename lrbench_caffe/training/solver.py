@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import caffe
 import numpy as np
@@ -36,6 +36,18 @@ CHUNK_SECONDS = 0.25
 # On a GPU, Caffe's SoftmaxWithLoss turns a NaN into -log of the smallest normal float32.
 HIDING_LOSS = 87.3365
 NEVER = 2**31 - 1  # the largest test_interval that Caffe can hold
+
+
+class End(NamedTuple):
+    """How a training ends.
+
+    Attributes:
+        state: The state of its trial, e.g. :data:`lrbench_caffe.trial.FINISHED`.
+        reason: Why; None: it needs no explanation.
+    """
+
+    state: str
+    reason: str | None = None
 
 
 def evaluation_interval(param: caffe_pb2.SolverParameter, measurement: Measurement | None) -> int:
@@ -97,12 +109,12 @@ class Plan:
         stops = [iteration - iteration % every + every for every in intervals]
         return min([*stops, self.max_iter])
 
-    def observe(self, row: Evaluation) -> tuple[str, str | None] | None:
+    def observe(self, row: Evaluation) -> End | None:
         """Receive an evaluation; return how the training ends if it ends early, else None."""
         reason = self.early_stop.observe(row) if self.early_stop else None
         if row.top1 is not None and row.top1 >= self.until_top1:
-            return FINISHED, None
-        return (FINISHED, reason) if reason and row.iteration < self.max_iter else None
+            return End(FINISHED)
+        return End(FINISHED, reason) if reason and row.iteration < self.max_iter else None
 
 
 def train(
@@ -113,7 +125,7 @@ def train(
     stop: threading.Event,
     before_evaluation: Callable[[], None] = lambda: None,
     after_snapshot: Callable[[], None] = lambda: None,
-) -> tuple[str, str | None]:
+) -> End:
     """Train until max_iter, an early end, divergence, or a request to stop: the main loop.
 
     As in ``Solver::Step``, an iteration begins with the evaluation and ends with the snapshot. The
@@ -131,7 +143,7 @@ def train(
         after_snapshot: Called after each snapshot that Caffe has taken.
 
     Returns:
-        The state in which the trial ended, and the reason (None: it needs no explanation).
+        How the training ended.
     """
     chunk = 1
     try:
@@ -144,23 +156,21 @@ def train(
                 if end is not None:
                     return end
             if iteration >= plan.max_iter:
-                return FINISHED, None
+                return End(FINISHED)
             started = time.monotonic()
             losses = _step(monitor, plan, iteration, chunk)
             seconds = time.monotonic() - started
             if plan.snapshots(solver.iter):
                 after_snapshot()
-            error = _divergence(losses, iteration, plan.iter_size)
-            if error is None and abs(losses[-1] - HIDING_LOSS) < 1e-3 and _has_nan(solver.net):
-                error = "the weights became nan before iteration %d" % solver.iter
+            error = _divergence(solver, losses, iteration, plan.iter_size)
             if error is not None:
-                return DIVERGED, error
+                return End(DIVERGED, error)
             chunk = max(1, int((solver.iter - iteration) * CHUNK_SECONDS / max(seconds, 1e-6)))
             emit("progress", _progress(solver.iter, monitor, plan))
             if stop.is_set():
-                return INTERRUPTED, None
+                return End(INTERRUPTED)
     except KeyboardInterrupt:
-        return INTERRUPTED, None
+        return End(INTERRUPTED)
 
 
 def _step(monitor: Monitor, plan: Plan, iteration: int, chunk: int) -> list[float]:
@@ -179,7 +189,7 @@ def _evaluate_and_emit(
     plan: Plan,
     emit: Callable[[str, Any], object],
     stop: threading.Event,
-) -> tuple[str, str | None] | None:
+) -> End | None:
     """Evaluate and emit the row; return how the training ends if it ends here, else None."""
     row = evaluate(
         solver,
@@ -193,18 +203,23 @@ def _evaluate_and_emit(
         emit("row", to_dict(monitor.observe(row)))
         return plan.observe(row)
     if row.iteration > 0:
-        return DIVERGED, "the test loss became %g at iteration %d" % (row.test_loss, row.iteration)
+        reason = "the test loss became %g at iteration %d" % (row.test_loss, row.iteration)
+        return End(DIVERGED, reason)
     # Batch normalization, for example: its running averages are 0 before training.
     sentence = "the test loss is %g before training: the row of iteration 0 is left out"
     emit("note", sentence % row.test_loss)
     return None
 
 
-def _divergence(losses: list[float], iteration: int, iter_size: int) -> str | None:
-    """The reason if one of the losses since an iteration is not finite, else None."""
+def _divergence(
+    solver: caffe._caffe.Solver, losses: list[float], iteration: int, iter_size: int
+) -> str | None:
+    """Why a training has diverged, by its losses since an iteration; None if it has not."""
     for n, loss in enumerate(losses):
         if not math.isfinite(loss):
             return "the train loss became %g at iteration %d" % (loss, iteration + n // iter_size)
+    if abs(losses[-1] - HIDING_LOSS) < 1e-3 and _has_nan(solver.net):
+        return "the weights became nan before iteration %d" % solver.iter
     return None
 
 
