@@ -14,11 +14,13 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from typing import Callable
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _reader: int | None = None  # the file descriptor that receives the numbers of signals
 _count = 0
+_restorers: list[Callable[[], object]] = []
 _lock = threading.Lock()  # one thread at a time counts what the descriptor has received
 
 
@@ -45,6 +47,24 @@ def recorded() -> Iterator[None]:
         signal.set_wakeup_fd(previous)
         os.close(reader)
         os.close(writer)
+
+
+def call_before_kill(restore: Callable[[], object]) -> None:
+    """Have a function called when the next signal is going to kill the process.
+
+    Args:
+        restore: Undoes what must not outlast the process. It is called by a signal handler, so it
+            must not wait for a lock.
+    """
+    _restorers.append(restore)
+
+
+def let_kill(numbers: Iterable[int]) -> None:
+    """Let the next of these signals kill the process, whatever it waits for."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
+    for restore in _restorers:
+        restore()
 
 
 def add() -> None:

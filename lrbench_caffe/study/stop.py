@@ -71,8 +71,7 @@ def interruptible() -> Iterator[Stop]:
         stop()
         interrupts.add()
         if stop.requests > 1:
-            for number in handlers:
-                signal.signal(number, signal.SIG_DFL)
+            interrupts.let_kill(handlers)
 
     if threading.current_thread() is threading.main_thread():
         handlers = {
