@@ -1,6 +1,7 @@
 """Training with the real Caffe: as in `caffe train`, under any policy, with all metrics."""
 
 import os
+import shutil
 import subprocess
 
 import nets
@@ -168,6 +169,47 @@ def test_functions_that_caffe_lacks_set_the_rate_before_every_iteration(
     assert_same_weights(
         str(tmp_path / "hand.caffemodel"), str(tmp_path / "ours_iter_40.caffemodel")
     )
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_snapshots_that_do_not_fit_on_the_disk_cost_no_rows(
+    optimizer, small_disk, tmp_path, digits, dsn
+):
+    """The expected size is that of the files of an earlier training."""
+    momentum2 = "momentum2: 0.999" if optimizer == "Adam" else ""
+    more = 'type: "%s" %s snapshot: 10' % (optimizer, momentum2)
+    path = nets.write(tmp_path, nets.solver(max_iter=10, test_interval=5, more=more))
+    prefix, notes = str(small_disk / "ours"), []
+
+    def note(kind, content):
+        if kind == "note":
+            notes.append(content)
+
+    options = {"data": digits, "snapshot_prefix": prefix, "model": False, "on_event": note}
+    train(path, **options)
+    names = ["ours_iter_10.caffemodel", "ours_iter_10.solverstate"]
+    assert sorted(os.listdir(str(small_disk))) == names and not notes
+    size = 0
+    for name in names:
+        size += (small_disk / name).stat().st_size
+        (small_disk / name).unlink()
+    filler = shutil.disk_usage(str(small_disk)).free - size
+    (small_disk / "filler").write_bytes(bytes(filler))
+    trial = train(path, max_iter=12, **options)
+    assert trial.state == "finished" and [row.iteration for row in trial.rows] == [0, 5, 10, 12]
+    assert os.listdir(str(small_disk)) == ["filler"]
+    for sentence, iteration in zip(notes, (10, 12)):
+        assert (
+            "the snapshot of iteration %d cannot be written to %s_iter"
+            % (
+                iteration,
+                prefix,
+            )
+            in sentence
+        )
+        assert "the disk of %s is full" % small_disk in sentence
+        assert "--snapshot-prefix" in sentence
+    assert len(notes) == 2
 
 
 def test_the_last_row_has_the_metrics_of_the_saved_net(tmp_path, digits, dsn):
