@@ -25,7 +25,7 @@ _HINTS = (
     ),
     (
         "proto.SerializeToOstream",
-        "the snapshot could not be written, free space on its disk, or name another place with "
+        "the snapshot could not be written; free space on its disk, or name another place with "
         "--snapshot-prefix",
     ),
     (
