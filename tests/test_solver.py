@@ -8,6 +8,7 @@ import nets
 import numpy as np
 import pytest
 from conftest import ROOT, TESTS
+from gate import Gate
 
 caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
 from lrbench_caffe import InputError, Policy, TrialError, metrics, train  # noqa: E402
@@ -210,6 +211,31 @@ def test_snapshots_that_do_not_fit_on_the_disk_cost_no_rows(
         assert "the disk of %s is full" % small_disk in sentence
         assert "--snapshot-prefix" in sentence
     assert len(notes) == 2
+
+
+def test_a_folder_that_is_removed_costs_a_snapshot_and_no_rows(tmp_path, digits, dsn, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, TESTS]))  # of the gate
+    for name in ("gate", "gone"):
+        (tmp_path / name).mkdir()
+    gate = Gate(tmp_path / "gate", 7)
+    text = nets.net(head=nets.ACCURACY + nets.LOSS + gate.layer)
+    solver = nets.solver(max_iter=10, test_interval=5, more="snapshot: 10")
+    path = nets.write(tmp_path, solver, text)
+    notes = []
+
+    def remove(kind, content):
+        if kind == "begin":
+            (tmp_path / "gone").rmdir()
+            gate.open()
+        elif kind == "note":
+            notes.append(content)
+
+    prefix = tmp_path / "gone" / "ours"
+    trial = train(path, data=digits, snapshot_prefix=prefix, model=False, on_event=remove)
+    assert trial.state == "finished" and trial.rows[-1].iteration == 10
+    (note,) = notes
+    assert "the snapshot of iteration 10 cannot be written to %s_iter_10" % prefix in note
+    assert "No such file or directory" in note
 
 
 def test_the_last_row_has_the_metrics_of_the_saved_net(tmp_path, digits, dsn):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import caffe
     from caffe.proto import caffe_pb2
 
-# Values that the optimizer remembers for each weight; it is one for all other optimizers.
+# How many values an optimizer stores for each weight. The other optimizers store one.
 _HISTORIES = {"AdaDelta": 2, "Adam": 2}
 _RESERVE_BYTES = 1 << 15  # for the names and parameters of layers, and for whole blocks
 _RESERVE_SHARE = 0.01
@@ -34,7 +34,7 @@ def snapshot_bytes(solver: caffe._caffe.Solver, param: caffe_pb2.SolverParameter
 
 
 def check(folder: str, needed: int, replaced: str) -> None:
-    """Check that a disk has room for a snapshot.
+    """Check that a snapshot can be written.
 
     Args:
         folder: The folder of the snapshot.
@@ -42,9 +42,11 @@ def check(folder: str, needed: int, replaced: str) -> None:
         replaced: The beginning of its paths, up to the dot. Files there will be overwritten.
 
     Raises:
-        OSError: The disk is full.
+        OSError: The disk is full, or the folder is missing or cannot be written.
     """
     room = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     for ending in ("caffemodel", "solverstate", "caffemodel.h5", "solverstate.h5"):
         with contextlib.suppress(OSError):
             room += os.path.getsize("%s.%s" % (replaced, ending))

@@ -6,6 +6,7 @@ Importing this module imports Caffe.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -204,7 +205,7 @@ class _Session:
             self._take_last_snapshot()
 
     def take_snapshot(self) -> None:
-        """Take a snapshot for the user; on a full disk, the training continues without it."""
+        """Take a snapshot for the user. If it cannot be written, the training continues."""
         iteration = self._snapshot_at = self._solver.iter
         prefix = encoding.to_path(self._param.snapshot_prefix)
         folder, path = os.path.dirname(prefix) or ".", "%s_iter_%d" % (prefix, iteration)
@@ -214,11 +215,13 @@ class _Session:
             self._solver.snapshot()
             self._write_policy_state(prefix)
         except OSError as error:
+            is_full = error.errno == errno.ENOSPC
+            reason = disk_problem(error, folder, needed) if is_full else error.strerror
             self._emit(
                 "note",
                 "the snapshot of iteration %d cannot be written to %s.* (%s): the training "
                 "continues without it; free space there, or name another place with "
-                "--snapshot-prefix" % (iteration, shown(path), disk_problem(error, folder, needed)),
+                "--snapshot-prefix" % (iteration, shown(path), reason),
             )
 
     def _write_policy_state(self, prefix: str) -> None:
