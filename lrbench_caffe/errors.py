@@ -24,6 +24,11 @@ _HINTS = (
         "(ulimit -v), or make the LMDBs again with a smaller map, as `lrbench data` does",
     ),
     (
+        "proto.SerializeToOstream",
+        "the snapshot could not be written; free space on its disk, or name another place with "
+        "--snapshot-prefix",
+    ),
+    (
         "cudaSuccess (2 vs. 0)",
         "the GPU has no memory left; end other programs on it (`nvidia-smi` lists them), train "
         "fewer nets at the same time (--jobs), or choose a smaller batch_size",

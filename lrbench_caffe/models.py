@@ -138,6 +138,26 @@ def copy_weights(model: Model, path: str) -> int:
         return source.tell()
 
 
+def copy_of(model: Model) -> str | None:
+    """Return the path of the copy that the training wrote where the user wanted the model.
+
+    Returns:
+        The path of the weights. None if no copy was wanted, or if the copy could not be written and
+        the file is missing or holds an earlier model.
+    """
+    prefix = model.content.get("copy")
+    if prefix is None:
+        return None
+    path: str = prefix + ENDING
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(
+        prefix + ".json", "rb"
+    ) as file:
+        description = json.load(file)
+        if description["sha256"] == model.content["sha256"] and os.path.exists(path):
+            return path
+    return None
+
+
 def with_models(trials: Iterable[str]) -> list[str]:
     """Return those of these trials, named by their ids, that may have a model."""
     return [trial for trial in trials if os.path.isdir(folder(trial))]

@@ -374,3 +374,13 @@ def test_a_cuda_error_that_ends_a_training_says_what_to_do(error, advice):
     line = "F1127 02:00:00.000000 7 syncedmem.cpp:71] Check failed: error == cudaSuccess %s\n*** x"
     message = fatal_message(line % error)
     assert error.split()[-1] in message and advice in message
+
+
+def test_a_snapshot_that_caffe_could_not_write_says_what_to_do():
+    """A quota, for example, does not count as a full disk before Caffe writes."""
+    from lrbench_caffe.errors import fatal_message
+
+    problem = "Check failed: proto.SerializeToOstream(&output)"
+    message = fatal_message("F1127 02:00:00.000000 7 io.cpp:69] %s \n*** x" % problem)
+    assert message.startswith(problem)
+    assert "free space on its disk" in message and "--snapshot-prefix" in message

@@ -274,6 +274,25 @@ def test_a_full_disk_ends_no_training_and_leaves_the_model_before(
     assert model["iteration"] > 10, "the other place has room"
 
 
+@pytest.mark.parametrize("copied", [None, "another", "the same"])
+def test_the_model_is_named_where_its_weights_are(tmp_path, monkeypatch, copied):
+    """A full disk may have kept only one of the two places from being written."""
+    pytest.importorskip("rich", reason="needs rich: run the tests with `make test`")
+    from lrbench_caffe.display import console
+
+    folder = models.ModelFolder(models_of(monkeypatch, tmp_path))
+    copy = models.ModelFiles(str(tmp_path / "best"))
+    put(folder, 20, 0.9, copy=str(tmp_path / "best"))
+    if copied == "another":
+        put(copy, 10, 0.5, b"earlier weights")
+    elif copied:
+        put(copy, 20, 0.9)
+    model = models.find("1")
+    place = copy.name if copied == "the same" else model.path
+    assert console.model_text(model) == place + " (iteration 20, Top-1 90.00 %)"
+    assert os.path.exists(place)
+
+
 @needs_caffe
 def test_a_study_keeps_a_model_of_each_policy_also_after_it_was_killed(
     command, name, trials, gate, kill, invoke, tmp_path, digits

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -12,7 +14,7 @@ import uuid
 
 import nets
 import pytest
-from conftest import administration, end_sessions, needs_caffe, private_home
+from conftest import ROOT, administration, end_sessions, needs_caffe, private_home
 from gate import Gate
 from proxy import Proxy, wait_withheld
 from studies import start
@@ -28,8 +30,9 @@ pytest.importorskip(
 import psycopg2
 from test_journal import execute, leave_journal, new_row, new_trial, record, stored, stored_or_none
 
-from lrbench_caffe import database
+from lrbench_caffe import database, interrupts, waits
 from lrbench_caffe.database import watch
+from lrbench_caffe.database.opening import open_connection
 from lrbench_caffe.evaluator import range_test, tuner
 from lrbench_caffe.evaluator.trainer import Trainer
 from lrbench_caffe.study.cores import Cores
@@ -367,6 +370,7 @@ def test_reading_a_frozen_database_ends_with_a_message(proxy, short, lrbench):
     proxy.freeze()
     done = lrbench("rank", "--dsn", proxy.dsn)
     assert done.returncode == 2 and "cannot use the database" in done.stderr
+    assert "check --dsn or LRBENCH_DSN, and whether the server runs" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -379,6 +383,77 @@ def test_ctrl_c_ends_a_command_that_reads_a_frozen_database(proxy, monkeypatch):
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "lrbench: interrupted"
+
+
+@pytest.mark.parametrize("command", [("rank",), ("train", "solver.prototxt")])
+def test_ctrl_c_ends_a_command_that_waits_for_a_connection(proxy, command):
+    """Without it, the command ends with status 2 when the time for the connection is over."""
+    proxy.freeze()
+    process = start(*command, "--dsn", proxy.dsn)
+    wait_until(lambda: proxy.connections)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "lrbench: interrupted"
+
+
+def test_ctrl_c_ends_a_training_in_python_that_waits_for_a_connection(proxy):
+    proxy.freeze()
+    code = "import lrbench_caffe; lrbench_caffe.train('solver.prototxt', dsn=%r)" % proxy.dsn
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE
+    ) as process:
+        wait_until(lambda: proxy.connections)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=LIMIT)
+    assert errors.splitlines()[-1].startswith(b"KeyboardInterrupt")
+
+
+def test_a_connection_that_opens_after_ctrl_c_is_closed(proxy):
+    proxy.freeze()
+    previous = signal.signal(signal.SIGUSR1, lambda *_: interrupts.add())
+    sender = threading.Thread(
+        target=lambda: (
+            wait_until(lambda: proxy.connections),
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1),
+        )
+    )
+    try:
+        sender.start()
+        with pytest.raises(KeyboardInterrupt):
+            open_connection("here", proxy.dsn + " application_name=late")
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, previous)
+    attempts = [thread for thread in threading.enumerate() if thread.name == "connection"]
+    assert attempts
+    proxy.heal()
+    for attempt in attempts:
+        attempt.join()
+    with administration(proxy.direct) as cursor:
+
+        def is_closed():
+            cursor.execute("SELECT FROM pg_stat_activity WHERE application_name = 'late'")
+            return not cursor.rowcount
+
+        wait_until(is_closed)
+
+
+def test_the_wait_for_a_connection_is_shown(proxy, monkeypatch):
+    monkeypatch.setattr("lrbench_caffe.database.opening._QUIET_SECONDS", 0)
+    shown = []
+
+    @contextlib.contextmanager
+    def show(activity):
+        shown.append(activity)
+        proxy.heal()
+        yield
+
+    proxy.freeze()
+    with waits.shown_by(show):
+        database.Store(proxy.dsn).close()
+    name = database_name(proxy.dsn)
+    assert shown == ["connecting to %s at 127.0.0.1, port %d" % (name, proxy.port)]
 
 
 def get(address):

@@ -2,11 +2,15 @@
 
 import contextlib
 import dataclasses
+import os
 import re
+import signal
+import subprocess
 import sys
 import types
 
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from terminal import Terminal
@@ -14,7 +18,7 @@ from trials import trial
 from waiting import wait_until
 
 pytest.importorskip("rich", reason="needs rich: run the tests with `make test`")
-from lrbench_caffe import waits
+from lrbench_caffe import interrupts, waits
 from lrbench_caffe.display import bar, console, meter
 from lrbench_caffe.display.progress import (
     ProgressDisplay,
@@ -148,6 +152,58 @@ def test_progress_fits_the_terminal_and_leaves_nothing_of_it(activity, width, te
         assert screen.cursor_is_hidden
     assert what + " " not in screen.text and meter.DONE not in screen.text
     assert not screen.cursor_is_hidden
+
+
+INTERRUPTIBLE = """
+import time
+from lrbench_caffe.display import bar
+from lrbench_caffe.study.stop import interruptible
+bar.WAITING_DELAY = 0
+with interruptible() as stop, bar.waiting("a wait"):
+    for requests in range(3):
+        while stop.requests < requests:
+            time.sleep(0.01)
+        print(requests, "requests", flush=True)
+    while True:
+        time.sleep(0.01)
+"""
+
+
+def test_a_signal_that_kills_leaves_the_cursor():
+    """The first two signals are requests; the third kills, whatever the process does."""
+    ours, theirs = os.openpty()
+    output = b""
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE],
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=dict(os.environ, TERM="xterm", COLUMNS="80", LINES="24"),
+    ) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: the process has closed its end
+            for requests in range(3):
+                while b"%d requests" % requests not in output:
+                    output += os.read(ours, 1 << 16)
+                process.send_signal(signal.SIGINT)
+            while True:
+                output += os.read(ours, 1 << 16)
+    os.close(ours)
+    assert process.returncode == -signal.SIGINT, output
+    hidden, _, after = output.rpartition(b"\x1b[?25l")
+    assert hidden and b"\x1b[?25h" in after, output
+
+
+def test_the_cursor_stays_once_the_next_signal_kills(terminal, monkeypatch):
+    monkeypatch.setattr(SCREEN, "_hides_cursor", True)
+    screen = terminal()
+    with an_activity():
+        shown(screen)
+        assert screen.cursor_is_hidden
+        interrupts.let_kill(())
+        shown(screen)
+        assert not screen.cursor_is_hidden
 
 
 @pytest.mark.parametrize("activity", [an_activity, a_training, a_study, a_search])

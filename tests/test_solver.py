@@ -1,12 +1,14 @@
 """Training with the real Caffe: as in `caffe train`, under any policy, with all metrics."""
 
 import os
+import shutil
 import subprocess
 
 import nets
 import numpy as np
 import pytest
 from conftest import ROOT, TESTS
+from gate import Gate
 
 caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
 from lrbench_caffe import InputError, Policy, TrialError, metrics, train  # noqa: E402
@@ -168,6 +170,72 @@ def test_functions_that_caffe_lacks_set_the_rate_before_every_iteration(
     assert_same_weights(
         str(tmp_path / "hand.caffemodel"), str(tmp_path / "ours_iter_40.caffemodel")
     )
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_snapshots_that_do_not_fit_on_the_disk_cost_no_rows(
+    optimizer, small_disk, tmp_path, digits, dsn
+):
+    """The expected size is that of the files of an earlier training."""
+    momentum2 = "momentum2: 0.999" if optimizer == "Adam" else ""
+    more = 'type: "%s" %s snapshot: 10' % (optimizer, momentum2)
+    path = nets.write(tmp_path, nets.solver(max_iter=10, test_interval=5, more=more))
+    prefix, notes = str(small_disk / "ours"), []
+
+    def note(kind, content):
+        if kind == "note":
+            notes.append(content)
+
+    options = {"data": digits, "snapshot_prefix": prefix, "model": False, "on_event": note}
+    train(path, **options)
+    names = ["ours_iter_10.caffemodel", "ours_iter_10.solverstate"]
+    assert sorted(os.listdir(str(small_disk))) == names and not notes
+    size = 0
+    for name in names:
+        size += (small_disk / name).stat().st_size
+        (small_disk / name).unlink()
+    filler = shutil.disk_usage(str(small_disk)).free - size
+    (small_disk / "filler").write_bytes(bytes(filler))
+    trial = train(path, max_iter=12, **options)
+    assert trial.state == "finished" and [row.iteration for row in trial.rows] == [0, 5, 10, 12]
+    assert os.listdir(str(small_disk)) == ["filler"]
+    for sentence, iteration in zip(notes, (10, 12)):
+        assert (
+            "the snapshot of iteration %d cannot be written to %s_iter"
+            % (
+                iteration,
+                prefix,
+            )
+            in sentence
+        )
+        assert "the disk of %s is full" % small_disk in sentence
+        assert "--snapshot-prefix" in sentence
+    assert len(notes) == 2
+
+
+def test_a_folder_that_is_removed_costs_a_snapshot_and_no_rows(tmp_path, digits, dsn, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, TESTS]))  # of the gate
+    for name in ("gate", "gone"):
+        (tmp_path / name).mkdir()
+    gate = Gate(tmp_path / "gate", 7)
+    text = nets.net(head=nets.ACCURACY + nets.LOSS + gate.layer)
+    solver = nets.solver(max_iter=10, test_interval=5, more="snapshot: 10")
+    path = nets.write(tmp_path, solver, text)
+    notes = []
+
+    def remove(kind, content):
+        if kind == "begin":
+            (tmp_path / "gone").rmdir()
+            gate.open()
+        elif kind == "note":
+            notes.append(content)
+
+    prefix = tmp_path / "gone" / "ours"
+    trial = train(path, data=digits, snapshot_prefix=prefix, model=False, on_event=remove)
+    assert trial.state == "finished" and trial.rows[-1].iteration == 10
+    (note,) = notes
+    assert "the snapshot of iteration 10 cannot be written to %s_iter_10" % prefix in note
+    assert "No such file or directory" in note
 
 
 def test_the_last_row_has_the_metrics_of_the_saved_net(tmp_path, digits, dsn):

@@ -10,6 +10,7 @@ import psycopg2
 from psycopg2.extensions import libpq_version, parse_dsn
 
 from lrbench_caffe.database import schema, server, watch
+from lrbench_caffe.database.opening import open_connection
 from lrbench_caffe.errors import CannotConnect, InputError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def connect(
 
     Raises:
         InputError: The database cannot be reached or used.
+        KeyboardInterrupt: A signal came while the database did not answer.
     """
     options = parsed(dsn or server.start())
     defaults = dict(_DEFAULTS, connect_timeout=watch.connect_timeout())
@@ -44,9 +46,12 @@ def connect(
         defaults["tcp_user_timeout"] = 30000  # ms, for a network that drops packets silently
     name = display_name(options)
     try:
-        connection: Connection = psycopg2.connect(**dict(defaults, **options))
+        connection = open_connection(name, **dict(defaults, **options))
     except psycopg2.Error as error:
-        raise _failure(dsn, "cannot use the database %s: %s" % (name, reason(error))) from error
+        problem = "cannot use the database %s: %s" % (name, reason(error))
+        if dsn:
+            problem += "; check --dsn or LRBENCH_DSN, and whether the server runs"
+        raise _failure(dsn, problem) from error
     try:
         with watch.watched(connection):
             _prepare(connection, name, read_only, lock_timeout)

@@ -34,7 +34,8 @@ from typing import Iterator, NamedTuple, Optional
 
 import psycopg2
 
-from lrbench_caffe import waits
+from lrbench_caffe import interrupts, waits
+from lrbench_caffe.database.opening import open_connection
 from lrbench_caffe.database.programs import OTHER_SERVER, error_line, find_program
 from lrbench_caffe.database.watch import answers, connect_timeout, patience
 from lrbench_caffe.errors import InputError
@@ -112,8 +113,9 @@ def start() -> str:
 
 
 def _start_and_wait(path: str) -> None:
-    began, frozen_since = time.monotonic(), None
+    signals, began, frozen_since = interrupts.count(), time.monotonic(), None
     while not _is_ready(path):
+        interrupts.check(signals)
         now = time.monotonic()
         frozen_since = (frozen_since or now) if _is_marked_ready(path) else None
         if now - began > _TIMEOUT or now - (frozen_since or now) > patience():
@@ -406,13 +408,14 @@ def _initialize(folder: _Folder) -> None:
 
 def _create_missing_database(path: str) -> None:
     """Create the database if the first start made the cluster without it."""
+    where = "the private database in %s" % path
     try:
-        psycopg2.connect(_dsn(path), connect_timeout=connect_timeout()).close()
+        open_connection(where, _dsn(path), connect_timeout=connect_timeout()).close()
         return
     except psycopg2.OperationalError:
         pass  # it is missing, or the server was stopped or has no more connections
     try:
-        admin = psycopg2.connect(_dsn(path, "postgres"), connect_timeout=connect_timeout())
+        admin = open_connection(where, _dsn(path, "postgres"), connect_timeout=connect_timeout())
     except psycopg2.OperationalError:
         return  # the caller's own connection reports the error
     admin.autocommit = True  # CREATE DATABASE cannot run in a transaction

@@ -126,7 +126,6 @@ class _Call:
 
     Attributes:
         due: When the server is asked for an answer, by the monotonic clock.
-        interrupted: Whether a signal has come that the main thread has to handle.
         cut_off_because: Why the calls were cut off, or None.
     """
 
@@ -137,10 +136,17 @@ class _Call:
         self._port = str(options.port)
         self._patience = patience()
         self._lock = threading.Lock()  # the connection must not be shut down after the call
-        self.in_main_thread = threading.current_thread() is threading.main_thread()
+        self._in_main_thread = threading.current_thread() is threading.main_thread()
         self.due = time.monotonic() + self._patience
-        self.interrupted = False
+        self._signals = interrupts.count()  # Python has handled the earlier ones
+        self._is_interrupted = False
         self.cut_off_because: str | None = None
+
+    def check_signals(self) -> None:
+        """Cut the calls of the main thread off if it has not handled a signal for a whole tick."""
+        if self._is_interrupted:
+            self.cut_off(_INTERRUPTED)
+        self._is_interrupted = self._in_main_thread and interrupts.count() > self._signals
 
     def check_server(self) -> None:
         """Cut the calls off if the server does not answer."""
@@ -175,8 +181,6 @@ class _Watcher:
     @contextlib.contextmanager
     def watching(self, call: _Call) -> Iterator[None]:
         """Watch calls within the block."""
-        if call.in_main_thread:
-            interrupts.have_come()  # Python has handled the earlier ones
         with self._began:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._watch, name="database", daemon=True)
@@ -194,15 +198,12 @@ class _Watcher:
             with self._began:
                 self._began.wait_for(lambda: self._calls)
                 calls = list(self._calls)
-            signalled = interrupts.have_come()
             for call in calls:
-                self._look_at(call, signalled)
+                self._look_at(call)
             time.sleep(_TICK)
 
-    def _look_at(self, call: _Call, signalled: bool) -> None:
-        if call.interrupted:  # for a whole tick: Python would have handled the signal
-            call.cut_off(_INTERRUPTED)
-        call.interrupted = call.in_main_thread and (signalled or call.interrupted)
+    def _look_at(self, call: _Call) -> None:
+        call.check_signals()
         if time.monotonic() > call.due:
             call.due = math.inf
             threading.Thread(target=call.check_server, name="probe", daemon=True).start()

@@ -145,7 +145,8 @@ def model_text(model: models.Model, kept: bool = False) -> str:
 
     Args:
         model: The model.
-        kept: Whether the place is that in LRBENCH_HOME even if the user named another one.
+        kept: Whether the place is that in LRBENCH_HOME even if the model is where the user wanted
+            it, too.
     """
     top1, name = model.metrics["top1"], model.content["measured_on"]
     if model.chosen == models.LAST or top1 is None:
@@ -153,9 +154,8 @@ def model_text(model: models.Model, kept: bool = False) -> str:
     else:
         on_set = "" if name in (None, TEST_SET) else " on the set %s" % name
         reason = "Top-1 %.2f %%%s" % (100 * top1, on_set)
-    copy = model.content.get("copy")
-    path = model.path if kept or copy is None else copy + models.ENDING
-    return "%s (iteration %d, %s)" % (path, model.iteration, reason)
+    path = None if kept else models.copy_of(model)
+    return "%s (iteration %d, %s)" % (path or model.path, model.iteration, reason)
 
 
 def print_line(line: str, aside: bool = False) -> None:

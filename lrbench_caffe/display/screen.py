@@ -7,11 +7,14 @@ error is not a terminal, nothing is drawn.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import threading
 import time
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from lrbench_caffe import interrupts
 from lrbench_caffe.display.console import plain_console
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ class Screen:
         self._width = 0  # of the terminal when the frame was drawn
         self._terminal: _Terminal | None = None  # while there are sections
         self._ended = threading.Event()
+        self._hides_cursor = True
 
     def show(self, section: Section, delay: float = 0.0) -> None:
         """Begin to draw a section.
@@ -113,6 +117,17 @@ class Screen:
             if self._terminal is not None:
                 self._draw(frame)
 
+    def show_cursor(self) -> None:
+        """Show the cursor from now on, because the process may be killed at any moment.
+
+        This is for signal handlers: it does not wait for a thread that draws. If such a thread
+        hides the cursor again, the next frame shows it.
+        """
+        self._hides_cursor = False
+        terminal = self._terminal
+        if terminal is not None:
+            terminal.show_cursor()
+
     def _draw(self, frame: list[_Line]) -> None:
         """Write a frame over the last one. The cursor rests at the beginning of the line below."""
         assert self._terminal is not None
@@ -123,7 +138,7 @@ class Screen:
             clear = _CLEAR_BELOW if self._width != before else ""
             lines = [line.characters + _CLEAR_LINE + "\r\n" for line in frame]
             rest = _cleared(rows - len(frame))
-            cursor = _HIDE_CURSOR if frame else _SHOW_CURSOR
+            cursor = _HIDE_CURSOR if frame and self._hides_cursor else _SHOW_CURSOR
             parts = [_up(rows), clear, _CUT_LINES, *lines, rest, _BREAK_LINES, _CLEAR_LINE, cursor]
             self._terminal.write("".join(parts))
         self._frame = frame
@@ -179,6 +194,11 @@ class _Terminal:
         self._file.write(text)
         self._file.flush()
 
+    def show_cursor(self) -> None:
+        """Show the cursor without the file's buffer, which the thread of a handler may be using."""
+        with contextlib.suppress(OSError):
+            os.write(self._file.fileno(), _SHOW_CURSOR.encode())
+
     def close(self) -> None:
         for proxy, file in zip(self._proxies, self._before):
             if isinstance(proxy, _LinesAbove) and proxy.unfinished:
@@ -225,6 +245,7 @@ class _LinesAbove:
 
 
 SCREEN = Screen()
+interrupts.call_before_kill(SCREEN.show_cursor)
 
 
 class Drawing:

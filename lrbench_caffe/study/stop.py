@@ -7,6 +7,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
+from lrbench_caffe import interrupts
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -67,9 +69,9 @@ def interruptible() -> Iterator[Stop]:
 
     def request(*_: object) -> None:
         stop()
+        interrupts.add()
         if stop.requests > 1:
-            for number in handlers:
-                signal.signal(number, signal.SIG_DFL)
+            interrupts.let_kill(handlers)
 
     if threading.current_thread() is threading.main_thread():
         handlers = {

@@ -6,6 +6,8 @@ Importing this module imports Caffe.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 # isort: off
@@ -13,10 +15,11 @@ import lrbench_caffe.training.quick_caffe  # noqa: F401 - before the first impor
 from caffe.proto import caffe_pb2
 
 # isort: on
-from lrbench_caffe.training import encoding, leveldb, patience, solverstate
+from lrbench_caffe.errors import disk_problem
+from lrbench_caffe.training import encoding, leveldb, patience, room, solverstate
 from lrbench_caffe.training.deploy import checked, deploy_net
 from lrbench_caffe.training.device import choose_device
-from lrbench_caffe.training.files import plain_path
+from lrbench_caffe.training.files import plain_path, shown
 from lrbench_caffe.training.job import check_measurement, describe, prepare
 from lrbench_caffe.training.log_lines import LogLines
 from lrbench_caffe.training.lr_policy import install
@@ -110,7 +113,7 @@ def run(
         session.emit,
         stop,
         session.before_evaluation,
-        session.after_snapshot,
+        session.take_snapshot,
     )
     session.finish(state)
     emit("end", {"state": state, "error": error})
@@ -168,7 +171,7 @@ class _Session:
         self._snapshots, self._resumed_at, self._emit = snapshots, resumed_at, emit
         self._keeper = keeper
         self._rows: list[dict[str, Any]] = []
-        self._snapshot_at: int | None = None  # the iteration of the last snapshot
+        self._snapshot_at: int | None = None  # the iteration of the last attempt
 
     def emit(self, kind: str, content: Any) -> None:
         """Pass an event on; keep the rows, and add where the training has resumed."""
@@ -201,12 +204,31 @@ class _Session:
         if self._solver.iter >= self._param.max_iter:
             self._take_last_snapshot()
 
-    def after_snapshot(self) -> None:
-        """Write what depends on the rows so far beside the snapshot that Caffe has taken."""
-        self._snapshot_at = self._solver.iter
+    def take_snapshot(self) -> None:
+        """Take a snapshot for the user. If it cannot be written, the training continues."""
+        iteration = self._snapshot_at = self._solver.iter
+        prefix = encoding.to_path(self._param.snapshot_prefix)
+        folder, path = os.path.dirname(prefix) or ".", "%s_iter_%d" % (prefix, iteration)
+        needed = room.snapshot_bytes(self._solver, self._param)
+        try:
+            room.check(folder, needed, path)
+            self._solver.snapshot()
+            self._write_policy_state(prefix)
+        except OSError as error:
+            is_full = error.errno == errno.ENOSPC
+            reason = disk_problem(error, folder, needed) if is_full else error.strerror
+            self._emit(
+                "note",
+                "the snapshot of iteration %d cannot be written to %s.* (%s): the training "
+                "continues without it; free space there, or name another place with "
+                "--snapshot-prefix" % (iteration, shown(path), reason),
+            )
+
+    def _write_policy_state(self, prefix: str) -> None:
+        """Write what depends on the rows so far beside the snapshot just taken."""
         if self._policy.has_memory or self._plan.early_stop:
             solverstate.write_policy_state(
-                encoding.to_path(self._param.snapshot_prefix),
+                prefix,
                 self._solver.iter,
                 self._policy,
                 self._monitor.memory,
@@ -234,7 +256,5 @@ class _Session:
 
     def _take_last_snapshot(self) -> None:
         """Take the snapshot after the training, unless there is one of this iteration."""
-        solver = self._solver
-        if self._param.snapshot_after_train and self._snapshot_at != solver.iter:
-            solver.snapshot()
-            self.after_snapshot()
+        if self._param.snapshot_after_train and self._snapshot_at != self._solver.iter:
+            self.take_snapshot()

@@ -99,11 +99,11 @@ class Plan:
         return iteration % self._test_interval == 0 and (iteration > 0 or self._at_start)
 
     def snapshots(self, iteration: int) -> bool:
-        """Whether Caffe itself takes a snapshot after this many iterations."""
+        """Whether the solver asks for a snapshot after this many iterations."""
         return self._snapshot > 0 and iteration % self._snapshot == 0
 
     def next_stop(self, iteration: int) -> int:
-        """The next iteration with an evaluation, a snapshot of Caffe's, a log line, or the end."""
+        """The next iteration with an evaluation, a snapshot, a log line, or the end."""
         logged = self.log.interval if self.log else 0
         intervals = [every for every in (self._test_interval, self._snapshot, logged) if every]
         stops = [iteration - iteration % every + every for every in intervals]
@@ -124,7 +124,7 @@ def train(
     emit: Callable[[str, Any], object],
     stop: threading.Event,
     before_evaluation: Callable[[], None] = lambda: None,
-    after_snapshot: Callable[[], None] = lambda: None,
+    take_snapshot: Callable[[], None] = lambda: None,
 ) -> End:
     """Train until max_iter, an early end, divergence, or a request to stop: the main loop.
 
@@ -140,7 +140,7 @@ def train(
         stop: Set to interrupt the training.
         before_evaluation: Called before each evaluation. A snapshot taken here repeats the
             evaluation when it is resumed.
-        after_snapshot: Called after each snapshot that Caffe has taken.
+        take_snapshot: Called after each iteration that is a multiple of the solver's snapshot.
 
     Returns:
         How the training ended.
@@ -161,7 +161,7 @@ def train(
             losses = _step(monitor, plan, iteration, chunk)
             seconds = time.monotonic() - started
             if plan.snapshots(solver.iter):
-                after_snapshot()
+                take_snapshot()
             error = _divergence(solver, losses, iteration, plan.iter_size)
             if error is not None:
                 return End(DIVERGED, error)
@@ -240,17 +240,19 @@ def _progress(iteration: int, monitor: Monitor, plan: Plan) -> dict[str, object]
 def create_solver(param: caffe_pb2.SolverParameter) -> caffe._caffe.Solver:
     """Return a Caffe solver for a resolved SolverParameter.
 
-    Caffe's own tests are switched off: :func:`train` evaluates instead.
+    Caffe's own tests and snapshots are switched off: :func:`train` does both instead. On a full
+    disk, a snapshot of Caffe's own would end the process.
 
     Raises:
         InputError: A metrics layer rejects the shapes of its bottoms.
     """
-    untested = caffe_pb2.SolverParameter()
-    untested.CopyFrom(param)
-    untested.test_interval, untested.test_initialization = NEVER, False
+    stepping = caffe_pb2.SolverParameter()
+    stepping.CopyFrom(param)
+    stepping.test_interval, stepping.test_initialization = NEVER, False
+    stepping.snapshot = 0
     with tempfile.TemporaryDirectory(prefix="lrbench-") as folder:
         path = os.path.join(folder, "solver.prototxt")
-        prototxt.write_solver(untested, path)
+        prototxt.write_solver(stepping, path)
         try:
             return caffe.get_solver(path)
         except ValueError as error:  # from the metrics layer
