@@ -53,14 +53,15 @@ def terminal(monkeypatch):
     return output
 
 
-@given(st.text(), st.integers(1, 60))
-def test_sentences_are_broken_at_words_and_lose_nothing(text, width):
-    text = " ".join(printable(text).split())
-    lines = console.at_words(text, width).split("\n")
-    assert " ".join(lines) == text
-    for line in lines:
-        longest = max(map(cell_len, console._WORD.findall(line)), default=0)
-        assert cell_len(line) <= width or longest > width, "only a word that is too wide"
+@given(st.lists(st.text(min_size=1)), st.sampled_from([" ", "  "]), st.integers(5, 60))
+def test_texts_are_broken_at_words_and_lose_nothing(texts, gap, width):
+    words = " ".join(map(printable, texts)).split()
+    for indent in (0, 4):
+        lines = console.at_words(gap.join(words), width, indent).split("\n")
+        assert gap.join([lines[0], *(line[indent:] for line in lines[1:])]) == gap.join(words)
+        for line in lines:
+            longest = max(map(cell_len, console._WORD.findall(line)), default=0)
+            assert cell_len(line) <= width or indent + longest > width, "a word that is too wide"
 
 
 def test_a_command_to_copy_stays_in_one_line(monkeypatch):
