@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+from typing import Dict, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -310,3 +311,24 @@ def test_a_pipe_gets_a_wide_table_whole(tmp_path, monkeypatch, capsys):
     assert len(lines) == 3 + len(rows) + 2 and os.linesep not in lines
     for row in rows:
         assert any(all(text in line for text in row) for line in lines)
+
+
+class Study(NamedTuple):
+    """A study in a list of studies."""
+
+    name: str
+    created: float
+    states: Dict[str, int]
+    running: bool = False
+
+
+def test_a_narrow_list_of_studies_shows_what_failed_before_when_it_was_made(terminal):
+    states = {"finished": 12, "diverged": 2, "pruned": 3, "interrupted": 4, "failed": 5}
+    name = "tune-MyNet-on-my-own-images-in-color"
+    table = tables.studies([Study(name, 1795724521.5, states)])
+    heading = terminal(60, table)[1].split()
+    assert heading[0] == "study" and heading[-2:] == ["interrupted", "failed"]
+    assert "made" not in heading and "pruned" not in heading
+    text = "\n".join(terminal(60, table))
+    assert re.search(r"\b4 +5\b", text) and "no room for" in text and "made" in text
+    assert "made" in terminal(200, table)[1]
