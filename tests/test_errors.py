@@ -240,12 +240,12 @@ def test_after_ctrl_c_the_trial_is_interrupted_and_has_its_rows_and_a_snapshot(
     with running(path, digits, "--snapshot-prefix", str(tmp_path / "stopped")) as parent:
         wait_for_rows(parent, 2)
         parent.send_signal(number)
-        _, stderr = parent.communicate(timeout=LIMIT)
+        stdout, stderr = parent.communicate(timeout=LIMIT)
     assert parent.returncode == 130 and "Traceback" not in stderr
     stopped = trial(dsn, name)
     assert stopped.state == "interrupted" and len(stopped.rows) >= 2
     (snapshot,) = tmp_path.glob("*.solverstate")
-    assert "continue from it, repeat the command with `--resume %s`" % snapshot in stderr
+    assert "continue from it, repeat the command with `--resume %s`" % snapshot in stdout
 
 
 def has_loaded(pid, library):

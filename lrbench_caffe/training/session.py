@@ -6,6 +6,8 @@ Importing this module imports Caffe.
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 # isort: off
@@ -16,7 +18,7 @@ from caffe.proto import caffe_pb2
 from lrbench_caffe.training import encoding, leveldb, patience, solverstate
 from lrbench_caffe.training.deploy import checked, deploy_net
 from lrbench_caffe.training.device import choose_device
-from lrbench_caffe.training.files import plain_path
+from lrbench_caffe.training.files import plain_path, shown
 from lrbench_caffe.training.job import check_measurement, describe, prepare
 from lrbench_caffe.training.log_lines import LogLines
 from lrbench_caffe.training.lr_policy import install
@@ -225,7 +227,19 @@ class _Session:
             self._take_own_snapshot(self._snapshots)
         if state != DIVERGED:
             self._take_last_snapshot()
+        if state == INTERRUPTED and self._snapshots is None and self._snapshot_at is not None:
+            self._report_snapshot(self._snapshot_at)
         self._keeper.finish(state)
+
+    def _report_snapshot(self, iteration: int) -> None:
+        """Emit a note with the snapshot of the solver's own from which a user can resume."""
+        path = solverstate.snapshot_path(self._param, iteration)
+        if os.path.exists(path):
+            self._emit(
+                "note",
+                "the snapshot of iteration %d is %s: to continue from it, repeat the command with "
+                "`--resume %s`" % (iteration, shown(path), shlex.quote(shown(path))),
+            )
 
     def _take_own_snapshot(self, snapshots: Snapshots) -> None:
         """Take a snapshot of the trial's own, to which the present model belongs."""
