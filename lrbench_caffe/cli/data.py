@@ -81,7 +81,7 @@ for _name, _title in (
 @click.argument("lmdb")
 @click.option(
     "--validation",
-    type=WholeNumber(),
+    type=WholeNumber(0),
     required=True,
     metavar="N",
     help="Number of validation samples, the same share of each class",
