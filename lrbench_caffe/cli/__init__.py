@@ -167,7 +167,8 @@ def _remark(journals: set[str]) -> str | None:
 
 def _at_words(error: click.UsageError) -> click.UsageError:
     """An error in a command line; for a terminal, its message is broken at words."""
-    if not sys.stderr.isatty():
+    prints_help = type(error).show is not click.UsageError.show  # of a group without a command
+    if prints_help or not sys.stderr.isatty():
         return error
     from lrbench_caffe.display import console
 
