@@ -316,7 +316,7 @@ def test_a_missing_or_unsuitable_file_is_reported(file, tmp_path):
     for path in (tmp_path, tmp_path / "none.jsonl"):
         with pytest.raises(InputError, match="cannot be read"):
             exchange.import_trials(str(path), file[1])
-    with pytest.raises(InputError, match="line 1: the line is longer"):
+    with pytest.raises(InputError, match="line 1: the file is not an export"):
         exchange.import_trials("/dev/zero", file[1])
 
 
