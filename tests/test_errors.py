@@ -44,6 +44,14 @@ FORESEEN = {
     "a solver that is not a prototxt": Case(
         ["solver.prototxt", "not a valid solver prototxt"], solver="net: oops {"
     ),
+    "a net instead of a solver": Case(
+        ["solver.prototxt looks like a net, expected a solver prototxt: name the solver"],
+        solver=nets.net(),
+    ),
+    "a solver instead of a net": Case(
+        ["solver.prototxt looks like a solver, expected a net prototxt"],
+        solver=nets.solver(net="solver.prototxt"),
+    ),
     "a field that Caffe does not have": Case(
         ["learning_rate"], solver=nets.solver(more="learning_rate: 1")
     ),
@@ -124,7 +132,10 @@ FORESEEN = {
     "a snapshot and weights": Case(
         ["not both"], arguments=["--resume", "net.prototxt", "--weights", "net.prototxt"]
     ),
-    "missing weights": Case(["x.caffemodel"], arguments=["--weights", "x.caffemodel"]),
+    "missing weights": Case(
+        ["the file of weights to start from, x.caffemodel, was not found"],
+        arguments=["--weights", "x.caffemodel"],
+    ),
     "a missing data folder": Case(["nowhere", "--data"], arguments=["--data", "nowhere"]),
     "an unknown optimizer": Case(
         ["'adam'", "did you mean Adam?"], solver=nets.solver(more='type: "adam"')
@@ -229,11 +240,12 @@ def test_after_ctrl_c_the_trial_is_interrupted_and_has_its_rows_and_a_snapshot(
     with running(path, digits, "--snapshot-prefix", str(tmp_path / "stopped")) as parent:
         wait_for_rows(parent, 2)
         parent.send_signal(number)
-        _, stderr = parent.communicate(timeout=LIMIT)
+        stdout, stderr = parent.communicate(timeout=LIMIT)
     assert parent.returncode == 130 and "Traceback" not in stderr
     stopped = trial(dsn, name)
     assert stopped.state == "interrupted" and len(stopped.rows) >= 2
-    assert any(file.endswith(".solverstate") for file in os.listdir(str(tmp_path)))
+    (snapshot,) = tmp_path.glob("*.solverstate")
+    assert "continue from it, repeat the command with `--resume %s`" % snapshot in stdout
 
 
 def has_loaded(pid, library):

@@ -316,7 +316,7 @@ def test_a_missing_or_unsuitable_file_is_reported(file, tmp_path):
     for path in (tmp_path, tmp_path / "none.jsonl"):
         with pytest.raises(InputError, match="cannot be read"):
             exchange.import_trials(str(path), file[1])
-    with pytest.raises(InputError, match="line 1: the line is longer"):
+    with pytest.raises(InputError, match="line 1: the file is not an export"):
         exchange.import_trials("/dev/zero", file[1])
 
 
@@ -333,11 +333,18 @@ def test_html_and_sql_in_names_stay_text(file, databases):
         (lambda data: data[: len(data) // 2], "cut off|JSON"),
         (lambda data: data.replace(b'"top5"', b'"top5"').replace(b"0.9,", b"0.8,", 1), "checksum"),
         (lambda data: data + b"{}\n", "after its last line"),
-        (lambda data: b"", "cut off"),
-        (lambda data: b"\xff\xfe" + data, "UTF-8"),
-        (lambda data: data[data.index(b"\n") + 1 :], "not an export"),
-        (gzip.compress, "UTF-8"),
-        (lambda data: bytes(1 << 20), "not JSON"),
+        (lambda data: b"", "line 1: the file is empty, so it is not an export of LRBench"),
+        (lambda data: b"\xff\xfe" + data, "line 1: the file is not an export of LRBench"),
+        (lambda data: data[data.index(b"\n") + 1 :], "line 1: the file is not an export"),
+        (gzip.compress, "line 1: the file is not an export"),
+        (lambda data: bytes(1 << 20), "line 1: the file is not an export"),
+        (lambda data: bytes(5 << 20), "line 1: the file is not an export"),
+        (lambda data: b"policy,top1\nFIX,0.9\n", "line 1: the file is not an export"),
+        (
+            lambda data: data.replace(b"\n", b"\n{oops\n", 1),
+            "line 2: the line is not JSON at column 2;",
+        ),
+        (lambda data: data.replace(b"\n", b"\n\xff\n", 1), "line 2: the line is not UTF-8"),
     ],
 )
 def test_nothing_of_a_damaged_file_is_imported(damage, message, file, databases, tmp_path):

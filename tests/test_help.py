@@ -68,3 +68,31 @@ def test_the_examples_are_valid(path):
 def test_a_misspelt_command_or_option_gets_the_nearest(invoke):
     assert "train" in invoke("trian").stderr
     assert "Did you mean --policy?" in invoke("train", "--polcy", "x").stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--seed", "x"), "'--seed': expected a whole number in digits, not 'x'"),
+        (("--max-iter", "1e4"), "'--max-iter': expected a whole number in digits, not '1e4'"),
+        (("--seed", "-1"), "-1 is not in the range"),
+        (("--until-top1", "99"), "expected a share of 1, for example 0.99, not '99'"),
+        (("--until-top1", "nan"), "expected a share of 1, for example 0.99, not 'nan'"),
+        (("--min-delta", "x"), "'--min-delta': expected a number, not 'x'"),
+        (("--min-delta", "nan"), "'--min-delta': expected a number, not 'nan'"),
+    ],
+)
+def test_an_invalid_number_gets_the_kind_of_number_that_is_expected(arguments, message, invoke):
+    done = invoke("train", "solver.prototxt", *arguments)
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_each_option_with_a_number_names_what_it_expects():
+    for command in COMMANDS.values():
+        for option in command.params:
+            assert type(option.type) not in (
+                type(click.INT),
+                type(click.FLOAT),
+                click.IntRange,
+                click.FloatRange,
+            ), (command.name, option.name)

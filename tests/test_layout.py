@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+from typing import Dict, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -53,14 +54,15 @@ def terminal(monkeypatch):
     return output
 
 
-@given(st.text(), st.integers(1, 60))
-def test_sentences_are_broken_at_words_and_lose_nothing(text, width):
-    text = " ".join(printable(text).split())
-    lines = console.at_words(text, width).split("\n")
-    assert " ".join(lines) == text
-    for line in lines:
-        longest = max(map(cell_len, console._WORD.findall(line)), default=0)
-        assert cell_len(line) <= width or longest > width, "only a word that is too wide"
+@given(st.lists(st.text(min_size=1)), st.sampled_from([" ", "  "]), st.integers(5, 60))
+def test_texts_are_broken_at_words_and_lose_nothing(texts, gap, width):
+    words = " ".join(map(printable, texts)).split()
+    for indent in (0, 4):
+        lines = console.at_words(gap.join(words), width, indent).split("\n")
+        assert gap.join([lines[0], *(line[indent:] for line in lines[1:])]) == gap.join(words)
+        for line in lines:
+            longest = max(map(cell_len, console._WORD.findall(line)), default=0)
+            assert cell_len(line) <= width or indent + longest > width, "a word that is too wide"
 
 
 def test_a_command_to_copy_stays_in_one_line(monkeypatch):
@@ -309,3 +311,24 @@ def test_a_pipe_gets_a_wide_table_whole(tmp_path, monkeypatch, capsys):
     assert len(lines) == 3 + len(rows) + 2 and os.linesep not in lines
     for row in rows:
         assert any(all(text in line for text in row) for line in lines)
+
+
+class Study(NamedTuple):
+    """A study in a list of studies."""
+
+    name: str
+    created: float
+    states: Dict[str, int]
+    running: bool = False
+
+
+def test_a_narrow_list_of_studies_shows_what_failed_before_when_it_was_made(terminal):
+    states = {"finished": 12, "diverged": 2, "pruned": 3, "interrupted": 4, "failed": 5}
+    name = "tune-MyNet-on-my-own-images-in-color"
+    table = tables.studies([Study(name, 1795724521.5, states)])
+    heading = terminal(60, table)[1].split()
+    assert heading[0] == "study" and heading[-2:] == ["interrupted", "failed"]
+    assert "made" not in heading and "pruned" not in heading
+    text = "\n".join(terminal(60, table))
+    assert re.search(r"\b4 +5\b", text) and "no room for" in text and "made" in text
+    assert "made" in terminal(200, table)[1]

@@ -223,6 +223,7 @@ def test_trials_that_failed_are_named_with_their_error_once():
         "and 2 others: killed",
         "failed: FIX(k0=1.0) with seed 1: Check failed: a < b",
     ]
+    assert failures.causes(killed[:4])[0].endswith("seed 3 and 1 other: killed")
     assert failures.cause(killed) == "killed"
     assert failures.cause(trials) == "the first one: killed"
     with pytest.raises(TrialError, match="^6 of 7 trainings failed: try again$"):

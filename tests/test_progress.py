@@ -324,6 +324,79 @@ def test_a_search_shows_its_stage_its_incumbent_and_its_budget(terminal):
     assert screen.text == "1/1  %-48s seed 1  finished" % POLICY
 
 
+LONG_POLICY = "WARMUP(k0=0.008) for 30 then NSTEP(k0=0.08, gamma=0.215, l=[285, 428, 513])"
+
+
+def ended_study(policies, state="finished", error=None):
+    """Let a training under each policy end in a study."""
+    jobs = [Job("x", policy=policy, id=str(n)) for n, policy in enumerate(policies)]
+    with StudyDisplay() as display:
+        display.begin(jobs)
+        for job in jobs:
+            measured = trial(job.policy, [0.1, 0.99])
+            display.on_event(job, "begin", measured)
+            display.on_event(job, "end", measured.ended_as(state, 1e9, error))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+@pytest.mark.parametrize("state", ["finished", "interrupted"])
+def test_a_training_that_ended_is_one_aligned_line_whatever_its_policy(width, state, terminal):
+    screen = terminal(width)
+    ended_study(["FIX(k0=0.1)", LONG_POLICY, POLICY], state)
+    lines = screen.text.splitlines()
+    assert [line[:3] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert all(line.endswith("%s  Top-1 99.00 %%" % state) for line in lines)
+    assert len({line.index(" seed 1") for line in lines}) == 1
+    assert (LONG_POLICY in lines[1]) == (width == 200)
+
+
+def test_a_pipe_gets_the_whole_policies_in_one_column(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    ended_study(["FIX(k0=0.1)", LONG_POLICY], "diverged", "the train loss became nan " * 5)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and LONG_POLICY in lines[1]
+    assert lines[0].index(" seed 1") == lines[1].index(" seed 1")
+
+
+def on_rows(screen, width):
+    """The rows of the terminal, each a line that fits it."""
+    assert max(map(len, screen.text.splitlines())) <= width
+    return screen.text.splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_word_of_what_a_study_prints_is_broken(width, terminal):
+    screen = terminal(width)
+    error = "the train loss became nan at iteration 300, after a rate that was too large for it"
+    ended_study([POLICY], "diverged", error)
+    with StudyDisplay() as display:
+        display.note("stopping all trainings of the study: another Ctrl-C ends them at once")
+    text = " ".join(" ".join(on_rows(screen, width)).split())
+    assert error in text and text.endswith("another Ctrl-C ends them at once")
+
+
+def test_a_row_of_a_training_continues_below_its_numbers(terminal):
+    screen = terminal(60)
+    with TrainingDisplay() as display:
+        measured, row = begun()
+        display.on_event("begin", measured)
+        display.on_event("row", row)
+    lines = on_rows(screen, 60)
+    assert lines[-1] == "        Top-1 50.00 %, best 50.00 %"
+    assert "loss" in lines[-2] and lines[-2].endswith("test")
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_the_error_of_a_command_line_is_broken_at_words(width, terminal):
+    from lrbench_caffe.cli import main
+
+    screen = terminal(width)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "solver.prototxt", "--until-top1", "99", "--no-model"])
+    assert end.value.code == 2
+    on_rows(screen, width)
+
+
 def test_the_rates_and_losses_of_a_training_are_sketched(terminal):
     screen = terminal()
     with TrainingDisplay() as display:

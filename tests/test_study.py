@@ -491,6 +491,7 @@ def test_invalid_gpus_are_refused(text):
     "arguments, message",
     [
         (("run", "no/name"), "invalid study name"),
+        (("run", "präfix"), "expected up to 100 of the letters a-z and A-Z, digits"),
         (("run", "not-there"), "no study not-there"),
         (("show", "not-there"), "no study"),
         (("run", "x", "--policy", "FIX(k0=0.1)"), "--policy needs a solver"),

@@ -73,6 +73,8 @@ class _Commands(Group):
         try:
             with interrupts.recorded(), waits.shown_by(_show_waiting):
                 result = super().invoke(context)
+        except click.UsageError as error:
+            raise _at_words(error) from None
         except KeyboardInterrupt as error:
             _exit(": ".join(filter(None, ["interrupted", str(error)])), INTERRUPTED)
         except (InputError, TrialError, DatabaseUnavailable) as error:
@@ -161,6 +163,19 @@ def _remark(journals: set[str]) -> str | None:
         "delivers them, or prints the reason; `lrbench db journals` lists them"
         % (counted(len(journals), "training"), folder)
     )
+
+
+def _at_words(error: click.UsageError) -> click.UsageError:
+    """An error in a command line; for a terminal, its message is broken at words."""
+    prints_help = type(error).show is not click.UsageError.show  # of a group without a command
+    if prints_help or not sys.stderr.isatty():
+        return error
+    from lrbench_caffe.display import console
+
+    width = console.plain_console(stderr=True).width
+    lines = ("Error: " + error.format_message()).split("\n")
+    text = "\n".join(console.at_words(line, width) for line in lines)
+    return click.UsageError(text[len("Error: ") :], error.ctx)
 
 
 def _exit(message: object, status: int) -> NoReturn:

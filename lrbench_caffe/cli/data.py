@@ -8,6 +8,7 @@ import click
 
 from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import Group
+from lrbench_caffe.cli.numbers import WholeNumber
 
 _SOLVERS = {"digits": "digits", "mnist": "lenet", "cifar10": "cnn3"}
 
@@ -44,14 +45,14 @@ def _add_dataset(name: str, title: str) -> None:
     )
     @click.option(
         "--pad",
-        type=click.IntRange(0, 16),
+        type=WholeNumber(0, 16),
         default=0,
         metavar="N",
         help="Pad each image of cifar10 with N pixels of zeros on each side (4 for ResNet)",
     )
     @click.option(
         "--validation",
-        type=click.IntRange(0),
+        type=WholeNumber(0),
         default=0,
         metavar="N",
         help="Take N of the training samples, the same share of each class, for an LMDB of their "
@@ -80,7 +81,7 @@ for _name, _title in (
 @click.argument("lmdb")
 @click.option(
     "--validation",
-    type=int,
+    type=WholeNumber(0),
     required=True,
     metavar="N",
     help="Number of validation samples, the same share of each class",

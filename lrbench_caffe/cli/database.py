@@ -38,6 +38,7 @@ def db() -> None:
 def status() -> None:
     """Show whether the private server runs, and where."""
     from lrbench_caffe.database import delivery, server
+    from lrbench_caffe.display import console
 
     private = server.status()
     click.echo("running" if private.running else "not running")
@@ -47,7 +48,7 @@ def status() -> None:
     click.echo("DSN     %s" % private.dsn)
     waiting = len(list(delivery.waiting_journals()))
     if waiting:
-        click.echo(
+        console.print_line(
             "waiting %s: `lrbench db deliver` delivers them, "
             "`lrbench db journals` lists them" % counted(waiting, "journal")
         )

@@ -36,7 +36,7 @@ def policies(function: str | None, format: str) -> None:
     if function is None:
         console.print_tables(explanations.functions(catalogue.entries()), format=format)
         if format == "table":
-            console.print_line("the formula and the parameters of one: lrbench policies SIN2")
+            console.print_line("the formula and the parameters of one: `lrbench policies SIN2`")
         return
     entry = catalogue.entry(function)
     if format != "table":

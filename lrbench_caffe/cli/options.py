@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Typ
 
 import click
 
+from lrbench_caffe.cli.numbers import Number, WholeNumber
 from lrbench_caffe.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Filters = Dict[str, Optional[str]]  # keyword arguments of lrbench_caffe.database.Store.trials
 
-ITERATIONS = click.IntRange(1, 2**31 - 1)  # Caffe counts them with 32 bits
-SEED = click.IntRange(0, 2**32 - 1)
-SEEDS = click.IntRange(1, 10000)
+ITERATIONS = WholeNumber(1, 2**31 - 1)  # Caffe counts them with 32 bits
+SEED = WholeNumber(0, 2**32 - 1)
+SEEDS = WholeNumber(1, 10000)
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 MEASURED = ("head", "test_net", "select", "validation")  # fields of lrbench_caffe.trial.Job
 FILTERS = ("study", "dataset", "network", "function", "policy", "state", "origin")
@@ -128,7 +129,7 @@ def stopping_options(command: Command) -> Command:
         ),
         click.option(
             "--min-delta",
-            type=click.FloatRange(0),
+            type=Number(0),
             metavar="X",
             help="Smallest improvement of the metric that counts, e.g. 0.0005 [default: any]",
         ),
@@ -168,7 +169,7 @@ def view_options(command: Command) -> Command:
             metavar="COLUMN",
             help="Column to sort by, the smallest value first; -COLUMN: the largest first",
         ),
-        click.option("--limit", type=click.IntRange(1), metavar="N", help="Print at most N rows"),
+        click.option("--limit", type=WholeNumber(1), metavar="N", help="Print at most N rows"),
     )
 
 
@@ -361,7 +362,7 @@ def pool_options(command: Command) -> Command:
         with_pool,
         click.option(
             "--jobs",
-            type=click.IntRange(1, 10000),
+            type=WholeNumber(1, 10000),
             metavar="N",
             help="Number of parallel trainings [default: one per GPU if --gpu is given, else one "
             "per core]",

@@ -6,6 +6,7 @@ import click
 
 from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
+from lrbench_caffe.cli.numbers import Number
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     SEEDS,
@@ -32,7 +33,7 @@ from lrbench_caffe.cli.options import (
 )
 @click.option(
     "--scale",
-    type=click.FloatRange(1e-6, 1),
+    type=Number(1e-6, 1),
     metavar="S",
     help="Multiply the length of the trainings, and every parameter that counts iterations, by S, "
     "e.g. 0.05 [default: 1, as in the paper]",

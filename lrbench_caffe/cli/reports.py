@@ -11,6 +11,7 @@ import click
 
 from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
+from lrbench_caffe.cli.numbers import WholeNumber
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     Filters,
@@ -177,7 +178,7 @@ def _chosen(filters: Filters, by: str) -> dict[str, Any]:
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=WholeNumber(0, 65535),
     metavar="N",
     default=8642,
     show_default=True,

@@ -8,6 +8,7 @@ import click
 
 from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.help import command
+from lrbench_caffe.cli.numbers import WholeNumber
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     SEED,
@@ -115,7 +116,7 @@ def range_command(
 )
 @click.option(
     "--budget",
-    type=click.IntRange(1),
+    type=WholeNumber(1),
     metavar="N",
     help="Iterations to spend on all trainings together [default: 20 times the solver's max_iter]",
 )

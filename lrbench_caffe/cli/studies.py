@@ -9,6 +9,7 @@ import click
 from lrbench_caffe.cli import hints
 from lrbench_caffe.cli.deletion import delete, force_option, yes_option
 from lrbench_caffe.cli.help import group
+from lrbench_caffe.cli.numbers import Share
 from lrbench_caffe.cli.options import (
     ITERATIONS,
     SEEDS,
@@ -65,7 +66,7 @@ def study() -> None:
 @pool_options
 @click.option(
     "--prune",
-    type=click.FloatRange(0, 1),
+    type=Share(0.2),
     metavar="X",
     help="Stop a training if its best Top-1 is more than X (a share of 1, e.g. 0.2) below the "
     "median of the others at the same iteration",

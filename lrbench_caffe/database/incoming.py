@@ -29,6 +29,7 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial, from_dict
 
 _LINES_PER_REPORT = 500
+_NOT_AN_EXPORT = 'the file is not an export of LRBench, whose first line is {"lrbench": ...}'
 
 
 def line_error(path: str, line: int, problem: object) -> InputError:
@@ -64,6 +65,8 @@ def read(
         position += len(line)
         if checker.lines % _LINES_PER_REPORT == 0:
             progress(position)
+    if not checker.lines:
+        raise line_error(file.name, 1, "the file is empty, so it is not an export of LRBench")
     if not checker.ended:
         raise line_error(
             file.name,
@@ -97,13 +100,11 @@ class _ExportChecker:
         self.lines += 1
         if self.ended:
             raise InvalidLine("the file continues after its last line")
+        if self.lines == 1 and not _begins_an_export(line):
+            raise InvalidLine(_NOT_AN_EXPORT)
         if len(line) > MAX_LINE_BYTES:
             raise InvalidLine("the line is longer than %d MB" % (MAX_LINE_BYTES >> 20))
         kind, content = parse_line(line)
-        if self.lines == 1 and kind != "lrbench":
-            raise InvalidLine(
-                'the file is not an export of lrbench, whose first line is {"lrbench": ...}'
-            )
         if self.lines > 1 and kind == "lrbench":
             raise InvalidLine("the file has a second first line")
         content = self._checked(kind, content)
@@ -136,6 +137,14 @@ class _ExportChecker:
                 % (shortened(kind), ", ".join(SHARED_KINDS))
             )
         return content
+
+
+def _begins_an_export(line: bytes) -> bool:
+    """Whether the first line of a file is that of an export."""
+    try:
+        return len(line) <= MAX_LINE_BYTES and parse_line(line)[0] == "lrbench"
+    except InvalidLine:
+        return False
 
 
 def trials(path: str) -> list[Trial]:

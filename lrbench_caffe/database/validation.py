@@ -80,8 +80,8 @@ def parse_line(line: bytes) -> tuple[str, Any]:
         raise InvalidLine("the line is not UTF-8 text") from None
     except RecursionError:
         raise InvalidLine("the line is nested too deeply") from None
-    except ValueError as error:
-        raise InvalidLine("the line is not JSON (%s)" % error) from None
+    except json.JSONDecodeError as error:
+        raise InvalidLine("the line is not JSON at column %d" % error.colno) from None
     if type(value) is not dict or len(value) != 1:
         raise InvalidLine('the line is not an object with one key, such as {"trial": ...}')
     kind, content = next(iter(value.items()))

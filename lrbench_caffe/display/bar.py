@@ -6,9 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Callable, Optional
 
-from rich.text import Text
-
-from lrbench_caffe.display.console import format_duration, plain_console
+from lrbench_caffe.display.console import format_duration, plain_console, print_to
 from lrbench_caffe.display.meter import (
     Meter,
     count_text,
@@ -18,12 +16,13 @@ from lrbench_caffe.display.meter import (
     share_of,
     speed_text,
 )
-from lrbench_caffe.display.printable import printable
 from lrbench_caffe.display.screen import SCREEN, Drawing
 from lrbench_caffe.display.speed import SpeedMeter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rich.text import Text
 
 # Called with what is being done, how much of it is done, and how much there is (None: unknown).
 ProgressCallback = Callable[[str, int, Optional[int]], None]
@@ -71,9 +70,9 @@ class ProgressDisplay(Drawing):
             left=left_text(seconds_left),
         )
 
-    def print_line(self, line: str) -> None:
-        """Print a line above the bar."""
-        self._console.print(Text(printable(line)), soft_wrap=True)
+    def print_line(self, line: str, indent: int = 0) -> None:
+        """Print a line above the bar, see :func:`lrbench_caffe.display.console.print_to`."""
+        print_to(self._console, line, indent)
 
     def _lines(self, width: int, height: int) -> list[Text]:
         meter = self._meter

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from lrbench_caffe.display.view import View
 
 
-# A word, or words in quotes, with what is next to them.
-_WORD = re.compile(r"(?:`[^`]*`|\"[^\"]*\"|\S)+")
+# A percentage, or a word, or words in quotes, with what is next to them.
+_WORD = re.compile(r"(?:Top-1 )?[0-9.]+ %\S*|(?:`[^`]*`|\"[^\"]*\"|\S)+")
 WIDER_OR_CSV = "use a wider window, or --format csv"
 
 
@@ -167,31 +167,47 @@ def print_line(line: str, aside: bool = False) -> None:
         line: The text.
         aside: Whether to print to standard error, because a program reads standard output.
     """
-    console, text = plain_console(aside), printable(line)
+    print_to(plain_console(aside), line)
+
+
+def print_to(console: Console, line: str, indent: int = 0) -> None:
+    """Print a line of text to a console, as :func:`print_line`.
+
+    Args:
+        console: A console of :func:`plain_console`.
+        line: The text.
+        indent: The number of spaces before the second line and later ones on a narrow terminal.
+    """
+    text = printable(line)
     if console.is_terminal:
-        text = at_words(text, console.width)
+        text = at_words(text, console.width, indent)
     console.print(Text(text), soft_wrap=True)
 
 
-def at_words(text: str, width: int) -> str:
+def at_words(text: str, width: int, indent: int = 0) -> str:
     r"""Return a sentence in lines that are not wider than a terminal, broken at spaces.
 
     Commands in `backquotes` and "quoted" texts stay whole, because they are to be copied, and so do
-    words, such as paths. A word that is wider than the terminal continues the line before it. A
-    text with several spaces side by side stays as it is.
+    words, such as paths. A word that is wider than the terminal continues the line before it.
 
     >>> at_words("3 of 4 trials wait: `lrbench study run first` starts them", 30)
     '3 of 4 trials wait:\n`lrbench study run first`\nstarts them'
+    >>> at_words("1/2  FIX(k0=0.1)  finished  Top-1 99.00 %", 30, indent=5)
+    '1/2  FIX(k0=0.1)  finished\n     Top-1 99.00 %'
     """
-    if "  " in text:
-        return text
+    margin = " " * indent
     lines: list[str] = []
-    for word in _WORD.findall(text):
+    end = 0  # of the last word
+    for match in _WORD.finditer(text):
+        gap, word = text[end : match.start()], match.group()
         used = (cell_len(lines[-1]) - 1) % width + 1 if lines else 0  # of its last row
-        if lines and (used + 1 + cell_len(word) <= width or cell_len(word) > width):
-            lines[-1] += " " + word
+        if not lines:
+            lines.append(gap + word)
+        elif used + len(gap) + cell_len(word) <= width or indent + cell_len(word) > width:
+            lines[-1] += gap + word
         else:
-            lines.append(word)
+            lines.append(margin + word)
+        end = match.end()
     return "\n".join(lines)
 
 

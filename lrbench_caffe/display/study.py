@@ -6,9 +6,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.text import Text
+from rich.cells import cell_len
 
-from lrbench_caffe.display.console import plain_console
+from lrbench_caffe.display.console import plain_console, print_to
 from lrbench_caffe.display.meter import (
     BAD_STYLE,
     PALE_STYLE,
@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeVar
 
+    from rich.text import Text
+
     from lrbench_caffe.trial import Evaluation, Job, Trial
 
     Display = TypeVar("Display", bound="StudyDisplay")
 
 LINE_SECONDS = 60  # between two status lines where the output is not a terminal
+POLICY, MIN_POLICY = 48, 12  # width of the column of policies, and on a narrow terminal
+INDENT = 4  # of the second line of a text that is wider than the terminal
 CURVE_WIDTH = 12  # characters of a sketch
 
 
@@ -73,6 +77,7 @@ class StudyDisplay:
             str | None, str
         ] = {}  # of the trainings that have begun, by the job's id
         self._jobs = 0
+        self._policy_width = POLICY  # of the longest one
         self._running: dict[str | None, _Training] = {}  # by the job's id
         self._notes: set[str] = set()
         self._iterations = 0  # of all trainings, since the display began
@@ -100,6 +105,8 @@ class StudyDisplay:
     def begin(self, jobs: Sequence[Job]) -> None:
         """Begin to show the training of these jobs."""
         self._jobs, self._started = len(jobs), time.monotonic()
+        policies = (cell_len(printable(job.policy or "")) for job in jobs)
+        self._policy_width = max([POLICY, *policies])
         self._show()
 
     def note(self, sentence: str) -> None:
@@ -169,20 +176,36 @@ class StudyDisplay:
         self._states[job.id] = trial.state
         best = trial.deciding_summary
         counts = self._counts()
-        return "%*d/%d  %-48s seed %d  %s%s%s" % (
-            len(str(self._jobs)),
-            self._jobs - counts.running - counts.waiting,
-            self._jobs,
-            trial.policy,
+        ended = self._jobs - counts.running - counts.waiting
+        beginning = "%*d/%d  " % (len(str(self._jobs)), ended, self._jobs)
+        return "%s%s seed %d  %s%s%s" % (
+            beginning,
+            self._policy_cell(trial, len(beginning)),
             trial.setup.seed,
             trial.state,
             "  Top-1 %s %%" % percent(best.top1) if best else "",
             ": " + trial.error if trial.error else "",
         )
 
+    def _policy_cell(self, trial: Trial, used: int) -> str:
+        """The policy of a training that ended, in a column that leaves room for its Top-1.
+
+        Args:
+            trial: The trial.
+            used: The number of characters before the column.
+        """
+        self._policy_width = max(self._policy_width, cell_len(printable(trial.policy)))
+        width = self._policy_width
+        if self._console.is_terminal:
+            longest_rest = " seed %d  %s  Top-1 99.99 %%" % (trial.setup.seed, INTERRUPTED)
+            width = min(width, max(MIN_POLICY, self._console.width - used - len(longest_rest)))
+        cell = plain_line(trial.policy, width)
+        cell.pad_right(width - cell.cell_len)
+        return cell.plain
+
     def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
-        self._console.print(Text(printable(line)), soft_wrap=True)
+        print_to(self._console, line, INDENT)
 
     def _status_line(self) -> str:
         """The status of the study where the output is not a terminal."""

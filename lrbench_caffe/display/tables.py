@@ -22,7 +22,15 @@ from lrbench_caffe.display.table import (
     policy_columns,
     whole,
 )
-from lrbench_caffe.trial import DIVERGED, FAILED, FINISHED, STATES, TEST_SET
+from lrbench_caffe.trial import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    STATES,
+    TEST_SET,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -54,6 +62,7 @@ METRICS = (
 )
 # Of the last evaluation, beside the highest of all.
 FINAL_TOP1 = Column("final %", "final_top1", percent, True, 65)
+WAITING = "waiting"  # the state of a training that has not begun
 SEEDS, INTERVAL, SEED = 80, 75, 90  # importances
 STAGE = Column("tried", "stage", importance=86)  # of a search
 WHY = Column("why", "why", importance=65)
@@ -67,6 +76,8 @@ ONE_SEED = "one seed"
 EQUAL_VALUES = "equal values"
 _INTERVAL = Column("95 % interval", None, str, True, INTERVAL)  # of the mean Top-1
 _INTERVAL_ENDS = (Column(None, "top1_low"), Column(None, "top1_high"))
+# Of the states of trials in a list of studies: problems are left out last.
+_STATE_IMPORTANCE = {FAILED: 90, INTERRUPTED: 80, RUNNING: 70, WAITING: 70, FINISHED: 60}
 # What identifies a task beside the names.
 _TASK_COLUMNS = tuple(
     Column(None, name) for name in ("network_hash", "shape", "train_samples", "test_samples")
@@ -184,13 +195,13 @@ def studies(summaries: Iterable[StudySummary]) -> Table:
     Args:
         summaries: The result of :func:`lrbench_caffe.database.studies.summaries`.
     """
-    states = ("waiting",) + STATES
+    states = (WAITING, *STATES)
     columns = (
         Column("study", None, importance=KEY),
         Column(None, "study"),
         Column(None, "runs"),
-        Column("made", "made", local_time),
-        *(Column(state, state, _count, True, 60) for state in states),
+        Column("made", "made", local_time, importance=40),
+        *(Column(state, state, _count, True, _STATE_IMPORTANCE.get(state, 50)) for state in states),
     )
     rows = (
         (

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lrbench_caffe.trial import Evaluation, Trial
 
 
+ROW_INDENT = 8  # the width of an iteration with its colon, "   100: "
 CURVE_WIDTH = 24  # characters of a sketch
 MAX_POINTS = 40 * CURVE_WIDTH  # of a course, which is then thinned
 
@@ -167,7 +168,8 @@ class TrainingDisplay(ProgressDisplay):
                 test_loss,
                 self._top1_text(),
                 _other_sets_text(row),
-            )
+            ),
+            ROW_INDENT,
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.errors import TrialError
+from lrbench_caffe.errors import TrialError, counted
 from lrbench_caffe.trial import FAILED
 
 if TYPE_CHECKING:
@@ -71,4 +71,4 @@ def _names(trials: Sequence[Trial]) -> str:
     """The policies and seeds of the first trials, and the number of the others."""
     names = ["%s with seed %d" % (trial.policy, trial.setup.seed) for trial in trials[:_MAX_NAMES]]
     more = len(trials) - len(names)
-    return ", ".join(names) + (" and %d others" % more if more else "")
+    return ", ".join(names) + (" and %s" % counted(more, "other") if more else "")

@@ -359,8 +359,8 @@ def checked_study_name(name: str) -> str:
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise InputError(
-            "invalid study name %r: expected up to 100 letters, digits, dots, dashes and "
-            "underscores, the first a letter or a digit" % name
+            "invalid study name %r: expected up to 100 of the letters a-z and A-Z, digits, dots, "
+            "dashes and underscores, the first a letter or a digit" % name
         )
     return name
 

@@ -112,7 +112,7 @@ def apply(job: Job, solver: caffe_pb2.SolverParameter) -> None:
 
 def _weights(name: str) -> str:
     hint = "give the path of a .caffemodel"
-    return plain_path(find_file(name.strip(), ["."], "the weights to start from", hint))
+    return plain_path(find_file(name.strip(), ["."], "the file of weights to start from", hint))
 
 
 def _policy(job: Job, param: caffe_pb2.SolverParameter) -> Policy | CaffePolicy:
@@ -169,8 +169,8 @@ def check_measurement(
     """
     if measurement is None and job.until_top1 is not None:
         raise InputError(
-            "%s has no test net, so no Top-1 is measured: leave out --until-top1, or add a test net"
-            % job.solver
+            "%s has no test net, so no Top-1 is measured: leave out --until-top1, or give it "
+            "test_iter, test_interval and a net with a TEST phase" % job.solver
         )
     if job.patience is not None:
         metric = job.patience_metric or patience.METRICS[0]
@@ -208,6 +208,15 @@ def _not_measured(metric: str, measurement: Measurement | None) -> str | None:
     return None
 
 
+def _without_test_net(net: caffe_pb2.NetParameter) -> str:
+    """A note about a solver without a test net, which says how its net can be tested."""
+    note = "the solver has no test net: nothing is measured but the train loss"
+    rules = [rule for layer in net.layer for rule in layer.include]
+    if any(rule.HasField("phase") and rule.phase == caffe_pb2.TEST for rule in rules):
+        note += "; to test the net with its TEST layers, give test_iter and test_interval"
+    return note
+
+
 def describe(
     param: caffe_pb2.SolverParameter,
     policy: Policy | CaffePolicy,
@@ -243,7 +252,7 @@ def describe(
     test, classes = None, None
     if measurement is None:
         settings["test_net"] = None
-        emit("note", "the solver has no test net: nothing is measured but the train loss")
+        emit("note", _without_test_net(param.train_net_param))
     else:
         tests = _describe_tests(param, measurement, train, emit)
         test, deciding = tests[measurement.reported.name], tests[measurement.deciding.name]

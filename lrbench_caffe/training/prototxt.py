@@ -187,7 +187,7 @@ def _resolve_paths(message: Any, folders: Sequence[str | None], layer: str, requ
 def _find_weights(weights: Iterable[str], path: str, folders: Sequence[str | None]) -> list[str]:
     """The absolute paths of the weights to start from; each field may name several."""
     names = [name.strip() for field in weights for name in field.split(",")]
-    description = "the weights named in %s" % path
+    description = "the file of weights named in %s" % path
     return [plain_path(find_file(encoding.to_path(name), folders, description)) for name in names]
 
 

@@ -43,6 +43,13 @@ _PYTHON_PROBLEM = re.compile(r"(\d+):(\d+) : (.*)", re.DOTALL)
 _CAFFE_PROBLEM = re.compile(r"Error parsing text-format [\w.]+: (?:(\d+):(\d+): )?(.*)")
 
 
+# The kinds of prototxts, and what to do if another kind is expected.
+_KINDS = (
+    (caffe_pb2.NetParameter, "a net", "name the solver prototxt that trains it"),
+    (caffe_pb2.SolverParameter, "a solver", "name the prototxt of its net"),
+)
+
+
 class _Problem(NamedTuple):
     """Why a parser rejects a text, and where; 0 if it does not report that."""
 
@@ -134,11 +141,23 @@ def _read(path: str, message: Any, description: str) -> Any:
         except FileNotFoundError:
             pass  # this Caffe has come without its tools
     if problem is not None:
+        _check_kind(path, text, message, description)
         raise InputError(
             "%s is not a valid %s: %s%s"
             % (path, description, _place(problem, content), problem.reason)
         )
     return message
+
+
+def _check_kind(path: str, text: str, message: Any, description: str) -> None:
+    """Raise an InputError if a text is a prototxt of another kind than the message."""
+    if _parse_with_python(text, type(message)()) is None:
+        return  # such as a text without fields, which could be of any kind
+    for kind, name, remedy in _KINDS:
+        if _parse_with_python(text, kind()) is None:
+            raise InputError(
+                "%s looks like %s, expected a %s: %s" % (path, name, description, remedy)
+            )
 
 
 def _place(problem: _Problem, content: bytes) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 # isort: off
@@ -247,7 +248,19 @@ class _Session:
             self._take_own_snapshot(self._snapshots)
         if state != DIVERGED:
             self._take_last_snapshot()
+        if state == INTERRUPTED and self._snapshots is None and self._snapshot_at is not None:
+            self._report_snapshot(self._snapshot_at)
         self._keeper.finish(state)
+
+    def _report_snapshot(self, iteration: int) -> None:
+        """Emit a note with the snapshot of the solver's own from which a user can resume."""
+        path = solverstate.snapshot_path(self._param, iteration)
+        if os.path.exists(path):
+            self._emit(
+                "note",
+                "the snapshot of iteration %d is %s: to continue from it, repeat the command with "
+                "`--resume %s`" % (iteration, shown(path), shlex.quote(shown(path))),
+            )
 
     def _take_own_snapshot(self, snapshots: Snapshots) -> None:
         """Take a snapshot of the trial's own, to which the present model belongs."""

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from lrbench_caffe import files
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies.plateau import Memory
-from lrbench_caffe.training import patience
+from lrbench_caffe.training import encoding, patience
 from lrbench_caffe.training.files import find_file
 from lrbench_caffe.training.patience import EarlyStop
 
@@ -42,6 +42,18 @@ class PolicyState(NamedTuple):
 
 
 NO_STATE = PolicyState(None, ())
+
+
+def snapshot_path(param: caffe_pb2.SolverParameter, iteration: int) -> str:
+    """Return where Caffe writes the solver state of its snapshot of an iteration.
+
+    Args:
+        param: The resolved SolverParameter.
+        iteration: The iteration.
+    """
+    ending = ".h5" if param.snapshot_format == caffe_pb2.SolverParameter.HDF5 else ""
+    prefix = encoding.to_path(param.snapshot_prefix)
+    return "%s_iter_%d.solverstate%s" % (prefix, iteration, ending)
 
 
 def snapshot_iteration(path: str) -> int:
