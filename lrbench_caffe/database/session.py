@@ -35,24 +35,7 @@ _LACKING_RIGHTS = ("42501", "25006")  # insufficient_privilege, read_only_sql_tr
 class Session:
     """A connection to one database; a context manager that closes it.
 
-    All methods raise InputError if the database rejects a value, which is decided by the SQLSTATE:
-    classes 22 and 23. They raise DatabaseUnavailable if the connection is lost and cannot be opened
-    again, and ChangeRefused, which is a DatabaseUnavailable, if the database refuses this change
-    for another reason, such as a right that the user lacks. The next call tries again.
-
-    Args:
-        dsn: The connection string of the database. Without it, ``LRBENCH_DSN`` names the
-            database. Without either, the private server is used, and started on demand.
-        read_only: Ask the database to refuse all changes.
-        lock_timeout: The seconds after which a call that waits for a lock raises
-            DatabaseUnavailable (None: it waits until it has the lock).
-
-    Attributes:
-        where: The database's name for messages, without its password.
-        identity: The database's own UUID, which it keeps whatever its address is.
-
-    Raises:
-        InputError: The database cannot be used.
+    Arguments, attributes and errors are those of :class:`lrbench_caffe.database.Store`.
     """
 
     def __init__(
