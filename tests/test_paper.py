@@ -226,13 +226,16 @@ def real_lenet(folder, digits):
 
 
 @needs_caffe
-def test_a_reproduction_without_its_data_ends_before_anything_is_trained(invoke, dsn, tmp_path):
+def test_a_reproduction_without_its_data_ends_before_anything_is_trained(
+    invoke, database, tmp_path
+):
     from lrbench_caffe.database import Store
 
-    done = invoke("reproduce", "table-7", "--data", tmp_path, "--out", tmp_path)
+    arguments = ["--data", tmp_path, "--out", tmp_path, "--dsn", database]
+    done = invoke("reproduce", "table-7", *arguments)
     assert done.returncode == 2
     assert "mnist_train_lmdb, was not found" in done.stderr and "--data" in done.stderr
-    with Store(dsn) as store:
+    with Store(database) as store:
         assert not store.select("SELECT FROM study")
 
 
