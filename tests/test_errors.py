@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import signal
+import threading
 from typing import List, NamedTuple, Optional, Sequence
 
 import nets
@@ -396,3 +397,12 @@ def test_a_snapshot_that_caffe_could_not_write_says_what_to_do():
     message = fatal_message("F1127 02:00:00.000000 7 io.cpp:69] %s \n*** x" % problem)
     assert message.startswith(problem)
     assert "free space on its disk" in message and "--snapshot-prefix" in message
+
+
+def test_a_command_runs_in_a_thread_that_is_not_the_main_one(invoke):
+    """Signals are the main thread's there."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append(invoke("rank", "--study", "not-there")))
+    thread.start()
+    thread.join()
+    assert [ended.returncode for ended in done] == [2] and "no study not-there" in done[0].stderr

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any, ContextManager, NoReturn
 
@@ -65,9 +66,11 @@ class _Commands(Group):
     """Prints the errors that a user can cause as one line, and exits with their status."""
 
     def invoke(self, context: click.Context) -> object:
-        # These signals kill the process until now, see lrbench_caffe.__main__.
+        # These signals kill the process until now, see lrbench_caffe.__main__. Only the main thread
+        # can handle them; a program may run a command in another one.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
+            is_main = threading.current_thread() is threading.main_thread()
+            if is_main and signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _InterruptHandler())
         waiting = _journals()  # of earlier commands, if the process runs several
         try:
