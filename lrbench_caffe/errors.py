@@ -86,6 +86,15 @@ class JournalsRefused(Undelivered):
     """The database rejects values that were measured. It does so however long a program waits."""
 
 
+def in_one_line(error: BaseException) -> str:
+    r"""Return an error of a library with its type, in one line.
+
+    >>> in_one_line(ValueError("no such\nthing"))
+    'ValueError: no such thing'
+    """
+    return " ".join(("%s: %s" % (type(error).__name__, error)).split())
+
+
 def abbreviated(value: object) -> str:
     """Return a value as text that is short enough for a message; a str is quoted.
 

@@ -177,15 +177,19 @@ class Evaluation:
     measured_on: str = TEST_SET
     other_sets: Optional[Dict[str, Dict[str, Optional[float]]]] = field(default=None, hash=False)
 
+    def has_set(self, name: Optional[str]) -> bool:
+        """Return whether the row has metrics on another set of this name."""
+        return name is not None and name in (self.other_sets or {})
+
     def on(self, name: Optional[str]) -> "Evaluation":
         """Return the row with the metrics on the set of this name, or itself if it has none.
 
         The class confidences and the other heads are recorded for one set only, so the row of
         another set is without them.
         """
-        others = dict(self.other_sets or {})
-        if name is None or name not in others:
+        if name is None or not self.has_set(name):
             return self
+        others = dict(self.other_sets or {})
         metrics: Dict[str, Any] = others.pop(name)
         others[self.measured_on] = {metric: getattr(self, metric) for metric in SET_METRICS}
         return dataclasses.replace(

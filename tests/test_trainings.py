@@ -23,6 +23,7 @@ from distributed import Client, LocalCluster, Queue, Variable, get_client, get_w
 from lrbench_caffe.study import link
 from lrbench_caffe.study import trainings as module
 from lrbench_caffe.study import worker as workers
+from lrbench_caffe.study.cluster_workers import ClusterWorkers
 from lrbench_caffe.study.stop import Stop
 from lrbench_caffe.study.trainings import Trainings
 from lrbench_caffe.trial import Job
@@ -261,7 +262,7 @@ def test_workers_that_cannot_train_anything_are_named(run):
 
 def test_a_training_waits_for_any_worker_if_the_suitable_ones_are_gone(run, monkeypatch):
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0)
-    monkeypatch.setattr(Trainings, "_suitable", lambda self, workers: ["tcp://127.0.0.1:1"])
+    monkeypatch.setattr(ClusterWorkers, "suitable", lambda self, workers: ["tcp://127.0.0.1:1"])
     events, notes = run(refuse, train)
     assert kinds(events) == ["begin", "row", "end"]
     assert len(notes) == 1 and "no Caffe here" in notes[0]

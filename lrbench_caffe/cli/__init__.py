@@ -62,16 +62,19 @@ class _InterruptHandler:
         raise KeyboardInterrupt
 
 
+def _handle_signals() -> None:
+    """Handle the signals that killed the process until now, see lrbench_caffe.__main__."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _InterruptHandler())
+
+
 class _Commands(Group):
     """Prints the errors that a user can cause as one line, and exits with their status."""
 
     def invoke(self, context: click.Context) -> object:
-        # These signals kill the process until now, see lrbench_caffe.__main__. Only the main thread
-        # can handle them; a program may run a command in another one.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            is_main = threading.current_thread() is threading.main_thread()
-            if is_main and signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, _InterruptHandler())
+        if threading.current_thread() is threading.main_thread():  # others cannot handle signals
+            _handle_signals()
         waiting = _journals()  # of earlier commands, if the process runs several
         try:
             with interrupts.recorded(), waits.shown_by(_show_waiting):

@@ -100,11 +100,14 @@ class _ExportChecker:
         self.lines += 1
         if self.ended:
             raise InvalidLine("the file continues after its last line")
-        if self.lines == 1 and not _begins_an_export(line):
+        try:
+            kind, content = _parsed(line)
+        except InvalidLine:
+            if self.lines > 1:
+                raise
+            raise InvalidLine(_NOT_AN_EXPORT) from None
+        if self.lines == 1 and kind != "lrbench":
             raise InvalidLine(_NOT_AN_EXPORT)
-        if len(line) > MAX_LINE_BYTES:
-            raise InvalidLine("the line is longer than %d MB" % (MAX_LINE_BYTES >> 20))
-        kind, content = parse_line(line)
         if self.lines > 1 and kind == "lrbench":
             raise InvalidLine("the file has a second first line")
         content = self._checked(kind, content)
@@ -139,12 +142,11 @@ class _ExportChecker:
         return content
 
 
-def _begins_an_export(line: bytes) -> bool:
-    """Whether the first line of a file is that of an export."""
-    try:
-        return len(line) <= MAX_LINE_BYTES and parse_line(line)[0] == "lrbench"
-    except InvalidLine:
-        return False
+def _parsed(line: bytes) -> tuple[str, Any]:
+    """The kind and the content of a line."""
+    if len(line) > MAX_LINE_BYTES:
+        raise InvalidLine("the line is longer than %d MB" % (MAX_LINE_BYTES >> 20))
+    return parse_line(line)
 
 
 def trials(path: str) -> list[Trial]:

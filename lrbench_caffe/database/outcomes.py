@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from lrbench_caffe.database import reader
 from lrbench_caffe.database.columns import EVALUATION_COLUMNS
 from lrbench_caffe.trial import Dataset, Evaluation, Framework, Network, Setup, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 # What is always read of a trial's best row: by it, policies with equal means are put in order, and
 # the sets are named on which numbers are chosen and reported. A metric is read if the ranking is by
@@ -27,17 +28,10 @@ _QUERY = """
            seed, framework_id, network_id, dataset_id, task_id,
            CASE WHEN solver = lag(solver) OVER (ORDER BY started_at, trial.id) THEN NULL
                 ELSE solver::text END, {columns}
-    FROM trial
-    -- LIMIT makes this an index lookup for each trial, however many rows the table has.
-    LEFT JOIN LATERAL (
-        SELECT * FROM evaluation WHERE trial_id = trial.id AND iteration = COALESCE(
-            trial.best_iteration,  -- set when the trial ends
-            (SELECT iteration FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL
-             ORDER BY top1 DESC, iteration LIMIT 1)) LIMIT 1) AS best ON true
+    FROM trial {best_row}
     {where}
     ORDER BY started_at, trial.id"""
 _SETUP, _ROW = 5, 11  # where the columns of the setup and of the best row begin
-_FETCHED = 2000  # result lines at a time, so that the trials and not the lines take the memory
 
 # What trials share, by the tables: their columns, and their place in a result line.
 _SHARED = {
@@ -50,35 +44,35 @@ _SHARED = {
 }
 
 
-def query(metrics: Collection[str], where: str) -> str:
-    """Return the query for :func:`read`.
+def read(cursor: Any, metrics: Collection[str], filters: Mapping[str, str | None]) -> list[Trial]:
+    """Read trials, each with what is ranked of its best row.
 
     Args:
+        cursor: A cursor.
         metrics: The metrics that trials are ranked by.
-        where: The clause that selects trials, or "".
+        filters: Filters as for :meth:`lrbench_caffe.database.Store.trials`, by their names.
+
+    Returns:
+        The trials, without parameters, host, end and error.
     """
     columns = (
         "best." + name if name in _ALWAYS or name in metrics else "NULL"
         for name in EVALUATION_COLUMNS
     )
-    return _QUERY.format(columns=", ".join(columns), where=where)
-
-
-def read(cursor: Any, second: Any) -> list[Trial]:
-    """Read the result of a query.
-
-    Args:
-        cursor: A cursor that has executed :func:`query`.
-        second: Another cursor, for what trials share.
-
-    Returns:
-        The trials, each with what is ranked of its best row. They are without parameters, host, end
-        and error.
-    """
-    reader = _Reader(second)
+    ids, values = reader.trial_ids_query(filters)
+    is_filtered = any(value is not None for value in filters.values())
+    query = _QUERY.format(
+        columns=", ".join(columns),
+        best_row=reader.BEST_ROW,
+        where="WHERE trial.id IN (%s)" % ids if is_filtered else "",
+    )
+    cursor.execute(reader.MORE_MEMORY)
     trials: list[Trial] = []
-    for lines in iter(lambda: cursor.fetchmany(_FETCHED), []):
-        trials += reader.trials(lines)
+    with cursor.connection.cursor() as lines_cursor, cursor.connection.cursor() as second_cursor:
+        lines_cursor.execute(query, values)
+        outcomes = _Reader(second_cursor)
+        for lines in reader.portions(lines_cursor):
+            trials += outcomes.trials(lines)
     return trials
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from itertools import groupby
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 from psycopg2.extras import NamedTupleCursor
 
@@ -79,24 +79,27 @@ _WHERE = (
 
 _TRIALS = "SELECT" + _TRIAL_COLUMNS + _TRIAL_TABLES + _WHERE
 
+# LIMIT makes this an index lookup for each trial, however many rows the table has.
+BEST_ROW = """
+    LEFT JOIN LATERAL (
+        SELECT * FROM evaluation WHERE trial_id = trial.id AND iteration = COALESCE(
+            trial.best_iteration,  -- set when the trial ends
+            (SELECT iteration FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL
+             ORDER BY top1 DESC, iteration LIMIT 1)) LIMIT 1) AS best ON true"""
+
 # What a ranking needs of a trial's rows: the best one, without the values of classes and heads,
 # and the Top-1 of the last one.
 _RANKED_COLUMNS = tuple(
     column for column in EVALUATION_COLUMNS if column not in ("class_confidence", "heads")
 )
 _FINAL_COLUMNS = ("iteration", "lr", "top1", "measured_on", "other_sets")
-_RESULTS = "SELECT%s, %s, %s%s%s%s" % (
+_RESULTS = "SELECT%s, %s, %s%s%s%s%s" % (
     _TRIAL_COLUMNS,
     ", ".join("best.%s AS best_%s" % (column, column) for column in _RANKED_COLUMNS),
     ", ".join("final.%s AS final_%s" % (column, column) for column in _FINAL_COLUMNS),
     _TRIAL_TABLES,
-    # LIMIT makes this an index lookup for each trial, however many rows the table has.
+    BEST_ROW,
     """
-    LEFT JOIN LATERAL (
-        SELECT * FROM evaluation WHERE trial_id = trial.id AND iteration = COALESCE(
-            trial.best_iteration,  -- set when the trial ends
-            (SELECT iteration FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL
-             ORDER BY top1 DESC, iteration LIMIT 1)) LIMIT 1) AS best ON true
     LEFT JOIN LATERAL (
         SELECT * FROM evaluation WHERE trial_id = trial.id AND top1 IS NOT NULL
         ORDER BY iteration DESC LIMIT 1) AS final ON true""",
@@ -105,6 +108,7 @@ _RESULTS = "SELECT%s, %s, %s%s%s%s" % (
 
 _NETWORKS = "SELECT id, name, hash, prototxt FROM network WHERE id = ANY (%s)"
 _FETCHED = 2000  # result lines at a time, so that the trials and not the lines take the memory
+MORE_MEMORY = "SET LOCAL work_mem = '64MB'"  # sorts fifty thousand trials in memory
 
 _ROWS = (
     """
@@ -131,7 +135,14 @@ _BEST_ROWS = (
 )
 
 
-def trial_ids_query(filters: dict[str, str | None]) -> tuple[str, dict[str, str | None]]:
+def portions(cursor: Any) -> Iterator[list[Any]]:
+    """Yield the result lines of a cursor, some thousand at a time."""
+    return iter(lambda: cursor.fetchmany(_FETCHED), [])
+
+
+def trial_ids_query(
+    filters: Mapping[str, str | None],
+) -> tuple[str, dict[str, str | None]]:
     """Return a query for the ids of the trials that match filters.
 
     Args:
@@ -170,12 +181,12 @@ def read_results(cursor: Any, filters: Mapping[str, Any]) -> list[Trial]:
         cursor: A cursor whose result lines are named tuples.
         filters: Filters as for :meth:`Store.trials`, by their names.
     """
-    cursor.execute("SET LOCAL work_mem = '64MB'")  # sorts fifty thousand trials in memory
+    cursor.execute(MORE_MEMORY)
     cursor.execute(_RESULTS, _filter_values(filters))
     trials: list[Trial] = []
     with cursor.connection.cursor(cursor_factory=NamedTupleCursor) as second_cursor:
         reader = _TrialReader(second_cursor)
-        for lines in iter(lambda: cursor.fetchmany(_FETCHED), []):
+        for lines in portions(cursor):
             trials += reader.trials(lines, _ranked_rows)
     return trials
 

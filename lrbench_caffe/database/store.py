@@ -10,7 +10,7 @@ Use a Store in one thread at a time. Any number of Stores may write at the same 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, Collection, Iterable
+from typing import Callable, Collection, Iterable
 
 from lrbench_caffe.database import delivery, outcomes, reader
 from lrbench_caffe.database.writer import Writer
@@ -134,17 +134,7 @@ class Store(Writer):
             metrics: The metrics that they are ranked by.
             **filters: The filters of :meth:`trials`.
         """
-        where, values = reader.trial_ids_query(filters)
-        filtered = any(value is not None for value in filters.values())
-        query = outcomes.query(metrics, "WHERE trial.id IN (%s)" % where if filtered else "")
-
-        def read(cursor: Any) -> list[Trial]:
-            cursor.execute("SET LOCAL work_mem = '64MB'")
-            with cursor.connection.cursor() as lines, cursor.connection.cursor() as second:
-                lines.execute(query, values)
-                return outcomes.read(lines, second)
-
-        return self.transaction(read)
+        return self.transaction(lambda cursor: outcomes.read(cursor, metrics, filters))
 
     def results_of(self, trial_ids: Iterable[str]) -> dict[str, Trial]:
         """Return trials as :meth:`results` does, by their ids."""

@@ -338,24 +338,23 @@ def _ties(pairs: Iterable[tuple[Spread, Ranked]]) -> Iterator[list[Ranked]]:
     """
     following = iter(pairs)
     waiting: deque[tuple[Spread, Ranked]] = deque()  # read, and not in a group yet
-    while True:
-        waiting.extend(islice(following, 0 if waiting else 1))
-        if not waiting:
-            return
-        leader, entry = waiting.popleft()
-        group, passed = [entry], []
+
+    def unread() -> Iterator[tuple[Spread, Ranked]]:
         while True:
             waiting.extend(islice(following, 0 if waiting else 1))
             if not waiting:
-                break
-            value, entry = waiting[0]
+                return
+            yield waiting.popleft()
+
+    for leader, first in unread():
+        group, passed = [first], []
+        for value, entry in unread():
             if is_tied(leader, value):
                 group.append(entry)
-            elif value.n > 1 or leader.n == 1:
+                continue
+            passed.append((value, entry))
+            if value.n > 1 or leader.n == 1:
                 break
-            else:
-                passed.append(waiting[0])
-            waiting.popleft()
         waiting.extendleft(reversed(passed))
         yield group
 

@@ -16,8 +16,7 @@ def sets_of(trial: Trial) -> tuple[str, str] | None:
     best, report = trial.best, trial.setup.report
     if best is None:
         return None
-    has_both = report is not None and report in (best.other_sets or {})
-    return best.measured_on, str(report) if has_both else best.measured_on
+    return best.measured_on, str(report) if best.has_set(report) else best.measured_on
 
 
 def sets_sentence(select: str, report: str) -> str:

@@ -15,7 +15,6 @@ run ends with an error.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 import uuid
@@ -25,13 +24,15 @@ import distributed
 from distributed import Queue, Variable
 
 from lrbench_caffe import __version__
+from lrbench_caffe.errors import in_one_line
 from lrbench_caffe.study import transfer, worker
+from lrbench_caffe.study.cluster_workers import SILENCE_SECONDS, ClusterWorkers
 from lrbench_caffe.study.events import EventReader, has_stopped_improving
 from lrbench_caffe.study.link import LinkLost, RunningClock, call
 from lrbench_caffe.trial import FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Sequence
 
     from lrbench_caffe.study.events import OnJobEvent, Verdict
     from lrbench_caffe.study.stop import Stop
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.2  # between two reads of the event queue
 _LOOK_SECONDS = 5  # between two looks at the cluster's workers
-_SILENCE_SECONDS = 60  # after which an execution or a worker counts as silent
-_IMPORT_SECONDS = 30  # in which the workers import this program
 _KILL_SECONDS = 5  # in which killed trainings may report their ends
 _MAX_PROBLEMS = 3  # workers on which a training is tried that cannot begin
 _MAX_SUBMISSIONS = 10  # of a training, whatever the reasons
@@ -131,14 +130,14 @@ class Trainings:
             )
         self._any_job = jobs[0]
         self._superseded: list[str] = []  # executions that must end
-        self._unsuitable: set[str] = set()  # the addresses of workers that cannot train anything
         self._sent_orders: dict[str, Any] | None = None
         self._clock = RunningClock()
         self._heartbeat = self._last_life = 0.0
         self._next_look = 0.0
         self._leave_at: float | None = None  # after the second request to stop
-        # When a message of a worker to the scheduler was last noticed, and that message's time.
-        self._messages: dict[str, tuple[float, float]] = {}
+        self._workers = ClusterWorkers(
+            client, self._resources or {}, self._channel, self._clock, stop
+        )
 
     def run(self) -> None:
         """Train the jobs until all have ended, and receive their models from workers elsewhere.
@@ -183,9 +182,9 @@ class Trainings:
 
     def _submit_all(self) -> None:
         """Give all trainings to the workers that have this program."""
-        problems, workers = self._import_problems(), self._workers()
-        none_has_it = bool(workers) and self._unsuitable.issuperset(workers)
-        suitable = self._suitable(workers) if problems else ()
+        problems, workers = self._workers.import_problems(), self._workers.load()
+        none_has_it = bool(workers) and self._workers.unsuitable.issuperset(workers)
+        suitable = self._workers.suitable(workers) if problems else ()
         for training in list(self._trainings.values()):
             if none_has_it:
                 self._fail(training, problems[0])
@@ -193,31 +192,6 @@ class Trainings:
                 self._submit(training, suitable)
         for problem in () if none_has_it else problems:
             self._note(problem + "; other workers train")
-
-    def _import_problems(self) -> list[str]:
-        """Find the workers that cannot import this program: Dask ends those that receive a task."""
-        statement = "import lrbench_caffe.study.worker"
-        with contextlib.suppress(LinkLost):  # a worker that does not answer may have it
-            answers = call(
-                self._client.run,
-                exec,
-                statement,
-                on_error="return",
-                stop=self._stop,
-                seconds=_IMPORT_SECONDS,
-            )
-            errors = {
-                address: answer
-                for address, answer in answers.items()
-                if isinstance(answer, ImportError)
-            }
-            self._unsuitable.update(errors)
-            return [
-                "the worker %s cannot import lrbench_caffe (%s): install version %s for its Python"
-                % (address, _in_one_line(error), __version__)
-                for address, error in errors.items()
-            ]
-        return []
 
     def _submit(self, training: _Training, workers: Sequence[str] = ()) -> None:
         """Give a training to the cluster, or to certain workers of it."""
@@ -252,7 +226,7 @@ class Trainings:
         execution.last_step = now
         if kind in ("problem", "unsuitable"):
             if kind == "unsuitable":
-                self._unsuitable.add(execution.worker)
+                self._workers.unsuitable.add(execution.worker)
             self._settle_problem(training, content)
         elif kind == "model":
             self._receive_model(training.job, content)
@@ -308,9 +282,9 @@ class Trainings:
 
     def _try_elsewhere(self, training: _Training, problem: str) -> None:
         """Train a job on another worker because of a problem; or it has failed."""
-        suitable = self._suitable(self._workers())
+        suitable = self._workers.suitable(self._workers.load())
         others = [other for other in suitable if other not in training.problems]
-        own_problems = len(set(training.problems) - self._unsuitable)
+        own_problems = len(set(training.problems) - self._workers.unsuitable)
         if not others or own_problems == _MAX_PROBLEMS or self._stop.requests:
             self._fail(training, problem)
             return
@@ -390,7 +364,7 @@ class Trainings:
     def _check_execution(self, training: _Training, execution: _Execution, now: float) -> None:
         """Give up an execution that is silent, or that has not begun its training."""
         patience = _duration(self._patience)
-        if self._stop.requests and now > execution.last_sign + _SILENCE_SECONDS:
+        if self._stop.requests and now > execution.last_sign + SILENCE_SECONDS:
             self._forget(training)
         elif now > execution.last_sign + self._patience:
             self._settle_problem(training, "the worker gave no sign of life for %s" % patience)
@@ -400,7 +374,7 @@ class Trainings:
 
     def _look_at_cluster(self) -> None:
         """Notice workers that are gone, and a cluster on which nothing trains."""
-        workers, now = self._workers(), self._clock.seconds()
+        workers, now = self._workers.load(), self._clock.seconds()
         for training in list(self._trainings.values()):
             if training.execution is not None and training.execution.worker not in workers:
                 self._supersede(training)
@@ -411,12 +385,12 @@ class Trainings:
                 self._submit(training)
         if any(training.execution for training in self._trainings.values()):
             return
-        suitable = self._suitable(workers)
+        suitable = self._workers.suitable(workers)
         if not suitable:
             kind = " with a GPU (--resources GPU=1)" if self._resources else ""
             wait = "the cluster has no worker%s: trainings wait for one, up to %s"
             self._note(wait % (kind, _duration(self._patience)))
-        elif self._works_for_others(suitable):
+        elif self._workers.work_for_others(suitable):
             self._note("the cluster works for other programs: trainings wait for a free worker")
             self._last_life = now
         if self._trainings and now > self._last_life + self._patience:
@@ -426,39 +400,6 @@ class Trainings:
                 % (_duration(self._patience), number)
             )
 
-    def _workers(self) -> dict[str, Any]:
-        """What the scheduler has recorded about its workers, by their addresses."""
-        workers: dict[str, Any] = self._ask(self._client.scheduler_info)["workers"]
-        before, now, self._messages = self._messages, self._clock.seconds(), {}
-        for address, info in workers.items():
-            message = (info["last_seen"], now)
-            if address in before and before[address][0] == info["last_seen"]:
-                message = before[address]
-            self._messages[address] = message
-        return workers
-
-    def _suitable(self, workers: Mapping[str, Any]) -> list[str]:
-        """The addresses of the workers that can train: not of those that are paused or silent."""
-        required = set(self._resources or {})
-        silent_since = self._clock.seconds() - _SILENCE_SECONDS
-        return [
-            address
-            for address, info in workers.items()
-            if required <= set(info["resources"])
-            and address not in self._unsuitable
-            and info.get("status", "running") == "running"
-            and self._messages[address][1] > silent_since
-        ]
-
-    def _works_for_others(self, workers: Collection[str]) -> bool:
-        """Whether one of these workers has tasks of another program."""
-        return any(
-            not str(key).startswith(self._channel)
-            for address, keys in self._ask(self._client.processing).items()
-            if address in workers
-            for key in keys
-        )
-
     def _note(self, message: str) -> None:
         self._on_event(self._any_job, "note", message)
 
@@ -467,12 +408,8 @@ def _task_problem(future: Any) -> str:
     """Why Dask could not execute a task."""
     error = future.exception()
     if isinstance(error, distributed.scheduler.KilledWorker):
-        return "its Dask workers died (%s)" % _in_one_line(error)
-    return "a Dask worker could not train it (%s)" % _in_one_line(error)
-
-
-def _in_one_line(error: BaseException) -> str:
-    return " ".join(("%s: %s" % (type(error).__name__, error)).split())
+        return "its Dask workers died (%s)" % in_one_line(error)
+    return "a Dask worker could not train it (%s)" % in_one_line(error)
 
 
 def _duration(seconds: float) -> str:

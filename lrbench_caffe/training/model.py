@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
-import shutil
 import time
 from typing import IO, TYPE_CHECKING, Any
 
 from caffe.proto import caffe_pb2
 
 from lrbench_caffe.models import BEST, LAST, ModelFiles, ModelFolder, existing_folder
-from lrbench_caffe.training import caffemodel
+from lrbench_caffe.training import caffemodel, room
 from lrbench_caffe.training.deploy import deploy_net
 from lrbench_caffe.training.net import layers_in_phase
 from lrbench_caffe.training.snapshots import FIRST_COST, MAX_SHARE
@@ -125,9 +123,7 @@ class ModelKeeper:
 
         The journal of the rows may be on the same disk, and matters more.
         """
-        weights = sum(4 * blob.count for layer in self._solver.net.layers for blob in layer.blobs)
-        if shutil.disk_usage(existing_folder(place.name)).free < MIN_ROOM * weights:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        room.require(existing_folder(place.name), MIN_ROOM * room.weight_bytes(self._solver))
         place.put(description, self._write_weights, self._deploy_net())
 
     def _try(

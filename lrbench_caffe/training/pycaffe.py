@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from lrbench_caffe.errors import InputError, UnusableCaffe
+from lrbench_caffe.errors import InputError, UnusableCaffe, in_one_line
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -58,10 +58,9 @@ def _import_error(error: BaseException) -> InputError:
             "%s has no memory to import caffe: end other programs, run fewer trainings at a time, "
             "or raise the limit (ulimit -v)" % python
         )
-    reason = " ".join(("%s: %s" % (type(error).__name__, error)).split())
     return UnusableCaffe(
         "%s cannot import caffe (%s): it needs a pycaffe that is built for this Python and its "
-        "numpy, in a folder on PYTHONPATH that every user can read" % (python, reason)
+        "numpy, in a folder on PYTHONPATH that every user can read" % (python, in_one_line(error))
     )
 
 

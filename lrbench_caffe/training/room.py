@@ -1,4 +1,4 @@
-"""The room that a snapshot of Caffe's takes on the disk.
+"""The room that weights and Caffe's snapshots take on the disk.
 
 Caffe ends its process when it cannot write a snapshot. It is better to train on without one.
 """
@@ -21,6 +21,11 @@ _RESERVE_BYTES = 1 << 15  # for the names and parameters of layers, and for whol
 _RESERVE_SHARE = 0.01
 
 
+def weight_bytes(solver: caffe._caffe.Solver) -> int:
+    """Return the bytes of the weights of a solver's net."""
+    return sum(4 * blob.count for layer in solver.net.layers for blob in layer.blobs)
+
+
 def snapshot_bytes(solver: caffe._caffe.Solver, param: caffe_pb2.SolverParameter) -> int:
     """Return the bytes that a snapshot takes, rounded up.
 
@@ -28,12 +33,26 @@ def snapshot_bytes(solver: caffe._caffe.Solver, param: caffe_pb2.SolverParameter
         solver: The Caffe solver.
         param: The resolved SolverParameter.
     """
-    weights = sum(4 * blob.count for layer in solver.net.layers for blob in layer.blobs)
     copies = 1 + bool(param.snapshot_diff) + _HISTORIES.get(param.type, 1)
-    return int(weights * copies * (1 + _RESERVE_SHARE)) + _RESERVE_BYTES
+    return int(weight_bytes(solver) * copies * (1 + _RESERVE_SHARE)) + _RESERVE_BYTES
 
 
-def check(folder: str, needed: int, replaced: str) -> None:
+def require(folder: str, needed: int, replaced: int = 0) -> None:
+    """Check that a disk has room.
+
+    Args:
+        folder: A folder on the disk.
+        needed: The bytes that will be written.
+        replaced: The bytes of the files that they replace.
+
+    Raises:
+        OSError: The disk is full, or the folder is missing.
+    """
+    if shutil.disk_usage(folder).free + replaced < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def check_snapshot(folder: str, needed: int, replaced: str) -> None:
     """Check that a snapshot can be written.
 
     Args:
@@ -44,11 +63,11 @@ def check(folder: str, needed: int, replaced: str) -> None:
     Raises:
         OSError: The disk is full, or the folder is missing or cannot be written.
     """
-    room = shutil.disk_usage(folder).free
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    sizes = []
     for ending in ("caffemodel", "solverstate", "caffemodel.h5", "solverstate.h5"):
         with contextlib.suppress(OSError):
-            room += os.path.getsize("%s.%s" % (replaced, ending))
-    if room < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sizes.append(os.path.getsize("%s.%s" % (replaced, ending)))
+    os.stat(folder)  # raises the error of a folder that is missing
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    require(folder, needed, sum(sizes))

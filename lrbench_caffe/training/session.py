@@ -208,13 +208,13 @@ class _Session:
     def take_snapshot(self) -> None:
         """Take a snapshot for the user. If it cannot be written, the training continues."""
         iteration = self._snapshot_at = self._solver.iter
-        prefix = encoding.to_path(self._param.snapshot_prefix)
-        folder, path = os.path.dirname(prefix) or ".", "%s_iter_%d" % (prefix, iteration)
+        stem = solverstate.snapshot_stem(self._param, iteration)
+        folder = os.path.dirname(stem) or "."
         needed = room.snapshot_bytes(self._solver, self._param)
         try:
-            room.check(folder, needed, path)
+            room.check_snapshot(folder, needed, stem)
             self._solver.snapshot()
-            self._write_policy_state(prefix)
+            self._write_policy_state(stem)
         except OSError as error:
             is_full = error.errno == errno.ENOSPC
             reason = disk_problem(error, folder, needed) if is_full else error.strerror
@@ -222,15 +222,14 @@ class _Session:
                 "note",
                 "the snapshot of iteration %d cannot be written to %s.* (%s): the training "
                 "continues without it; free space there, or name another place with "
-                "--snapshot-prefix" % (iteration, shown(path), reason),
+                "--snapshot-prefix" % (iteration, shown(stem), reason),
             )
 
-    def _write_policy_state(self, prefix: str) -> None:
+    def _write_policy_state(self, stem: str) -> None:
         """Write what depends on the rows so far beside the snapshot just taken."""
         if self._policy.has_memory or self._plan.early_stop:
             solverstate.write_policy_state(
-                prefix,
-                self._solver.iter,
+                stem,
                 self._policy,
                 self._monitor.memory,
                 self._monitor.losses,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrbench_caffe import files
 from lrbench_caffe.paths import make_private
+from lrbench_caffe.training import room
 from lrbench_caffe.training.solverstate import snapshot_iteration, with_weights
 from lrbench_caffe.trial import Evaluation, from_dict
 
@@ -139,10 +140,8 @@ class Snapshots:
         Caffe aborts on a full disk; it is better to train on without a snapshot. The rows that
         follow need room too, because the journal may be on the same disk.
         """
-        weights = sum(4 * blob.count for layer in solver.net.layers for blob in layer.blobs)
-        return shutil.disk_usage(self._folder).free > MAX_COPIES * weights + 2 * len(
-            json.dumps(rows)
-        )
+        needed = MAX_COPIES * room.weight_bytes(solver) + 2 * len(json.dumps(rows))
+        return shutil.disk_usage(self._folder).free > needed
 
     def take(
         self, solver: caffe._caffe.Solver, rows: list[dict[str, Any]], losses: list[float]

@@ -44,6 +44,16 @@ class PolicyState(NamedTuple):
 NO_STATE = PolicyState(None, ())
 
 
+def snapshot_stem(param: caffe_pb2.SolverParameter, iteration: int) -> str:
+    """Return what the paths of Caffe's snapshot of an iteration begin with, up to the dot.
+
+    Args:
+        param: The resolved SolverParameter.
+        iteration: The iteration.
+    """
+    return "%s_iter_%d" % (encoding.to_path(param.snapshot_prefix), iteration)
+
+
 def snapshot_path(param: caffe_pb2.SolverParameter, iteration: int) -> str:
     """Return where Caffe writes the solver state of its snapshot of an iteration.
 
@@ -52,8 +62,7 @@ def snapshot_path(param: caffe_pb2.SolverParameter, iteration: int) -> str:
         iteration: The iteration.
     """
     ending = ".h5" if param.snapshot_format == caffe_pb2.SolverParameter.HDF5 else ""
-    prefix = encoding.to_path(param.snapshot_prefix)
-    return "%s_iter_%d.solverstate%s" % (prefix, iteration, ending)
+    return "%s.solverstate%s" % (snapshot_stem(param, iteration), ending)
 
 
 def snapshot_iteration(path: str) -> int:
@@ -106,8 +115,7 @@ def _binary_iteration(path: str) -> int | None:
 
 
 def write_policy_state(
-    prefix: str,
-    iteration: int,
+    stem: str,
     policy: Policy | CaffePolicy,
     memory: Memory | None,
     losses: list[float],
@@ -116,8 +124,7 @@ def write_policy_state(
     """Write the state of a policy, and of early stopping, beside a snapshot.
 
     Args:
-        prefix: The snapshot_prefix of the solver.
-        iteration: The iteration of the snapshot.
+        stem: The snapshot's :func:`snapshot_stem`.
         policy: The policy, for which the state is valid.
         memory: Its memory.
         losses: The losses of the mini-batches since the last evaluation.
@@ -131,7 +138,7 @@ def write_policy_state(
         metric = early_stop.patience.metric
         content["patience"] = {"metric": metric, "memory": early_stop.memory}
     state = json.dumps(content)
-    with files.open_output("%s_iter_%d.policystate" % (prefix, iteration)) as file:
+    with files.open_output(stem + ".policystate") as file:
         file.write(state.encode())
 
 
