@@ -202,12 +202,13 @@ def test_the_first_entries_are_those_of_the_whole_ranking(by):
         for seed in range(chance.choice([1, 2, 3]))
     ]
     criterion = parse_criterion(by)
+    (block,) = ranking.group_comparable(trials)
     whole = rank(trials, criterion)
     for first in (0, 1, 7, 20, len(whole), 100):
-        entries = rank(trials, criterion, first)
+        entries = ranking.rank_block(block, criterion, first)
         assert entries == whole[: len(entries)] and len(entries) >= min(first, len(whole))
     best = [entry for entry in whole if entry.rank == 1]
-    assert rank(trials, criterion, 1)[: len(best)] == best, "ties are complete"
+    assert ranking.rank_block(block, criterion, 1)[: len(best)] == best, "ties are complete"
 
 
 def test_only_finished_trials_count_and_the_states_of_the_others_are_shown():

@@ -52,6 +52,7 @@ def _without_collection() -> Iterator[None]:
 @view_options
 @format_option
 @database_option
+@_without_collection()
 def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) -> None:
     """Rank the policies of each task over their seeds.
 
@@ -63,18 +64,17 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
     from lrbench_caffe.display import tables, verdict
 
     criterion = ranking.parse_criterion(by)
-    with _without_collection():
-        if format == "table" and view.limit is None:
-            view = view._replace(limit=MAX_LISTED)
-        # Of thousands of policies, only the rows that are printed are made.
-        limit = None if view.sort else view.limit
-        with database.Store(dsn) as store:
-            database.selection.check(store, filters)
-            blocks, entries = _rank(store, filters, criterion, limit)
-        rankings = [
-            tables.ranked(block, ranked[:limit], criterion.weights)
-            for block, ranked in zip(blocks, entries)
-        ]
+    if format == "table" and view.limit is None:
+        view = view._replace(limit=MAX_LISTED)
+    # Of thousands of policies, only the rows that are printed are made.
+    limit = None if view.sort else view.limit
+    with database.Store(dsn) as store:
+        database.selection.check(store, filters)
+        blocks, entries = _rank(store, filters, criterion, limit)
+    rankings = [
+        tables.ranked(block, ranked[:limit], criterion.weights)
+        for block, ranked in zip(blocks, entries)
+    ]
     policies = sum(len({trial.policy for trial in block.trials}) for block in blocks)
     not_made = policies - sum(len(table.rows) for table in rankings)
     print_tables(rankings, format, view, not_made)
@@ -99,7 +99,7 @@ def _rank(
         trials = store.outcomes(criterion.weights, **filters)
     blocks = ranking.group_comparable(trials)
     first = None if limit is None else max(limit, 2)  # the verdict compares two
-    entries = [ranking.rank(block.trials, criterion, first) for block in blocks]
+    entries = [ranking.rank_block(block, criterion, first) for block in blocks]
     if limit is not None:
         printed = [entry for ranked in entries for entry in ranked[:limit]]
         ids = (trial.id for entry in printed for trial in entry.trials + entry.others)
@@ -141,6 +141,7 @@ def plot(policies: tuple[str, ...], max_iter: int | None, out: str | None, termi
 @click.argument("out", metavar="OUT.html")
 @ranking_option
 @database_option
+@_without_collection()
 def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
     """Write an HTML report with rankings and training curves.
 
@@ -153,7 +154,7 @@ def report(filters: Filters, out: str, by: str, dsn: str | None) -> None:
 
     criterion = ranking.parse_criterion(by)
     page.check_path(out)
-    with _without_collection(), database.Store(dsn) as store, progress.ProgressDisplay() as display:
+    with database.Store(dsn) as store, progress.ProgressDisplay() as display:
         database.selection.check(store, filters)
         loaded = content.load(store, filters, criterion, display, command_line())
         size = page.write(out, loaded)

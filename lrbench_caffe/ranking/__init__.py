@@ -27,6 +27,7 @@ from lrbench_caffe.ranking.ranked import (
     counted_trials,
     pareto_front,
     rank,
+    rank_block,
     sort_by_top1,
 )
 from lrbench_caffe.ranking.sets import sets_of, sets_remarks, sets_sentence
@@ -49,6 +50,7 @@ __all__ = [
     "pareto_front",
     "parse_criterion",
     "rank",
+    "rank_block",
     "sets_of",
     "sets_remarks",
     "sets_sentence",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Callable
 
-from lrbench_caffe.ranking.blocks import Settings, group_comparable, settings_text
+from lrbench_caffe.ranking.blocks import Block, Settings, group_comparable, settings_text
 from lrbench_caffe.ranking.criteria import METRICS, Criterion
 from lrbench_caffe.ranking.noise import Spread, is_tied, spread
 from lrbench_caffe.ranking.spreads import Spreads
@@ -124,9 +124,7 @@ def _one_for_each_seed(trials: list[Trial]) -> list[Trial]:
     return list({trial.setup.seed: trial for trial in trials}.values())
 
 
-def rank(
-    trials: Iterable[Trial], by: Criterion = BY_TOP1, first: int | None = None
-) -> list[Ranked]:
+def rank(trials: Iterable[Trial], by: Criterion = BY_TOP1) -> list[Ranked]:
     """Rank policies, each block of comparable trials by itself.
 
     They are ranked by their metrics on the set that decides, which may be a validation set.
@@ -139,8 +137,6 @@ def rank(
             gives rank 1 to the Pareto front, rank 2 to the front of the remaining policies, and so
             on. There, a policy is behind another one only if none of its means is better and at
             least one is worse by more than the noise.
-        first: Return only so many entries of each block, and those that are tied with the last of
-            them (None: all). Of tens of thousands, the first ones take much less time.
 
     Returns:
         An entry for each policy of each block, in the order of
@@ -153,8 +149,24 @@ def rank(
     return [
         entry
         for block in group_comparable(trials)
-        for entry in _first(_rank_block(block.trials, block.differences, by), first)
+        for group in _ranked_groups(block.trials, block.differences, by)
+        for entry in group
     ]
+
+
+def rank_block(block: Block, by: Criterion = BY_TOP1, first: int | None = None) -> list[Ranked]:
+    """Rank the policies of one block, as :func:`rank` does.
+
+    Args:
+        block: The block.
+        by: The criterion.
+        first: Return only so many entries, and those that are tied with the last of them (None:
+            all). Of tens of thousands, the first ones take much less time.
+
+    Returns:
+        The entries, the best first. They have no settings, because they are all of one block.
+    """
+    return _first(_ranked_groups(block.trials, (), by), first)
 
 
 def _first(groups: Iterable[Sequence[Ranked]], count: int | None) -> list[Ranked]:
@@ -167,7 +179,7 @@ def _first(groups: Iterable[Sequence[Ranked]], count: int | None) -> list[Ranked
     return entries
 
 
-def _rank_block(
+def _ranked_groups(
     trials: Iterable[Trial], settings: Settings, by: Criterion
 ) -> Iterator[Sequence[Ranked]]:
     """Rank entries; yield those that are tied by the first scale together."""

@@ -177,7 +177,7 @@ def _state_counts(trials: list[Trial], waiting: int) -> dict[str, int]:
 
 def _task(store: Store, block: Block, criterion: Criterion, max_drawn: int) -> dict[str, Any]:
     dataset, network, trials = block.dataset, block.network, block.trials
-    entries = ranking.rank(trials, criterion)
+    entries = ranking.rank_block(block, criterion)
     front = {entry.label for entry in ranking.pareto_front(entries, PARETO_METRICS)}
     on_front = [entry for entry in entries[MAX_LISTED:] if entry.label in front]
     listed = entries[:MAX_LISTED] + on_front[:MAX_LISTED]

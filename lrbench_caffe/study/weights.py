@@ -149,7 +149,7 @@ def _of_study(store: Store, study: str, policy: str | None) -> Model:
                 next(trial.id for trial in blocks[0].trials if models.find(trial.id)),
             )
         )
-    for entry in ranking.rank(blocks[0].trials):
+    for entry in ranking.rank_block(blocks[0]):
         kept = [trial for trial in (*entry.trials, *entry.others) if models.find(trial.id)]
         model = models.find(best_of(kept).id) if kept else None
         if model is not None:
