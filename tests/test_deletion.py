@@ -232,7 +232,7 @@ def test_a_journal_of_another_machine_does_not_bring_a_deleted_trial_back(
     (path,) = [path for path in databases.undelivered() if entry.id in path]
     assert any("was deleted from the database" in note and path in note for note in notes)
     again = invoke("db", "deliver", "--dsn", database)
-    assert again.returncode == 4 and "1 journals refused" in again.stdout
+    assert again.returncode == 4 and "1 journal refused" in again.stdout
     with databases.Store(database) as store:
         assert ids(store) == [] and not counts(store)[1]
     restored = invoke("db", "deliver", path, "--dsn", database)

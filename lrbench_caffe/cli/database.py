@@ -114,8 +114,12 @@ def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
         reason = "recorded for %s" % journal.name if journal.name else "not a journal"
         console.print_line("not delivered: %s (%s)" % (journal.path, reason))
     console.print_line(
-        "%d events delivered, %d journals refused, %d left for other databases"
-        % (delivery.events, len(delivery.refused), len(delivery.others))
+        "%s delivered, %s refused, %d left for other databases"
+        % (
+            counted(delivery.events, "event"),
+            counted(len(delivery.refused), "journal"),
+            len(delivery.others),
+        )
     )
     if delivery.problem:
         raise Undelivered(delivery.problem)
@@ -211,8 +215,8 @@ def db_import(file: str, restore: bool, dsn: str | None) -> None:
         )
     present = imported.trials - imported.new - imported.updated
     console.print_line(
-        "%d trials: %d new, %d updated, %d already there"
-        % (imported.trials, imported.new, imported.updated, present)
+        "%s: %d new, %d updated, %d already there"
+        % (counted(imported.trials, "trial"), imported.new, imported.updated, present)
     )
     for note in notes:
         console.print_line("note: " + note)

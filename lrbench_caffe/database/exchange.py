@@ -20,7 +20,7 @@ from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, expo
 from lrbench_caffe.database.export_format import SHARED_FIELDS, VERSION
 from lrbench_caffe.database.reader import trial_ids_query
 from lrbench_caffe.database.store import Store
-from lrbench_caffe.errors import InputError
+from lrbench_caffe.errors import InputError, counted
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -147,7 +147,8 @@ def import_trials(
             % (path, error.strerror)
         ) from None
     if different and on_note is not None:
-        on_note("%d trials differ in the file from those here, which stay as they are" % different)
+        trials = counted(different, "trial")
+        on_note("%s with another content than in the file: what is here stays as it is" % trials)
     return Imported(staging.trials, new, updated)
 
 

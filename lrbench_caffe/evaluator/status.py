@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lrbench_caffe import ranking
 from lrbench_caffe.display.search import SearchStatus
+from lrbench_caffe.errors import counted
 from lrbench_caffe.evaluator.tuning_log import (
     KNOWN,
     MORE_SEEDS,
@@ -60,6 +61,4 @@ def status(log: TuningLog, stage: str, wanted: Sequence[Wanted], budget: float) 
 def _tried(wanted: Sequence[Wanted]) -> str:
     if not wanted:
         return "constant rates"
-    if len(wanted) == 1:
-        return "1 training"
-    return "%d trainings" % len(wanted)
+    return counted(len(wanted), "training")
