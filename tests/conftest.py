@@ -39,7 +39,8 @@ with contextlib.suppress(ImportError):
     settings.load_profile("default examples")
 
 # The tests compare all digits of a training. The last ones depend on the number of BLAS threads.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
 
 # Under nohup, and in the background of a script, signals are ignored. Programs inherit that, but
 # not a handler, so the programs that tests start receive these signals in any case.
@@ -62,6 +63,8 @@ def pytest_configure():
     for name in ("COLUMNS", "LINES", "FORCE_COLOR"):
         os.environ.pop(name, None)
     os.environ["LC_ALL"] = "C.UTF-8"
+    # The same for all tests of a process, so that their trainings can have the same fork server.
+    os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, TESTS])
     # Matplotlib would warn if the home directory cannot be written.
     folder = "lrbench-tests-%d" % os.getuid()
     os.environ["MPLCONFIGDIR"] = os.path.join(tempfile.gettempdir(), folder)
@@ -73,6 +76,14 @@ def pytest_collection_modifyitems(items):
     """Begin with the files that take longest: then all workers end at about the same time."""
     order = {"test_%s.py" % name: n for n, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(os.path.basename(str(item.fspath)), len(order)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_folder(tmp_path_factory):
+    """The current directory of all tests: no test depends on where the tests are started."""
+    folder = tmp_path_factory.mktemp("current")
+    os.chdir(str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

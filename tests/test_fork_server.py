@@ -32,7 +32,7 @@ from lrbench_caffe.trial import Job, to_dict
 pytestmark = needs_caffe
 
 WITNESS = """
-import json, os, random, resource, signal, tempfile
+import json, os, random, resource, signal, sys, tempfile
 import caffe
 import numpy as np
 
@@ -43,6 +43,7 @@ class Witness(caffe.Layer):
             "server": os.getppid(),
             "session": os.getsid(0),
             "folder": os.getcwd(),
+            "module_folder": sys.path[0],
             "temporary": [os.environ["TMPDIR"], tempfile.gettempdir()],
             "random": [random.random(), np.random.random()],
             "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -152,11 +153,23 @@ def test_a_training_inherits_what_its_program_has_changed(witness, tmp_path, mon
     facts = witness()
     assert (facts["home"], facts["server"]) == (str(tmp_path / "other"), server)
     monkeypatch.setenv("WITNESS", "set")
-    monkeypatch.chdir(tmp_path)
     facts = witness()
-    assert (facts["variable"], facts["folder"]) == ("set", str(tmp_path))
-    assert facts["server"] != server
+    assert facts["variable"] == "set" and facts["server"] != server
     wait_until(lambda: not exists(server))
+
+
+def test_a_training_has_the_current_directory_of_its_program(witness, tmp_path, monkeypatch):
+    """It needs another server only where Python finds modules, here the layer."""
+    servers = {}
+    for folder in (tmp_path / "first", tmp_path / "second", tmp_path):
+        folder.mkdir(exist_ok=True)
+        (folder / "solver.prototxt").touch()
+        monkeypatch.chdir(folder)
+        facts = witness()
+        assert facts["folder"] == facts["module_folder"] == str(folder)
+        servers[folder.name] = facts["server"]
+    assert servers["first"] == servers["second"] != servers[tmp_path.name]
+    wait_until(lambda: not exists(servers["first"]))
 
 
 def test_a_killed_server_is_replaced(witness):

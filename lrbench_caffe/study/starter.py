@@ -158,9 +158,13 @@ class _Server:
         """
         names = filter(_is_late, {*environment, *self._environment})
         message = [only, {name: environment.get(name) for name in names}]
-        descriptors = array.array("i", [*streams, link.fileno()])
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)
-        self._requests.sendmsg([json.dumps(message).encode()], [rights])
+        directory = os.open(".", os.O_PATH)
+        try:
+            descriptors = array.array("i", [*streams, directory, link.fileno()])
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)
+            self._requests.sendmsg([json.dumps(message).encode()], [rights])
+        finally:
+            os.close(directory)
 
     def retire(self) -> None:
         """Let the server end after its last training."""
@@ -262,8 +266,28 @@ def _inherited(environment: dict[str, str]) -> object:
         lines,
         [resource.getrlimit(limit) for limit in _LIMITS],
         os.getpriority(os.PRIO_PROCESS, 0),
-        os.readlink("/proc/self/cwd"),
+        _directory_of_modules(),
         sys.executable,
+    )
+
+
+def _directory_of_modules() -> str | None:
+    """The current directory; None if it has no modules, which `python3 -m` would import first.
+
+    A fork imports what its server has found, but may have another current directory.
+    """
+    path = os.readlink("/proc/self/cwd")
+    try:
+        with os.scandir(".") as entries:
+            has_modules = any(map(_is_module, entries))
+    except OSError:
+        return path
+    return path if has_modules else None
+
+
+def _is_module(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith((".py", ".so")) or os.path.exists(
+        os.path.join(entry.path, "__init__.py")
     )
 
 

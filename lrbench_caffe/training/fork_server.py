@@ -5,9 +5,9 @@ trains, so a fork is like a process that has just imported Caffe. It runs
 :mod:`lrbench_caffe.training.worker`.
 
 :mod:`lrbench_caffe.study.starter` starts the server. Its standard input is a socket. A request is
-a message ``[only, variables]`` with four file descriptors: the standard input, output and error
-of the training, and its link. The link is a socket. Through it, the server sends the messages
-``["started", null]``, ``["error", errno]`` or ``["refused", reason]``, and later
+a message ``[only, variables]`` with five file descriptors: the standard input, output and error
+of the training, its current directory, and its link. The link is a socket. Through it, the server
+sends the messages ``["started", null]``, ``["error", errno]`` or ``["refused", reason]``, and later
 ``["ended", status]``, where the status is that of :class:`subprocess.Popen`. It receives the
 numbers of signals for the training. If the program closes a link, that training is killed. The
 message ``null`` without file descriptors ends the server after its last training.
@@ -25,6 +25,7 @@ import select
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ import numpy as np
 from lrbench_caffe.training import worker
 
 _MESSAGE_BYTES = 1 << 18
-_DESCRIPTORS = 4
+_DESCRIPTORS = 5
 _POLL_SECONDS = 0.5  # in which the server notices that its program has ended
 _THREADS_SECONDS = 1  # in which a thread that was ended leaves /proc
 _THREADS_REFUSAL = (
@@ -52,12 +53,14 @@ class Request(NamedTuple):
         variables: The environment variables that may differ from those of the server; None: the
             process does not have the variable. TMPDIR is a folder of the training's own.
         streams: The file descriptors of its standard input, output and error.
+        directory: The file descriptor of its current directory.
         link: The socket that connects the program and the server for this training.
     """
 
     only: str | None
     variables: dict[str, str | None]
     streams: list[int]
+    directory: int
     link: socket.socket
 
 
@@ -85,6 +88,7 @@ class _Server:
     def __init__(self, requests: socket.socket) -> None:
         self.pid, self._program = os.getpid(), os.getppid()
         self._requests, self._retired = requests, False
+        self._directory = _current_directory()
         self._trainings: dict[int, Request] = {}  # by the process id
         self._folders: list[str] = []  # for temporary files of trainings, which the program removes
         # SIGTERM may be sent to all processes of a session or a container. The program handles it.
@@ -134,9 +138,9 @@ class _Server:
             self._retired = self._retired or message is None
             _close(descriptors)
             return None
-        *streams, link = descriptors
+        *streams, directory, link = descriptors
         only, variables = message
-        request = Request(only, variables, streams, socket.socket(fileno=link))
+        request = Request(only, variables, streams, directory, socket.socket(fileno=link))
         self._folders = [*filter(os.path.exists, self._folders), variables["TMPDIR"]]
         if self._refusal:
             _send(request.link, "refused", self._refusal)
@@ -151,7 +155,7 @@ class _Server:
         else:
             self._trainings[pid] = request
             _send(request.link, "started", None)
-        _close(streams)
+        _close([*streams, directory])
         return None
 
     def _try_to_fork(self, request: Request) -> int | None:
@@ -170,7 +174,10 @@ class _Server:
             signal.signal(number, handler)
         for stream, descriptor in enumerate(request.streams):
             os.dup2(descriptor, stream)
-        _close([*request.streams, *self._own_descriptors])
+        os.fchdir(request.directory)
+        if sys.path[0] == self._directory:  # Python has put it there, as for a fresh process
+            sys.path[0] = _current_directory()
+        _close([*request.streams, request.directory, *self._own_descriptors])
         for open_socket in (self._requests, request.link, *self._links()):
             open_socket.close()
         for name, value in request.variables.items():
@@ -217,6 +224,14 @@ class _Server:
             os.waitpid(pid, 0)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _current_directory() -> str:
+    """The path of the current directory; empty, as for Python, if it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def _receive(requests: socket.socket) -> tuple[bytes, list[int]]:
