@@ -72,6 +72,20 @@ def pytest_configure():
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_newgateway(gateway):
+    """Let each worker of pytest-xdist run the tests in its main thread, which receives signals.
+
+    With --verbose, xdist asks a worker for facts before it sends the tests. While the main thread
+    still answers, execnet 1.7 runs the tests in another thread. So the answer is given here: a
+    worker is a process of the same Python on this machine.
+    """
+    from execnet.gateway import RInfo
+
+    facts = {"version_info": sys.version_info, "platform": sys.platform, "cwd": os.getcwd()}
+    gateway._cache_rinfo = RInfo(facts)
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the files that take longest: then all workers end at about the same time."""
     order = {"test_%s.py" % name: n for n, name in enumerate(LONGEST)}
