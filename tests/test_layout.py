@@ -302,6 +302,12 @@ def test_columns_are_chosen_for_people_and_for_programs(terminal, capsys):
             view([a_table()], View(**option), "table")
 
 
+def test_a_long_title_is_broken_at_words(terminal):
+    title = "Table VII: policies compared, LeNet on MNIST, AT SCALE 0.005: 50 iterations"
+    lines = terminal(40, a_table()._replace(title=title))
+    assert " ".join(lines).startswith(title) and max(map(len, lines)) <= 40
+
+
 def test_a_pipe_gets_a_wide_table_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "40")
     table = ranking_table(["FIX(k0=0.1)", "NSTEP(k0=0.1, gamma=0.5, l=%s)" % list(range(100, 200))])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from waiting import wait_until
 
 pytest.importorskip("rich", reason="needs rich: run the tests with `make test`")
 from lrbench_caffe import interrupts, waits
-from lrbench_caffe.display import bar, console, meter
+from lrbench_caffe.display import bar, console, meter, speed, study
 from lrbench_caffe.display.progress import (
     ProgressDisplay,
     SearchDisplay,
@@ -305,12 +306,59 @@ def test_the_counts_of_a_study_agree_at_every_moment(events):
     display.__exit__(None, None, None)
 
 
+def test_the_share_of_a_study_is_that_of_its_iterations_and_never_falls(terminal):
+    screen, shares = terminal(), []
+    measured = begun()[0]
+    jobs = [Job("x", policy=POLICY, id=str(n)) for n in range(4)]
+
+    def show(job, kind, content):
+        display.on_event(job, kind, content)
+        first = shown(screen).splitlines()[-1 - len(display._running) - 2]
+        shares.append(int(re.search("all trainings.* ([0-9]+) %", first).group(1)))
+
+    with StudyDisplay() as display:
+        display.begin(jobs)
+        for pair in (jobs[:2], jobs[2:]):
+            for job in pair:
+                show(job, "begin", measured)
+            for job in pair:
+                show(job, "progress", progress(measured.length // 2, measured.length))
+            for job in pair:
+                show(job, "progress", progress(measured.length, measured.length))
+            for job in pair:
+                show(job, "end", measured.ended_as("finished", 1e9))
+    assert shares == [0, 0, 12, 25, 37, 50, 50, 50, 50, 50, 62, 75, 87, 100, 100, 100]
+
+
+def test_the_columns_of_a_study_stay_where_they_are(terminal, monkeypatch):
+    """Also where a training has not been evaluated yet, or other ones begin."""
+    screen, jobs = terminal(120), [Job("x", policy=POLICY, id=str(n)) for n in range(4)]
+    seconds = itertools.count()
+    for module in (study, speed):
+        clock = types.SimpleNamespace(monotonic=lambda: next(seconds))
+        monkeypatch.setattr(module, "time", clock)
+    bars = set()
+    with StudyDisplay() as display:
+        display.begin(jobs)
+        for job in jobs[:2]:
+            measured, row = begun(job.policy)
+            display.on_event(job, "begin", measured)
+            display.on_event(job, "progress", progress(100))
+            bars.add(shown(screen).splitlines()[-1].index(meter.TO_DO))
+            display.on_event(job, "row", row)
+            display.on_event(job, "progress", progress(110))
+            bars.add(shown(screen).splitlines()[-1].index(meter.TO_DO))
+    assert len(bars) == 1
+
+
 def test_a_search_shows_its_stage_its_incumbent_and_its_budget(terminal):
     screen = terminal(100)
     with SearchDisplay() as search:
         search.show(SearchStatus("range", "8 constant rates", "they bound k0", budget=9000))
         assert "range: 8 constant rates (they bound k0)" in shown(screen)
         assert "nothing measured yet" in screen.text and "0/9,000" in screen.text
+        search.show(SearchStatus("recipe", "3 trainings", "a rule of thumb", POLICY, budget=9000))
+        assert "best in the database, not trained here yet: %s" % POLICY in shown(screen)
         with search.round() as display:
             job = Job("x", policy=POLICY, id="1")
             display.begin([job])

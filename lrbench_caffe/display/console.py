@@ -94,7 +94,8 @@ def _write_whole(table: Table) -> None:
 
 def _print_layout(console: Console, title: str | None, layout: Layout) -> None:
     if title:
-        console.print(Text(printable(title), style="italic"), soft_wrap=True)
+        text = at_words(title, console.width)
+        console.print(Text(text, style="italic"), soft_wrap=True)
     if not layout.fits:
         _print_records(console, layout)
         return

@@ -18,8 +18,8 @@ MIN_WHAT, LEGIBLE_WHAT = 24, 36  # width of the first column: the least, and tha
 GAP = "  "
 DONE, TO_DO = "━", "─"
 DONE_STYLE, PALE_STYLE, BAD_STYLE = "cyan", "dim", "red"
-# The columns behind the first, with their smallest widths.
-_COLUMNS = {"bar": 0, "percent": 5, "amount": 0, "top1": 0, "curve": 0, "speed": 8, "left": 9}
+# The columns behind the first, with the widths at which their usual contents do not move them.
+_COLUMNS = {"bar": 0, "percent": 5, "amount": 0, "top1": 8, "curve": 0, "speed": 10, "left": 10}
 # The columns that are left out where there is no room, in this order.
 _LEFT_OUT = ("curve", "speed", "amount", "bar", "top1", "left")
 

@@ -40,7 +40,8 @@ class SearchStatus(NamedTuple):
         tried: What it tries, such as "13 policies, 150 iterations each".
         why: The reason, such as "one of each function".
         incumbent: The text of the best policy of the whole search; None as long as there is none.
-        top1: Its Top-1 over its seeds, on the set that decides.
+        top1: Its Top-1 over its seeds, on the set that decides; None if it is from the database and
+            was not trained yet.
         spent: The iterations spent before the round that runs now.
         budget: The iterations that may be spent; infinite without a limit.
     """
@@ -145,5 +146,6 @@ class _Round(StudyDisplay):
 def _incumbent_text(status: SearchStatus) -> str:
     if status.incumbent is None:
         return "best of the search: nothing measured yet"
-    top1 = "" if status.top1 is None else "Top-1 %s %%, " % percent.spread(status.top1)
-    return "best of the search: %s%s" % (top1, status.incumbent)
+    if status.top1 is None:
+        return "best in the database, not trained here yet: %s" % status.incumbent
+    return "best of the search: Top-1 %s %%, %s" % (percent.spread(status.top1), status.incumbent)

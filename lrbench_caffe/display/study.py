@@ -81,7 +81,8 @@ class StudyDisplay:
         self._running: dict[str | None, _Training] = {}  # by the job's id
         self._notes: set[str] = set()
         self._iterations = 0  # of all trainings, since the display began
-        self._max_iter = 0  # of the training that reported last
+        self._lengths: dict[str | None, int] = {}  # of the trainings that have begun
+        self._length = 0  # of the training that began last; the next ones are expected to have it
         self._best: tuple[float, Trial] | None = None  # highest Top-1
         self._started = self._last_line = time.monotonic()
 
@@ -124,9 +125,11 @@ class StudyDisplay:
             if kind == "begin":
                 self._states[job.id] = RUNNING
                 self._running[job.id] = _Training(content)
-            elif kind in ("progress", "row") and job.id in self._running:
-                add = self._add_progress if kind == "progress" else self._add_row
-                line = add(self._running[job.id], content)
+                self._lengths[job.id] = self._length = content.length
+            elif kind == "progress" and job.id in self._running:
+                line = self._add_progress(self._running[job.id], content)
+            elif kind == "row" and job.id in self._running:
+                self._add_row(self._running[job.id], content)
             elif kind == "end":
                 line = self._add_end(job, content)
             elif kind == "problem" and self._states.get(job.id, RUNNING) == RUNNING:
@@ -159,16 +162,14 @@ class StudyDisplay:
     def _add_progress(self, training: _Training, progress: Mapping[str, Any]) -> str | None:
         """Add a progress event. Return the status line when it is due."""
         self._iterations += training.add_progress(progress["iteration"], progress["max_iter"])
-        self._max_iter = training.max_iter
         due = time.monotonic() > self._last_line + LINE_SECONDS
         return self._status_line() if due and not self._console.is_terminal else None
 
-    def _add_row(self, training: _Training, row: Evaluation) -> str | None:
-        """Add a row. There is no line about it."""
+    def _add_row(self, training: _Training, row: Evaluation) -> None:
+        """Add a row."""
         training.add_top1(row.top1)
         if row.top1 is not None and (self._best is None or row.top1 > self._best[0]):
             self._best = row.top1, training.trial
-        return None
 
     def _add_end(self, job: Job, trial: Trial) -> str:
         """Add the end of a training. Return the line about it."""
@@ -227,9 +228,13 @@ class StudyDisplay:
         return speed, left / speed if speed and left else None
 
     def _iterations_left(self) -> int:
-        """The iterations to go; a waiting training is expected to be as long as the last one."""
+        """The iterations to go."""
         running = sum(training.iterations_left for training in self._running.values())
-        return self._counts().waiting * self._max_iter + running
+        return self._iterations_waiting() + running
+
+    def _iterations_waiting(self) -> int:
+        """The iterations of the trainings that wait, expected to be as long as the last one."""
+        return self._counts().waiting * self._length
 
     def _lines(self, width: int, height: int) -> list[Text]:
         """The status of the study, and as many running trainings as have room."""
@@ -255,7 +260,7 @@ class StudyDisplay:
 
     def _meter(self) -> Meter:
         """How far the study is."""
-        total = self._jobs * self._max_iter
+        total = sum(self._lengths.values()) + self._iterations_waiting()
         done = max(0, total - self._iterations_left())
         speed, left = self._speed()
         return Meter(
@@ -272,14 +277,14 @@ class _Training:
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
-        self.iteration, self.max_iter = trial.resumed_at or 0, 0
+        self.iteration, self.max_iter = trial.resumed_at or 0, trial.length
         self._top1: list[float] = []  # of its evaluations
         self._speed_meter, self._speed = SpeedMeter(), 0.0
         self._seconds_left: float | None = None
 
     @property
     def iterations_left(self) -> int:
-        """The iterations to go; 0 until the first progress event."""
+        """The iterations to go."""
         return max(0, self.max_iter - self.iteration)
 
     def add_progress(self, iteration: int, max_iter: int) -> int:
@@ -300,8 +305,8 @@ class _Training:
             "  " + self.trial.policy,
             share_of(self.iteration, self.max_iter) or 0.0,
             amount=count_text(self.iteration, self.max_iter) if self.max_iter else "",
-            top1=percent(self._top1[-1]) + " %" if self._top1 else "",
-            curve=sketch(self._top1, CURVE_WIDTH),
+            top1=percent(self._top1[-1]) + " %" if self._top1 else "-",
+            curve=sketch(self._top1, CURVE_WIDTH).ljust(CURVE_WIDTH),
             speed=speed_text(self._speed, "it"),
             left=left_text(self._seconds_left),
             tail="  seed %d" % self.trial.setup.seed,

@@ -153,7 +153,8 @@ class TuningLog:
             return self
         changed = dataclasses.replace(self, incumbents=(*self.incumbents, (self.spent, candidate)))
         policy = candidate.policy(self.task.max_iter)
-        return changed.with_note("best policy after %d iterations: %s" % (self.spent, policy))
+        when = "after %d iterations" % self.spent if self.tried else "in the database"
+        return changed.with_note("best policy %s: %s" % (when, policy))
 
     def with_leader(self, keep_known: bool = False) -> TuningLog:
         """Return the log with the leader of full length as the incumbent.
