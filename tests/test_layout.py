@@ -302,6 +302,18 @@ def test_columns_are_chosen_for_people_and_for_programs(terminal, capsys):
             view([a_table()], View(**option), "table")
 
 
+def test_the_title_of_a_column_is_broken_before_its_parentheses(terminal):
+    title = "after %d (%.2f epochs)"
+    columns = [Column(title % (50 * n, 2.29 * n), "top1", percent, True, 50 + n) for n in (1, 2, 3)]
+    columns = (Column("k0", "k0", importance=KEY), *columns, Column("state", "state"))
+    lines = terminal(60, Table("range", columns, ((0.1, 0.9, 0.9, 0.9, "diverged"),)))
+    assert [line.split() for line in lines[1:4]] == [
+        [],
+        ["after", "50", "after", "100", "after", "150"],
+        ["k0", "(2.29", "epochs)", "(4.58", "epochs)", "(6.87", "epochs)", "state"],
+    ]
+
+
 def test_a_long_title_is_broken_at_words(terminal):
     title = "Table VII: policies compared, LeNet on MNIST, AT SCALE 0.005: 50 iterations"
     lines = terminal(40, a_table()._replace(title=title))

@@ -94,7 +94,7 @@ def _write_whole(table: Table) -> None:
 
 def _print_layout(console: Console, title: str | None, layout: Layout) -> None:
     if title:
-        text = at_words(title, console.width)
+        text = at_words(printable(title), console.width)
         console.print(Text(text, style="italic"), soft_wrap=True)
     if not layout.fits:
         _print_records(console, layout)

@@ -27,7 +27,8 @@ _EMPTY = ("", "-")  # the texts of a cell without a value
 # number in a note such as "(2 diverged)".
 _POLICY_BREAK = re.compile(r" (?![^\[\]]*\])(?<!\(\d )(?<!\(\d\d )")
 
-_TITLE_BREAK = re.compile(" (?!%)")  # "Top-1 %" is one word
+# Where a title may be wrapped: "Top-1 %" is one word, and so is "(2.29 epochs)".
+_TITLE_BREAK = re.compile(r" (?!%)(?![^()]*\))")
 
 
 class Layout(NamedTuple):
@@ -136,21 +137,15 @@ def wrapped(text: str, width: int, policy: bool = False) -> tuple[str, ...]:
     """
     if cell_len(text) <= width:
         return (text,)
-    lines: list[str] = []
-    for piece in _pieces(text, policy):
-        if lines and cell_len(lines[-1]) + 1 + cell_len(piece) <= width:
-            lines[-1] += " " + piece
-        elif policy and cell_len(piece) > width:
-            lines.extend(wrapped(piece, width))  # a list of numbers
-        elif cell_len(piece) > width:
-            lines.extend(chop_cells(piece, width))
-        else:
-            lines.append(piece)
-    return tuple(lines)
+    pieces = _POLICY_BREAK.split(text) if policy else text.split(" ")
+    return _filled([part for piece in pieces for part in _parts(piece, width, policy)], width)
 
 
-def _pieces(text: str, policy: bool) -> list[str]:
-    return _POLICY_BREAK.split(text) if policy else text.split(" ")
+def _parts(piece: str, width: int, policy: bool) -> Sequence[str]:
+    """A piece of a text in parts that are not wider than a width."""
+    if cell_len(piece) <= width:
+        return (piece,)
+    return wrapped(piece, width) if policy else chop_cells(piece, width)
 
 
 def _by_column(
@@ -176,13 +171,28 @@ def _widths(column: Column, cells: Sequence[str]) -> _Widths:
     title = printable(column.title or "")
     texts = [printable(cell) for cell in cells]
     whole = max(map(cell_len, [title, *texts]))
-    title_word = max(map(cell_len, _TITLE_BREAK.split(title)))
+    title_word = max(map(cell_len, _title_words(column)))
     if column.right:
         least = max([title_word, *map(cell_len, texts)])
         return _Widths(whole, least, least)
     pieces = [cell_len(piece) for text in texts for piece in text.split(" ")]
     least = max(title_word, min(LEGIBLE, max(pieces, default=1)), 1)
     return _Widths(whole, max(least, min(whole, LEGIBLE)), least)
+
+
+def _title_words(column: Column) -> list[str]:
+    return _TITLE_BREAK.split(printable(column.title or ""))
+
+
+def _filled(words: Sequence[str], width: int) -> tuple[str, ...]:
+    """Words as lines of which none is wider than a width, if no word is."""
+    lines = list(words[:1])
+    for word in words[1:]:
+        if cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return tuple(lines)
 
 
 def _total(widths: Sequence[int], gap: int) -> int:
@@ -221,9 +231,7 @@ def _layout(
 
     return Layout(
         tuple(columns),
-        tuple(
-            wrapped(printable(column.title or ""), width) for column, width in zip(columns, widths)
-        ),
+        tuple(_filled(_title_words(column), width) for column, width in zip(columns, widths)),
         tuple(tuple(lines(text, n) for n, text in enumerate(row)) for row in rows),
         tuple(widths),
         gap,
