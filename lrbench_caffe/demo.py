@@ -67,7 +67,7 @@ def run(out: str, parallel: int | None, dsn: str | None, format: str = "table") 
     ranked = ranking.sort_by_top1(trials)
     title = "13 learning rate policies on scikit-learn's handwritten digits, one seed each"
     console.print_tables(tables.results(ranked, title), format=format)
-    for line in ranking.sets_remarks(trials) + failures.causes(trials):
+    for line in ranking.sets_remarks(trials) + failures.lines(trials):
         console.print_line(line, aside=format != "table")
     if not any(trial.rows for trial in trials):
         _check_complete(trials)  # there is nothing to draw
@@ -101,4 +101,4 @@ def _check_complete(trials: Sequence[Trial]) -> None:
             "%d of %d trainings could not begin: correct the cause and run the same command again"
             % (missing, len(POLICIES))
         )
-    failures.check(trials, "correct the cause and run the same command again")
+    failures.raise_if_any(trials, "correct the cause and run the same command again")

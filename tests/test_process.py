@@ -218,17 +218,17 @@ def test_trials_that_failed_are_named_with_their_error_once():
     killed = [made_up("FIX(k0=0.1)", seed=n, state="failed", error="killed") for n in range(1, 6)]
     aborted = made_up("FIX(k0=1)", state="failed", error="Check failed: a < b")
     trials = [made_up(), *killed, aborted]
-    assert failures.causes(trials) == [
+    assert failures.lines(trials) == [
         "failed: FIX(k0=0.1) with seed 1, FIX(k0=0.1) with seed 2, FIX(k0=0.1) with seed 3 "
         "and 2 others: killed",
         "failed: FIX(k0=1.0) with seed 1: Check failed: a < b",
     ]
-    assert failures.causes(killed[:4])[0].endswith("seed 3 and 1 other: killed")
-    assert failures.cause(killed) == "killed"
-    assert failures.cause(trials) == "the first one: killed"
+    assert failures.lines(killed[:4])[0].endswith("seed 3 and 1 other: killed")
+    assert failures.common_error(killed) == "killed"
+    assert failures.common_error(trials) == "the first one: killed"
     with pytest.raises(TrialError, match="^6 of 7 trainings failed: try again$"):
-        failures.check(trials, "try again")
-    failures.check([made_up()], "try again")
+        failures.raise_if_any(trials, "try again")
+    failures.raise_if_any([made_up()], "try again")
 
 
 def test_a_stop_that_comes_first_keeps_a_block_from_ending_normally():

@@ -92,7 +92,7 @@ def range_command(
     print_remarks(range_test.summary(test), format)
     plots.range_test(test, out)
     print_remarks(["figure: %s" % out], format)
-    failures.check(test.trials, _REPEAT)
+    failures.raise_if_any(test.trials, _REPEAT)
     hints.show("range", format, solver=solver, data=data, **measured)
 
 
@@ -187,7 +187,7 @@ def tune(
     print_remarks(tuner.summary(tuned), format)
     if tuned.model:
         print_remarks(["model: " + console.model_text(tuned.model)], format)
-    failures.check([tried.trial for tried in tuned.tried], _REPEAT)
+    failures.raise_if_any([tried.trial for tried in tuned.tried], _REPEAT)
     hints.show("tune", format, study=tuned.study)
 
 

@@ -228,7 +228,7 @@ def _print_study(
         trials = store.trials(study=name, best_only=True)
     print_tables(tables.study(name, trials, reasons), format, view or ALL)
     print_remarks(ranking.sets_remarks(trials), format)
-    print_remarks(failures.causes(trials), format)
+    print_remarks(failures.lines(trials), format)
     measured = database.undelivered_trials()
     n_not_begun = sum(entry.state is None and entry.job.id not in measured for entry in entries)
     return len(entries), n_not_begun, len(failures.failed_trials(trials))

@@ -289,7 +289,7 @@ def summary(test: RangeTest) -> list[str]:
     if test.good and test.good.high <= 1:
         cost = "this rules out %.2f %% of (0, 1); %s" % (100 * test.good.ruled_out, cost)
     sets = _sets(test.trials) if test.good else []
-    return [*failures.causes(test.trials), *_good_rates(test), cost, *sets]
+    return [*failures.lines(test.trials), *_good_rates(test), cost, *sets]
 
 
 def _sets(trials: Iterable[Trial]) -> list[str]:

@@ -311,7 +311,7 @@ class Trainer:
         if count == len(trials):
             raise TrialError(
                 "%d of %d trainings of the study %s failed (%s): correct the cause and run the same"
-                " command again" % (count, count, self.name, failures.cause(trials))
+                " command again" % (count, count, self.name, failures.common_error(trials))
             )
 
     @property

@@ -300,7 +300,7 @@ def _does_not_learn(trials: Sequence[Trial], log: TuningLog) -> InputError | Tri
     if failures.failed_trials(trials):
         return TrialError(
             "the net learns with none of the constant rates whose trainings did not fail (%s):"
-            " correct the cause and run the same command again" % "; ".join(failures.causes(trials))
+            " correct the cause and run the same command again" % "; ".join(failures.lines(trials))
         )
     rates = sorted({cast("float", trial.parameters["k0"]) for trial in trials})
     return InputError(
@@ -318,7 +318,7 @@ def _result(log: TuningLog, trainer: Trainer) -> Tuned:
     ranked = _ranked(log, length)
     if candidate is None:
         trials = [tried.trial for tried in log.tried]
-        failed = "".join("; %s" % line for line in failures.causes(trials))
+        failed = "".join("; %s" % line for line in failures.lines(trials))
         raise TrialError(
             "no policy finished all its trainings of %d iterations%s: `lrbench study show %s`"
             " lists them" % (length, failed, trainer.name)
@@ -379,7 +379,7 @@ def summary(tuned: Tuned) -> list[str]:
     lines += _higher_ranked(tuned)
     trials = [trial for entry in tuned.ranked for trial in entry.trials]
     lines += ranking.sets_remarks(trials)
-    lines += failures.causes(tried.trial for tried in tuned.tried)
+    lines += failures.lines(tried.trial for tried in tuned.tried)
     lines.append(
         "the search took %d of %d iterations in %d trainings, recorded as study %s"
         % (tuned.cost, tuned.budget, len(tuned.tried), tuned.study)

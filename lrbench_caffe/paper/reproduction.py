@@ -110,7 +110,9 @@ def reproduce(
     trials = _write_and_print(target, rows, folder, format)
     if problems:
         raise waiting
-    failures.check(trials, "run `lrbench study run %s --retry-failed` to train them again" % name)
+    failures.raise_if_any(
+        trials, "run `lrbench study run %s --retry-failed` to train them again" % name
+    )
     return name
 
 
@@ -135,7 +137,7 @@ def _write_and_print(target: Target, rows: str, folder: str, format: str) -> lis
     table, page, trials = write(target, rows, folder)
     console.print_tables(table, format=format)
     sets = ranking.sets_remarks(trials)
-    for line in (*sets, *failures.causes(trials), "page: %s" % page):
+    for line in (*sets, *failures.lines(trials), "page: %s" % page):
         console.print_line(line, aside=format != "table")
     return trials
 

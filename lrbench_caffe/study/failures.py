@@ -23,7 +23,7 @@ def failed_trials(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.state == FAILED]
 
 
-def causes(trials: Iterable[Trial]) -> list[str]:
+def lines(trials: Iterable[Trial]) -> list[str]:
     """Return a line for each error with which trials failed; it names the first of these trials.
 
     Example:
@@ -35,7 +35,7 @@ def causes(trials: Iterable[Trial]) -> list[str]:
     return ["failed: %s: %s" % (_names(group), error) for error, group in groups.items()]
 
 
-def cause(trials: Iterable[Trial]) -> str:
+def common_error(trials: Iterable[Trial]) -> str:
     """Return why trials failed, for a message about all of them.
 
     Args:
@@ -48,7 +48,7 @@ def cause(trials: Iterable[Trial]) -> str:
     return ("the first one: " if len(set(errors)) > 1 else "") + errors[0]
 
 
-def check(trials: Sequence[Trial], remedy: str) -> None:
+def raise_if_any(trials: Sequence[Trial], remedy: str) -> None:
     """Raise an error if any of the trials failed.
 
     Args:
