@@ -253,7 +253,7 @@ def lrbench(dsn):
 
 
 @pytest.fixture
-def invoke(dsn, monkeypatch):
+def invoke(dsn):
     """Run the command line in this process, where its modules are imported only once.
 
     invoke("rank", ...) returns what lrbench("rank", ...) returns. Trainings are processes of their
@@ -262,8 +262,6 @@ def invoke(dsn, monkeypatch):
     from click.testing import CliRunner
 
     from lrbench_caffe.cli import main
-
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, TESTS]))
 
     def run(*arguments):
         runner = CliRunner()

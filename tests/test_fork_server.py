@@ -18,7 +18,7 @@ import time
 import nets
 import pytest
 import studies
-from conftest import ROOT, TESTS, needs_caffe
+from conftest import ROOT, needs_caffe
 from gate import Gate
 from processes import children, exists, parent, trainings
 from test_pycaffe import write_fork
@@ -178,10 +178,7 @@ def test_a_killed_server_is_replaced(witness):
     assert witness()["server"] != server
 
 
-def test_a_training_whose_server_is_killed_fails_and_the_next_one_trains(
-    tmp_path, digits, monkeypatch
-):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, TESTS]))
+def test_a_training_whose_server_is_killed_fails_and_the_next_one_trains(tmp_path, digits):
     (tmp_path / "gate").mkdir()
     gate = Gate(tmp_path / "gate", iteration=2)
     path = nets.write(

@@ -7,7 +7,6 @@ import subprocess
 import nets
 import numpy as np
 import pytest
-from conftest import ROOT, TESTS
 from gate import Gate
 
 caffe = pytest.importorskip("caffe", reason="needs Caffe: run the tests with `make test`")
@@ -213,8 +212,7 @@ def test_snapshots_that_do_not_fit_on_the_disk_cost_no_rows(
     assert len(notes) == 2
 
 
-def test_a_folder_that_is_removed_costs_a_snapshot_and_no_rows(tmp_path, digits, dsn, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, TESTS]))  # of the gate
+def test_a_folder_that_is_removed_costs_a_snapshot_and_no_rows(tmp_path, digits, dsn):
     for name in ("gate", "gone"):
         (tmp_path / name).mkdir()
     gate = Gate(tmp_path / "gate", 7)
@@ -413,11 +411,8 @@ def test_scores_that_are_not_finite_end_the_trial_as_diverged_although_the_loss_
     assert (trial.state, trial.error) == ("diverged", "the test loss became nan at iteration 20")
 
 
-def test_a_loss_that_hides_nan_weights_ends_the_trial_as_diverged(
-    tmp_path, digits, dsn, monkeypatch
-):
+def test_a_loss_that_hides_nan_weights_ends_the_trial_as_diverged(tmp_path, digits, dsn):
     """As on a GPU, where the training loss stays finite."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, TESTS]))
     loss = (
         'layer { name: "loss" type: "Python" bottom: "ip" top: "loss" loss_weight: 1 '
         "include { phase: TRAIN } python_param { module: 'finite_loss' layer: 'FiniteLoss' } }\n"

@@ -286,9 +286,9 @@ def _directory_of_modules() -> str | None:
 
 
 def _is_module(entry: os.DirEntry[str]) -> bool:
-    return entry.name.endswith((".py", ".so")) or os.path.exists(
-        os.path.join(entry.path, "__init__.py")
-    )
+    if entry.is_dir():
+        return os.path.exists(os.path.join(entry.path, "__init__.py"))
+    return entry.name.endswith((".py", ".so"))
 
 
 _servers = _Servers()
