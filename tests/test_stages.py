@@ -111,7 +111,7 @@ def test_the_last_loss_counts_and_the_highest_top1():
     row = dataclasses.replace(early.trial.rows[-1], iteration=2000, top1=0.8, test_loss=0.7)
     early = early._replace(trial=early.trial.with_row(row))
     (outcome,) = a_log(tried=(early,)).outcomes(FULL)
-    assert (outcome.top1s, outcome.losses) == ([0.9], [0.7])
+    assert (outcome.top1_by_seed, outcome.loss_by_seed) == ({1: 0.9}, {1: 0.7})
 
 
 def test_a_single_lucky_seed_does_not_lead():
@@ -126,14 +126,33 @@ def test_a_single_lucky_seed_does_not_lead():
     assert log.leader(FULL).candidate.text == "FIX(k0=0.01)", "it has too few seeds"
 
 
+def test_candidates_are_compared_on_the_same_seeds():
+    """The second seed is a hard one, by 2 points, and only one candidate had it."""
+    better = [training("FIX(k0=0.01)", 0.95, 0.2, 1), training("FIX(k0=0.01)", 0.93, 0.3, 2)]
+    third = [training("FIX(k0=0.03)", 0.93, 0.3, 1), training("FIX(k0=0.03)", 0.91, 0.4, 2)]
+    worse = training("FIX(k0=0.02)", 0.945, 0.21, 1)
+    log = a_log(tried=(worse, *better, *third))
+    assert log.ordered(FULL)[0].candidate.text == "FIX(k0=0.01)"
+    assert log.leader(FULL).candidate.text == "FIX(k0=0.01)"
+
+
+def seeds_of(text, *results):
+    """Trainings of a policy with the seeds from 1 on: their (Top-1, test loss)."""
+    return [training(text, *result, seed=seed) for seed, result in enumerate(results, 1)]
+
+
 def test_of_level_candidates_the_smaller_largest_rate_leads():
-    large = [training("FIX(k0=0.2)", top1, 0.1, n) for n, top1 in enumerate((0.95, 0.93), 1)]
-    level = [training("FIX(k0=0.1)", top1, 0.2, n) for n, top1 in enumerate((0.94, 0.92), 1)]
+    large = seeds_of("FIX(k0=0.2)", (0.95, 0.10), (0.93, 0.12))
+    level = seeds_of("FIX(k0=0.1)", (0.93, 0.12), (0.94, 0.11))
     assert a_log(tried=(*large, *level)).leader(FULL).candidate.text == "FIX(k0=0.1)"
-    near = [training("FIX(k0=0.18)", top1, 0.2, n) for n, top1 in enumerate((0.94, 0.92), 1)]
+    near = seeds_of("FIX(k0=0.18)", (0.93, 0.12), (0.94, 0.11))
     assert a_log(tried=(*large, *near)).leader(FULL).candidate.text == "FIX(k0=0.2)"
-    worse = [training("FIX(k0=0.1)", top1, 0.2, n) for n, top1 in enumerate((0.90, 0.88), 1)]
+    worse = seeds_of("FIX(k0=0.1)", (0.90, 0.12), (0.91, 0.11))
     assert a_log(tried=(*large, *worse)).leader(FULL).candidate.text == "FIX(k0=0.2)"
+    higher_loss = seeds_of("FIX(k0=0.1)", (0.93, 0.32), (0.94, 0.31))
+    assert a_log(tried=(*large, *higher_loss)).leader(FULL).candidate.text == "FIX(k0=0.2)"
+    always_behind = seeds_of("FIX(k0=0.1)", (0.94, 0.12), (0.92, 0.14))
+    assert a_log(tried=(*large, *always_behind)).leader(FULL).candidate.text == "FIX(k0=0.2)"
 
 
 @pytest.mark.parametrize("peak", [0.1, 0.2, 0.0463])

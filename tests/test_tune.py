@@ -619,6 +619,21 @@ def test_a_tied_policy_with_a_higher_top1_is_mentioned():
     assert remark in tuner.summary(tuned)
 
 
+def test_a_policy_that_had_easier_seeds_is_mentioned_with_this_reason():
+    easy, hard = {1: 0.90}, {2: 0.88, 3: 0.88, 4: 0.88, 5: 0.88, 6: 0.88}
+    answer = [trial("FIX(k0=0.01)", [0.1, share], n) for n, share in {**easy, **hard}.items()]
+    lucky = [trial("FIX(k0=0.02)", [0.1, 0.9 - n / 1000], n) for n in (1, 7, 8)]
+    ranked = sorted(tuner.ranking.rank([*answer, *lucky]), key=lambda entry: -entry.rank)
+    assert [entry.rank for entry in ranked] == [2, 1]
+    tuned = tuner.Tuned(
+        *("search", "accuracy", "FIX(k0=0.01)", 100, tuple(ranked), None, (), (), ()),
+        cost=900,
+        budget=900,
+    )
+    remark = "ranked higher, but not on the seeds that both have: FIX(k0=0.02)"
+    assert remark in tuner.summary(tuned)
+
+
 # The command
 
 

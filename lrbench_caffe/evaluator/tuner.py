@@ -44,7 +44,7 @@ RANGE_SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the full length: of a range test, unt
 KNOWN = 3  # policies of the database that are tried
 # Ranges that differ by less are the same: the rates of a range test differ by up to 2.5.
 RATE_RESOLUTION = 2.6
-METHOD = 3  # of the search: the studies of others cannot be continued
+METHOD = 4  # of the search: the studies of others cannot be continued
 _PRIOR_RESULTS = "prior results"  # an argument of the search; early studies do not have it
 
 
@@ -411,9 +411,22 @@ def _top1(entry: ranking.Ranked) -> float:
 def _why_not(entry: ranking.Ranked, best: ranking.Ranked, goal: str) -> str:
     if 2 * len(entry.trials) < len(best.trials):
         return " with too few seeds to count"
+    if goal != "robustness" and _lead_on_shared_seeds(entry, best) <= 0:
+        return ", but not on the seeds that both have"
     if goal != "robustness" and _last_loss(entry) > _last_loss(best):
         return ", but with a higher test loss"
     return ", by a lead that may be noise"
+
+
+def _lead_on_shared_seeds(entry: ranking.Ranked, best: ranking.Ranked) -> float:
+    """The mean lead in Top-1 on the seeds that both policies have, infinite without any."""
+    top1s = [
+        {trial.setup.seed: trial.best.top1 or 0.0 for trial in e.trials if trial.best}
+        for e in (entry, best)
+    ]
+    shared = set(top1s[0]) & set(top1s[1])
+    leads = [top1s[0][seed] - top1s[1][seed] for seed in shared]
+    return statistics.mean(leads) if leads else math.inf
 
 
 def _last_loss(entry: ranking.Ranked) -> float:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe import ranking
+from lrbench_caffe.evaluator.paired import compare
 from lrbench_caffe.trial import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lrbench_caffe.evaluator.candidates import Candidate
+    from lrbench_caffe.evaluator.paired import Paired
     from lrbench_caffe.trial import Trial
 
 # The stages of a search, as the database, `study show` and the display name them.
@@ -108,15 +109,19 @@ class Outcome(NamedTuple):
     @property
     def top1s(self) -> list[float]:
         """The highest Top-1 of each finished trial."""
-        return [
-            trial.best.top1 for trial in self.finished if trial.best and trial.best.top1 is not None
-        ]
+        return list(self.top1_by_seed.values())
 
     @property
-    def losses(self) -> list[float]:
-        """The last test loss of each finished trial that has one."""
-        last = (trial.rows[-1].test_loss for trial in self.finished)
-        return [loss for loss in last if loss is not None]
+    def top1_by_seed(self) -> dict[int, float]:
+        """The highest Top-1 of each finished trial, by the seed of the trial."""
+        best = ((trial.setup.seed, trial.best) for trial in self.finished)
+        return {seed: row.top1 for seed, row in best if row and row.top1 is not None}
+
+    @property
+    def loss_by_seed(self) -> dict[int, float]:
+        """The last test loss of each finished trial that has one, by the seed of the trial."""
+        last = ((trial.setup.seed, trial.rows[-1].test_loss) for trial in self.finished)
+        return {seed: loss for seed, loss in last if loss is not None}
 
 
 @dataclass(frozen=True)
@@ -265,43 +270,48 @@ class TuningLog:
 
         For the goal "robustness", they are in the order of the ranking. Else a candidate's place is
         the sum of its places by Top-1 and by the last test loss, because the loss of a training
-        says more about further seeds than its Top-1 does. Each is the mean of its seeds. The median
-        of all candidates counts as PRIOR_SEEDS of a seed, so a single lucky training does not lead.
+        says more about further seeds than its Top-1 does. Both are compared on the same seeds
+        (:mod:`~lrbench_caffe.evaluator.paired`). The median of all candidates counts as PRIOR_SEEDS
+        of a seed, so a single lucky training does not lead.
         """
-        outcomes = [
+        outcomes = self._comparable(length)
+        if self.task.goal == "robustness":
+            return _by_criterion(outcomes, GOALS[self.task.goal])
+        compared = _compare(outcomes)
+        places = [paired.places(PRIOR_SEEDS) for paired in compared]
+        keys = [(sum(place), *place) for place in zip(*places)]
+        return [outcomes[n] for n in sorted(range(len(outcomes)), key=lambda n: (keys[n], n))]
+
+    def _comparable(self, length: int) -> list[Outcome]:
+        """The safe candidates with finished trainings of a length."""
+        return [
             outcome
             for outcome in self.outcomes(length)
             if outcome.finished and self.is_safe(outcome, length)
         ]
-        if self.task.goal == "robustness":
-            return _by_criterion(outcomes, GOALS[self.task.goal])
-        top1 = _places([[-top1 for top1 in outcome.top1s] for outcome in outcomes])
-        losses = [outcome.losses for outcome in outcomes]
-        loss = _places(losses) if all(losses) else top1
-        order = sorted(range(len(outcomes)), key=lambda n: (top1[n] + loss[n], top1[n], n))
-        return [outcomes[n] for n in order]
 
     def leader(self, length: int) -> Outcome | None:
         """Find the candidate that would be the result if the search ended now.
 
         It is the first in the order of those that have at least half as many seeds as any other. A
-        candidate with a smaller largest rate goes before it if their Top-1 differs by less than the
-        standard error, and if it has several seeds, too. If a rate is nearly too large, a net fails
-        with some seeds in a hundred, and a few seeds do not show that.
+        candidate with a smaller largest rate goes before it if they are level, and if it has
+        several seeds, too: if their Top-1 and their test losses, on the same seeds, differ by less
+        than the standard errors. If a rate is nearly too large, a net fails with some seeds in a
+        hundred, and a few seeds do not show that.
         """
         ordered = self.ordered(length)
         most = max((len(outcome.finished) for outcome in ordered), default=0)
-        counted = [outcome for outcome in ordered if 2 * len(outcome.finished) >= most]
+        counted = [n for n, outcome in enumerate(ordered) if 2 * len(outcome.finished) >= most]
         if not counted:
             return None
-        noise = _pooled_deviation([outcome.top1s for outcome in ordered])
-        leader = counted[0]
-        for other in counted[1:]:
-            error = noise * math.sqrt(1 / len(leader.top1s) + 1 / len(other.top1s))
-            lead = statistics.mean(leader.top1s) - statistics.mean(other.top1s)
+        compared = _compare(ordered)
+        first, *others = counted
+        leader = ordered[first]
+        for n in others:
+            other = ordered[n]
             is_smaller = other.candidate.highest_rate() * SMALLER < leader.candidate.highest_rate()
-            has_seeds = len(other.top1s) >= min(2, len(leader.top1s))
-            if is_smaller and has_seeds and lead < error:
+            has_seeds = len(other.finished) >= min(2, len(leader.finished))
+            if is_smaller and has_seeds and all(p.are_level(first, n) for p in compared):
                 return other
         return leader
 
@@ -318,12 +328,15 @@ def _highest_rate(tried: Tried) -> float:
     return tried.candidate.highest_rate()
 
 
-def _pooled_deviation(values: Sequence[Sequence[float]]) -> float:
-    """Estimate the standard deviation of a seed from all candidates with several; 0 without any."""
-    several = [numbers for numbers in values if len(numbers) > 1]
-    freedom = sum(len(numbers) - 1 for numbers in several)
-    squares = sum((len(numbers) - 1) * statistics.variance(numbers) for numbers in several)
-    return math.sqrt(squares / freedom) if freedom else 0.0
+def _compare(outcomes: Sequence[Outcome]) -> list[Paired]:
+    """Compare Top-1, and the test losses if all trials have them; high values are the best."""
+    top1s = [outcome.top1_by_seed for outcome in outcomes]
+    losses = [outcome.loss_by_seed for outcome in outcomes]
+    compared = [compare(top1s)]
+    if all(len(loss) == len(top1) for loss, top1 in zip(losses, top1s)):
+        negative = [{seed: -loss for seed, loss in by_seed.items()} for by_seed in losses]
+        compared.append(compare(negative))
+    return compared
 
 
 def _by_criterion(outcomes: Sequence[Outcome], criterion: str) -> list[Outcome]:
@@ -332,14 +345,3 @@ def _by_criterion(outcomes: Sequence[Outcome], criterion: str) -> list[Outcome]:
     ranked = ranking.rank(trials, ranking.parse_criterion(criterion))
     positions = {entry.policy: n for n, entry in enumerate(ranked)}
     return sorted(outcomes, key=lambda outcome: positions[outcome.trials[0].policy])
-
-
-def _places(values: Sequence[Sequence[float]]) -> list[int]:
-    """Count for each list how many others have a lower mean, if the median counts as a seed."""
-    if not values:
-        return []
-    median = statistics.median(statistics.mean(numbers) for numbers in values)
-    means = [
-        (sum(numbers) + PRIOR_SEEDS * median) / (len(numbers) + PRIOR_SEEDS) for numbers in values
-    ]
-    return [sum(other < mean for other in means) for mean in means]
