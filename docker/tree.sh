@@ -140,8 +140,11 @@ run_in_tree() {
 keep_room() {
     local room=()
     furnish "$tree"
-    ((EUID == 0)) || room+=(--ro-bind-data 8 /etc/passwd --ro-bind-data 9 /etc/group)
-    # shellcheck disable=SC2016,SC2046  # the room's shell expands it; one word for each group
-    exec bwrap "${room[@]}" --remount-ro / sh -c 'echo $$; read -r end' \
-        8< <(cat "$tree/etc/passwd"; host_lines passwd "$EUID") 9< <(cat "$tree/etc/group"; host_lines group $(id -G))
+    if ((EUID != 0)); then  # the tree knows no other user
+        room+=(--ro-bind-data 8 /etc/passwd --ro-bind-data 9 /etc/group)
+        # shellcheck disable=SC2046  # one word for each group
+        exec 8< <(cat "$tree/etc/passwd"; host_lines passwd "$EUID") 9< <(cat "$tree/etc/group"; host_lines group $(id -G))
+    fi
+    # shellcheck disable=SC2016  # the room's shell expands it
+    exec bwrap "${room[@]}" --remount-ro / sh -c 'echo $$; read -r end'
 }

@@ -18,8 +18,9 @@ def main() -> None:
         tasks = ranking.group_by_task(store.trials(state="finished", best_only=True))
         for (dataset, network), trials in tasks.items():
             best = ranking.rank(trials)[0]
-            top1 = 100 * best.metrics["top1"].mean
-            print("%s on %s: %s, Top-1 %.2f %%" % (network.name, dataset.name, best.label, top1))
+            top1 = best.metrics["top1"].mean  # None if none of the trials was evaluated
+            result = "not evaluated" if top1 is None else "Top-1 %.2f %%" % (100 * top1)
+            print("%s on %s: %s, %s" % (network.name, dataset.name, best.label, result))
         for row in store.transaction(lambda cursor: _rows(cursor, SLOWEST)):
             print("%s, seed %d: %.1f s" % (row.policy, row.seed, row.seconds))
 

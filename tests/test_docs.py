@@ -1,6 +1,8 @@
 """The documentation: its commands run, its generated pages are current, its links resolve."""
 
+import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, needs_caffe
+from trials import trial
+from waiting import LIMIT
 
 from lrbench_caffe import Policy
 
@@ -51,6 +55,25 @@ def test_commands_of_a_first_page_run(page):
 @pytest.mark.parametrize("page", with_commands(blocks.pages()))
 def test_all_commands_of_a_page_run(page):
     blocks.run_page(page, long=True)
+
+
+def test_the_example_reads_trainings_that_were_not_evaluated(store, database, monkeypatch):
+    never = dataclasses.replace(trial(top1=()), rows=())
+    for example in (never, trial(dataset="other")):
+        store.begin(example)
+        for row in example.rows:
+            store.add(example.id, row)
+        store.end(example.id, example.state, example.ended, example.error)
+    done = subprocess.run(
+        [sys.executable, str(Path(ROOT, "examples", "read_database.py"))],
+        env=dict(os.environ, LRBENCH_DSN=database),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    lines = done.stdout.splitlines()
+    assert "net on data: FIX(k0=0.01), not evaluated" in lines, done.stderr
+    assert "net on other: FIX(k0=0.01), Top-1 90.00 %" in lines
 
 
 @pytest.mark.parametrize("page", blocks.pages(), ids=lambda page: page.name)

@@ -116,13 +116,15 @@ FORESEEN = {
     "a misspelt LRBench policy in the prototxt": Case(
         ["SIN2"], solver=nets.solver('lr_policy: "SIM2(k0=1, k1=2, l=3)"')
     ),
+    "a policy without text": Case(["the policy ''"], arguments=["--policy", ""]),
     "a misspelt policy": Case(["TRI"], arguments=["--policy", "TRY(k0=1, k1=2, l=3)"]),
     "a POLY that ends too early": Case(["l=60"], arguments=["--policy", "POLY(k0=0.1, p=1, l=30)"]),
     "a GPU for a CPU-only Caffe": Case(
         ["GPU 0", "this Caffe is built for the CPU only", "--gpu"], arguments=["--gpu", "0"]
     ),
     "a missing folder for snapshots": Case(
-        ["no/where", "--snapshot-prefix"], arguments=["--snapshot-prefix", "no/where/x"]
+        ["make the folder", "no/where", "--snapshot-prefix"],
+        arguments=["--snapshot-prefix", "no/where/x"],
     ),
     "a missing snapshot": Case(
         ["x_iter_1.solverstate"], arguments=["--resume", "x_iter_1.solverstate"]

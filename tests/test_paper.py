@@ -297,6 +297,7 @@ def test_a_reproduction_is_trained_once_and_its_page_is_written_from_its_rows(
     )
     output = capfd.readouterr().out
     assert "page: %s" % os.path.join(again, os.path.basename(page)) in output
+    assert "The difference of #Iter is to 0.0002 times the published number" in output
     assert "INV(k0=0.01, gamma=0.5, p=0.75)" in output
     assert open(os.path.join(again, os.path.basename(page)), encoding="utf-8").read() == text
 

@@ -297,6 +297,21 @@ def test_the_test_grows_until_the_accuracy_has_dropped_on_both_sides(
     assert all(point.top1 > 0.8 for point in better)
 
 
+@pytest.mark.parametrize(
+    "test_interval, length", [(50, None), (120, None), (300, 600), (5000, 1000)]
+)
+def test_a_test_that_is_longer_because_of_the_test_interval_says_so(
+    test_interval, length, database
+):
+    """A quarter of the 1000 iterations has fewer than two evaluations."""
+    trainer = MadeUp(database).trainer
+    trainer.test_interval = test_interval
+    sentences = ["each rate trains for %d of 1000 iterations" % length] if length else []
+    remarks = range_test.length_remarks(trainer)
+    assert [remark.split(", because")[0] for remark in remarks] == sentences
+    assert all("every %d iterations" % test_interval in remark for remark in remarks)
+
+
 @pytest.mark.parametrize("best, end", [(1e4, "high"), (1e-8, "low")])
 def test_a_best_rate_at_the_end_of_all_rates_is_called_so(best, end, database):
     test = range_test.run(MadeUp(database, top1=peak_at(best)).trainer, 200)

@@ -174,6 +174,18 @@ def test_a_running_study_cannot_be_run_a_second_time(name, invoke, command, gate
 
 
 @needs_caffe
+def test_a_study_does_not_need_the_folder_of_the_solvers_snapshots(
+    name, tmp_path, digits, dsn, trials
+):
+    """Its trials have their snapshots below LRBENCH_HOME; `train` would refuse this solver."""
+    text = nets.solver(max_iter=20, more='snapshot: 10 snapshot_prefix: "no/such/folder/ours"')
+    job = Job(nets.write(tmp_path, text), policy="FIX(k0=0.1)", data=digits, seed=1)
+    with StudyDisplay() as display:
+        study.run_study(name, Cores(1), display, [job], dsn)
+    assert [trial.state for trial in trials(name)] == ["finished"]
+
+
+@needs_caffe
 def test_a_training_whose_process_cannot_start_leaves_the_others_running(
     name, tmp_path, digits, dsn, trials, monkeypatch
 ):

@@ -121,5 +121,18 @@ def test_the_terminal_has_the_lines_to_paste():
     first, text = verdict.remarks([one], criterion)
     assert first == 'best: lr_policy: "%s"' % SLOW and text.startswith("Top-1 91.0")
     assert verdict.remarks([one, one], criterion) == verdict.remarks([], criterion) == []
+
+
+def test_the_terminal_explains_the_ranks_of_pareto_fronts():
     pareto = ranking.parse_criterion("pareto")
-    assert verdict.remarks([ranking.rank(BETTER, pareto)], pareto) == []
+    assert verdict.remarks([], pareto) == []
+    one = ranking.rank(BETTER, pareto)
+    assert verdict.remarks([one], pareto) == ["rank 1 is the Pareto front for Top-1 and #Iter"]
+    level = [trial(FAST, [0.1, share], n) for n, share in enumerate((0.90, 0.92), 1)]
+    behind = [trial(SLOW, [0.1, share], n) for n, share in enumerate((0.89, 0.92), 1)]
+    entries = ranking.rank(level + behind, pareto)
+    assert [(entry.rank, entry.tied) for entry in entries] == [(1, False), (1, True)]
+    (sentence,) = verdict.remarks([one, entries], pareto)
+    assert sentence.endswith(
+        "a policy with = is behind another one of its rank, within the noise of the seeds"
+    )

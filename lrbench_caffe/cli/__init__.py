@@ -197,12 +197,13 @@ def _exit(message: object, status: int) -> NoReturn:
 
 
 _BEGINNING = """\
-LRBench finds good learning rate policies for Caffe solvers. Begin with one of these:
+LRBench finds good learning rate policies for Caffe solvers.
+Begin with one of these:
 
-  lrbench demo                           train the 13 functions on small images
-  lrbench train SOLVER.prototxt          train your solver and record its metrics
-  lrbench range SOLVER.prototxt          find the good constant learning rates
-  lrbench tune SOLVER.prototxt           find a good policy for your solver
+  lrbench demo                     train the 13 functions on small images
+  lrbench train SOLVER.prototxt    train your solver and record its metrics
+  lrbench range SOLVER.prototxt    find the good constant learning rates
+  lrbench tune SOLVER.prototxt     find a good policy for your solver
 
 lrbench --help lists all commands, and lrbench COMMAND --help explains one."""
 

@@ -59,6 +59,9 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
     Trainings of another length, or with other solver settings, have a table of their own. Policies
     with = at their rank, such as 1=, are tied: their difference is within the noise of the seeds. A
     policy with one seed is placed by its value, because its noise is unknown.
+
+    With --by pareto, rank 1 is the Pareto front. A policy with = is behind another one of its rank,
+    within the noise of the seeds.
     """
     from lrbench_caffe import database, ranking
     from lrbench_caffe.display import tables, verdict

@@ -46,7 +46,7 @@ _REPEAT = "run the same command again to repeat them"  # the remedy for failed t
     type=ITERATIONS,
     metavar="N",
     help="Number of iterations for each rate; with --sweep, until the rate is 1 [default: a "
-    "quarter of the solver's; with --sweep, all of them]",
+    "quarter of the solver's, but at least two evaluations; with --sweep, all of them]",
 )
 @click.option(
     "--seed", type=SEED, default=1, show_default=True, metavar="N", help="Caffe's random_seed"
@@ -86,6 +86,8 @@ def range_command(
 
     plots.check_path(out)
     trainer = Trainer(solver, pool.create(), "range", name, data, dsn, **measured)
+    if max_iter is None and not sweep:
+        print_remarks(range_test.length_remarks(trainer), format)
     run = range_test.sweep if sweep else range_test.run
     test = run(trainer, max_iter, seed)
     console.print_tables(tables.range_test(test), format=format)
@@ -180,7 +182,8 @@ def tune(
             trainer, functions, goal, on_note=print_decision, on_round=show, origin=origin
         )
     if format == "table":
-        hint = "use a wider window, or `lrbench study show %s`" % tuned.study
+        hint = "use a wider window, or `lrbench study show %s --columns policy,top1,why`"
+        hint %= tuned.study
         console.print_tables(tables.tuning(tuned), hint=hint)
     metrics = ranking.parse_criterion(tuner.GOALS[goal]).weights
     console.print_tables(tables.tuned(tuned, metrics), format=format)

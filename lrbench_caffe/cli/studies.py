@@ -129,7 +129,16 @@ def study_run(
         jobs = []
     trainers = pool.create()
     with progress.StudyDisplay() as display:
-        run_study(name, trainers, display, jobs, dsn, prune, retry_failed, model=not no_model)
+        run_study(
+            name,
+            trainers,
+            display,
+            jobs,
+            dsn,
+            prune=prune,
+            retry_failed=retry_failed,
+            model=not no_model,
+        )
     total, waiting, failed = _print_study(name, dsn, format)
     problems = []
     if waiting:

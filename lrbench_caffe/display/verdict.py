@@ -87,10 +87,14 @@ def _tie(best: Ranked, tied: Sequence[Ranked]) -> str:
     return text.strip()
 
 
+def _title(metric: str) -> str:
+    """The title of a metric's column, without its unit."""
+    return (METRIC_COLUMNS[metric].title or metric).replace(" %", "")
+
+
 def _difference(best: Ranked, others: Sequence[Ranked], metric: str) -> str:
     """The lead of the best entry in the metric that decides, and whether it is noise."""
-    column = METRIC_COLUMNS[metric]
-    title = (column.title or metric).replace(" %", "")
+    column, title = METRIC_COLUMNS[metric], _title(metric)
     if best.deciding != best.metrics:
         title += " on the set that decides"
     first, second = best.deciding[metric], others[0].deciding[metric]
@@ -118,15 +122,27 @@ def _difference(best: Ranked, others: Sequence[Ranked], metric: str) -> str:
 def remarks(rankings: Sequence[Sequence[Ranked]], criterion: Criterion) -> list[str]:
     """Return the verdict on a ranking as sentences for the terminal.
 
-    Several rankings, and Pareto fronts, have no sentences: each table begins with its best policy.
+    Pareto fronts have the sentence that explains their ranks. Several other rankings have none:
+    each table begins with its best policy.
 
     Args:
         rankings: The ranked entries of each block.
         criterion: What they are ranked by.
     """
+    if criterion.kind == "pareto":
+        return [_fronts(rankings, criterion)] if rankings else []
     verdict = of_ranking(rankings[0], criterion) if len(rankings) == 1 else None
-    if verdict is None or criterion.kind == "pareto":
+    if verdict is None:
         return []
     policy = verdict.entry.policy
     lines = 'lr_policy: "%s"' % policy if parse_or_none(policy) else policy
     return ["best: " + lines, verdict.text]
+
+
+def _fronts(rankings: Sequence[Sequence[Ranked]], criterion: Criterion) -> str:
+    """What the ranks of Pareto fronts mean."""
+    metrics = " and ".join(_title(metric) for metric in criterion.weights)
+    text = "rank 1 is the Pareto front for %s" % metrics
+    if any(entry.tied for entries in rankings for entry in entries):
+        text += "; a policy with = is behind another one of its rank, within the noise of the seeds"
+    return text

@@ -29,6 +29,7 @@ FIRST_POWERS = -1, -2, 0  # of 10: where the good rates of most nets are
 ADAPTIVE = ("Adam", "RMSProp")
 FIRST_POWERS_ADAPTIVE = -2, -3, -1
 LENGTH_SHARE = 0.25  # of the solver's max_iter: rates differ long before its end (figure 3)
+MUCH_LONGER = 1.5  # times this share: what `range` explains before it trains
 SWEEP_POWERS = -5, 2  # of 10: where the rate of a sweep begins, and where it ends at the latest
 DECADES_OF_MAX_ITER = 5  # of a sweep within max_iter: up to a rate of 1
 MIN_SWEEP_EVALUATIONS = 10  # within max_iter: two in each decade
@@ -103,6 +104,17 @@ def run(
     curves = ranges.top1_curves(trials)
     result = _result(trainer, "range test of %s on %s", trials, curves, test.good_range())
     return result._replace(open_ends=test.open_ends())
+
+
+def length_remarks(trainer: Trainer) -> list[str]:
+    """Explain the length of a training if it is far more than a quarter of max_iter."""
+    length, max_iter = trainer.length(LENGTH_SHARE), trainer.max_iter
+    if length < MUCH_LONGER * LENGTH_SHARE * max_iter:
+        return []
+    return [
+        "each rate trains for %d of %d iterations, because the solver evaluates every %d"
+        " iterations: --max-iter gives another number" % (length, max_iter, trainer.test_interval)
+    ]
 
 
 class _ConstantRates:

@@ -183,15 +183,20 @@ def _differences_to_the_paper(
             "trainings, and their accuracies may differ from the paper's."
             % (scale, targets.scaled_max_iter(target, scale), target.setting.max_iter)
         )
-        if target.published:
-            text += " The difference of #Iter is to %.6g times the published number." % scale
-        yield text
+        yield " ".join([text, *difference_remarks(target, scale)])
     if intervals:
         yield (
             "**Evaluated every %s iterations**: the paper's interval at this scale is %d, so the "
             "highest Top-1 is chosen from other evaluations."
             % (_listed(intervals), targets.scaled_test_interval(target, scale))
         )
+
+
+def difference_remarks(target: Target, scale: float) -> list[str]:
+    """Explain the differences to published numbers that depend on the scale."""
+    if scale == 1 or not target.published:
+        return []
+    return ["The difference of #Iter is to %.6g times the published number." % scale]
 
 
 def _gaps_in_the_paper(target: Target) -> Iterator[str]:

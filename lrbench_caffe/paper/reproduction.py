@@ -11,7 +11,7 @@ from lrbench_caffe.display import console
 from lrbench_caffe.display.progress import ProgressDisplay, StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError, counted
 from lrbench_caffe.paper import scaling, targets
-from lrbench_caffe.paper.page import create_folder, write, write_figure_1
+from lrbench_caffe.paper.page import create_folder, difference_remarks, write, write_figure_1
 from lrbench_caffe.study import failures, process
 from lrbench_caffe.study.cores import Cores
 from lrbench_caffe.trial import Job
@@ -136,8 +136,9 @@ def _write_and_print(target: Target, rows: str, folder: str, format: str) -> lis
     """Write the page of a target, print its table and what failed. Return the trials."""
     table, page, trials = write(target, rows, folder)
     console.print_tables(table, format=format)
-    sets = ranking.sets_remarks(trials)
-    for line in (*sets, *failures.lines(trials), "page: %s" % page):
+    remarks = difference_remarks(target, scaling.scale_of_trials(target, trials))
+    remarks += [*ranking.sets_remarks(trials), *failures.lines(trials), "page: %s" % page]
+    for line in remarks:
         console.print_line(line, aside=format != "table")
     return trials
 

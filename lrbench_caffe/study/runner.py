@@ -80,6 +80,7 @@ def run_study(
     display: Display,
     jobs: Iterable[Job] = (),
     dsn: str | None = None,
+    *,
     prune: float | None = None,
     retry_failed: bool = False,
     watchers: Sequence[OnJobEvent] = (),
@@ -114,7 +115,16 @@ def run_study(
     """
     jobs = [checked_job(job) for job in jobs]
     with claimed_study(name, display.note, dsn, create=bool(jobs)) as study:
-        study.train(pool, display, jobs, prune, retry_failed, watchers, others, model)
+        study.train(
+            pool,
+            display,
+            jobs,
+            prune=prune,
+            retry_failed=retry_failed,
+            watchers=watchers,
+            others=others,
+            model=model,
+        )
 
 
 @contextlib.contextmanager
@@ -181,6 +191,7 @@ class ClaimedStudy:
         pool: Pool,
         display: Display,
         jobs: Sequence[Job],
+        *,
         prune: float | None = None,
         retry_failed: bool = False,
         watchers: Sequence[OnJobEvent] = (),

@@ -71,7 +71,6 @@ def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy, 
     _check_length(job, param, policy)
     if param.random_seed < 0:
         param.random_seed = random.SystemRandom().randrange(2**31)
-    _check_snapshot_folder(param)
     return param, policy, sets
 
 
@@ -118,7 +117,9 @@ def _weights(name: str) -> str:
 def _policy(job: Job, param: caffe_pb2.SolverParameter) -> Policy | CaffePolicy:
     """The policy that the job names, or else the solver."""
     epoch = sources.iterations_per_epoch(param)
-    return Policy.parse(job.policy, epoch) if job.policy else policy_from_solver(param, epoch)
+    if job.policy is None:
+        return policy_from_solver(param, epoch)
+    return Policy.parse(job.policy, epoch)
 
 
 def _check_length(job: Job, param: caffe_pb2.SolverParameter, policy: Policy | CaffePolicy) -> None:
@@ -141,16 +142,23 @@ def _check_length(job: Job, param: caffe_pb2.SolverParameter, policy: Policy | C
         )
 
 
-def _check_snapshot_folder(param: caffe_pb2.SolverParameter) -> None:
-    """Raise InputError if there will be snapshots and their folder cannot be written."""
-    folder = os.path.dirname(encoding.to_path(param.snapshot_prefix)) or "."
+def check_snapshot_folder(param: caffe_pb2.SolverParameter) -> None:
+    """Check that the snapshots that a solver asks for can be written.
+
+    Raises:
+        InputError: Their folder is missing or cannot be written.
+    """
+    folder = os.path.abspath(os.path.dirname(encoding.to_path(param.snapshot_prefix)))
     wanted = param.snapshot or param.snapshot_after_train
-    if wanted and not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(
-            "snapshots cannot be written to %s_iter_*: make the folder %s, or name another place "
-            "with --snapshot-prefix"
-            % (encoding.readable(param.snapshot_prefix), shown(os.path.abspath(folder)))
-        )
+    if not wanted or os.access(folder, os.W_OK | os.X_OK):
+        return
+    remedy = "make the folder %s" % shown(folder)
+    if os.path.isdir(folder):
+        remedy = "allow writing to the folder %s" % shown(folder)
+    raise InputError(
+        "snapshots cannot be written to %s_iter_*: %s, or name another place with --snapshot-prefix"
+        % (encoding.readable(param.snapshot_prefix), remedy)
+    )
 
 
 def check_measurement(

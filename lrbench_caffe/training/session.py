@@ -21,7 +21,7 @@ from lrbench_caffe.training import encoding, leveldb, patience, room, solverstat
 from lrbench_caffe.training.deploy import checked, deploy_net
 from lrbench_caffe.training.device import choose_device
 from lrbench_caffe.training.files import plain_path, shown
-from lrbench_caffe.training.job import check_measurement, describe, prepare
+from lrbench_caffe.training.job import check_measurement, check_snapshot_folder, describe, prepare
 from lrbench_caffe.training.log_lines import LogLines
 from lrbench_caffe.training.lr_policy import install
 from lrbench_caffe.training.measurement import add_metrics_layers
@@ -77,6 +77,8 @@ def run(
         policy_state = solverstate.read_policy_state(job.resume, policy)
     snapshots = Snapshots(job.folder) if job.folder else None
     latest = snapshots.latest(emit) if snapshots else None
+    if not (snapshots or only):
+        check_snapshot_folder(param)
     resumed_at = _resumed_at(latest, job.resume)
     trial = describe(param, policy, measurement, stopping, emit)
     trial = dataclasses.replace(trial, id=job.id or trial.id, resumed_at=resumed_at)
