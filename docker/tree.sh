@@ -140,7 +140,7 @@ run_in_tree() {
 keep_room() {
     local room=()
     furnish "$tree"
-    if ((EUID != 0)); then  # the tree knows no other user
+    if ((EUID != 0)); then  # the tree has no entry for this user
         room+=(--ro-bind-data 8 /etc/passwd --ro-bind-data 9 /etc/group)
         # shellcheck disable=SC2046  # one word for each group
         exec 8< <(cat "$tree/etc/passwd"; host_lines passwd "$EUID") 9< <(cat "$tree/etc/group"; host_lines group $(id -G))

@@ -1,9 +1,9 @@
-"""Compares candidates that were trained with different seeds: on the same seeds, so to speak.
+"""Compares candidates whose trainings have different seeds.
 
-Some seeds are easier than others for all policies, and a candidate may have had only easy ones. The
-value of a training is therefore taken as the sum of what its candidate and what its seed
-contribute, and both are estimated by least squares: the additive model of a two-way analysis of
-variance without interaction.
+Some seeds are easier than others for all policies, and a candidate may have had only easy ones. So
+the value of a training is taken as the sum of what its candidate and what its seed contribute, and
+of noise: a linear mixed model, in which the candidates are fixed effects and the seeds random ones.
+Its equations are Henderson's. Candidates that have the same seeds are compared by their means.
 """
 
 from __future__ import annotations
@@ -17,80 +17,82 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+# The variance of the noise, divided by that of what the seeds contribute. The fresh trainings in
+# results/searches.jsonl have 0.9 to more than 100, and half of these nets have less than 3.
+NOISE_RATIO = 2.0
 DIGITS = 9  # of the results: equal candidates stay equal whatever the rounding errors of the fit
 
 
 @dataclass(frozen=True)
-class Paired:
-    """The values of candidates, without what their seeds contributed.
+class Comparison:
+    """What each candidate contributes to the values of its trainings.
 
     Attributes:
-        adjusted: For each candidate the values of its trainings, less the contribution of the seed.
-        deviation: Standard deviation of a value that neither candidate nor seed explains; 0 if no
-            candidate has a seed more than that takes.
+        means: The contribution of each candidate, in the unit of the values.
+        counts: The number of trainings of each candidate.
+        covariance: The covariance of the contributions, in the square of this unit.
     """
 
-    adjusted: tuple[tuple[float, ...], ...]
-    deviation: float
-
-    def mean(self, n: int) -> float:
-        """Return the mean of the adjusted values of a candidate, which has at least one."""
-        return math.fsum(self.adjusted[n]) / len(self.adjusted[n])
+    means: tuple[float, ...]
+    counts: tuple[int, ...]
+    covariance: NDArray[np.float64]
 
     def are_level(self, better: int, worse: int) -> bool:
-        """Whether the difference of two candidates, high values best, is below its standard error.
+        """Return whether a candidate leads another one by at most the standard error of the lead.
 
         Args:
-            better: The number of the candidate with the higher mean; if it has the lower one, they
-                are level.
-            worse: The number of the other candidate.
+            better: The index of the candidate that leads. If it does not lead, they are level.
+            worse: The index of the other candidate.
         """
-        counts = len(self.adjusted[better]), len(self.adjusted[worse])
-        error = self.deviation * math.sqrt(sum(1 / count for count in counts))
-        return self.mean(better) - self.mean(worse) < error
+        pair = np.array([better, worse])
+        (a, b), (_, d) = self.covariance[np.ix_(pair, pair)]
+        error = math.sqrt(max(0.0, a + d - 2 * b))
+        return self.means[better] - self.means[worse] <= round(error, DIGITS)
 
     def places(self, prior_seeds: float) -> list[int]:
-        """Count for each candidate how many others have a higher mean.
+        """Return for each candidate how many others have a higher value.
 
         Args:
-            prior_seeds: For how many seeds the median of all candidates counts in each mean. It
+            prior_seeds: For how many seeds the median of all candidates counts in each value. It
                 keeps a candidate with a single lucky training from the first place.
         """
-        if not self.adjusted:
+        if not self.means:
             return []
-        median = float(np.median([self.mean(n) for n in range(len(self.adjusted))]))
-        means = [
-            (math.fsum(values) + prior_seeds * median) / (len(values) + prior_seeds)
-            for values in self.adjusted
+        median = float(np.median(self.means))
+        values = [
+            round((count * mean + prior_seeds * median) / (count + prior_seeds), DIGITS)
+            for mean, count in zip(self.means, self.counts)
         ]
-        rounded = [round(mean, DIGITS) for mean in means]
-        return [sum(other > mean for other in rounded) for mean in rounded]
+        return [sum(other > value for other in values) for value in values]
 
 
-def compare(values: Sequence[Mapping[int, float]]) -> Paired:
-    """Subtract from the values of each candidate what the seeds contributed.
+def compare(values: Sequence[Mapping[int, float]]) -> Comparison:
+    """Estimate what each candidate contributes to the values of its trainings.
 
     Args:
-        values: For each candidate, a value for each of its seeds.
+        values: For each candidate, the value of each of its seeds; at least one. High values are
+            the best.
+
+    Returns:
+        The comparison.
     """
-    cells = [
-        (n, seed, value) for n, by_seed in enumerate(values) for seed, value in by_seed.items()
-    ]
-    if not cells:
-        return Paired(tuple(() for _ in values), 0.0)
+    n = len(values)
+    cells = [(i, seed, value) for i, own in enumerate(values) for seed, value in own.items()]
     seeds = sorted({seed for _, seed, _ in cells})
+    design = np.zeros((len(cells), n + len(seeds)))
+    for row, (i, seed, _) in enumerate(cells):
+        design[row, i] = design[row, n + seeds.index(seed)] = 1
     observed = np.array([value for *_, value in cells])
-    design = np.zeros((len(cells), len(values) + len(seeds)))
-    for row, (n, seed, _) in enumerate(cells):
-        design[row, n] = design[row, len(values) + seeds.index(seed)] = 1
-    centre = observed.mean()
-    effects, _, rank, _ = np.linalg.lstsq(design, observed - centre, rcond=None)
-    of_seed = dict(zip(seeds, effects[len(values) :]))
-    adjusted = tuple(
-        tuple(round(float(value - of_seed[seed]), DIGITS) for seed, value in by_seed.items())
-        for by_seed in values
+    penalty = np.diag([0.0] * n + [NOISE_RATIO] * len(seeds))
+    inverse = np.linalg.inv(design.T @ design + penalty)
+    effects = inverse @ design.T @ observed
+    squares = np.sum((observed - design @ effects) ** 2) + effects @ penalty @ effects
+    freedom = len(cells) - n
+    variance = float(squares) / freedom if freedom else 0.0
+    return Comparison(
+        tuple(round(float(effect), DIGITS) for effect in effects[:n]),
+        tuple(len(own) for own in values),
+        variance * inverse[:n, :n],
     )
-    squares = float(np.sum((observed - centre - design @ effects) ** 2))
-    freedom = len(cells) - int(rank)
-    deviation = round(math.sqrt(squares / freedom), DIGITS) if freedom else 0.0
-    return Paired(adjusted, deviation)

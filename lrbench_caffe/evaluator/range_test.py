@@ -83,7 +83,8 @@ def run(
 
     Args:
         trainer: Trains the solver.
-        max_iter: Iterations at each rate (None: a quarter of the solver's max_iter).
+        max_iter: Iterations at each rate (None: a quarter of the solver's max_iter, but at
+            least two evaluations).
         seed: Seed of all trainings.
         similar: The good range of a similar task. If given, the test tries its ends and its best
             rate, and continues beyond an end while that end is the best rate. If none of these
@@ -107,13 +108,21 @@ def run(
 
 
 def length_remarks(trainer: Trainer) -> list[str]:
-    """Explain the length of a training if it is far more than a quarter of max_iter."""
+    """Explain the length of a training if it is far more than a quarter of max_iter.
+
+    Args:
+        trainer: The trainer of the range test.
+
+    Returns:
+        A sentence, or none.
+    """
     length, max_iter = trainer.length(LENGTH_SHARE), trainer.max_iter
     if length < MUCH_LONGER * LENGTH_SHARE * max_iter:
         return []
     return [
         "each rate trains for %d of %d iterations, because the solver evaluates every %d"
-        " iterations: --max-iter gives another number" % (length, max_iter, trainer.test_interval)
+        " iterations: give --max-iter for shorter trainings"
+        % (length, max_iter, trainer.test_interval)
     ]
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lrbench_caffe.evaluator.candidates import Candidate
     from lrbench_caffe.evaluator.rounds import Rounds
-    from lrbench_caffe.evaluator.tuning_log import TuningLog
+    from lrbench_caffe.evaluator.tuning_log import Outcome, TuningLog
     from lrbench_caffe.trial import Trial
 
 TOP1_TOLERANCE = 0.001  # the target is lower than the best Top-1 by this
@@ -29,12 +29,12 @@ class Target(NamedTuple):
     """What the goal "cost" is measured by.
 
     Attributes:
-        top1: The Top-1 that is accepted, a share of 1.
-        iterations: For each (candidate, length) that reaches it, the iteration at which the mean of
-            its seeds does.
+        top1s: For each (candidate, length) that reaches its target, the Top-1 that is accepted, a
+            share of 1.
+        iterations: For each of them, the iteration at which the mean of its seeds reaches it.
     """
 
-    top1: float
+    top1s: dict[tuple[Candidate, int], float]
     iterations: dict[tuple[Candidate, int], int]
 
     @property
@@ -46,24 +46,31 @@ class Target(NamedTuple):
 def find_target(log: TuningLog) -> Target:
     """Find the Top-1 that the goal "cost" accepts, and when each candidate reaches it.
 
-    It is that of the leader at full length, less :data:`TOP1_TOLERANCE` or one test sample. The
-    highest Top-1 of all would be too high: it may be that of a single lucky seed.
+    It is that of the leader at full length, less :data:`TOP1_TOLERANCE` or one test sample, as the
+    mean of the seeds that both have. The highest Top-1 of all would be too high: it may be that of
+    a single lucky seed.
     """
-    full = log.task.max_iter
-    leader = log.leader(full)
+    target = Target({}, {})
+    leader = log.leader(log.task.max_iter)
     if leader is None:
-        return Target(1.0, {})
+        return target
     samples = leader.trials[0].setup.deciding_samples
     tolerance = max(TOP1_TOLERANCE, 1 / samples if samples else 0)
-    top1 = statistics.mean(leader.top1s) - tolerance
-    reached = {}
     for length in sorted({tried.length for tried in log.tried if tried.stage != RANGE}):
         for outcome in log.outcomes(length):
+            top1 = _on_shared_seeds(leader, outcome) - tolerance
             curve = _mean_highest_top1(outcome.trials) if log.is_safe(outcome, length) else []
             iterations = [iteration for iteration, mean in curve if mean >= top1 - _ROUNDING]
             if iterations:
-                reached[outcome.candidate, length] = iterations[0]
-    return Target(top1, reached)
+                target.top1s[outcome.candidate, length] = top1
+                target.iterations[outcome.candidate, length] = iterations[0]
+    return target
+
+
+def _on_shared_seeds(leader: Outcome, other: Outcome) -> float:
+    """The mean Top-1 of the leader with the seeds of another one; with all if none is shared."""
+    shared = [top1 for seed, top1 in leader.top1_by_seed.items() if seed in other.top1_by_seed]
+    return statistics.mean(shared or leader.top1s)
 
 
 def train_shorter(log: TuningLog, rounds: Rounds) -> TuningLog:

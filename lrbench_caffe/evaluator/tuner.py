@@ -349,7 +349,8 @@ def _best(log: TuningLog) -> tuple[Candidate | None, int, tuple[float, float] | 
         target = shorter.find_target(log)
         if target.order:
             candidate, length = target.order[0]
-            return candidate, length, (target.top1, target.iterations[candidate, length])
+            reached = target.top1s[candidate, length], target.iterations[candidate, length]
+            return candidate, length, reached
     leader = log.leader(full) or log.least_risky(full)
     return leader.candidate if leader else None, full, None
 
@@ -411,26 +412,22 @@ def _top1(entry: ranking.Ranked) -> float:
 def _why_not(entry: ranking.Ranked, best: ranking.Ranked, goal: str) -> str:
     if 2 * len(entry.trials) < len(best.trials):
         return " with too few seeds to count"
-    if goal != "robustness" and _lead_on_shared_seeds(entry, best) <= 0:
+    if goal == "robustness":
+        return ", by a lead that may be noise"
+    if _lead(entry, best, lambda trial: trial.best.top1 if trial.best else None) <= 0:
         return ", but not on the seeds that both have"
-    if goal != "robustness" and _last_loss(entry) > _last_loss(best):
+    if _lead(entry, best, lambda trial: trial.rows[-1].test_loss) > 0:
         return ", but with a higher test loss"
     return ", by a lead that may be noise"
 
 
-def _lead_on_shared_seeds(entry: ranking.Ranked, best: ranking.Ranked) -> float:
-    """The mean lead in Top-1 on the seeds that both policies have, infinite without any."""
-    top1s = [
-        {trial.setup.seed: trial.best.top1 or 0.0 for trial in e.trials if trial.best}
-        for e in (entry, best)
-    ]
-    shared = set(top1s[0]) & set(top1s[1])
-    leads = [top1s[0][seed] - top1s[1][seed] for seed in shared]
-    return statistics.mean(leads) if leads else math.inf
-
-
-def _last_loss(entry: ranking.Ranked) -> float:
-    """The mean of the last test losses, infinite without any."""
-    losses = [trial.rows[-1].test_loss for trial in entry.trials]
-    measured = [loss for loss in losses if loss is not None]
-    return statistics.mean(measured) if measured else math.inf
+def _lead(
+    entry: ranking.Ranked, best: ranking.Ranked, value: Callable[[Trial], float | None]
+) -> float:
+    """The mean difference of two policies on the seeds that both have; NaN without any."""
+    ours, theirs = (
+        {trial.setup.seed: value(trial) for trial in policy.trials} for policy in (entry, best)
+    )
+    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+    leads = [a - b for a, b in pairs if a is not None and b is not None]
+    return round(statistics.mean(leads), 9) if leads else math.nan

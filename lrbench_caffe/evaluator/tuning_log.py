@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lrbench_caffe.evaluator.candidates import Candidate
-    from lrbench_caffe.evaluator.paired import Paired
+    from lrbench_caffe.evaluator.paired import Comparison
     from lrbench_caffe.trial import Trial
 
 # The stages of a search, as the database, `study show` and the display name them.
@@ -277,8 +277,7 @@ class TuningLog:
         outcomes = self._comparable(length)
         if self.task.goal == "robustness":
             return _by_criterion(outcomes, GOALS[self.task.goal])
-        compared = _compare(outcomes)
-        places = [paired.places(PRIOR_SEEDS) for paired in compared]
+        places = [comparison.places(PRIOR_SEEDS) for comparison in _compare(outcomes)]
         keys = [(sum(place), *place) for place in zip(*places)]
         return [outcomes[n] for n in sorted(range(len(outcomes)), key=lambda n: (keys[n], n))]
 
@@ -294,24 +293,24 @@ class TuningLog:
         """Find the candidate that would be the result if the search ended now.
 
         It is the first in the order of those that have at least half as many seeds as any other. A
-        candidate with a smaller largest rate goes before it if they are level, and if it has
-        several seeds, too: if their Top-1 and their test losses, on the same seeds, differ by less
-        than the standard errors. If a rate is nearly too large, a net fails with some seeds in a
-        hundred, and a few seeds do not show that.
+        candidate with a smaller largest rate goes before it if both have several seeds and are
+        level: neither their Top-1 nor their test losses differ by more than the standard error. If
+        a rate is nearly too large, a net fails with some seeds in a hundred, and a few seeds do not
+        show that.
         """
         ordered = self.ordered(length)
         most = max((len(outcome.finished) for outcome in ordered), default=0)
         counted = [n for n, outcome in enumerate(ordered) if 2 * len(outcome.finished) >= most]
         if not counted:
             return None
-        compared = _compare(ordered)
+        comparisons = _compare(ordered)
         first, *others = counted
         leader = ordered[first]
         for n in others:
             other = ordered[n]
             is_smaller = other.candidate.highest_rate() * SMALLER < leader.candidate.highest_rate()
             has_seeds = len(other.finished) >= min(2, len(leader.finished))
-            if is_smaller and has_seeds and all(p.are_level(first, n) for p in compared):
+            if is_smaller and has_seeds and all(c.are_level(first, n) for c in comparisons):
                 return other
         return leader
 
@@ -328,15 +327,20 @@ def _highest_rate(tried: Tried) -> float:
     return tried.candidate.highest_rate()
 
 
-def _compare(outcomes: Sequence[Outcome]) -> list[Paired]:
-    """Compare Top-1, and the test losses if all trials have them; high values are the best."""
+def _compare(outcomes: Sequence[Outcome]) -> list[Comparison]:
+    """Compare Top-1, and the test losses if all trials have them; high values are the best.
+
+    A loss beyond twice that of guessing counts as no more than this: a single training must not
+    decide about the others.
+    """
     top1s = [outcome.top1_by_seed for outcome in outcomes]
     losses = [outcome.loss_by_seed for outcome in outcomes]
-    compared = [compare(top1s)]
-    if all(len(loss) == len(top1) for loss, top1 in zip(losses, top1s)):
-        negative = [{seed: -loss for seed, loss in by_seed.items()} for by_seed in losses]
-        compared.append(compare(negative))
-    return compared
+    comparisons = [compare(top1s)]
+    if outcomes and all(len(loss) == len(top1) for loss, top1 in zip(losses, top1s)):
+        highest = 2 * math.log(outcomes[0].trials[0].setup.classes or math.inf)
+        negative = [{s: -min(loss, highest) for s, loss in own.items()} for own in losses]
+        comparisons.append(compare(negative))
+    return comparisons
 
 
 def _by_criterion(outcomes: Sequence[Outcome], criterion: str) -> list[Outcome]:

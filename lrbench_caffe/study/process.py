@@ -117,7 +117,7 @@ def describe(job: Job) -> Trial:
         The Trial without rows: its setup, and its policy in canonical text.
 
     Raises:
-        InputError: The job cannot be trained.
+        InputError: The job cannot be trained. The folder of its snapshots is not checked.
         TrialError: Caffe failed before the training could begin.
         KeyboardInterrupt: After Ctrl-C.
     """
