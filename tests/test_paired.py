@@ -27,8 +27,8 @@ def test_a_shift_of_all_values_changes_no_lead(rows):
     assert [mean - 7 for mean in shifted] == pytest.approx(before, abs=1e-6)
 
 
-def test_what_two_candidates_lost_with_a_seed_counts_half():
-    """Both lost 2 points with the second seed; so the first one is taken as half a point easy."""
+def test_what_two_candidates_lost_with_a_seed_counts_in_part():
+    """Both lost 2 points with the second seed, so the first one is taken as an easy one."""
     two = [{1: 0.95, 2: 0.93}, {1: 0.94, 2: 0.92}]
     first, second, third = compare([*two, {1: 0.943}]).means
     assert first - second == pytest.approx(0.01)
