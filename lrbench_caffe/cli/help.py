@@ -73,7 +73,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "lrbench report": ("report report.html", "report --study first first.html"),
     "lrbench serve": ("serve", "serve --study first --port 8080"),
     "lrbench plot": (
-        'plot "SIN2(k0=0.01, k1=0.06, l=2000)" "POLY(k0=0.05, p=1.2, l=10000)" --terminal',
+        'plot "SIN2(k0=0.01, k1=0.06, l=2000)" "FIX(k0=0.01)" --terminal',
         'plot "STEP(k0=0.1, gamma=0.1, l=4000)" --max-iter 10000 --out rates.svg',
     ),
     "lrbench ls": ("ls", "ls tasks", "ls trials --state failed --since 2h"),
@@ -107,6 +107,18 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "lrbench db origins": ("db origins",),
     "lrbench db delete": ("db delete a066cc2f", "db delete --study first --state failed"),
 }
+
+
+def _shell_lines(command: str, width: int) -> list[str]:
+    """Break a command before its options, where it is wider than a width."""
+    first, *options = command.split(" --")
+    lines = [first]
+    for option in options:
+        if len(lines[-1]) + len(" --" + option + " \\") <= width:
+            lines[-1] += " --" + option
+        else:
+            lines.append("    --" + option)
+    return [line + " \\" for line in lines[:-1]] + lines[-1:]
 
 
 class Command(cloup.Command):
@@ -147,8 +159,10 @@ class Command(cloup.Command):
         lines = EXAMPLES.get(context.command_path, ())
         if lines:
             with formatter.section("Examples"):
+                indent = " " * formatter.current_indent
                 for line in lines:
-                    formatter.write("%*slrbench %s\n" % (formatter.current_indent, "", line))
+                    for piece in _shell_lines("lrbench " + line, formatter.width - len(indent)):
+                        formatter.write(indent + piece + "\n")
 
 
 class Group(cloup.Group):
