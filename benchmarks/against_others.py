@@ -132,7 +132,7 @@ def main() -> None:
     options.iterations = int(options.budget * options.max_iter)
     runs = {
         (name, repeat): cached_search(name, solver, options, repeat)
-        for repeat in range(options.repeats)
+        for repeat in range(options.first_repeat, options.first_repeat + options.repeats)
         for name in options.search
     }
     answers = final_answers(runs)
@@ -153,6 +153,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--budget", type=float, default=15, help="budget in trainings at full length")
     add("--goal", default="accuracy", help="goal of the tuner")
     add("--repeats", type=int, default=5, help="how often each search runs, with other seeds")
+    add("--first-repeat", type=int, default=0, help="number of the first repeat; it sets the seeds")
     add("--fresh", type=int, default=20, help="seeds that judge an answer")
     add("--search", action="append", choices=SEARCHES, help="run only this search; repeatable")
     options = parser.parse_args()
