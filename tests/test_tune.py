@@ -589,16 +589,22 @@ def test_a_net_that_does_not_learn_is_an_error_that_names_all_rates(budget, rate
 # Remarks
 
 
+def an_answer(ranked):
+    """The result of a search that answers with FIX(k0=0.01) and spent its whole budget."""
+    spent = 100 * sum(len(entry.trials) for entry in ranked)
+    return tuner.Tuned(
+        *("search", "accuracy", "FIX(k0=0.01)", 100, tuple(ranked), None, (), (), ()),
+        cost=spent,
+        budget=spent,
+    )
+
+
 def test_a_policy_with_too_few_seeds_is_only_mentioned():
     several = [trial("FIX(k0=0.01)", [0.1, share], n) for n, share in enumerate((0.8, 0.82), 1)]
     several += [trial("FIX(k0=0.01)", [0.1, 0.81], 3)]
     single = trial("FIX(k0=0.1)", [0.1, 0.9])
     ranked = sorted(tuner.ranking.rank([*several, single]), key=lambda entry: -entry.rank)
-    tuned = tuner.Tuned(
-        *("search", "accuracy", "FIX(k0=0.01)", 100, tuple(ranked), None, (), (), ()),
-        cost=400,
-        budget=400,
-    )
+    tuned = an_answer(ranked)
     assert "ranked higher with too few seeds to count: FIX(k0=0.1)" in tuner.summary(tuned)
     table = tables.tuned(tuned)
     assert table.title == "net on data, 100 iterations"
@@ -610,11 +616,7 @@ def test_a_tied_policy_with_a_higher_top1_is_mentioned():
     tied = [trial("FIX(k0=0.02)", [0.1, share], n) for n, share in enumerate((0.8, 0.84), 1)]
     ranked = tuner.ranking.rank([*answer, *tied])
     assert [entry.rank for entry in ranked] == [1, 1]
-    tuned = tuner.Tuned(
-        *("search", "accuracy", "FIX(k0=0.01)", 100, tuple(ranked[::-1]), None, (), (), ()),
-        cost=400,
-        budget=400,
-    )
+    tuned = an_answer(ranked[::-1])
     remark = "with a higher Top-1, by a lead within the noise of the seeds: FIX(k0=0.02)"
     assert remark in tuner.summary(tuned)
 
@@ -625,11 +627,7 @@ def test_a_policy_that_had_easier_seeds_is_mentioned_with_this_reason():
     lucky = [trial("FIX(k0=0.02)", [0.1, 0.9 - n / 1000], n) for n in (1, 7, 8)]
     ranked = sorted(tuner.ranking.rank([*answer, *lucky]), key=lambda entry: -entry.rank)
     assert [entry.rank for entry in ranked] == [2, 1]
-    tuned = tuner.Tuned(
-        *("search", "accuracy", "FIX(k0=0.01)", 100, tuple(ranked), None, (), (), ()),
-        cost=900,
-        budget=900,
-    )
+    tuned = an_answer(ranked)
     remark = "ranked higher, but not on the seeds that both have: FIX(k0=0.02)"
     assert remark in tuner.summary(tuned)
 

@@ -29,18 +29,16 @@ class Target(NamedTuple):
     """What the goal "cost" is measured by.
 
     Attributes:
-        top1s: For each (candidate, length) that reaches its target, the Top-1 that is accepted, a
-            share of 1.
-        iterations: For each of them, the iteration at which the mean of its seeds reaches it.
+        reached: For each (candidate, length) that reaches its target, the Top-1 that is accepted, a
+            share of 1, and the iteration at which the mean of its seeds reaches it.
     """
 
-    top1s: dict[tuple[Candidate, int], float]
-    iterations: dict[tuple[Candidate, int], int]
+    reached: dict[tuple[Candidate, int], tuple[float, int]]
 
     @property
     def order(self) -> list[tuple[Candidate, int]]:
         """The (candidate, length) that reach it, the earliest first."""
-        return sorted(self.iterations, key=lambda key: (self.iterations[key], key[1], key[0].text))
+        return sorted(self.reached, key=lambda key: (self.reached[key][1], key[1], key[0].text))
 
 
 def find_target(log: TuningLog) -> Target:
@@ -50,21 +48,20 @@ def find_target(log: TuningLog) -> Target:
     mean of the seeds that both have. The highest Top-1 of all would be too high: it may be that of
     a single lucky seed.
     """
-    target = Target({}, {})
     leader = log.leader(log.task.max_iter)
     if leader is None:
-        return target
+        return Target({})
     samples = leader.trials[0].setup.deciding_samples
     tolerance = max(TOP1_TOLERANCE, 1 / samples if samples else 0)
+    reached = {}
     for length in sorted({tried.length for tried in log.tried if tried.stage != RANGE}):
         for outcome in log.outcomes(length):
             top1 = _on_shared_seeds(leader, outcome) - tolerance
             curve = _mean_highest_top1(outcome.trials) if log.is_safe(outcome, length) else []
             iterations = [iteration for iteration, mean in curve if mean >= top1 - _ROUNDING]
             if iterations:
-                target.top1s[outcome.candidate, length] = top1
-                target.iterations[outcome.candidate, length] = iterations[0]
-    return target
+                reached[outcome.candidate, length] = top1, iterations[0]
+    return Target(reached)
 
 
 def _on_shared_seeds(leader: Outcome, other: Outcome) -> float:
@@ -86,7 +83,8 @@ def train_shorter(log: TuningLog, rounds: Rounds) -> TuningLog:
         count = len(log.tried)
         target = find_target(log)
         for candidate, length in target.order:
-            log = _shorten(log, rounds, candidate, length, target.iterations[candidate, length])
+            _, iterations = target.reached[candidate, length]
+            log = _shorten(log, rounds, candidate, length, iterations)
             if len(log.tried) > count:
                 break
         if len(log.tried) == count:

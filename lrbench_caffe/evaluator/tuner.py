@@ -349,8 +349,7 @@ def _best(log: TuningLog) -> tuple[Candidate | None, int, tuple[float, float] | 
         target = shorter.find_target(log)
         if target.order:
             candidate, length = target.order[0]
-            reached = target.top1s[candidate, length], target.iterations[candidate, length]
-            return candidate, length, reached
+            return candidate, length, target.reached[candidate, length]
     leader = log.leader(full) or log.least_risky(full)
     return leader.candidate if leader else None, full, None
 
@@ -412,12 +411,11 @@ def _top1(entry: ranking.Ranked) -> float:
 def _why_not(entry: ranking.Ranked, best: ranking.Ranked, goal: str) -> str:
     if 2 * len(entry.trials) < len(best.trials):
         return " with too few seeds to count"
-    if goal == "robustness":
-        return ", by a lead that may be noise"
-    if _lead(entry, best, lambda trial: trial.best.top1 if trial.best else None) <= 0:
-        return ", but not on the seeds that both have"
-    if _lead(entry, best, lambda trial: trial.rows[-1].test_loss) > 0:
-        return ", but with a higher test loss"
+    if goal != "robustness":
+        if _lead(entry, best, lambda trial: trial.best.top1 if trial.best else None) <= 0:
+            return ", but not on the seeds that both have"
+        if _lead(entry, best, lambda trial: trial.rows[-1].test_loss) > 0:
+            return ", but with a higher test loss"
     return ", by a lead that may be noise"
 
 

@@ -274,20 +274,16 @@ class TuningLog:
         (:mod:`~lrbench_caffe.evaluator.paired`). The median of all candidates counts as PRIOR_SEEDS
         of a seed, so a single lucky training does not lead.
         """
-        outcomes = self._comparable(length)
+        outcomes = [
+            outcome
+            for outcome in self.outcomes(length)
+            if outcome.finished and self.is_safe(outcome, length)
+        ]
         if self.task.goal == "robustness":
             return _by_criterion(outcomes, GOALS[self.task.goal])
         places = [comparison.places(PRIOR_SEEDS) for comparison in _compare(outcomes)]
         keys = [(sum(place), *place) for place in zip(*places)]
         return [outcomes[n] for n in sorted(range(len(outcomes)), key=lambda n: (keys[n], n))]
-
-    def _comparable(self, length: int) -> list[Outcome]:
-        """The safe candidates with finished trainings of a length."""
-        return [
-            outcome
-            for outcome in self.outcomes(length)
-            if outcome.finished and self.is_safe(outcome, length)
-        ]
 
     def leader(self, length: int) -> Outcome | None:
         """Find the candidate that would be the result if the search ended now.
