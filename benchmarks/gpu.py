@@ -120,6 +120,7 @@ def main() -> int:
     gpu = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as data:
         os.environ["LRBENCH_HOME"] = home
+        os.environ.pop("LRBENCH_DSN", None)
         # cuDNN and cuBLAS may otherwise round to TF32, and the curves would differ by more.
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
         datasets.convert("digits", data)

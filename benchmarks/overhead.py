@@ -117,8 +117,10 @@ def write_lenet(folder: str, **settings: Any) -> str:
 
 def training() -> None:
     """Compare `lrbench train` with `caffe train`: LeNet's iterations a second from 20 to 170."""
+    from conftest import private_home
+
     first, last = 20, 170
-    with tempfile.TemporaryDirectory() as folder:
+    with private_home(), tempfile.TemporaryDirectory() as folder:
         path = write_lenet(
             folder,
             max_iter=last + 1,

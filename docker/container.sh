@@ -85,7 +85,7 @@ run_in_container() {
     for name in $(compgen -e); do
         options+=(--env "$name")
     done
-    [[ ! -t 0 || ! -t 1 ]] || options+=(--tty)
+    [[ ! -t 0 || ! -t 1 || ! -t 2 ]] || options+=(--tty)  # a tty of docker exec has no stderr of its own
     pid_file=$(mktemp /tmp/lrbench-caffe.XXXXXX)
     for signal in HUP INT QUIT TERM USR1 USR2; do
         # shellcheck disable=SC2064  # the name of the signal is that of this turn

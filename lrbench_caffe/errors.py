@@ -43,7 +43,8 @@ _HINTS = (
         "this Caffe is not compiled for this card; use one that is, or train on the CPU",
     ),
 )
-_GLOG_PREFIX = r"%s\d{4} [^\]]*\] "  # severity, month and day, then time, thread, file and line
+# The severity and the date, from glog 0.5 on with the year, then time, thread, file and line.
+_GLOG_PREFIX = r"%s(?:\d{4})?\d{4} [^\]]*\] "
 
 
 class InputError(ValueError):

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Callable, Dict
 
 from lrbench_caffe import files
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.paths import home
+from lrbench_caffe.paths import home, make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,7 +94,7 @@ def find(trial: str) -> Model | None:
     """
     path = folder(trial)
     for _ in range(_READS):
-        recorded = _read(path)
+        recorded, _ = _read(path)
         current = recorded.get("model")
         if current is None:
             return None
@@ -164,10 +164,26 @@ def with_models(trials: Iterable[str]) -> list[str]:
 
 
 def starting_with(prefix: str) -> list[str]:
-    """Return the ids of the trials with a folder of models whose ids start like this."""
+    """Return the ids of the trials with a folder of models whose ids start like this.
+
+    Args:
+        prefix: The first digits of an id; dashes and case do not matter.
+    """
+    digits = prefix.replace("-", "").lower()
     with contextlib.suppress(FileNotFoundError):
-        return sorted(name for name in os.listdir(_root()) if name.startswith(prefix))
+        return sorted(
+            name for name in os.listdir(_root()) if name.replace("-", "").startswith(digits)
+        )
     return []
+
+
+def damage(trial: str) -> str | None:
+    """Return what prevents reading the record of a trial's models, as a part of a sentence.
+
+    Returns:
+        None if it can be read, or if there is no record.
+    """
+    return _read(folder(trial))[1]
 
 
 def remove(trial: str) -> None:
@@ -184,14 +200,17 @@ def _root() -> str:
     return os.path.join(home(), "models")
 
 
-def _read(path: str) -> dict[str, Any]:
-    """What the folder of a trial has recorded, empty without a model."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(
-        os.path.join(path, _DESCRIPTION), encoding="utf-8"
-    ) as file:
-        recorded: dict[str, Any] = json.load(file)
-        return recorded
-    return {}
+def _read(path: str) -> tuple[dict[str, Any], str | None]:
+    """What the folder of a trial has recorded, empty without a model; and the damage, if any."""
+    description = os.path.join(path, _DESCRIPTION)
+    try:
+        with open(description, encoding="utf-8") as file:
+            return dict(json.load(file)), None
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, None
+    except (OSError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        return {}, "%s cannot be read (%s)" % (description, reason)
 
 
 class ModelFolder:
@@ -199,6 +218,7 @@ class ModelFolder:
 
     Attributes:
         name: Its path, for messages.
+        damage: What prevents reading what it has recorded, None if nothing does.
     """
 
     def __init__(self, path: str) -> None:
@@ -208,7 +228,7 @@ class ModelFolder:
 
     def _load(self) -> None:
         """Read what is recorded."""
-        recorded = _read(self._path)
+        recorded, self.damage = _read(self._path)
         self._current: Description | None = recorded.get("model")
         self._at_snapshot: Description | None = recorded.get("at_snapshot")
         self._deploy: Description | None = recorded.get("deploy")
@@ -258,7 +278,7 @@ class ModelFolder:
         Raises:
             OSError: The model cannot be written. The one before still counts.
         """
-        os.makedirs(self._path, exist_ok=True)
+        make_private(os.path.abspath(self._path))
         name = self._unused("iter_%d" % description["iteration"])
         try:
             with files.open_output(os.path.join(self._path, name)) as file:

@@ -14,7 +14,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 def home() -> str:
     """Return the absolute path of LRBench's data folder.
 
-    The folder holds the private database, the journals, the studies and the data of the
+    The folder holds the private database, the journals, the studies, the models and the data of the
     demonstration. It is ``$LRBENCH_HOME``, or else ``$XDG_DATA_HOME/lrbench``, where XDG_DATA_HOME
     is ``~/.local/share`` by default (XDG base directory specification).
     """

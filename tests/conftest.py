@@ -112,14 +112,17 @@ def digits(tmp_path_factory):
 
 @contextlib.contextmanager
 def private_home(room=2**30):
-    """A temporary folder that is LRBENCH_HOME within the block. Its server is stopped at the end.
+    """A temporary folder that is LRBENCH_HOME within the block, without an LRBENCH_DSN.
+
+    Its server is stopped at the end.
 
     The folder is in memory if that has more than room bytes free, because a busy disk makes the
     tests slow. Otherwise it is on the disk.
     """
     in_memory = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > room
     folder = tempfile.mkdtemp(prefix="lrbench-", dir="/dev/shm" if in_memory else None)
-    before = os.environ.get("LRBENCH_HOME")
+    names = ("LRBENCH_HOME", "LRBENCH_DSN")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ["LRBENCH_HOME"] = folder
     try:
         yield Path(folder)
@@ -129,9 +132,9 @@ def private_home(room=2**30):
         os.environ["LRBENCH_HOME"] = folder
         server.stop()
         shutil.rmtree(folder)
-        os.environ.pop("LRBENCH_HOME")
-        if before is not None:
-            os.environ["LRBENCH_HOME"] = before
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -611,3 +611,19 @@ def test_policies_with_the_same_key_have_the_same_rates(data):
     keys = [rates_key(from_policy(policy, length), length, 1) for policy in pair]
     curves = [policy(np.arange(length)).astype(np.float32) for policy in pair]
     assert keys[0] != keys[1] or np.allclose(*curves, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text, length",
+    [
+        ("WARMUP(k0=0.1) for 10 then INV(k0=0.0123456, gamma=100, p=100)", 100),
+        ("TRIEXP(k0=1e-12, k1=0.0, gamma=1e-300, l=2)", 10),
+        ("NSTEP(k0=0.1, gamma=1e-300, l=[50])", 100),
+        ("NSTEP(k0=1e-300, gamma=0.1, l=[50])", 100),
+    ],
+)
+def test_a_policy_with_extreme_numbers_has_a_key_and_neighbours(text, length):
+    candidate = from_policy(Policy.parse(text), length)
+    assert rates_key(candidate, length, 10)
+    for neighbour, _ in neighbours(candidate):
+        assert Policy.parse(neighbour.text) != candidate.policy(length)

@@ -278,7 +278,7 @@ def test_a_search_with_a_validation_set_does_not_use_what_the_test_set_chose(sto
     assert prior.load(store, alone, 5).policies
     unused = prior.load(store, setup, 5)
     assert not unused.policies and unused.good is None
-    assert "was not chosen on the validation set" in unused.sentence
+    assert "were not chosen on the validation set" in unused.sentence
     record(store, *(trial(THIRD, (0.1, 0.8), (0.1, 0.7), seed) for seed in (1, 2)))
     used = prior.load(store, setup, 5)
     assert [policy for policy, _ in used.policies] == [THIRD]

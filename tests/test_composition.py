@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_policies import policies, rates
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.policies import Composition, Policy
+from lrbench_caffe.policies import Composition, Policy, check
 from lrbench_caffe.policies.plateau import Memory
 
 # Real schedules with epochs of 100 iterations, and their rates computed by hand.
@@ -395,3 +395,37 @@ def test_a_policy_without_plateau_has_no_memory():
 def test_the_methods_keep_their_former_names():
     assert Policy.see is Policy.observe and Policy.given is Policy.schedule
     assert Policy.going_on is Policy.schedule_from
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NSTEP(k0=0.1, gamma=0.1, l=[1 epoch, 500])",
+        "POLY(k0=0.1, p=1, l=1000) for 2 epochs then FIX(k0=0.01)",
+        "COS(k0=0.1, k1=0, l=3000 epochs)",
+        "FIX(k0=0.1)",
+    ],
+)
+def test_a_text_can_be_checked_before_the_length_of_an_epoch_is_known(text):
+    check(text)
+    Policy.parse(text, epoch=100)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("STEP(k0=0.1, gama=0.5, l=2 epochs)", "unknown parameter 'gama': did you mean gamma"),
+        ("STEP(k0=-0.1, gamma=0.5, l=2 epochs)", "invalid k0=-0.1"),
+        ("FIX(k0=0.1) for 2 epochs then WARMUP(k0=0.1)", "needs a next piece"),
+        ("STEP(k0=0.1, gamma=0.5, l=2 epochs) then FIX(k0=1)", "needs a length"),
+        ("NSTEP(k0=0.1, gamma=0.1, l=[500, 100])", "in increasing order"),
+    ],
+)
+def test_what_no_epoch_makes_valid_is_refused_before_its_length_is_known(text, message):
+    with pytest.raises(InputError, match=message):
+        check(text)
+
+
+def test_too_many_epochs_are_refused():
+    with pytest.raises(InputError, match="give fewer epochs"):
+        Policy.parse("STEP(k0=0.1, gamma=0.5, l=%s epochs)" % (310 * "9"), epoch=100)

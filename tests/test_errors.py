@@ -408,3 +408,22 @@ def test_a_command_runs_in_a_thread_that_is_not_the_main_one(invoke):
     thread.start()
     thread.join()
     assert [ended.returncode for ended in done] == [2] and "no study not-there" in done[0].stderr
+
+
+@pytest.mark.parametrize("date", ["1127", "20261127"])
+def test_a_fatal_message_of_any_glog_is_found(date):
+    """From version 0.5 on, the date has the year."""
+    from lrbench_caffe.errors import fatal_message, last_log_line
+
+    log = "F%s 02:00:00.000000 7 net.cpp:71] Check failed: a == b\n*** x" % date
+    assert fatal_message(log) == "Check failed: a == b"
+    assert last_log_line("I%s 02:00:00.000000 7 net.cpp:71] done" % date) == "done"
+
+
+def test_a_log_that_is_not_a_file_is_refused(invoke, tmp_path):
+    os.mkfifo(str(tmp_path / "pipe"))
+    # Somebody reads the pipe, or else opening it would not end.
+    reader = os.open(str(tmp_path / "pipe"), os.O_RDONLY | os.O_NONBLOCK)
+    done = invoke("train", "solvers/digits_solver.prototxt", "--log", str(tmp_path / "pipe"))
+    os.close(reader)
+    assert done.returncode == 2 and "pipe (it is not a regular file)" in done.stderr

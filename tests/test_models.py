@@ -446,7 +446,7 @@ def test_an_unknown_name_and_a_trial_without_a_model_get_a_sentence(store, datab
         return done.stderr
 
     assert "neither a study nor a trial nothing" in problem("nothing")
-    assert "2 trials have an id that starts with %s" % first.id[:8] in problem(first.id[:8])
+    assert "several trials have an id that starts with %s" % first.id[:8] in problem(first.id[:8])
     assert "trained with --no-model" in problem(first.id)
     assert "no study nothing" in problem("nothing", "--policy", "FIX(k0=0.01)")
 
@@ -518,3 +518,33 @@ def test_a_deploy_net_that_could_not_be_made_has_its_reason(tmp_path, monkeypatc
     )
     with pytest.raises(InputError, match="no deploy net .the output depends on the labels."):
         models.find("1").deploy_net  # noqa: B018 - the property raises
+
+
+@pytest.mark.parametrize("damaged", ["{", "[1]", "null"])
+def test_a_damaged_record_of_models_counts_as_no_model(tmp_path, monkeypatch, damaged):
+    path = models_of(monkeypatch, tmp_path)
+    keep_in(path, "1")
+    with open(os.path.join(path, "model.json"), "w") as file:
+        file.write(damaged)
+    assert models.find("1") is None and "model.json cannot be read (it is d" in models.damage("1")
+    folder = models.ModelFolder(path)
+    assert folder.iteration is None and folder.damage == models.damage("1")
+    keep_in(path, "1")
+    assert models.find("1") and models.damage("1") is None
+
+
+def test_the_folders_of_models_are_for_their_user_only(tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir(mode=0o755)
+    path = models_of(monkeypatch, tmp_path / "home")
+    keep_in(path, "1")
+    for folder in (path, os.path.dirname(path)):
+        assert os.stat(folder).st_mode & 0o777 == 0o700
+
+
+def test_a_trial_is_named_by_its_first_digits_in_any_case(tmp_path, monkeypatch):
+    path = models_of(monkeypatch, tmp_path)
+    for trial_id in ("4edc24b6-0000", "4edc3000-0000"):
+        keep_in(os.path.join(os.path.dirname(path), trial_id), trial_id)
+    assert models.starting_with("4EDC24") == ["4edc24b6-0000"]
+    assert models.starting_with("4edc24b60") == ["4edc24b6-0000"]
+    assert len(models.starting_with("4")) == 2

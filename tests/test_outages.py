@@ -41,6 +41,7 @@ from lrbench_caffe.trial import Job
 
 ROWS = 40
 SHORT, ENDLESS = "0.5", "3600"  # seconds for LRBENCH_DB_TIMEOUT
+PATIENT = "4"  # seconds in which a server answers that works, even on a busy machine
 
 
 @pytest.fixture(autouse=True)
@@ -142,8 +143,9 @@ def test_a_connection_that_stays_open_without_an_answer_is_given_up(proxy, short
     check_complete(proxy.direct, trial)
 
 
-def test_a_busy_server_is_not_taken_for_a_frozen_one(proxy, short, monkeypatch):
+def test_a_busy_server_is_not_taken_for_a_frozen_one(proxy, monkeypatch):
     """A query that lasts longer than the limit ends if the server answers new connections."""
+    monkeypatch.setenv("LRBENCH_DB_TIMEOUT", PATIENT)
     probes, answers = [], watch.answers
 
     def recorded(*arguments):
@@ -471,7 +473,7 @@ def test_the_live_page_survives_a_frozen_database(proxy, monkeypatch, seconds):
     monkeypatch.setenv("LRBENCH_DB_TIMEOUT", seconds)
     process = start("serve", "--port", "0", "--dsn", proxy.dsn)
     address = process.stdout.readline().split()[0]
-    assert get(address)[0] == 200
+    wait_until(lambda: get(address)[0] == 200)
     if seconds == SHORT:
         proxy.freeze()
         text = wait_until(lambda: [text for status, text in [get(address)] if status == 503])[0]
@@ -644,7 +646,15 @@ def test_a_program_whose_earlier_session_still_has_the_study_continues(proxy):
 
 
 @needs_caffe
-@pytest.mark.parametrize("command", [("train",), ("study", "run", "s")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train",),
+        ("study", "run", "s"),
+        # Without an improvement it ends after 4 of 6 iterations, which is a success, too.
+        ("train", "--policy", "FIX(k0=1e-30)", "--patience", "4 iterations", "--max-iter", "6"),
+    ],
+)
 def test_a_database_that_freezes_during_a_training_ends_the_command_with_status_3(
     held_training, proxy, command, monkeypatch, invoke
 ):

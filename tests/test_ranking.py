@@ -407,3 +407,9 @@ def test_special_characters_in_names_are_escaped():
     assert formats.render([evil], "markdown").splitlines()[-1] == r"| \<b\>\|$\&\\   |"
     assert r"$<$b$>$$|$\$\&\textbackslash{}" in formats.render([evil], "latex")
     assert json.loads(formats.render([evil], "json")) == [{"x": "<b>|$&\\ \n"}]
+
+
+def test_tiny_numbers_are_compared_as_any_other():
+    """Weights may be tiny, and the squares of such numbers are not floats."""
+    tiny = [Spread(mean * 1e-88, 1e-90, 3) for mean in (1, 1.001, 3)]
+    assert is_tied(tiny[0], tiny[1]) and not is_tied(tiny[0], tiny[2])

@@ -27,8 +27,10 @@ pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
 )
 pytest.importorskip("rich", reason="needs rich: run the tests with `make test`")
+import psycopg2
+
 from lrbench_caffe import database, study
-from lrbench_caffe.database import studies
+from lrbench_caffe.database import Store, studies
 from lrbench_caffe.display.progress import StudyDisplay
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.study import pooled
@@ -520,3 +522,51 @@ def test_invalid_gpus_are_refused(text):
 def test_invalid_arguments_are_refused_in_one_line(arguments, message, invoke):
     done = invoke("study", *arguments)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_all_gpus_are_those_that_cuda_sees(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert parse_gpus("all") == (0, 1), "CUDA numbers them from 0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,-1,2")
+    assert parse_gpus("all") == (0,), "CUDA ignores the rest after a wrong one"
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=%s hides all GPUs" % hidden):
+            parse_gpus("all")
+
+
+def test_a_study_that_is_being_deleted_is_created_again(store, database, name):
+    """The deletion has locked the study, and ends while another program adds to it."""
+    studies.add(store, name, [])
+    deletion = psycopg2.connect(database)
+    cursor = deletion.cursor()
+    cursor.execute("SELECT FROM study WHERE name = %s FOR UPDATE", [name])
+    cursor.execute("DELETE FROM study WHERE name = %s", [name])
+    with Store(database) as another:
+        adding = threading.Thread(target=studies.add, args=(another, name, [Job("/a.prototxt")]))
+        adding.start()
+        wait_until(lambda: store.select("SELECT FROM pg_locks WHERE NOT granted"))
+        deletion.commit()
+        adding.join()
+    deletion.close()
+    assert [entry.job.solver for entry in studies.jobs(store, name)] == ["/a.prototxt"]
+
+
+def test_a_request_to_stop_counts_once_though_its_transaction_runs_twice(
+    store, database, name, monkeypatch
+):
+    """The commit succeeds, but the connection is lost before the answer."""
+    studies.add(store, name, [])
+    once, stop = store.transaction, Stop()
+
+    def twice(work):
+        once(work)
+        return once(work)
+
+    with studies.Claim(name, database, stop, lambda note: None):
+        monkeypatch.setattr(store, "transaction", twice)
+        stopping = threading.Thread(target=studies.stop, args=(store, name))
+        stopping.start()
+        wait_until(lambda: stop.requests)
+    stopping.join()
+    assert stop.requests == 1

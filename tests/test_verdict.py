@@ -134,5 +134,5 @@ def test_the_terminal_explains_the_ranks_of_pareto_fronts():
     assert [(entry.rank, entry.tied) for entry in entries] == [(1, False), (1, True)]
     (sentence,) = verdict.remarks([one, entries], pareto)
     assert sentence.endswith(
-        "a policy with = is behind another one of its rank, within the noise of the seeds"
+        "a policy with = has a worse mean than another one of its rank, within the noise"
     )

@@ -93,8 +93,8 @@ def shell(dsn: str | None) -> None:
 def deliver(journals: tuple[str, ...], dsn: str | None) -> None:
     """Deliver measurements that wait in journals to the database.
 
-    Without arguments, these are the journals that belong to this database, those that it has
-    refused before included. A JOURNAL that is named is delivered to this database in any case.
+    Without arguments, these are all journals that belong to this database, including those that it
+    has refused before. A JOURNAL that is named is delivered to this database in any case.
     """
     from lrbench_caffe import database
     from lrbench_caffe.display import console
@@ -196,7 +196,7 @@ def origins(dsn: str | None, format: str) -> None:
     "--restore",
     is_flag=True,
     help="Add trials that were trained here and deleted since: only for a backup of your own, "
-    "because the file is believed",
+    "because nothing can verify the origin that the file names",
 )
 @database_option
 def db_import(file: str, restore: bool, dsn: str | None) -> None:

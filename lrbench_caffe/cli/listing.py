@@ -19,7 +19,7 @@ from lrbench_caffe.cli.options import (
     selection_options,
     view_options,
 )
-from lrbench_caffe.cli.output import print_remarks, print_tables
+from lrbench_caffe.cli.output import print_remarks, print_tables, resuming_command
 from lrbench_caffe.errors import InputError, counted
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ def _waiting(store: Store) -> list[str]:
         if running:
             sentences.append("waiting for their turn: %s" % trainings)
         else:
-            command = database.studies.command(store, name) or "lrbench study run %s" % name
-            sentences.append("waiting: %s, which `%s` starts" % (trainings, command))
+            command = resuming_command(store, name)
+            sentences.append("waiting: %s, which %s starts" % (trainings, command))
     if len(waiting) > _MAX_STUDIES:
         sentences.append("and trainings of %d other studies" % (len(waiting) - _MAX_STUDIES))
     journals = len(list(database.delivery.waiting_journals()))

@@ -278,7 +278,6 @@ def _parsed_time(
 ) -> float | None:
     """A time in seconds since the epoch."""
     import datetime
-    import re
     import time
 
     if value is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Iterable, Sequence
 from lrbench_caffe.errors import counted
 
 if TYPE_CHECKING:
+    from lrbench_caffe.database import Store
     from lrbench_caffe.display.table import Table
     from lrbench_caffe.display.view import View
 
@@ -67,3 +68,13 @@ def command_line() -> str:
         hides = word == "--dsn"
         words.append(word)
     return " ".join(map(shlex.quote, words))
+
+
+def resuming_command(store: Store, name: str) -> str:
+    """Return the command that resumes a study, as a part of a sentence."""
+    from lrbench_caffe import database
+
+    command = database.studies.command(store, name)
+    if command is None:
+        return "`lrbench study run %s`" % name
+    return "`%s`, with the same options as before," % command

@@ -60,8 +60,8 @@ def rank(filters: Filters, by: str, view: View, dsn: str | None, format: str) ->
     with = at their rank, such as 1=, are tied: their difference is within the noise of the seeds. A
     policy with one seed is placed by its value, because its noise is unknown.
 
-    With --by pareto, rank 1 is the Pareto front. A policy with = is behind another one of its rank,
-    within the noise of the seeds.
+    With --by pareto, rank 1 is the Pareto front. A policy with = has worse means than another one
+    of its rank, but the difference is within the noise of the seeds.
     """
     from lrbench_caffe import database, ranking
     from lrbench_caffe.display import tables, verdict

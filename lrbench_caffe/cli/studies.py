@@ -23,7 +23,7 @@ from lrbench_caffe.cli.options import (
     stopping_options,
     view_options,
 )
-from lrbench_caffe.cli.output import print_remarks, print_tables
+from lrbench_caffe.cli.output import print_remarks, print_tables, resuming_command
 from lrbench_caffe.errors import InputError, TrialError
 
 if TYPE_CHECKING:
@@ -250,18 +250,7 @@ def _what_starts_them(name: str, dsn: str | None) -> str:
     with database.Store(dsn) as store:
         if database.studies.runner(store, name):
             return "they wait for their turn, the study is running"
-    return "%s starts them" % _resuming_command(name, dsn)
-
-
-def _resuming_command(name: str, dsn: str | None) -> str:
-    """The command that resumes a study, as it is printed in a sentence."""
-    from lrbench_caffe import database
-
-    with database.Store(dsn) as store:
-        command = database.studies.command(store, name)
-    if command is None:
-        return "`lrbench study run %s`" % name
-    return "`%s`, with the same options as before," % command
+        return "%s starts them" % resuming_command(store, name)
 
 
 @study.command("stop")
@@ -281,8 +270,8 @@ def study_stop(name: str, now: bool, dsn: str | None) -> None:
 
     with database.Store(dsn) as store:
         database.studies.stop(store, name, requests=2 if now else 1, on_waiting=print_waiting)
-    resuming_command = _resuming_command(name, dsn)
-    console.print_line("the study %s has stopped: %s resumes it" % (name, resuming_command))
+        resuming = resuming_command(store, name)
+    console.print_line("the study %s has stopped: %s resumes it" % (name, resuming))
 
 
 @study.command("delete")

@@ -120,10 +120,9 @@ def train(
     else:
         with progress.TrainingDisplay(format) as display:
             trial = process.train(solver, on_event=display.on_event, **options)
-    if trial.error and undelivered():
-        raise TrialError(trial.error)
     if trial.error and trial.state != FINISHED:
-        raise TrialError("%s; the evaluations before that are in the database" % trial.error)
+        where = "" if undelivered() else "; the evaluations before that are in the database"
+        raise TrialError(trial.error + where)
     if trial.rows and not as_json:
         hints.show("train", format, **hints.of_trial(trial))
 

@@ -176,8 +176,8 @@ def running_sentence(running: Sequence[TrialLine], end: str, forced: bool) -> st
     remedy = "end the program first"
     if not forced:
         remedy += (
-            ", or, if it was killed, run `lrbench db deliver` on its machine, or, if the machine "
-            "is lost, add --force"
+            "; if it was killed, run `lrbench db deliver` on its machine; if the machine is lost, "
+            "add --force"
         )
     return "%s running, or in a study that is running (%s%s): %s; %s" % (
         _are(len(running)),

@@ -20,7 +20,7 @@ from lrbench_caffe.database.columns import COLUMN_LIST, EVALUATION_COLUMNS, expo
 from lrbench_caffe.database.export_format import SHARED_FIELDS, VERSION
 from lrbench_caffe.database.reader import trial_ids_query
 from lrbench_caffe.database.store import Store
-from lrbench_caffe.errors import InputError, counted
+from lrbench_caffe.errors import InputError
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -114,8 +114,8 @@ def import_trials(
     """Import the trials of an export, in one transaction.
 
     A trial that the database already has stays as it is, unless it was still running when it was
-    imported, and the file is of the same origin. A file cannot add trials that were trained here,
-    as it says, or change them.
+    imported, and the file is of the same origin. A file cannot add or change trials whose origin,
+    according to the file, is this database.
 
     Args:
         path: The export.
@@ -147,8 +147,8 @@ def import_trials(
             % (path, error.strerror)
         ) from None
     if different and on_note is not None:
-        trials = counted(different, "trial")
-        on_note("%s with another content than in the file: what is here stays as it is" % trials)
+        differ = "1 trial differs" if different == 1 else "%d trials differ" % different
+        on_note("%s from the file: the database keeps its own version" % differ)
     return Imported(staging.trials, new, updated)
 
 

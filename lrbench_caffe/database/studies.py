@@ -44,7 +44,11 @@ POLL_SECONDS = 1  # between two looks at the requests to stop a study
 _CLAIM_SECONDS = 2  # within which the server notices that the previous program was killed
 LOCK = 0x6C726263  # "lrbc": the advisory lock of the program that runs a study is (this, study id)
 
-_INSERT_STUDY = "INSERT INTO study (name) VALUES (%s) ON CONFLICT DO NOTHING"
+# The update changes nothing, but it locks the study. If the study is being deleted, the statement
+# waits and then inserts it.
+_ADD_STUDY = """
+    INSERT INTO study (name) VALUES (%s) ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name
+    RETURNING id"""
 
 # Beside the information, the column has the command that resumes the study.
 _SET_COMMAND = """
@@ -160,8 +164,7 @@ def add(store: Store, name: str, jobs: Sequence[Job]) -> None:
     """
 
     def insert(cursor: Any) -> None:
-        cursor.execute(_INSERT_STUDY, [name])
-        cursor.execute("SELECT id FROM study WHERE name = %s FOR UPDATE", [name])
+        cursor.execute(_ADD_STUDY, [name])
         study_id = cursor.fetchone().id
         cursor.execute("SELECT job, position FROM study_trial WHERE study_id = %s", [study_id])
         lines = cursor.fetchall()
@@ -215,7 +218,7 @@ def initial_information(store: Store, name: str, content: object) -> Any:
     """
 
     def update(cursor: Any) -> Any:
-        cursor.execute(_INSERT_STUDY, [name])
+        cursor.execute(_ADD_STUDY, [name])
         cursor.execute(_INITIAL_INFORMATION, {"content": Json(content), "name": name})
         return cursor.fetchone().beginning
 
@@ -325,19 +328,20 @@ def stop(
     Raises:
         InputError: The database does not have the study, or no program runs it.
     """
-    study_id = _id(store, name)
-    if not _runner_name(store, study_id):
+    study = _study(store, name)
+    if not _runner_name(store, study.id):
         raise InputError(
             "the study %s is not running: `lrbench study list` shows the studies that are" % name
         )
+    # A transaction may run twice, so it sets a number that was read before.
     store.transaction(
         lambda cursor: cursor.execute(
-            "UPDATE study SET stop_requests = stop_requests + %s WHERE id = %s",
-            [requests, study_id],
+            "UPDATE study SET stop_requests = GREATEST(stop_requests, %s) WHERE id = %s",
+            [study.stop_requests + requests, study.id],
         )
     )
     on_waiting()
-    while _runner_name(store, study_id):
+    while _runner_name(store, study.id):
         time.sleep(POLL_SECONDS / 4)
 
 
@@ -465,9 +469,14 @@ class Claim:
 
 
 def _id(store: Store, name: str) -> int:
-    for line in store.select("SELECT id FROM study WHERE name = %s", [name]):
-        study_id: int = line.id
-        return study_id
+    study_id: int = _study(store, name).id
+    return study_id
+
+
+def _study(store: Store, name: str) -> Any:
+    """A study: its id and the requests to stop it so far."""
+    for line in store.select("SELECT id, stop_requests FROM study WHERE name = %s", [name]):
+        return line
     raise selection.unknown_study(store, name)
 
 

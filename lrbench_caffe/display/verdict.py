@@ -144,5 +144,5 @@ def _fronts(rankings: Sequence[Sequence[Ranked]], criterion: Criterion) -> str:
     metrics = " and ".join(_title(metric) for metric in criterion.weights)
     text = "rank 1 is the Pareto front for %s" % metrics
     if any(entry.tied for entries in rankings for entry in entries):
-        text += "; a policy with = is behind another one of its rank, within the noise of the seeds"
+        text += "; a policy with = has a worse mean than another one of its rank, within the noise"
     return text

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 MIN_SIMILARITY = 0.5  # of a task whose results are used
 NO_RESULTS = "the database has no results for this task or a similar one"
 AMONG_SELECTED = " among those that --local or --origin selects"
-OTHER_SET = "what the database has for this dataset was not chosen on the %s set, so it is not used"
+OTHER_SET = (
+    "the results of the database for this dataset are not used, because they were not chosen on "
+    "the %s set"
+)
 POLICIES = 50  # of the best task, of which the best of each function is kept
 
 

@@ -196,8 +196,8 @@ def _draw_training(
             alpha=0.7,
         )
         test_losses, train_losses = (
-            [math.nan if loss is None else loss for loss in losses]
-            for losses in zip(*((row.test_loss, row.train_loss) for row in trial.rows))
+            [math.nan if loss is None else loss for loss in column]
+            for column in zip(*((row.test_loss, row.train_loss) for row in trial.rows))
         )
         for values, number, label in (
             (test_losses, 0, "test loss"),

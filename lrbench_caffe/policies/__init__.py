@@ -23,13 +23,14 @@ The module does not depend on Caffe. It needs NumPy only.
 from lrbench_caffe.policies.composition import Composition
 from lrbench_caffe.policies.functions import CYCLIC, FUNCTIONS
 from lrbench_caffe.policies.parameters import parameter_names
-from lrbench_caffe.policies.policy import Policy, parse_or_none
+from lrbench_caffe.policies.policy import Policy, check, parse_or_none
 
 __all__ = [
     "CYCLIC",
     "FUNCTIONS",
     "Composition",
     "Policy",
+    "check",
     "parameter_names",
     "parse_or_none",
 ]

@@ -12,6 +12,7 @@ import re
 from typing import Any, NamedTuple
 
 from lrbench_caffe.errors import InputError, abbreviated
+from lrbench_caffe.policies.functions import MAX_ITERATION
 from lrbench_caffe.policies.parameters import checked_piece_length
 
 _EPOCHS = re.compile(r"(?<![\w.'\"])(\d+(?:\.\d*)?|\.\d+)\s*epochs?\b")
@@ -136,6 +137,11 @@ def _in_iterations(length: object, epoch: float | None) -> object:
     return length if iterations is None else iterations
 
 
+def has_epochs(text: str) -> bool:
+    """Return whether a policy's text has lengths in epochs."""
+    return _EPOCHS.search(text) is not None
+
+
 def iterations_of_epochs(length: str, epoch: float | None) -> int | None:
     """Return the iterations of a length in epochs, None if the text is not such a length.
 
@@ -144,7 +150,8 @@ def iterations_of_epochs(length: str, epoch: float | None) -> int | None:
         epoch: The number of iterations in an epoch, not necessarily whole; None if it is unknown.
 
     Raises:
-        InputError: The length is in epochs, and epoch is None or the length rounds to 0 iterations.
+        InputError: The length is in epochs, and epoch is None, or the length rounds to 0 iterations
+            or is above MAX_ITERATION.
 
     Example:
         >>> iterations_of_epochs("1.5 epochs", epoch=390.625), iterations_of_epochs("l", epoch=1)
@@ -159,7 +166,13 @@ def iterations_of_epochs(length: str, epoch: float | None) -> int | None:
             "number of training samples or the batch size is missing): give a number of iterations"
             % length
         )
-    iterations = round(float(match.group(1)) * epoch)
+    number = float(match.group(1)) * epoch
+    if number > MAX_ITERATION:
+        raise InputError(
+            "%s is more than %d iterations: give fewer epochs"
+            % (abbreviated(length), MAX_ITERATION)
+        )
+    iterations = round(number)
     if iterations < 1:
         raise InputError(
             "%s is less than one iteration, because an epoch has %g iterations: give more epochs "

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Scalar = int | float | np.integer[Any] | np.floating[Any]
     Array = NDArray[Any] | Sequence[float]
 
+_SOME_EPOCH = 1000  # iterations, with which any usual number of epochs is a valid length
 _FORMULAS = dict(FUNCTIONS, SGDR=sgdr)  # WARMUP and PLATEAU have no g(t)
 
 
@@ -107,17 +108,7 @@ class Policy:
             >>> Policy.parse("STEP(k0=.1, gamma=.5, l=2 epochs)", epoch=390.625)
             Policy.parse('STEP(k0=0.1, gamma=0.5, l=781)')
         """
-        pieces = notation.read(text, epoch)
-        if len(pieces) == 1:
-            return Policy(pieces[0].function, **pieces[0].parameters)
-        from lrbench_caffe.policies.composition import Composition  # which imports this module
-
-        parts: list[Policy | int] = []
-        for piece in pieces:
-            parts.append(Policy(piece.function, **piece.parameters))
-            if piece.length is not None:
-                parts.append(piece.length)
-        return Composition(*parts)
+        return _assembled(notation.read(text, epoch))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -316,6 +307,45 @@ class Policy:
 
     def __reduce__(self) -> tuple[Callable[[str], Policy], tuple[str]]:
         return Policy.parse, (str(self),)
+
+
+def check(text: str) -> None:
+    """Check the text of a policy before the number of iterations in an epoch is known.
+
+    If the text has lengths in epochs, it is not checked whether the lengths fit together.
+
+    Args:
+        text: The text, as for :meth:`Policy.parse`.
+
+    Raises:
+        InputError: The text is not a policy, or the policy is invalid.
+    """
+    if not notation.has_epochs(text):
+        Policy.parse(text)
+        return
+    pieces = notation.read(text, _SOME_EPOCH)
+    _assembled([_with_shortest_lengths(piece) for piece in pieces])
+
+
+def _with_shortest_lengths(piece: notation.Piece) -> notation.Piece:
+    """The piece with lengths of one iteration, which fit together in any policy."""
+    parameters = dict(piece.parameters)
+    if "l" in parameters:
+        parameters["l"] = [1] if piece.function == "NSTEP" else 1
+    return piece._replace(parameters=parameters, length=piece.length and 1)
+
+
+def _assembled(pieces: Sequence[notation.Piece]) -> Policy:
+    """The policy of some pieces, a Composition if there are several."""
+    policies = [Policy(piece.function, **piece.parameters) for piece in pieces]
+    if len(policies) == 1:
+        return policies[0]
+    from lrbench_caffe.policies.composition import Composition  # which imports this module
+
+    parts: list[Policy | int] = []
+    for policy, piece in zip(policies, pieces):
+        parts += [policy] if piece.length is None else [policy, piece.length]
+    return Composition(*parts)
 
 
 def parse_or_none(text: str) -> Policy | None:

@@ -95,6 +95,6 @@ def is_tied(first: Spread, second: Spread) -> bool:
     from scipy.special import stdtr
 
     # The Welch-Satterthwaite equation.
-    freedom = variance**2 / sum(part**2 / (n - 1) for part, n in pairs)
+    freedom = 1 / sum((part / variance) ** 2 / (n - 1) for part, n in pairs)
     p_value: float = 2 * stdtr(freedom, -difference / math.sqrt(variance))
     return p_value > SIGNIFICANCE

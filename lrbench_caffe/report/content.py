@@ -65,7 +65,7 @@ MAX_DRAWN = 60  # policies of a task that can be drawn
 MIN_DRAWN = 6  # of each task, when the first tasks have used up MAX_DRAWN_IN_ALL
 MAX_DRAWN_IN_ALL = 300
 MAX_RUNS = 20  # trials of a policy
-MAX_ROWS = 2000  # of a trial
+MAX_ROWS = 2000  # of a trial, beside the best and the last one
 MAX_PROBLEMS = 200  # trials that ended early
 POINTS = 600  # of a learning rate curve
 PARETO_METRICS = ("top1", "iterations")
@@ -327,7 +327,8 @@ def _spreads(metrics: Mapping[str, Spread]) -> dict[str, list[float | int | str 
 
 def _run(trial: Trial, rows: Sequence[Evaluation]) -> dict[str, Any]:
     best = dataclasses.replace(trial, rows=tuple(rows)).best
-    rows = rows[:: 1 + len(rows) // MAX_ROWS]
+    step = -(-len(rows) // MAX_ROWS)  # rounded up
+    rows = [row for n, row in enumerate(rows) if n % step == 0 or row in (best, rows[-1])]
     return {
         "seed": trial.setup.seed,
         "state": trial.state,

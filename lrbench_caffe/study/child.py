@@ -215,7 +215,7 @@ def _open_log(path: str | None, folder: str) -> BinaryIO:
     except OSError as error:
         raise InputError(
             "cannot write Caffe's log to %s (%s): choose another file with --log"
-            % (path, error.strerror)
+            % (path, error.strerror or "it is not a regular file")
         ) from None
 
 

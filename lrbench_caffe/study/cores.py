@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import os
 import queue
 import re
 import subprocess
@@ -98,13 +100,14 @@ def parse_gpus(text: str) -> tuple[int, ...]:
     """Parse the value of ``--gpu``, in the form that Caffe's own command accepts.
 
     Args:
-        text: Device indexes such as "0" or "0,2", or "all" for every GPU that nvidia-smi lists.
+        text: Device indexes such as "0" or "0,2", or "all": as many GPUs as CUDA_VISIBLE_DEVICES
+            names, or if it is not set, as nvidia-smi lists.
 
     Returns:
         The device indexes, without duplicates.
 
     Raises:
-        InputError: The text has another form, or nvidia-smi lists no GPU.
+        InputError: The text has another form, or "all" is no GPU.
 
     Example:
         >>> parse_gpus("0,2")
@@ -118,6 +121,17 @@ def parse_gpus(text: str) -> tuple[int, ...]:
 
 
 def _all_gpus() -> tuple[int, ...]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        # CUDA numbers the devices that it is to see from 0, and ignores the rest after a wrong one.
+        names = [name.strip() for name in visible.split(",")]
+        named = list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
+        if not named:
+            raise InputError(
+                "--gpu all: CUDA_VISIBLE_DEVICES=%s hides all GPUs: change it, or omit --gpu to "
+                "train on the CPU" % visible
+            )
+        return tuple(range(len(named)))
     try:
         nvidia_smi = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
     except OSError as error:

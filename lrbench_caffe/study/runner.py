@@ -15,11 +15,10 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lrbench_caffe import database, models
+from lrbench_caffe import database, models, policies
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import CannotConnect, DatabaseUnavailable, InputError, Undelivered
 from lrbench_caffe.paths import study_folder
-from lrbench_caffe.policies import Policy
 from lrbench_caffe.study.events import first_verdict
 from lrbench_caffe.study.kept import BestOfPolicies
 from lrbench_caffe.study.pruning import Pruner
@@ -396,8 +395,7 @@ def checked_job(job: Job) -> Job:
             % checked.validation
         )
     if job.policy is not None:
-        # Any epoch will do to check the text: the training reads the real one from its data.
-        Policy.parse(job.policy, epoch=10**6)
+        policies.check(job.policy)  # the training reads the length of an epoch from its data
     patience.check(job)
     return checked
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrbench_caffe import models
 from lrbench_caffe.files import PREFIX
+from lrbench_caffe.paths import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +42,7 @@ class Receiver:
     def __enter__(self) -> Receiver:
         for mark in self._marks:
             with contextlib.suppress(OSError):  # the models will then be sent
-                os.makedirs(os.path.dirname(mark), exist_ok=True)
+                make_private(os.path.dirname(mark))
                 open(mark, "w").close()
         return self
 
@@ -86,7 +87,7 @@ class Receiver:
         """Append weights to the incomplete file of a job, which the first part begins."""
         if content["offset"] == 0:
             root = os.path.dirname(str(job.model_folder))
-            os.makedirs(root, exist_ok=True)
+            make_private(root)
             previous = self._parts.get(job.id)
             self._parts[job.id] = previous or os.path.join(root, PREFIX + uuid.uuid4().hex)
             open(self._parts[job.id], "wb").close()

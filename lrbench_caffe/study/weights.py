@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lrbench_caffe.models import Model
 
 _ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_START_OF_ID = r"[0-9a-f][0-9a-f-]{3,35}"
 _MAX_LISTED = 3
 
 
@@ -27,7 +26,7 @@ def weights(trial: Trial | str, policy: str | None = None, dsn: str | None = Non
     """Return the model that a trial or a study has kept on this machine.
 
     Args:
-        trial: A Trial; the id of one, or its first digits, at least 4; or the name of a study. Of a
+        trial: A Trial; the id of one, or its first digits; or the name of a study. Of a
             study, it is the model of the best trial of the best policy.
         policy: The policy of a study whose model is wanted (None: the best one that has a model).
         dsn: The PostgreSQL database (None: the default one).
@@ -64,32 +63,31 @@ def weights(trial: Trial | str, policy: str | None = None, dsn: str | None = Non
 
 def _complete(store: Store, start: str) -> str:
     """The id of the trial whose id starts like this, in the database or with a model."""
-    ids: set[str] = set()
-    if re.fullmatch(_START_OF_ID, start):
-        query = "SELECT id::text AS id FROM trial WHERE id::text LIKE %s LIMIT 100"
-        ids.update(line.id for line in store.select(query, [start + "%"]))
-        ids.update(models.starting_with(start))
+    ids = {*database.listing.find_trials(store, start), *models.starting_with(start)}
     if len(ids) == 1:
         return ids.pop()
     if not ids:
         raise InputError(
             "the database %s has neither a study nor a trial %s: `lrbench study list` shows the "
-            "studies, and a trial is named by its id or by at least its first 4 digits"
+            "studies, and a trial is named by its id or by the first digits of it"
             % (store.where, start)
         )
     raise InputError(
-        "%s trials have an id that starts with %s, for example %s: give more digits"
-        % (len(ids), start, ", ".join(sorted(ids)[:_MAX_LISTED]))
+        "several trials have an id that starts with %s, for example %s: give more digits"
+        % (start, ", ".join(sorted(ids)[:_MAX_LISTED]))
     )
 
 
 def _reason(store: Store, trial_id: str) -> str:
     """Why a trial has no model, as a part of a sentence."""
+    damage = models.damage(trial_id)
+    if damage:
+        return damage
     trial = store.trial(trial_id)
     if trial.origin is not None:
         return "it was imported from %s, and models are not exported" % trial.origin
     if trial.state == RUNNING:
-        return "it has not measured a row yet whose model is kept"
+        return "it has none yet, and keeps the first one at one of its next rows"
     studies = "SELECT name FROM study JOIN study_trial ON study_id = study.id WHERE trial_id = %s"
     for study in (line.name for line in store.select(studies, [trial_id])):
         rivals = [

@@ -15,13 +15,13 @@ from caffe.proto import caffe_pb2
 
 from lrbench_caffe.errors import InputError
 from lrbench_caffe.training import encoding
+from lrbench_caffe.training.locking import wait_for_lock
 from lrbench_caffe.training.net import layers_in_phase
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-POLL_SECONDS = 0.1
 # Files are closed in the order of their numbers when a process ends. A folder that is locked has a
 # higher number than LevelDB's files, so that the next training finds LevelDB's own lock released.
 _LAST_FILE = 512
@@ -74,17 +74,11 @@ class Databases:
         Raises:
             InputError: A program other than LRBench has opened a database.
         """
-        if self.try_lock():
-            return True
-        emit(
-            "note",
+        sentence = (
             "another training reads the LEVELDB %s, which one process at a time can open: waiting "
-            "until it ends (trainings can share an LMDB)" % self._unlocked[0][0],
+            "until it ends (trainings can share an LMDB)"
         )
-        while not self.try_lock():
-            if stop.wait(POLL_SECONDS):
-                return False
-        return True
+        return wait_for_lock(self.try_lock, stop, lambda: sentence % self._unlocked[0][0], emit)
 
 
 def _leveldbs(solver: caffe_pb2.SolverParameter) -> dict[str, str]:

@@ -55,13 +55,16 @@ class ModelKeeper:
             param: The resolved SolverParameter with its metrics layers.
             measurement: What an evaluation measures, None without a test net.
             solver: The Caffe solver.
-            emit: Receives a "note" if a model cannot be written.
+            emit: Receives a "note" if a model cannot be read or written.
         """
         self._job, self._trial, self._emit = job, trial, emit
         self._param, self._measurement, self._solver = param, measurement, solver
         self._places: list[ModelFolder | ModelFiles] = []
         if job.model_folder:
-            self._places.append(ModelFolder(job.model_folder))
+            folder = ModelFolder(job.model_folder)
+            self._places.append(folder)
+            if folder.damage:
+                emit("note", folder.damage + ": the training continues as if it had kept no model")
         if job.keep_best:
             self._places.append(ModelFiles(job.keep_best))
         self._best = -math.inf  # the highest Top-1 so far

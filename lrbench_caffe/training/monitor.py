@@ -193,9 +193,11 @@ def single_precision(policy: Policy) -> Policy:
     if policy.function != "NSTEP" or "k1" in policy.parameters:
         return policy
     values = policy.parameters
+    k0, gamma = values["k0"], values["gamma"]
+    # Neither can be 0. A number that rounds to 0 leads to the rate 0 in single precision as it is.
     return Policy(
         "NSTEP",
-        k0=float32.rounded(values["k0"]),
-        gamma=float32.rounded(values["gamma"]),
+        k0=float32.rounded(k0) or k0,
+        gamma=float32.rounded(gamma) or gamma,
         l=values["l"],
     )

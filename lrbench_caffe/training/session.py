@@ -76,6 +76,8 @@ def run(
     if job.resume and policy.has_memory:
         policy_state = solverstate.read_policy_state(job.resume, policy)
     snapshots = Snapshots(job.folder) if job.folder else None
+    if snapshots and not snapshots.lock(stop, emit):
+        return  # interrupted before it began
     latest = snapshots.latest(emit) if snapshots else None
     if not (snapshots or only):
         check_snapshot_folder(param)

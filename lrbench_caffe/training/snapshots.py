@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lrbench_caffe import files
 from lrbench_caffe.paths import make_private
 from lrbench_caffe.training import room
+from lrbench_caffe.training.locking import wait_for_lock
 from lrbench_caffe.training.solverstate import snapshot_iteration, with_weights
 from lrbench_caffe.trial import Evaluation, from_dict
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator
 
     import caffe
@@ -69,13 +71,35 @@ class Snapshots:
     """
 
     def __init__(self, folder: str) -> None:
-        """Open the folder, which is made if needed; wait while another process trains the trial."""
+        """Open the folder, which is made if needed."""
         make_private(os.path.abspath(folder))
         self.prefix = os.path.join(folder, "snapshot")
         self._folder = folder
         self._lock = open(os.path.join(folder, "lock"), "w")  # noqa: SIM115 - until the process ends
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._taken, self._cost = time.monotonic(), FIRST_COST
+
+    def lock(self, stop: threading.Event, emit: Callable[[str, Any], object]) -> bool:
+        """Lock the folder for the life of this process; wait while another one trains the trial.
+
+        Args:
+            stop: Set to end the wait.
+            emit: Receives one "note" if the training has to wait.
+
+        Returns:
+            Whether the folder is locked; False after a stop.
+        """
+        sentence = (
+            "another process still trains this trial: waiting until it ends; if nothing else ends "
+            "it, look for the process that has opened %s" % self._lock.name
+        )
+        return wait_for_lock(self._try_lock, stop, lambda: sentence, emit)
+
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def latest(self, emit: Callable[[str, Any], object]) -> Snapshot | None:
         """Return the newest complete snapshot, or None. Damaged snapshots are removed.

@@ -214,4 +214,6 @@ def with_highest(policy: Policy, peak: float, length: int) -> Policy | None:
     if low >= min(peak, reached):
         return None
     upper = rounding.short(low + (high - low) * (peak - low) / (reached - low))
+    if not upper:
+        return None
     return changed(policy, **{"k0" if policy.parameters["k0"] > low else "k1": upper})

@@ -115,6 +115,8 @@ class Inverse(GammaDecay):
     def shapes(self, policy: Policy, length: int) -> list[Change]:
         """List other powers."""
         final = self.final(policy, length)
+        if not final:  # too small for a float
+            return []
         return [
             Change(self.with_final(other, length, final), difference)
             for other, difference in other_powers(policy)
