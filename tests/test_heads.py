@@ -541,3 +541,14 @@ def test_a_solver_without_a_test_net_is_trained_and_has_its_train_loss(
     assert note.endswith("to test the net with its TEST layers, give test_iter and test_interval")
     with Store(dsn) as store:
         assert store.trial(trial.id).rows == trial.rows
+
+
+def test_a_train_loss_of_more_losses_than_the_test_loss_is_noted():
+    def note(weight, phase):
+        extra = loss("SoftmaxWithLoss", "b", more="loss_weight: %s" % weight)
+        extra = extra.rstrip().rstrip("}") + "include { phase: %s } }\n" % phase
+        net = scores("a") + loss("SoftmaxWithLoss", "a") + scores("b") + extra
+        return " ".join(note for note in measured(net)[0].notes if "LD compares" in note)
+
+    assert note(0.5, "TRAIN").startswith("the train loss also has b_loss, which the test net does")
+    assert note(0, "TRAIN") == note(0.5, "TEST") == ""

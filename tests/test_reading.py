@@ -620,7 +620,7 @@ def test_settings_are_recorded_by_the_names_of_their_values():
     settings = canonical.solver_settings(
         caffe_pb2.SolverParameter(test_iter=[4, 5], solver_mode=1, momentum=0.9, type="SGD")
     )
-    assert settings == {"test_iter": [4, 5], "solver_mode": "GPU", "momentum": 0.9, "type": "SGD"}
+    assert settings == {"test_iter": [4, 5], "solver_mode": "GPU", "momentum": 0.9}
 
 
 def test_a_dataset_in_a_folder_that_is_not_utf8_has_a_readable_name(tmp_path, digits):
@@ -633,3 +633,23 @@ def test_a_dataset_in_a_folder_that_is_not_utf8_has_a_readable_name(tmp_path, di
     found = sources.find_source(resolved.train_net_param, caffe_pb2.TRAIN)
     assert sources.describe_dataset(found, None).name == r"\xd6\xd0\xb9\xfa"
     assert os.path.realpath(found.path) == os.path.join(digits, "digits_train_lmdb")
+
+
+@pytest.mark.parametrize(
+    "samples, batch_size, test_iter, advice",
+    [
+        (400, 100, 4, None),
+        (400, 100, 3, "test_iter 4 covers them exactly"),
+        (400, 90, 4, "batch_size 80 and test_iter 5 cover them exactly"),
+        (397, 100, 3, "test_iter 4 covers them, and 3 of them count twice"),
+        (397, 100, 4, "3 of them count twice"),
+    ],
+)
+def test_a_note_says_how_the_test_set_is_covered(samples, batch_size, test_iter, advice):
+    source = sources.Source("data", "/data/lmdb", batch_size, samples, None, True)
+    note = sources.coverage_note(source, test_iter)
+    assert (note and note.split(": ")[1]) == advice
+    if note:
+        assert sources.coverage_note(source, test_iter, "validation") == (
+            "on the set validation, " + note
+        )

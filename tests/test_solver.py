@@ -68,11 +68,19 @@ def net_on(digits, **parts):
     return nets.net(train=train, test=test, **parts)
 
 
-@pytest.mark.parametrize("lr_policy", sorted(CAFFES_SEVEN))
+@pytest.mark.parametrize(
+    "lr_policy, fields",
+    [
+        *sorted(CAFFES_SEVEN.items()),
+        # Caffe takes one step in an iteration, and it counts how often the rate is asked for.
+        ("multistep", "gamma: 0.5 stepvalue: 30 stepvalue: 20"),
+        ("multistep", "gamma: 0.5 stepvalue: 20 stepvalue: 20 stepvalue: 22"),
+    ],
+)
 def test_caffes_own_policies_give_the_weights_of_caffe_train_to_the_last_bit(
-    lr_policy, tmp_path, digits, dsn
+    lr_policy, fields, tmp_path, digits, dsn
 ):
-    schedule = 'lr_policy: "%s" %s' % (lr_policy, CAFFES_SEVEN[lr_policy])
+    schedule = 'lr_policy: "%s" %s' % (lr_policy, fields)
     net, prefix = tmp_path / "net.prototxt", 'snapshot_prefix: "caffe"'
     text = nets.solver(schedule, net=net, max_iter=50, more=prefix)
     path = nets.write(tmp_path, text.replace("snapshot_after_train: false", ""), net_on(digits))
@@ -83,7 +91,7 @@ def test_caffes_own_policies_give_the_weights_of_caffe_train_to_the_last_bit(
         stderr=subprocess.DEVNULL,
         env=dict(os.environ, GLOG_log_dir=str(tmp_path)),
     )
-    trial = train(path, snapshot_prefix=str(tmp_path / "ours"))
+    trial = train(path, snapshot_prefix=str(tmp_path / "ours"), verbose=True)
     assert trial.state == "finished" and len(trial.rows) == 4
     assert_same_weights(
         str(tmp_path / "caffe_iter_50.caffemodel"), str(tmp_path / "ours_iter_50.caffemodel")
@@ -603,5 +611,9 @@ def test_the_error_of_a_python_layer_is_that_of_the_training(tmp_path, digits, d
         'layer { name: "b" type: "Python" bottom: "ip" top: "b" '
         'python_param { module: "broken_layer" layer: "Broken" } }\n'
     )
-    with pytest.raises(TrialError, match="no such pixel"):
-        train(nets.write(tmp_path, net_text=nets.net(head=layer + nets.LOSS)), data=digits)
+    path = nets.write(tmp_path, net_text=nets.net(head=layer + nets.LOSS))
+    with pytest.raises(TrialError, match=r"no such pixel' \(broken_layer.py, line 6; --log FILE "):
+        train(path, data=digits)
+    path = nets.write(tmp_path, net_text=nets.net(head=layer.replace("Broken", "B") + nets.LOSS))
+    with pytest.raises(InputError, match="no attribute 'B'.*: name a class of the module as its"):
+        train(path, data=digits)

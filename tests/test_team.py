@@ -324,7 +324,7 @@ def test_own_trials_come_back_unchanged_and_a_backup_restores_them(database, tmp
     assert contents(database) == before and not notes
     next(line for line in lines if "rows" in line)["rows"][1][4] = 0.95
     assert imported(database, tmp_path / "in.jsonl", lines, on_note=notes.append) == (1, 0, 0)
-    assert contents(database) == before and "stays as it is" in notes[0]
+    assert contents(database) == before and "1 trial differs from the file" in notes[0]
     with Store(database) as store:
         store.transaction(lambda cursor: cursor.execute("DELETE FROM trial"))
         backup = str(tmp_path / "backup.jsonl")

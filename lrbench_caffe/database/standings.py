@@ -70,9 +70,11 @@ _BEST_POLICIES = """
         WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id
             AND seeds >= %(min_seeds)s
             AND COALESCE((settings->>'max_iter')::bigint, 0) >= pair.length
-            AND (%(measured)s::jsonb IS NULL OR jsonb_strip_nulls(jsonb_build_object(
+            AND (%(comparable)s::jsonb IS NULL OR jsonb_strip_nulls(jsonb_build_object(
                  'head', settings->'head', 'test_net', settings->'test_net',
-                 'select', settings->'select', 'report', settings->'report')) = %(measured)s::jsonb)
+                 'select', settings->'select', 'report', settings->'report',
+                 'weights', settings->'weights', 'scale', settings->'scale'))
+                 = %(comparable)s::jsonb)
         ORDER BY top1 DESC, iterations, policy_id LIMIT %(limit)s) AS best
     JOIN policy ON policy.id = policy_id
     ORDER BY pair.place, top1 DESC, iterations, policy_id"""
@@ -262,7 +264,7 @@ def best_policies(
     limit: int,
     min_seeds: int = 1,
     min_iterations: Sequence[int] = (),
-    measured: Mapping[str, Any] | None = None,
+    comparable: Mapping[str, Any] | None = None,
 ) -> list[list[Standing]]:
     """Return the best policies of each task.
 
@@ -272,8 +274,8 @@ def best_policies(
         limit: The number of policies for each task.
         min_seeds: The smallest number of seeds.
         min_iterations: The smallest max_iter of the trainings of each task; none for any length.
-        measured: The settings "head", "test_net", "select" and "report" of the trainings, each only
-            if it is set; None for any.
+        comparable: The settings "head", "test_net", "select", "report", "weights" and "scale" of
+            the trainings, each only if it is set; None for any.
 
     Returns:
         For each task its standings, the highest mean Top-1 first.
@@ -282,7 +284,7 @@ def best_policies(
     filters = {
         "min_seeds": min_seeds,
         "lengths": list(min_iterations) or [0] * len(tasks),
-        "measured": None if measured is None else Json(measured),
+        "comparable": None if comparable is None else Json(comparable),
         "limit": limit,
     }
     for line in _select_for_tasks(store, _BEST_POLICIES, tasks, filters):

@@ -135,12 +135,12 @@ def _usable(results: TaskResults, setup: Setup) -> TaskResults | None:
 
 
 def _best_of_each_function(results: TaskResults) -> list[Standing]:
-    """List the best policy of each function, trained with the optimizer of the best of all."""
-    optimizer = similarity.optimizer(results.task.settings)
+    """List the best policy of each function, trained like the best of all."""
     best: dict[str, Standing] = {}
     for standing in results.policies:
         max_iter = standing.settings.get("max_iter")
-        if max_iter is None or similarity.optimizer(standing.settings) != optimizer:
+        same_rates = similarity.have_same_rates(standing.settings, results.task.settings)
+        if max_iter is None or not same_rates:
             continue
         candidate = from_text(standing.policy, max_iter)
         if candidate:
@@ -150,7 +150,6 @@ def _best_of_each_function(results: TaskResults) -> list[Standing]:
 
 def _diverged_rates(store: Store, results: TaskResults, origin: str | None) -> tuple[float, ...]:
     """List the constant rates with which a training diverged."""
-    optimizer = similarity.optimizer(results.task.settings)
     trials = store.trials(
         dataset=results.task.dataset.name,
         network=results.task.network.hash,
@@ -161,6 +160,7 @@ def _diverged_rates(store: Store, results: TaskResults, origin: str | None) -> t
     diverged = {
         cast("float", trial.parameters["k0"])
         for trial in trials
-        if trial.state == DIVERGED and similarity.optimizer(trial.setup.solver) == optimizer
+        if trial.state == DIVERGED
+        and similarity.have_same_rates(trial.setup.solver, results.task.settings)
     }
     return tuple(sorted(diverged))

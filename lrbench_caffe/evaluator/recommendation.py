@@ -43,6 +43,7 @@ COMPARED_TASKS = 10  # the most similar ones without their networks, which are t
 MIN_SEEDS = 2  # of a policy with enough evidence; the noise of a single seed is unknown
 MIN_RATES = 3  # constant rates with the same settings that make a good range
 ENOUGH_RATES = 5  # constant rates from which on the length of the trainings decides, not the number
+_MEASURED = ("head", "test_net", "select", "report")
 _RATE = re.compile(r"\bk[01]=([^,)]+)")  # in a policy's text
 
 
@@ -130,8 +131,9 @@ class Recommendation(NamedTuple):
 def recommend(store: Selectable, query: Query, limit: int = 5) -> Recommendation:
     """Find the best policies for a task, and for similar tasks unless there is enough evidence.
 
-    A task that was trained with another optimizer counts as similar, not as the same, because its
-    good rates differ. The same holds for a dataset of another size.
+    A task that was trained with another optimizer, other initial weights or another scale of the
+    input counts as similar, not as the same, because its good rates differ. The same holds for a
+    dataset of another size.
 
     Args:
         store: The database.
@@ -189,14 +191,12 @@ def _tasks_with_names(store: Selectable, query: Query) -> Iterable[TrainedTask]:
 
 
 def _is_same(task: TrainedTask, query: Query) -> bool:
-    """Whether a task with the right names also has the query's dataset sizes and optimizer."""
+    """Whether a task with the right names also has the query's dataset sizes and good rates."""
     for field in DATASET_FACTS:
         ours, theirs = getattr(query.dataset, field), getattr(task.dataset, field)
         if None not in (ours, theirs) and ours != theirs:
             return False
-    return not query.solver or similarity.optimizer(task.settings) == similarity.optimizer(
-        query.solver
-    )
+    return not query.solver or similarity.have_same_rates(task.settings, query.solver)
 
 
 def _with_classes(query: Query, tasks: Iterable[TrainedTask]) -> Query:
@@ -296,7 +296,9 @@ def _best_policies(
         limit,
         min_seeds=MIN_SEEDS,
         min_iterations=lengths,
-        measured=_measured(query.solver) if query.solver else None,
+        comparable=_set(query.solver, (*_MEASURED, *similarity.BEGINNING))
+        if query.solver
+        else None,
     )
     best = standings.best_policies(store, tasks, limit)
     policies = [
@@ -326,12 +328,19 @@ def _shortcomings(standing: Standing, query: Query, length: int) -> tuple[str, .
             reasons.append("it was chosen on another set, %s" % deciding_set(standing))
         elif ours != theirs:
             reasons.append("it was measured at another classifier head")
+        beginnings = [similarity.beginning(s) for s in (standing.settings, query.solver)]
+        if beginnings[0] != beginnings[1]:
+            reasons.append("it began with %s, yours with %s" % tuple(beginnings))
     return tuple(reasons)
 
 
 def _measured(solver: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a solver that determine what is measured, and by which set is chosen."""
-    names = ("head", "test_net", "select", "report")
+    return _set(solver, _MEASURED)
+
+
+def _set(solver: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of the settings with these names that a solver has."""
     return {name: solver[name] for name in names if solver.get(name) is not None}
 
 
@@ -359,8 +368,9 @@ def _of_the_same_head(
 def _good_range(task: TrainedTask, constants: Iterable[ConstantRate]) -> GoodRange | None:
     """Find the good range among constant rates that were trained with the same settings.
 
-    The optimizer is that of the task's best policy. Of several settings with ENOUGH_RATES rates,
-    those with the longest trainings are used; else those with the most rates.
+    The optimizer, the initial weights and the scale of the input are those of the task's best
+    policy. Of several settings with ENOUGH_RATES rates, those with the longest trainings are used;
+    else those with the most rates.
 
     Args:
         task: The task.
@@ -368,7 +378,7 @@ def _good_range(task: TrainedTask, constants: Iterable[ConstantRate]) -> GoodRan
     """
     groups: dict[str, list[ConstantRate]] = {}
     for constant in constants:
-        if similarity.optimizer(constant.settings) == similarity.optimizer(task.settings):
+        if similarity.have_same_rates(constant.settings, task.settings):
             key = repr(sorted(constant.settings.items()))
             groups.setdefault(key, []).append(constant)
 

@@ -1,7 +1,7 @@
 """The similarity of two tasks: a task of the database, compared with the queried one.
 
-The features are the input, the classes, the training samples, the network, the optimizer and the
-batch.
+The features are the input, the classes, the training samples, the network, the optimizer, the
+batch, and what a training begins with.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ WEIGHTS = {
     "network": 0.25,
     "optimizer": 0.1,
     "batch": 0.05,
+    "beginning": 0.25,
 }
+BEGINNING = ("weights", "scale")  # the settings that `beginning` describes
 _LAYER_TYPE = re.compile(r'^  type: "(\w+)"', re.M)  # fillers' types are indented further
 
 
@@ -65,6 +67,7 @@ def compare_data_and_solver(query: Query, task: TrainedTask) -> list[Comparison]
     ]
     if query.solver:
         comparisons.append(_compare_optimizers(query.solver, task.settings))
+        comparisons.append(_compare_beginnings(query.solver, task.settings))
         comparisons.append(
             _compare_batches(query.solver.get("batch_size"), task.settings.get("batch_size"))
         )
@@ -101,6 +104,14 @@ def _compare_optimizers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> C
     return Comparison("optimizer", float(names[0] == names[1]), _describe("optimizer %s", *names))
 
 
+def _compare_beginnings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Comparison | None:
+    """Compare what trainings begin with; None if it is the same, as it usually is."""
+    texts = beginning(theirs), beginning(ours)
+    return (
+        None if texts[0] == texts[1] else Comparison("beginning", 0.0, "%s, yours has %s" % texts)
+    )
+
+
 def _compare_batches(ours: int | None, theirs: int | None) -> Comparison | None:
     if not (ours and theirs):
         return None
@@ -128,6 +139,35 @@ def compare_networks(query: Query, task: TrainedTask, prototxt: str | None) -> C
         sum(ours.values()),
     )
     return Comparison("network", common / union if union else 0.0, description)
+
+
+def have_same_rates(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Return whether good rates are the same with two solvers' settings, all else being equal.
+
+    Args:
+        first: The settings of one solver by their names in Caffe.
+        second: Those of the other.
+    """
+    return optimizer(first) == optimizer(second) and beginning(first) == beginning(second)
+
+
+def beginning(settings: Mapping[str, Any]) -> str:
+    """Describe what a training begins with: its weights, and the scale of its input.
+
+    Args:
+        settings: The solver's settings by their names in Caffe.
+
+    >>> beginning({"weights": ["a.caffemodel@92be1178"], "scale": 0.00390625})
+    'initial weights a.caffemodel@92be1178 and the input times 0.00390625'
+    >>> beginning({})
+    'random initial weights and the input as it is'
+    """
+    weights = ", ".join(settings.get("weights") or ())
+    scale = settings.get("scale")
+    return "%s and the input %s" % (
+        "initial weights " + weights if weights else "random initial weights",
+        "times %s" % scale if scale else "as it is",
+    )
 
 
 def optimizer(settings: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import re
 import shlex
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -24,7 +23,7 @@ from lrbench_caffe.errors import (
     TrialError,
     Undelivered,
 )
-from lrbench_caffe.study import UNFINISHED, failures, process
+from lrbench_caffe.study import UNFINISHED, failures, process, versions
 from lrbench_caffe.study.kept import best_of
 from lrbench_caffe.study.pruning import StuckDetector, as_judged
 from lrbench_caffe.trial import FINISHED, Job
@@ -297,11 +296,10 @@ class Trainer:
                 "%d of %d trainings of the study %s are not in the database yet: run the same"
                 " command again" % (missing, len(jobs), self.name)
             )
-        if any(_task(trial.setup) != _task(self.setup) for trial in ended):
-            raise InputError(
-                "the study %s contains trainings of another version of %s or its net: start a new"
-                " study with --study NAME" % (self.name, os.path.basename(self._job.solver))
-            )
+        for trial in ended:
+            changes = versions.differences(trial.setup, self.setup, ignored=["max_iter"])
+            if changes:
+                raise versions.changed(self.name, self._job.solver, changes)
         return ended
 
     def _check_failures(self) -> None:
@@ -339,12 +337,6 @@ class Trainer:
         if trial.state == FINISHED:
             return last
         return min(cast("int", trial.setup.solver["max_iter"]), last + self.test_interval)
-
-
-def _task(setup: Setup) -> tuple[object, ...]:
-    """Return what all trainings of an evaluation have in common."""
-    settings = {field: value for field, value in setup.solver.items() if field != "max_iter"}
-    return setup.network.hash, setup.dataset, settings
 
 
 def _stopping_options(job: Job) -> dict[str, object]:

@@ -12,7 +12,7 @@ from lrbench_caffe.display.progress import ProgressDisplay, StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError, counted
 from lrbench_caffe.paper import scaling, targets
 from lrbench_caffe.paper.page import create_folder, difference_remarks, write, write_figure_1
-from lrbench_caffe.study import failures, process
+from lrbench_caffe.study import failures, process, versions
 from lrbench_caffe.study.cores import Cores
 from lrbench_caffe.trial import Job
 
@@ -228,6 +228,8 @@ def train(
         if kind == "problem":
             reasons[job.id] = content
 
+    with database.Store(dsn) as store:
+        versions.check(store, name)
     command = "lrbench reproduce %s" % target.name
     if scale != 1:
         command += " --scale %.10g" % scale

@@ -74,6 +74,9 @@ def train(
     from lrbench_caffe import database  # Dask workers import this module without psycopg2
 
     on_event = options.pop("listen", on_event)  # a former name of on_event
+    unknown = sorted(options.keys() - {field.name for field in dataclasses.fields(Job)})
+    if unknown:
+        raise TypeError("train() got an unexpected keyword argument %r" % unknown[0])
     paths = {
         name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)
     }

@@ -19,6 +19,7 @@ from lrbench_caffe import database, models, policies
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import CannotConnect, DatabaseUnavailable, InputError, Undelivered
 from lrbench_caffe.paths import study_folder
+from lrbench_caffe.study import versions
 from lrbench_caffe.study.events import first_verdict
 from lrbench_caffe.study.kept import BestOfPolicies
 from lrbench_caffe.study.pruning import Pruner
@@ -107,12 +108,14 @@ def run_study(
         model: Whether the trials keep their models.
 
     Raises:
-        InputError: The study does not exist, another program runs it, a job cannot be trained, or
-            the database or the pool cannot be used.
+        InputError: The study does not exist, another program runs it, a job cannot be trained, what
+            it trains has changed since, or the database or the pool cannot be used.
         KeyboardInterrupt: After Ctrl-C or a request to stop. Everything measured before is
             recorded.
     """
     jobs = [checked_job(job) for job in jobs]
+    with database.Store(dsn) as store:
+        versions.check(store, checked_study_name(name))
     with claimed_study(name, display.note, dsn, create=bool(jobs)) as study:
         study.train(
             pool,

@@ -24,7 +24,16 @@ NETS = (
     "test_state",
 )
 SCHEDULE = ("base_lr", "lr_policy", "gamma", "power", "stepsize", "stepvalue")
-UNRECORDED = (*NETS, *SCHEDULE, "weights", "snapshot_prefix", "random_seed")
+# Of these, weights is recorded with what the training begins with, and the last two change nothing.
+UNRECORDED = (
+    *NETS,
+    *SCHEDULE,
+    "weights",
+    "snapshot_prefix",
+    "random_seed",
+    "snapshot_diff",
+    "test_compute_loss",
+)
 
 
 def canonical_network(net: caffe_pb2.NetParameter) -> str:
@@ -51,16 +60,25 @@ def network_hash(text: str) -> str:
 
 
 def solver_settings(solver: caffe_pb2.SolverParameter) -> dict[str, object]:
-    """Return the settings of a solver by Caffe's names, without nets, paths, schedule and seed."""
+    """Return the settings of a solver by Caffe's names, without nets, paths, schedule and seed.
+
+    A setting with Caffe's default value is left out, as if the prototxt did not have it; but not
+    the solver_mode, because it says where the training ran.
+    """
     return {
-        field.name: _json_value(field, value)
+        field.name: field_value(field, value)
         for field, value in solver.ListFields()
-        if field.name not in UNRECORDED
+        if field.name not in UNRECORDED and (is_set(field, value) or field.name == "solver_mode")
     }
 
 
-def _json_value(field: Any, value: Any) -> object:
-    """The value of a field for JSON: enums by name, floats as the shortest equal decimal."""
+def is_set(field: Any, value: Any) -> bool:
+    """Return whether the value of a field that is present differs from Caffe's default."""
+    return field.label == field.LABEL_REPEATED or value != field.default_value
+
+
+def field_value(field: Any, value: Any) -> object:
+    """Return the value of a field for JSON: enums by name, floats as the shortest equal decimal."""
     if not isinstance(value, (bool, int, float, str)):  # all other recorded fields are repeated
         return list(value)
     if field.enum_type:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lrbench_caffe.errors import InputError, suggestion
+from lrbench_caffe.errors import InputError, nearest
 from lrbench_caffe.training import encoding
 from lrbench_caffe.training.blobs import Blob, Blobs
 
@@ -340,8 +340,9 @@ def _named_head(heads: Sequence[Head], network: str, name: str) -> Head:
     named = named or [head for head in heads if name in head.names]
     if not named:
         raise InputError(
-            "the test net %r does not have the head %r%s: its heads are %s"
-            % (network, name, suggestion(name, [head.name for head in heads]), _list(heads))
+            "the test net %r does not have the head %r%s: its heads are %s; the name of a layer or "
+            "a top of a head is accepted, too"
+            % (network, name, _closest_head(heads, name), _list(heads))
         )
     if len(named) > 1:
         raise InputError(
@@ -349,6 +350,12 @@ def _named_head(heads: Sequence[Head], network: str, name: str) -> Head:
             % (name, network, _list(named))
         )
     return named[0]
+
+
+def _closest_head(heads: Sequence[Head], name: str) -> str:
+    """The end of a message about a name that is similar to that of a head; else an empty text."""
+    closest = nearest(name, [other for head in heads for other in (head.name, *head.names)])
+    return "" if closest is None else " (did you mean %s?)" % closest
 
 
 def _list(heads: Sequence[Head]) -> str:

@@ -17,6 +17,7 @@ from lrbench_caffe.errors import InputError
 from lrbench_caffe.policies import Composition, Policy
 from lrbench_caffe.training import canonical, encoding, patience, prototxt, sources
 from lrbench_caffe.training.files import find_file, plain_path, shown
+from lrbench_caffe.training.inputs import input_settings
 from lrbench_caffe.training.lr_policy import CaffePolicy, policy_from_solver
 from lrbench_caffe.training.sets import find_sets
 from lrbench_caffe.training.solverstate import snapshot_iteration
@@ -34,11 +35,14 @@ if TYPE_CHECKING:
 MAX_NAME = 200  # characters of a network's name; the database accepts up to 500
 
 
-def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy, Sets]:
+def prepare(
+    job: Job, emit: Callable[[str, Any], object]
+) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy, Sets]:
     """Resolve the solver, the policy and the sets of a job, without building a net.
 
     Args:
         job: What to train.
+        emit: Receives each "note" about files that Caffe would find in another place.
 
     Returns:
         The SolverParameter, changed by the job's options and resolved by :func:`prototxt.resolve`,
@@ -66,6 +70,8 @@ def prepare(job: Job) -> tuple[caffe_pb2.SolverParameter, Policy | CaffePolicy, 
     except (TypeError, ValueError) as error:
         raise InputError("Caffe's solver cannot hold the value of an option: %s" % error) from None
     param = prototxt.resolve(solver, job.solver, job.data)
+    for sentence in prototxt.shadowed_nets(solver, job.solver, job.data):
+        emit("note", sentence)
     sets = find_sets(job, solver, param)
     policy = _policy(job, param)
     _check_length(job, param, policy)
@@ -111,6 +117,10 @@ def apply(job: Job, solver: caffe_pb2.SolverParameter) -> None:
 
 def _weights(name: str) -> str:
     hint = "give the path of a .caffemodel"
+    ending = os.path.splitext(name.strip())[1]
+    if ending in (".solverstate", ".prototxt", ".json"):
+        resume = ", or continue from a snapshot with --resume" if ending == ".solverstate" else ""
+        raise InputError("%s is not a file of weights: %s%s" % (name.strip(), hint, resume))
     return plain_path(find_file(name.strip(), ["."], "the file of weights to start from", hint))
 
 
@@ -124,6 +134,11 @@ def _policy(job: Job, param: caffe_pb2.SolverParameter) -> Policy | CaffePolicy:
 
 def _check_length(job: Job, param: caffe_pb2.SolverParameter, policy: Policy | CaffePolicy) -> None:
     """Raise InputError if no iteration is left to train, or the policy ends before max_iter."""
+    if not param.max_iter:
+        raise InputError(
+            "%s has no max_iter: give it one, or use --max-iter, with the iterations to train"
+            % job.solver
+        )
     start = snapshot_iteration(job.resume) if job.resume else 0
     if param.max_iter <= start:
         snapshot = " and the snapshot %s is at %d" % (job.resume, start) if job.resume else ""
@@ -269,6 +284,9 @@ def describe(
         if deciding is not test and deciding is not None and deciding.samples is not None:
             settings["select_samples"] = deciding.samples
         classes = measurement.head.classes
+    settings.update(
+        input_settings(param, None if measurement is None else measurement.reported.test_net)
+    )
     setup = Setup(
         framework=Framework("Caffe", caffe.__version__),
         network=Network(name[:MAX_NAME], canonical.network_hash(text), text),
@@ -302,10 +320,15 @@ def _describe_tests(
     tests = {each.name: _test_source(param, each.test_net) for each in measurement.sets}
     for measured in measurement.sets:
         _check_labels(param, measured, train, tests[measured.name])
+    several = len(measurement.sets) > 1
     notes = [
         *measurement.notes,
         *(
-            sources.coverage_note(tests[measured.name], param.test_iter[measured.test_net])
+            sources.coverage_note(
+                tests[measured.name],
+                param.test_iter[measured.test_net],
+                measured.name if several else None,
+            )
             for measured in measurement.sets
         ),
         batch_note(tests.get(VALIDATION_SET), _test_source(param, 0)),

@@ -94,10 +94,24 @@ def policy_from_solver(
     _check_parameters(solver, fields.values())
     if function is not None:
         try:
+            if name == "multistep":
+                return Policy(function, **dict(values, l=_steps(values["l"])))
             return Policy(function, **values)
         except InputError:
             pass  # Caffe runs it although the paper's function does not allow the parameter
     return CaffePolicy(name, {fields[parameter]: value for parameter, value in values.items()})
+
+
+def _steps(stepvalues: Iterable[int]) -> list[int]:
+    """The iterations at which Caffe's multistep lowers the rate: one step in an iteration at most.
+
+    >>> _steps([30, 20, 50, 50])
+    [30, 31, 50, 51]
+    """
+    steps: list[int] = []
+    for value in stepvalues:
+        steps.append(max(value, steps[-1] + 1) if steps else value)
+    return steps
 
 
 def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> bool:
@@ -127,6 +141,10 @@ def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> 
 def _is_schedule_of(solver: caffe_pb2.SolverParameter, policy: Policy) -> bool:
     """Whether a policy is one of Caffe's, and the solver has it already."""
     if solver.lr_policy not in _BY_LR_POLICY:
+        return False
+    stepvalues = list(solver.stepvalue)
+    if solver.lr_policy == "multistep" and _steps(stepvalues) != stepvalues:
+        # Caffe takes a step whenever the rate is asked for, and the monitor asks more often.
         return False
     try:
         return policy == policy_from_solver(solver)

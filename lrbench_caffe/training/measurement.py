@@ -202,6 +202,7 @@ def _measure(
     if main is not None:
         notes += [_note_on_heads(main, others)] if others else []
         notes += _notes_on_gaps(main, has_loss)
+        notes += _notes_on_losses(layers, trained)
     del net.layer[:]
     net.layer.extend(instrumented.layers)
     return MeasuredSet(
@@ -311,6 +312,26 @@ def _notes_on_gaps(head: MeasuredHead, has_loss: bool) -> list[str]:
     elif not has_loss:
         notes.append("the test net has no loss: the test loss and LD are not measured")
     return notes
+
+
+def _notes_on_losses(tested: Sequence[Any], trained: Sequence[Any]) -> list[str]:
+    """Whether the train loss is a sum of more losses than the test loss."""
+    ours, theirs = (
+        [encoding.readable(layer.name) for layer in layers if is_loss(layer) and _counts(layer)]
+        for layers in (trained, tested)
+    )
+    more = [name for name in ours if name not in theirs]
+    if not theirs or len(ours) <= len(theirs):
+        return []
+    return [
+        "the train loss also has %s, which the test net does not compute: LD compares this sum "
+        "with the test loss" % " and ".join(more)
+    ]
+
+
+def _counts(loss: Any) -> bool:
+    """Whether a loss layer has a loss_weight above 0."""
+    return any(list(loss.loss_weight) or [1.0])
 
 
 def _not_a_classifier(network: str, layers: Sequence[Any], trained: Sequence[Any]) -> str:

@@ -6,8 +6,10 @@ that is known to make Caffe abort is rejected here with an error message.
 
 from __future__ import annotations
 
+import filecmp
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import caffe
@@ -16,7 +18,7 @@ from google.protobuf.message import Message
 
 from lrbench_caffe.errors import InputError, suggestion
 from lrbench_caffe.training import encoding
-from lrbench_caffe.training.files import find_file, plain_path
+from lrbench_caffe.training.files import find_file, plain_path, shown
 from lrbench_caffe.training.lists import locate_listed_files
 from lrbench_caffe.training.net import is_included, state_in_phase
 from lrbench_caffe.training.reader import read_net, read_solver, upgraded
@@ -25,7 +27,7 @@ from lrbench_caffe.training.settings import check_settings, check_tests
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["read_solver", "resolve", "write_solver"]
+__all__ = ["read_solver", "resolve", "shadowed_nets", "write_solver"]
 
 # The fields of a solver that name the net it trains, and those that name the nets it tests.
 TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
@@ -78,6 +80,32 @@ def resolve(
         if getattr(solver, field) < 0:  # to Caffe the same interval
             setattr(resolved, field, min(-getattr(solver, field), 2**31 - 1))
     return resolved
+
+
+def shadowed_nets(
+    solver: caffe_pb2.SolverParameter, path: str, data: str | None = None
+) -> list[str]:
+    """Return a sentence for each net of which Caffe, in this current directory, reads another file.
+
+    Caffe takes a relative path from the current directory, :func:`resolve` from the folder of the
+    solver first.
+
+    Args:
+        solver: The SolverParameter.
+        path: The prototxt that it was read from.
+        data: The folder with data (None: none).
+    """
+    named = [solver.net, solver.train_net, *solver.test_net]
+    sentences = []
+    for name in dict.fromkeys(encoding.to_path(name) for name in named if name):
+        found = [folder for folder in (data, os.path.dirname(path) or ".") if folder is not None]
+        used = next((p for p in (os.path.join(f, name) for f in found) if os.path.exists(p)), name)
+        if os.path.isfile(name) and os.path.isfile(used) and not filecmp.cmp(name, used, False):
+            sentences.append(
+                "the net is %s; `caffe train` would read another file here, %s"
+                % (shown(os.path.abspath(used)), shown(os.path.abspath(name)))
+            )
+    return sentences
 
 
 def write_solver(solver: caffe_pb2.SolverParameter, path: str) -> None:
@@ -223,7 +251,12 @@ def _check_python_layer(layer: Any) -> None:
     try:
         getattr(importlib.import_module(param.module), param.layer)
     except Exception as error:  # importing a module may raise anything
+        remedy = "correct the error in the module"
+        if isinstance(error, ImportError):
+            remedy = "put its folder on PYTHONPATH"
+        elif isinstance(error, AttributeError) and param.module in sys.modules:
+            remedy = "name a class of the module as its layer"
         raise InputError(
-            "the Python layer %r cannot be imported from the module %r (%s: %s): put its folder on "
-            "PYTHONPATH" % (layer.name, param.module, type(error).__name__, error)
+            "the Python layer %r cannot be imported from the module %r (%s: %s): %s"
+            % (layer.name, param.module, type(error).__name__, error, remedy)
         ) from None

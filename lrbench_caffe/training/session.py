@@ -63,7 +63,7 @@ def run(
     Raises:
         InputError: The job cannot be trained.
     """
-    param, policy, sets = prepare(job)
+    param, policy, sets = prepare(job, emit)
     gpu = choose_device(param, job.gpu, emit)
     native = install(policy, param)
     measurement = add_metrics_layers(param, job.head, sets)
@@ -72,9 +72,7 @@ def run(
     databases.try_lock()
     interval = evaluation_interval(param, measurement)
     stopping = patience.read(job, interval, lambda: iterations_per_epoch(param))
-    policy_state = solverstate.NO_STATE
-    if job.resume and policy.has_memory:
-        policy_state = solverstate.read_policy_state(job.resume, policy)
+    policy_state = _policy_state(job, policy, emit)
     snapshots = Snapshots(job.folder) if job.folder else None
     if snapshots and not snapshots.lock(stop, emit):
         return  # interrupted before it began
@@ -122,6 +120,24 @@ def run(
     )
     session.finish(state)
     emit("end", {"state": state, "error": error})
+
+
+def _policy_state(
+    job: Job, policy: Policy | CaffePolicy, emit: Callable[[str, Any], object]
+) -> solverstate.PolicyState:
+    """The state of the policy in the snapshot that a user names."""
+    if job.resume is None:
+        return solverstate.NO_STATE
+    if job.policy is not None:
+        emit(
+            "note",
+            "the training continues a snapshot of iteration %d, and is recorded as one under %s "
+            "from its beginning: this policy has to be that of the snapshot"
+            % (solverstate.snapshot_iteration(job.resume), policy),
+        )
+    if policy.has_memory:
+        return solverstate.read_policy_state(job.resume, policy)
+    return solverstate.NO_STATE
 
 
 def _resumed_at(latest: Snapshot | None, resume: str | None) -> int | None:

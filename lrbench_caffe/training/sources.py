@@ -15,6 +15,7 @@ from lrbench_caffe.training import records
 from lrbench_caffe.training.net import layers_in_phase
 from lrbench_caffe.trial import Dataset
 
+MIN_BATCH_SHARE = 0.25  # of the batch_size, for an advice: small batches are slow
 MAX_NAME = 200  # characters of a dataset's name; the database accepts up to 500
 # The words in the name of a file that do not name its dataset.
 _GENERIC_WORDS = re.compile(
@@ -191,12 +192,15 @@ def iterations_per_epoch(solver: caffe_pb2.SolverParameter) -> float | None:
     return source.samples / (source.batch_size * iter_size)
 
 
-def coverage_note(source: Source | None, test_iter: int) -> str | None:
+def coverage_note(
+    source: Source | None, test_iter: int, measured_set: str | None = None
+) -> str | None:
     """Explain how to cover the test set exactly.
 
     Args:
         source: The source of the test data.
         test_iter: Batches in an evaluation.
+        measured_set: The name of the set, if there are several.
 
     Returns:
         A sentence, or None if the test set is covered exactly or its size is unknown.
@@ -206,7 +210,8 @@ def coverage_note(source: Source | None, test_iter: int) -> str | None:
     samples, batch_size = source.samples, source.batch_size
     if test_iter * batch_size == samples:
         return None
-    fact = "test_iter %d * batch_size %d = %d samples are tested of the %d in %s" % (
+    where = "" if measured_set is None else "on the set %s, " % measured_set
+    fact = where + "test_iter %d * batch_size %d = %d samples are tested of the %d in %s" % (
         test_iter,
         batch_size,
         test_iter * batch_size,
@@ -216,8 +221,14 @@ def coverage_note(source: Source | None, test_iter: int) -> str | None:
     if samples % batch_size == 0:
         return "%s: test_iter %d covers them exactly" % (fact, samples // batch_size)
     divisor = max(size for size in range(1, batch_size + 1) if samples % size == 0)
-    advice = "batch_size %d and test_iter %d cover them exactly" % (divisor, samples // divisor)
-    return "%s: %s" % (fact, advice)
+    if divisor >= MIN_BATCH_SHARE * batch_size:
+        advice = "batch_size %d and test_iter %d cover them exactly" % (divisor, samples // divisor)
+        return "%s: %s" % (fact, advice)
+    batches = -(-samples // batch_size)  # rounded up
+    twice = "%d of them count twice" % (batches * batch_size - samples)
+    if test_iter == batches:
+        return "%s: %s" % (fact, twice)
+    return "%s: test_iter %d covers them, and %s" % (fact, batches, twice)
 
 
 def describe_dataset(train: Source | None, test: Source | None) -> Dataset:

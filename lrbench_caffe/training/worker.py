@@ -22,6 +22,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from lrbench_caffe.errors import InputError, UnusableCaffe
+from lrbench_caffe.paths import python_path
 from lrbench_caffe.training.pycaffe import check_pycaffe
 from lrbench_caffe.trial import Job, from_dict
 
@@ -59,7 +60,7 @@ def main(only: str | None = None, parent: int | None = None) -> None:
         os._exit(1)
     except Exception as error:  # most likely from a Python layer: the log gets its traceback
         traceback.print_exc()
-        emit("failure", _description(error))
+        emit("failure", _description(error) + _place(error))
 
 
 def load() -> Callable[..., None]:
@@ -80,6 +81,17 @@ def _description(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (": %s" % error.filename if error.filename else "")
     return "%s: %s" % (type(error).__name__, error)
+
+
+def _place(error: Exception) -> str:
+    """Where an error was raised, if that is not in this program: in a Python layer of the user."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or frames[-1].filename.startswith(python_path().split(os.pathsep)[0] + os.sep):
+        return ""
+    return " (%s, line %s; --log FILE keeps the traceback)" % (
+        os.path.basename(frames[-1].filename),
+        frames[-1].lineno,
+    )
 
 
 def _exit_without(parent: int) -> None:

@@ -1,0 +1,106 @@
+"""Whether what a study trains is still what its trials have trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING
+
+from lrbench_caffe import ranking
+from lrbench_caffe.database import studies
+from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.study import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from lrbench_caffe.database import Store
+    from lrbench_caffe.trial import Job, Setup, Trial
+
+_MAX_DIFFERENCES = 3  # in a message
+
+
+def check(store: Store, name: str, describe: Callable[[Job], Trial] = process.describe) -> None:
+    """Check that a study's solvers, nets and data are those of its trials.
+
+    A job that cannot be described on this machine, for example because its data is on the workers
+    of a cluster, is not checked.
+
+    Args:
+        store: The database.
+        name: The name of the study, which need not exist.
+        describe: Reads a job, as :func:`lrbench_caffe.study.process.describe` does.
+
+    Raises:
+        InputError: They differ. The message has the differences.
+    """
+    if not store.select("SELECT FROM study WHERE name = %s", [name]):
+        return
+    trials = {trial.id: trial for trial in store.trials(study=name, best_only=True)}
+    for job in _one_of_each_solver(store, name, trials):
+        stored = trials[str(job.id)]
+        try:
+            now = describe(dataclasses.replace(job, id=None))
+        except (InputError, TrialError):
+            continue
+        changes = differences(stored.setup, now.setup)
+        if job.policy is None and now.policy != stored.policy:
+            changes.append("its schedule is %s, and was %s" % (now.policy, stored.policy))
+        if changes:
+            raise changed(name, job.solver, changes)
+
+
+def _one_of_each_solver(store: Store, name: str, trials: Collection[str]) -> Iterable[Job]:
+    """The first job with each solver and options, of those whose trials have begun."""
+    jobs: dict[Job, Job] = {}
+    for entry in studies.jobs(store, name):
+        if entry.job.id in trials:
+            policy = None if entry.job.policy is None else ""
+            jobs.setdefault(
+                dataclasses.replace(entry.job, id=None, seed=None, policy=policy), entry.job
+            )
+    return jobs.values()
+
+
+def differences(before: Setup, now: Setup, ignored: Collection[str] = ()) -> list[str]:
+    """Return how two setups differ, as parts of a sentence; empty if results can be compared.
+
+    Args:
+        before: What was trained before.
+        now: What would be trained now.
+        ignored: Settings that may differ.
+    """
+    found = []
+    if before.network.hash != now.network.hash:
+        found.append("its net has other layers")
+    if before.dataset != now.dataset:
+        labels = ranking.dataset_label(now.dataset), ranking.dataset_label(before.dataset)
+        found.append("its dataset is %s, and was %s" % labels)
+    ours, theirs = (
+        dict(settings) for settings in ranking.differing_settings([now.solver, before.solver])
+    )
+    for setting in sorted({*ours, *theirs} - {*ignored}):
+        texts = [
+            ranking.settings_text([(setting, settings[setting])])
+            if setting in settings
+            else "not set"
+            for settings in (ours, theirs)
+        ]
+        found.append("%s now, and %s before" % tuple(texts))
+    return found
+
+
+def changed(name: str, solver: str, changes: list[str]) -> InputError:
+    """Return the error about a study whose trials have trained something else.
+
+    Args:
+        name: The name of the study.
+        solver: The path of the solver.
+        changes: The differences.
+    """
+    more = ", ..." if len(changes) > _MAX_DIFFERENCES else ""
+    return InputError(
+        "the study %s contains trainings of another version of %s or its net (%s%s): undo the "
+        "change, or give another name to a new study"
+        % (name, os.path.basename(solver), "; ".join(changes[:_MAX_DIFFERENCES]), more)
+    )

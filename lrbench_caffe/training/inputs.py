@@ -1,0 +1,100 @@
+"""What a training begins with, as settings of its trial: its stages, weights and transformed data.
+
+The database identifies a network by its layers without those that bring the data, and a dataset by
+its name and its size. What these layers do with the data decides about good learning rates, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+from caffe.proto import caffe_pb2
+
+from lrbench_caffe.training import encoding
+from lrbench_caffe.training.canonical import field_value, is_set
+from lrbench_caffe.training.net import DATA_LAYERS, layers_in_phase
+
+# The messages of data layers, and those of their fields that change the samples, in Caffe's words.
+_MESSAGES = ("transform_param", "data_param", "image_data_param", "hdf5_data_param")
+_FIELDS = (
+    "scale",
+    "mirror",
+    "crop_size",
+    "mean_file",
+    "mean_value",
+    "force_color",
+    "force_gray",
+    "force_encoded_color",
+    "new_height",
+    "new_width",
+    "is_color",
+    "shuffle",
+)
+_DIGITS = 8  # of the SHA-256 of weights
+_BLOCK_BYTES = 1 << 20  # read at a time
+
+
+def input_settings(param: caffe_pb2.SolverParameter, test_net: int | None) -> dict[str, object]:
+    """Return what a training begins with, without what has Caffe's default.
+
+    Args:
+        param: The resolved SolverParameter.
+        test_net: The index of the test net that is reported, None without one.
+
+    Returns:
+        The level and the stages of the train net; the names of the files of weights, each with the
+        first digits of its SHA-256; and what the data layers do with the samples, by the names of
+        Caffe's fields. Where the test net does something else, the names begin with ``test_``.
+    """
+    settings: dict[str, object] = {}
+    stages = [encoding.readable(stage) for stage in param.train_state.stage if stage]
+    if stages:
+        settings["stages"] = stages
+    if param.train_state.level:
+        settings["level"] = param.train_state.level
+    if param.weights:
+        settings["weights"] = [_named_by_content(encoding.to_path(path)) for path in param.weights]
+    trained = _changes(param.train_net_param, caffe_pb2.TRAIN, param.train_state)
+    settings.update(trained)
+    if test_net is not None:
+        state = param.test_state[test_net] if param.test_state else None
+        tested = _changes(param.test_net_param[test_net], caffe_pb2.TEST, state)
+        for name in sorted({*trained, *tested}):
+            if trained.get(name) != tested.get(name):
+                settings["test_" + name] = tested.get(name)
+    return settings
+
+
+def _named_by_content(path: str) -> str:
+    """The name of a file with a digest, because snapshots of different trainings share names."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
+            digest.update(block)
+    name = encoding.readable(encoding.from_path(os.path.basename(path)))
+    return "%s@%s" % (name, digest.hexdigest()[:_DIGITS])
+
+
+def _changes(
+    net: caffe_pb2.NetParameter, phase: int, state: caffe_pb2.NetState | None
+) -> dict[str, object]:
+    """What the first data layer of a net does with the samples, by the names of Caffe's fields."""
+    for layer in layers_in_phase(net, phase, state):
+        if layer.type in DATA_LAYERS:
+            messages = [getattr(layer, name) for name in _MESSAGES if layer.HasField(name)]
+            return {
+                field.name: _value(field, value)
+                for message in messages
+                for field, value in message.ListFields()
+                if field.name in _FIELDS and is_set(field, value)
+            }
+    return {}
+
+
+def _value(field: Any, value: Any) -> object:
+    """The value of a field, of a file its name."""
+    if field.name == "mean_file":
+        return encoding.readable(os.path.basename(value))
+    return field_value(field, value)
