@@ -200,10 +200,13 @@ def differing_settings(solvers: Iterable[Mapping[str, object]]) -> list[Settings
 def settings_text(settings: Iterable[tuple[str, object]]) -> str:
     """Return settings as text.
 
-    >>> settings_text([("type", "SGD"), ("test_iter", (4,))])
-    'type=SGD test_iter=[4]'
+    >>> settings_text([("type", "SGD"), ("test_iter", (4,)), ("weights", ["a.caffemodel"])])
+    'type=SGD test_iter=[4] weights=[a.caffemodel]'
     """
-    return " ".join(
-        "%s=%s" % (name, list(value) if isinstance(value, tuple) else value)
-        for name, value in settings
-    )
+    return " ".join("%s=%s" % (name, _setting_text(value)) for name, value in settings)
+
+
+def _setting_text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[%s]" % ", ".join(map(str, value))
+    return str(value)

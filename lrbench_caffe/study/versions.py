@@ -12,12 +12,13 @@ from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from lrbench_caffe.database import Store
     from lrbench_caffe.trial import Job, Setup, Trial
 
 _MAX_DIFFERENCES = 3  # in a message
+_NEW = "not set before"  # the end of a difference
 
 
 def check(store: Store, name: str, describe: Callable[[Job], Trial] = process.describe) -> None:
@@ -80,14 +81,13 @@ def differences(before: Setup, now: Setup, ignored: Collection[str] = ()) -> lis
         dict(settings) for settings in ranking.differing_settings([now.solver, before.solver])
     )
     for setting in sorted({*ours, *theirs} - {*ignored}):
-        texts = [
-            ranking.settings_text([(setting, settings[setting])])
-            if setting in settings
-            else "not set"
-            for settings in (ours, theirs)
-        ]
-        found.append("%s now, and %s before" % tuple(texts))
+        found.append("%s now, and %s before" % (_text(ours, setting), _text(theirs, setting)))
     return found
+
+
+def _text(settings: Mapping[str, object], name: str) -> str:
+    """A setting with its name, for a sentence."""
+    return ranking.settings_text([(name, settings[name])]) if name in settings else "not set"
 
 
 def changed(name: str, solver: str, changes: list[str]) -> InputError:
@@ -99,8 +99,10 @@ def changed(name: str, solver: str, changes: list[str]) -> InputError:
         changes: The differences.
     """
     more = ", ..." if len(changes) > _MAX_DIFFERENCES else ""
+    remedy = "undo the change, or give another name to a new study"
+    if all(change.endswith(_NEW) for change in changes):
+        remedy += "; an earlier version of LRBench did not record such settings"
     return InputError(
-        "the study %s contains trainings of another version of %s or its net (%s%s): undo the "
-        "change, or give another name to a new study"
-        % (name, os.path.basename(solver), "; ".join(changes[:_MAX_DIFFERENCES]), more)
+        "the study %s contains trainings of another version of %s or its net (%s%s): %s"
+        % (name, os.path.basename(solver), "; ".join(changes[:_MAX_DIFFERENCES]), more, remedy)
     )
