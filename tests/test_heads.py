@@ -552,3 +552,21 @@ def test_a_train_loss_of_more_losses_than_the_test_loss_is_noted():
 
     assert note(0.5, "TRAIN").startswith("the train loss also has b_loss, which the test net does")
     assert note(0, "TRAIN") == note(0.5, "TEST") == ""
+
+
+def test_a_loss_of_the_training_alone_is_computed_on_the_test_net(tmp_path, digits, dsn):
+    """Many nets have their loss in the TRAIN phase, and a Softmax in the TEST phase."""
+    only_train = nets.LOSS.replace("}", "include { phase: TRAIN } }")
+    prob = 'layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" include { phase: TEST } }'
+    rows = []
+    for head in (nets.LOSS, only_train + prob):
+        path = nets.write(tmp_path, nets.solver(max_iter=20), net_on(digits, head=head))
+        rows.append(train(path).rows)
+    assert rows[0] == rows[1] and rows[0][-1].top1 > 0.5
+
+
+def test_several_labels_in_the_loss_of_the_training_are_refused():
+    net = scores("a") + 'layer { name: "p" type: "Sigmoid" bottom: "a" top: "p" }'
+    trained = scores("a") + loss("SigmoidCrossEntropyLoss", "a")
+    with pytest.raises(InputError, match="may give a sample several labels"):
+        measured(net, trained)

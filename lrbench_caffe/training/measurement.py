@@ -179,12 +179,14 @@ def _measure(
     written = written_heads(layers, network)
     heads = [] if written else find_heads(instrumented.blobs, Blobs(trained))
     has_loss = any(map(is_loss, layers))
-    if not (written or heads or (is_optional and has_loss)):
-        raise InputError(_not_a_classifier(network, layers, trained))
     notes = []
     if not has_loss and instrumented.add_losses():
         has_loss = True
         notes.append("the test net has no loss: that of the training net is computed on it")
+        if not (written or heads):  # the added loss may be the only layer that compares scores
+            heads = find_heads(instrumented.blobs, Blobs(trained))
+    if not (written or heads or (is_optional and has_loss)):
+        raise InputError(_not_a_classifier(network, layers, trained))
     name = None if is_optional else head
     measured, chosen = written, 0
     if written:
