@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import caffe
 import numpy as np
 
+from lrbench_caffe.errors import InputError
 from lrbench_caffe.metrics import Accumulator, Metrics, from_arrays
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class MetricsLayer(caffe.Layer):
         """Read the layer's parameters.
 
         Raises:
-            ValueError: The number of bottoms is wrong.
+            InputError: The number of bottoms is wrong.
         """
         param = json.loads(self.param_str or "{}")
         self._axis: int = param.get("axis", 1)
@@ -70,7 +71,7 @@ class MetricsLayer(caffe.Layer):
         self._accumulator = Accumulator()
         self._accuracies: list[tuple[float, float]] = []  # of each batch, if samples are ignored
         if len(bottom) != 2 and not (len(bottom) == 3 and self._has_probabilities):
-            raise ValueError(
+            raise InputError(
                 "MetricsLayer: invalid number of bottoms %d, expected 2, the softmax outputs and "
                 "the labels, or 3, with the scores at the end" % len(bottom)
             )
@@ -79,7 +80,7 @@ class MetricsLayer(caffe.Layer):
         """Check the shapes; there are no tops to reshape.
 
         Raises:
-            ValueError: The bottoms do not fit each other, or do not have the axis of the classes.
+            InputError: The bottoms do not fit each other, or do not have the axis of the classes.
         """
         try:
             self._check_shapes(bottom)
@@ -128,7 +129,7 @@ class MetricsLayer(caffe.Layer):
         """Add one batch; do nothing once an optional head had a problem.
 
         Raises:
-            ValueError: The first bottom is not a softmax output, or a label is invalid.
+            InputError: The first bottom is not a softmax output, or a label is invalid.
         """
         if self.phase != caffe.TEST or self.problem is not None:
             return
@@ -200,7 +201,7 @@ class MetricsLayer(caffe.Layer):
     def _reject(self, problem: str) -> None:
         """Keep the problem of an optional head, which does not end the training; raise others."""
         if not self._is_optional:
-            raise ValueError(problem)
+            raise InputError(problem)
         self.problem = problem
 
 

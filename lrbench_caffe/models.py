@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Callable, Dict
@@ -170,6 +171,8 @@ def starting_with(prefix: str) -> list[str]:
         prefix: The first digits of an id; dashes and case do not matter.
     """
     digits = prefix.replace("-", "").lower()
+    if not re.fullmatch("[0-9a-f]+", digits):
+        return []
     with contextlib.suppress(FileNotFoundError):
         return sorted(
             name for name in os.listdir(_root()) if name.replace("-", "").startswith(digits)
@@ -205,10 +208,14 @@ def _read(path: str) -> tuple[dict[str, Any], str | None]:
     description = os.path.join(path, _DESCRIPTION)
     try:
         with open(description, encoding="utf-8") as file:
-            return dict(json.load(file)), None
+            content = json.load(file)
+        for entry in (content["model"], content["at_snapshot"]):
+            if entry is not None:
+                _model("", entry, content["deploy"])
+        return dict(content), None
     except (FileNotFoundError, NotADirectoryError):
         return {}, None
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is damaged"
         return {}, "%s cannot be read (%s)" % (description, reason)
 

@@ -91,8 +91,10 @@ class Setup:
         network: The network.
         dataset: The dataset.
         classes: The learning task: the number of classes, None if the net does not define it.
-        solver: The fields of Caffe's SolverParameter by name, ``batch_size`` and
-            ``test_batch_size``; ``head``, the head that is ranked by, where it does not follow from
+        solver: The fields of Caffe's SolverParameter by name, without those that have Caffe's
+            default; ``batch_size`` and ``test_batch_size``; what the training begins with, see
+            :mod:`lrbench_caffe.training.inputs`;
+            ``head``, the head that is ranked by, where it does not follow from
             the net that is trained; ``test_net``, the index of the test net, if it is not the
             first, None if there is none; and ``select`` and ``report``, the sets that decide and
             that are reported, if they differ, with ``select_samples``, the number of samples of the

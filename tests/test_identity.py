@@ -10,6 +10,7 @@ from trials import record
 from trials import trial as made_up
 
 from lrbench_caffe import InputError, ranking, train
+from lrbench_caffe.database import validation
 from lrbench_caffe.evaluator import recommendation
 from lrbench_caffe.study import process, versions
 from lrbench_caffe.trial import Dataset, Job
@@ -38,12 +39,15 @@ def test_what_the_data_layers_do_with_the_samples_is_recorded(tmp_path, digits):
         return {name: found[name] for name in names if name in found}
 
     assert recorded("scale: 0.00390625") == {"scale": 0.00390625}
-    assert recorded("") == {}
-    assert recorded("scale: 1 mirror: false crop_size: 0") == {}, "these are Caffe's defaults"
-    assert recorded("crop_size: 6 mean_value: 3", "mirror: true crop_size: 6 mean_value: 3") == {
+    assert recorded("") == {"scale": 1.0}
+    defaults = "scale: 1 mirror: false crop_size: 0"
+    assert recorded(defaults) == {"scale": 1.0}, "these are Caffe's defaults"
+    samples = "crop_size: 6 mean_value: 0.1"
+    assert recorded(samples, "mirror: true " + samples) == {
+        "scale": 1.0,
         "mirror": True,
         "crop_size": 6,
-        "mean_value": [3.0],
+        "mean_value": [0.1],
         "test_mirror": None,
     }
     assert recorded("scale: 0.5", "scale: 0.25") == {"scale": 0.25, "test_scale": 0.5}
@@ -86,6 +90,38 @@ def test_stages_and_levels_of_the_train_net_are_recorded(tmp_path, digits):
     assert "stages" not in plain and "level" not in plain
 
 
+@needs_caffe
+def test_fields_that_caffe_ignores_are_not_recorded(tmp_path, digits):
+    net = nets.net().replace("data_param {", "data_param { scale: 0.5 mirror: true ")
+    found = settings(tmp_path, net, digits)
+    assert found["scale"] == 0.00390625 and "mirror" not in found
+
+
+@needs_caffe
+def test_mean_files_are_recorded_by_name_and_content(tmp_path, digits):
+    mean = os.path.join(digits, "digits_mean.binaryproto")
+    net = transformed('scale: 0.00390625 mean_file: "%s"' % mean)
+    name = settings(tmp_path, net, digits)["mean_file"]
+    assert name.startswith("digits_mean.binaryproto@") and len(name.partition("@")[2]) == 8
+
+
+@pytest.mark.parametrize("setting", ["weights", "mean_file"])
+def test_a_file_with_another_name_and_the_same_content_is_the_same(setting):
+    def block(name):
+        value = [name] if setting == "weights" else name
+        return made_up(FIX, solver={"max_iter": 10, "scale": 1.0, setting: value})
+
+    trials = [block("a@92be1178"), block("b@92be1178"), block("a@00be1178")]
+    assert [len(found.trials) for found in ranking.group_comparable(trials)] == [2, 1]
+
+
+def test_a_default_that_an_earlier_version_recorded_counts_as_none():
+    now = {"max_iter": 10, "scale": 1.0}
+    before = dict(now, type="SGD", iter_size=1)
+    trials = [made_up(FIX, solver=solver) for solver in (before, now)]
+    assert len(ranking.group_comparable(trials)) == 1
+
+
 CONDITIONS = {"scale": 0.00390625, "weights": ["a.caffemodel@92be1178"], "stages": ["extra"]}
 
 
@@ -104,24 +140,48 @@ def test_other_conditions_have_a_table_of_their_own(name):
 
 @pytest.mark.parametrize("name", ["scale", "weights"])
 def test_results_with_other_weights_or_another_scale_are_of_a_similar_task(store, name):
-    plain = made_up(FIX)
-    record(store, plain, made_up(FIX, seed=2))
+    solver = {"max_iter": 100, "scale": 1.0}
+    plain = made_up(FIX, solver=solver)
+    record(store, plain, made_up(FIX, seed=2, solver=solver))
     same = recommendation.query_from_setup(plain.setup)
     assert recommendation.recommend(store, same).same
-    other = dict(plain.setup.solver, **{name: CONDITIONS[name]})
+    other = dict(solver, **{name: CONDITIONS[name]})
     found = recommendation.recommend(store, same._replace(solver=other))
     assert not found.same and not found.has_enough_evidence
     (reason,) = (c.description for c in found.tasks[0].comparisons if c.feature == "beginning")
-    assert "random initial weights and the input as it is, yours has" in reason
+    before = {"scale": "the input as it is", "weights": "random initial weights"}[name]
+    assert reason.startswith(before + ", yours has ")
+    early = {"max_iter": 100}  # of an earlier version, which did not record them
+    assert recommendation.recommend(store, same._replace(solver=early)).same
+
+
+def test_results_of_both_kinds_of_weights_help_each_kind(store):
+    """Trainings from the weights of another training usually have the best Top-1."""
+    solver = {"max_iter": 100, "scale": 1.0}
+    tuned = dict(solver, weights=["a.caffemodel@92be1178"])
+    rates = {0.1: 0.8, 0.05: 0.75, 0.2: 0.7}
+    small = {0.001: 0.95, 0.002: 0.93, 0.0001: 0.92}
+    for own, top1s in ((solver, rates), (tuned, small)):
+        for k0, top1 in top1s.items():
+            for seed in (1, 2):
+                record(store, made_up("FIX(k0=%s)" % k0, (top1,), seed=seed, solver=own))
+    for own, best in ((solver, 0.1), (tuned, 0.001)):
+        query = recommendation.query_from_setup(made_up(FIX, solver=own).setup)
+        found = recommendation.recommend(store, query)
+        assert found.same and found.has_enough_evidence
+        assert found.tasks[0].policies[0].policy == "FIX(k0=%s)" % best
+        assert found.tasks[0].good.best == best
 
 
 def test_the_differences_of_two_setups_are_named():
     now = made_up(FIX, solver={"max_iter": 100, "momentum": 0.5, "scale": 0.5}).setup
-    before = made_up(FIX, solver={"max_iter": 50, "momentum": 0.9}).setup
+    before = made_up(FIX, solver={"max_iter": 50, "momentum": 0.9, "scale": 1.0}).setup
     assert versions.differences(before, now, ignored=["max_iter"]) == [
         "momentum=0.5 now, and momentum=0.9 before",
-        "scale=0.5 now, and not set before",
+        "scale=0.5 now, and scale=1.0 before",
     ]
+    early = made_up(FIX, solver={"max_iter": 100, "momentum": 0.5, "type": "SGD"}).setup
+    assert versions.differences(early, now) == [], "an earlier version did not record the scale"
     other = dataclasses.replace(before, dataset=Dataset("other", None, None, None))
     assert versions.differences(other, before)[0].startswith("its dataset is ")
     assert versions.differences(before, before) == []
@@ -132,7 +192,7 @@ def test_the_differences_of_two_setups_are_named():
     "solver, net, difference",
     [
         ({}, nets.net().replace("num_output: 8", "num_output: 7"), "its net has other layers"),
-        ({}, transformed(""), "not set now, and scale=0.00390625 before"),
+        ({}, transformed(""), "scale=1.0 now, and scale=0.00390625 before"),
         ({"base_lr": 0.02}, nets.net(), "its schedule is FIX(k0=0.02), and was FIX(k0=0.01)"),
         ({"more": "momentum: 0.5"}, nets.net(), "momentum=0.5 now, and momentum=0.9 before"),
         ({"max_iter": 8}, nets.net(), "max_iter=8 now, and max_iter=4 before"),
@@ -152,7 +212,7 @@ def test_a_study_whose_solver_or_net_has_changed_is_refused(
     nets.write(tmp_path, text, net)
     done = invoke(*command)
     assert done.returncode == 2 and difference in " ".join(done.stderr.split())
-    assert "give another name to a new study" in " ".join(done.stderr.split())
+    assert "give a new study another name" in " ".join(done.stderr.split())
     nets.write(tmp_path, nets.solver(**options, more="display: 1"))
     assert invoke(*command).returncode == 0, "what changes nothing does not count"
     assert len(trials(name)) == 1
@@ -213,3 +273,41 @@ def test_an_unknown_option_of_train_is_named():
 def test_what_cannot_begin_has_a_message_before_it_begins(tmp_path, digits, option, message):
     with pytest.raises(InputError, match=message):
         process.describe(Job(nets.write(tmp_path), data=digits, **option))
+
+
+@needs_caffe
+def test_a_study_whose_trials_were_deleted_trains_them_again(
+    tmp_path, digits, name, invoke, trials
+):
+    solver = nets.write(tmp_path, nets.solver(max_iter=4, test_interval=4, test_iter=1))
+    command = ["study", "run", name, solver, "--data", digits]
+    assert invoke(*command).returncode == 0
+    assert invoke("db", "delete", "--study", name, "--yes").returncode == 0
+    assert not trials(name)
+    assert invoke(*command).returncode == 0 and len(trials(name)) == 1
+
+
+@needs_caffe
+@pytest.mark.parametrize("evaluation", ["study", "range"])
+def test_a_study_whose_trials_failed_takes_the_corrected_net(
+    tmp_path, digits, name, invoke, trials, evaluation
+):
+    """The trials are then of the corrected net, also in the database."""
+    options = dict(max_iter=4, test_interval=4, test_iter=1)
+    broken = nets.net().replace("kernel_size: 3", "kernel_size: 30")
+    solver = nets.write(tmp_path, nets.solver(**options), broken)
+    command = ["range", solver, "--study", name, "--data", digits]
+    if evaluation == "study":
+        command = ["study", "run", name, solver, "--data", digits, "--retry-failed"]
+    assert invoke(*command).returncode == 1
+    assert {trial.state for trial in trials(name)} == {"failed"}
+    nets.write(tmp_path, nets.solver(**options))
+    assert invoke(*command).returncode == 0
+    hashes = {trial.setup.network.hash for trial in trials(name)}
+    assert hashes == {process.describe(Job(solver, data=digits)).setup.network.hash}
+
+
+def test_what_an_import_says_about_weights_and_scale_is_checked():
+    for name, value in (("weights", 5), ("weights", [1]), ("weights", [None]), ("scale", "1")):
+        with pytest.raises(validation.InvalidLine, match="invalid %s=" % name):
+            validation._check_solver({name: value})

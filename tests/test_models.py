@@ -520,7 +520,9 @@ def test_a_deploy_net_that_could_not_be_made_has_its_reason(tmp_path, monkeypatc
         models.find("1").deploy_net  # noqa: B018 - the property raises
 
 
-@pytest.mark.parametrize("damaged", ["{", "[1]", "null"])
+@pytest.mark.parametrize(
+    "damaged", ["{", "[1]", "null", "[]", "{}", '{"model": 5, "at_snapshot": null, "deploy": null}']
+)
 def test_a_damaged_record_of_models_counts_as_no_model(tmp_path, monkeypatch, damaged):
     path = models_of(monkeypatch, tmp_path)
     keep_in(path, "1")
@@ -548,3 +550,4 @@ def test_a_trial_is_named_by_its_first_digits_in_any_case(tmp_path, monkeypatch)
     assert models.starting_with("4EDC24") == ["4edc24b6-0000"]
     assert models.starting_with("4edc24b60") == ["4edc24b6-0000"]
     assert len(models.starting_with("4")) == 2
+    assert models.starting_with("") == models.starting_with("-") == []

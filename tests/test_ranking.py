@@ -327,14 +327,19 @@ def test_a_training_without_a_test_net_is_listed_without_a_rank():
 
 
 def test_a_study_has_a_table_for_each_block():
+    adam = {"max_iter": 100, "type": "Adam"}
     short, long = tables.study(
         "first",
-        [trial(), trial(FAIR, solver={"max_iter": 50}), trial(GOOD, solver={"max_iter": 50})],
+        [
+            trial(solver=adam),
+            trial(FAIR, solver={"max_iter": 50}),
+            trial(GOOD, solver={"max_iter": 50}),
+        ],
     )
-    assert short.title == "study first: net on data, 100 iterations (type=SGD)"
+    assert short.title == "study first: net on data, 100 iterations (type=Adam)"
     assert (long.title, len(long.rows)) == ("study first: net on data, 50 iterations", 2)
     records = json.loads(formats.render([short, long], "json"))
-    assert [record["settings"] for record in records] == ["max_iter=100 type=SGD"] + [
+    assert [record["settings"] for record in records] == ["max_iter=100 type=Adam"] + [
         "max_iter=50"
     ] * 2
     (empty,) = tables.study("first", [])

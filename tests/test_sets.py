@@ -318,7 +318,10 @@ def test_lists_of_hdf5_files_and_of_images_are_validation_sets(tmp_path, digits,
 
 
 def test_a_net_without_labels_is_measured_as_far_as_possible(tmp_path, digits, dsn):
-    """Of three test nets, the second has a loss only, and the third compares with no label."""
+    """Of three test nets, the second has a loss only, and the third other scores than the training.
+
+    A loss of the training's scores would be computed on it.
+    """
     states = "".join('test_state { stage: "%s" } ' % name for name in ("test", "energy", "bare"))
     energy = 'include { phase: TEST stage: "energy" } '
     head = "".join(
@@ -333,7 +336,13 @@ def test_a_net_without_labels_is_measured_as_far_as_possible(tmp_path, digits, d
     path = nets.write(
         tmp_path,
         SIX + "test_iter: 1 test_iter: 1 " + states,
-        net_on(digits, body="", head=scores("ip") + head),
+        net_on(
+            digits,
+            body="",
+            head=scores("ip").replace("inner_product", 'exclude { stage: "bare" } inner_product', 1)
+            + scores("other").replace("inner_product", 'include { stage: "bare" } inner_product', 1)
+            + head,
+        ),
     )
     notes = []
     trial = train(

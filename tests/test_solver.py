@@ -75,6 +75,7 @@ def net_on(digits, **parts):
         # Caffe takes one step in an iteration, and it counts how often the rate is asked for.
         ("multistep", "gamma: 0.5 stepvalue: 30 stepvalue: 20"),
         ("multistep", "gamma: 0.5 stepvalue: 20 stepvalue: 20 stepvalue: 22"),
+        ("multistep", "gamma: 2 stepvalue: 10 stepvalue: 5 stepvalue: 5"),
     ],
 )
 def test_caffes_own_policies_give_the_weights_of_caffe_train_to_the_last_bit(
@@ -613,6 +614,18 @@ def test_the_error_of_a_python_layer_is_that_of_the_training(tmp_path, digits, d
     )
     path = nets.write(tmp_path, net_text=nets.net(head=layer + nets.LOSS))
     with pytest.raises(TrialError, match=r"no such pixel' \(broken_layer.py, line 6; --log FILE "):
+        train(path, data=digits)
+    # Where it is raised in a library, the layer's own line is named.
+    library = BROKEN_LAYER.replace("import caffe", "import caffe, numpy").replace(
+        "raise KeyError('no such pixel')", "numpy.linalg.inv(numpy.zeros((2, 2)))"
+    )
+    tmp_path.joinpath("broken_layer.py").write_text(library)
+    with pytest.raises(
+        TrialError, match=r"LinAlgError: Singular matrix \(broken_layer.py, line 6;"
+    ):
+        train(path, data=digits)
+    tmp_path.joinpath("broken_layer.py").write_text(BROKEN_LAYER.replace("KeyError", "ValueError"))
+    with pytest.raises(TrialError, match=r"ValueError: no such pixel \(broken_layer.py, line 6;"):
         train(path, data=digits)
     path = nets.write(tmp_path, net_text=nets.net(head=layer.replace("Broken", "B") + nets.LOSS))
     with pytest.raises(InputError, match="no attribute 'B'.*: name a class of the module as its"):

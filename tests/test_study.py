@@ -524,14 +524,26 @@ def test_invalid_arguments_are_refused_in_one_line(arguments, message, invoke):
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_all_gpus_are_those_that_cuda_sees(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    assert parse_gpus("all") == (0, 1), "CUDA numbers them from 0"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,-1,2")
-    assert parse_gpus("all") == (0,), "CUDA ignores the rest after a wrong one"
-    for hidden in ("", "-1"):
+def test_all_gpus_are_those_that_cuda_sees(monkeypatch, tmp_path):
+    """Without a GPU: a program in the place of nvidia-smi lists four."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nfor n in 0 1 2 3; do echo GPU $n: H100; done\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert parse_gpus("all") == (0, 1, 2, 3)
+    for visible, gpus in (
+        ("3,1", (0, 1)),  # CUDA numbers them from 0
+        ("GPU-8932f937, 2", (0, 1)),
+        ("0,7,1", (0,)),  # and stops at a wrong one
+        ("0,0", (0,)),
+        ("1,-1,2", (0,)),
+    ):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert parse_gpus("all") == gpus
+    for hidden in ("", "-1", "none"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=%s hides all GPUs" % hidden):
+        with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=%s names no GPU" % hidden):
             parse_gpus("all")
 
 

@@ -70,14 +70,25 @@ _BEST_POLICIES = """
         WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id
             AND seeds >= %(min_seeds)s
             AND COALESCE((settings->>'max_iter')::bigint, 0) >= pair.length
-            AND (%(comparable)s::jsonb IS NULL OR jsonb_strip_nulls(jsonb_build_object(
+            AND (%(measured)s::jsonb IS NULL OR jsonb_strip_nulls(jsonb_build_object(
                  'head', settings->'head', 'test_net', settings->'test_net',
-                 'select', settings->'select', 'report', settings->'report',
-                 'weights', settings->'weights', 'scale', settings->'scale'))
-                 = %(comparable)s::jsonb)
+                 'select', settings->'select', 'report', settings->'report')) = %(measured)s::jsonb)
+            AND (%(beginning)s::jsonb IS NULL OR NOT settings ? 'scale'
+                 OR jsonb_strip_nulls(jsonb_build_object(
+                    'weights', settings->'weights', 'scale', settings->'scale'))
+                 = %(beginning)s::jsonb)
         ORDER BY top1 DESC, iterations, policy_id LIMIT %(limit)s) AS best
     JOIN policy ON policy.id = policy_id
     ORDER BY pair.place, top1 DESC, iterations, policy_id"""
+
+_SETTINGS = """
+    SELECT pair.place, settings
+    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[])
+        WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
+        SELECT settings, max(top1) AS top1 FROM standing
+        WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id
+        GROUP BY settings) AS found
+    ORDER BY pair.place, top1 DESC"""
 
 _SEEDS = """
     SELECT pair.place, policy_id, settings, seeds
@@ -264,7 +275,8 @@ def best_policies(
     limit: int,
     min_seeds: int = 1,
     min_iterations: Sequence[int] = (),
-    comparable: Mapping[str, Any] | None = None,
+    measured: Mapping[str, Any] | None = None,
+    beginning: Mapping[str, Any] | None = None,
 ) -> list[list[Standing]]:
     """Return the best policies of each task.
 
@@ -274,8 +286,10 @@ def best_policies(
         limit: The number of policies for each task.
         min_seeds: The smallest number of seeds.
         min_iterations: The smallest max_iter of the trainings of each task; none for any length.
-        comparable: The settings "head", "test_net", "select", "report", "weights" and "scale" of
-            the trainings, each only if it is set; None for any.
+        measured: The settings "head", "test_net", "select" and "report" of the trainings, each only
+            if it is set; None for any.
+        beginning: The settings "weights" and "scale" of the trainings in the same way. Trainings of
+            earlier versions, which do not have them, fit any.
 
     Returns:
         For each task its standings, the highest mean Top-1 first.
@@ -284,7 +298,8 @@ def best_policies(
     filters = {
         "min_seeds": min_seeds,
         "lengths": list(min_iterations) or [0] * len(tasks),
-        "comparable": None if comparable is None else Json(comparable),
+        "measured": None if measured is None else Json(measured),
+        "beginning": None if beginning is None else Json(beginning),
         "limit": limit,
     }
     for line in _select_for_tasks(store, _BEST_POLICIES, tasks, filters):
@@ -299,6 +314,19 @@ def best_policies(
             )
         )
     return standings
+
+
+def settings(store: Selectable, tasks: Sequence[TrainedTask]) -> list[list[dict[str, Any]]]:
+    """Return the solver settings with which each task was trained, those of the best Top-1 first.
+
+    Args:
+        store: The database.
+        tasks: The tasks.
+    """
+    found: list[list[dict[str, Any]]] = [[] for _ in tasks]
+    for line in _select_for_tasks(store, _SETTINGS, tasks, {}):
+        found[line.place - 1].append(line.settings)
+    return found
 
 
 def with_seeds(

@@ -354,6 +354,14 @@ def _check_solver(solver: dict[str, Any]) -> None:
     momentum = solver.get("momentum")
     if momentum is not None and type(momentum) not in (int, float):
         raise _invalid("momentum", momentum, "a number")
+    scale = solver.get("scale")
+    if scale is not None and type(scale) not in (int, float):
+        raise _invalid("scale", scale, "a number")
+    weights = solver.get("weights")
+    if weights is not None and not (
+        isinstance(weights, list) and all(isinstance(name, str) for name in weights)
+    ):
+        raise _invalid("weights", weights, "a list of names")
     for name in ("type", "select", "report"):
         if name in solver:
             _check_text(solver, name, 1, _MAX_NAME)

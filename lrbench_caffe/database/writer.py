@@ -80,7 +80,16 @@ _SHARED_TABLES = {
     ),
 }
 
-_BEGIN = """
+# A new attempt from the beginning may have another solver, net or seed.
+_SETUP = ("framework_id", "network_id", "dataset_id", "task_id", "policy_id", "solver", "seed")
+_NEW_SETUP = ", ".join(
+    "%s = CASE WHEN excluded.resumed_at IS NULL THEN excluded.%s ELSE trial.%s END"
+    % (column, column, column)
+    for column in _SETUP
+)
+
+_BEGIN = (
+    """
     INSERT INTO trial (id, framework_id, network_id, dataset_id, task_id, policy_id, solver, seed,
                        host, attempt, resumed_at, blas, threads, started_at)
     VALUES (%(id)s, %(framework)s, %(network)s, %(dataset)s, %(task)s, %(policy)s, %(solver)s,
@@ -89,8 +98,12 @@ _BEGIN = """
     ON CONFLICT (id) DO UPDATE SET
         attempt = excluded.attempt, resumed_at = excluded.resumed_at, host = excluded.host,
         blas = excluded.blas, threads = excluded.threads, state = 'running', ended_at = NULL,
-        error = NULL, best_iteration = NULL, best_top1 = NULL
+        error = NULL, best_iteration = NULL, best_top1 = NULL,
+        """
+    + _NEW_SETUP
+    + """
         WHERE excluded.attempt > trial.attempt"""
+)
 
 # Read behind _BEGIN, which waits for a transaction that deletes the trial at this moment.
 _IS_DELETED = "SELECT FROM deleted_trial WHERE id = %(id)s"

@@ -147,7 +147,8 @@ def recommend(store: Selectable, query: Query, limit: int = 5) -> Recommendation
     Raises:
         InputError: The database does not have a finished training, or none that can be compared.
     """
-    same = [task for task in _tasks_with_names(store, query) if _is_same(task, query)]
+    named = _with_settings_of(store, query, list(_tasks_with_names(store, query)))
+    same = [task for task in named if _is_same(task, query)]
     if same:
         results = _results(store, query, [(task, []) for task in same], limit)
         recommendation = Recommendation(query, True, results)
@@ -183,6 +184,27 @@ def _similar_to_known(
     if not tasks:
         return []
     return _most_similar(store, tasks, _with_classes(query, [*same, *tasks]))[:SIMILAR_TASKS]
+
+
+def _with_settings_of(
+    store: Selectable, query: Query, tasks: list[TrainedTask]
+) -> list[TrainedTask]:
+    """The tasks, each with its best settings that have the query's good rates, if it has some.
+
+    A task has the settings of its best policy. If a net was trained from random weights and from
+    those of another training, only one kind helps.
+    """
+    if not (query.solver and tasks):
+        return tasks
+    return [
+        task._replace(
+            settings=next(
+                (own for own in settings if similarity.have_same_rates(own, query.solver)),
+                task.settings,
+            )
+        )
+        for task, settings in zip(tasks, standings.settings(store, tasks))
+    ]
 
 
 def _tasks_with_names(store: Selectable, query: Query) -> Iterable[TrainedTask]:
@@ -296,9 +318,8 @@ def _best_policies(
         limit,
         min_seeds=MIN_SEEDS,
         min_iterations=lengths,
-        comparable=_set(query.solver, (*_MEASURED, *similarity.BEGINNING))
-        if query.solver
-        else None,
+        measured=_set(query.solver, _MEASURED) if query.solver else None,
+        beginning=_set(query.solver, similarity.BEGINNING) if query.solver else None,
     )
     best = standings.best_policies(store, tasks, limit)
     policies = [
@@ -328,9 +349,10 @@ def _shortcomings(standing: Standing, query: Query, length: int) -> tuple[str, .
             reasons.append("it was chosen on another set, %s" % deciding_set(standing))
         elif ours != theirs:
             reasons.append("it was measured at another classifier head")
-        beginnings = [similarity.beginning(s) for s in (standing.settings, query.solver)]
-        if beginnings[0] != beginnings[1]:
-            reasons.append("it began with %s, yours with %s" % tuple(beginnings))
+        reasons += [
+            "it began with %s, yours with %s" % pair
+            for pair in similarity.beginning_differences(standing.settings, query.solver)
+        ]
     return tuple(reasons)
 
 

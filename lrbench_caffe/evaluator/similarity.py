@@ -13,6 +13,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lrbench_caffe import ranking
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -30,7 +32,7 @@ WEIGHTS = {
     "batch": 0.05,
     "beginning": 0.25,
 }
-BEGINNING = ("weights", "scale")  # the settings that `beginning` describes
+BEGINNING = ("weights", "scale")  # the settings with which good rates differ, beside the optimizer
 _LAYER_TYPE = re.compile(r'^  type: "(\w+)"', re.M)  # fillers' types are indented further
 
 
@@ -106,10 +108,11 @@ def _compare_optimizers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> C
 
 def _compare_beginnings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Comparison | None:
     """Compare what trainings begin with; None if it is the same, as it usually is."""
-    texts = beginning(theirs), beginning(ours)
-    return (
-        None if texts[0] == texts[1] else Comparison("beginning", 0.0, "%s, yours has %s" % texts)
-    )
+    differences = beginning_differences(theirs, ours)
+    if not differences:
+        return None
+    texts = ["%s, yours has %s" % pair for pair in differences]
+    return Comparison("beginning", 0.0, ", and ".join(texts))
 
 
 def _compare_batches(ours: int | None, theirs: int | None) -> Comparison | None:
@@ -148,26 +151,37 @@ def have_same_rates(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool
         first: The settings of one solver by their names in Caffe.
         second: Those of the other.
     """
-    return optimizer(first) == optimizer(second) and beginning(first) == beginning(second)
+    return optimizer(first) == optimizer(second) and not beginning_differences(first, second)
 
 
-def beginning(settings: Mapping[str, Any]) -> str:
-    """Describe what a training begins with: its weights, and the scale of its input.
+def beginning_differences(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Return in which of the BEGINNING settings two solvers differ, each as two descriptions.
 
-    Args:
-        settings: The solver's settings by their names in Caffe.
+    The trials of earlier versions do not have these settings, and differ from none.
 
-    >>> beginning({"weights": ["a.caffemodel@92be1178"], "scale": 0.00390625})
-    'initial weights a.caffemodel@92be1178 and the input times 0.00390625'
-    >>> beginning({})
-    'random initial weights and the input as it is'
+    >>> beginning_differences({"scale": 0.5}, {"scale": 1.0})
+    [('the input times 0.5', 'the input as it is')]
     """
+    if not (ranking.has_input_settings(first) and ranking.has_input_settings(second)):
+        return []
+    pairs = []
+    if ranking.file_contents(first, "weights") != ranking.file_contents(second, "weights"):
+        pairs.append((_weights_text(first), _weights_text(second)))
+    if first["scale"] != second["scale"]:
+        pairs.append((_scale_text(first), _scale_text(second)))
+    return pairs
+
+
+def _weights_text(settings: Mapping[str, Any]) -> str:
     weights = ", ".join(settings.get("weights") or ())
-    scale = settings.get("scale")
-    return "%s and the input %s" % (
-        "initial weights " + weights if weights else "random initial weights",
-        "times %s" % scale if scale else "as it is",
-    )
+    return "initial weights " + weights if weights else "random initial weights"
+
+
+def _scale_text(settings: Mapping[str, Any]) -> str:
+    scale = settings["scale"]
+    return "the input as it is" if scale == 1 else "the input times %s" % scale
 
 
 def optimizer(settings: Mapping[str, Any]) -> str:

@@ -92,6 +92,7 @@ class Trainer:
         self._trials: dict[str, Trial] = {}  # those that were requested, by their id
         self._study: ClaimedStudy | None = None  # within the context of claim()
         self._round_display: Any = None  # while a round is trained
+        self._is_checked = False
         self.dsn = dsn
         self.budget = math.inf
         self.reserved = 0
@@ -218,6 +219,17 @@ class Trainer:
         self._check_failures()
         return trials
 
+    def _check_versions(self) -> None:
+        """Check, once, that the study's trials have trained what this evaluation trains."""
+        if self._is_checked:
+            return
+        for trial in self.in_database(lambda store: store.trials(study=self.name, best_only=True)):
+            changes = versions.differences(trial.setup, self.setup, ignored=["max_iter"])
+            if changes and versions.is_measured(trial):
+                remedy = "start a new study with --study NAME"
+                raise versions.changed(self.name, self._job.solver, changes, remedy)
+        self._is_checked = True
+
     def _train_round(
         self, jobs: Sequence[Job], watchers: Sequence[Watcher], model: bool
     ) -> list[str]:
@@ -230,6 +242,7 @@ class Trainer:
 
         with self.claim(), self._display() as display:
             assert self._study is not None, "the claim sets it"
+            self._check_versions()
             self._round_display = display
             try:
                 self._study.train(
@@ -296,10 +309,6 @@ class Trainer:
                 "%d of %d trainings of the study %s are not in the database yet: run the same"
                 " command again" % (missing, len(jobs), self.name)
             )
-        for trial in ended:
-            changes = versions.differences(trial.setup, self.setup, ignored=["max_iter"])
-            if changes:
-                raise versions.changed(self.name, self._job.solver, changes)
         return ended
 
     def _check_failures(self) -> None:

@@ -12,7 +12,7 @@ from lrbench_caffe.display.progress import ProgressDisplay, StudyDisplay
 from lrbench_caffe.errors import InputError, TrialError, counted
 from lrbench_caffe.paper import scaling, targets
 from lrbench_caffe.paper.page import create_folder, difference_remarks, write, write_figure_1
-from lrbench_caffe.study import failures, process, versions
+from lrbench_caffe.study import failures, process
 from lrbench_caffe.study.cores import Cores
 from lrbench_caffe.trial import Job
 
@@ -228,12 +228,12 @@ def train(
         if kind == "problem":
             reasons[job.id] = content
 
-    with database.Store(dsn) as store:
-        versions.check(store, name)
     command = "lrbench reproduce %s" % target.name
     if scale != 1:
         command += " --scale %.10g" % scale
     with study.claimed_study(name, display.note, dsn, command=command) as claimed:
+        remedy = "delete the study with `lrbench study delete %s`" % name
+        claimed.check_versions(display.note, remedy)
         claimed.train(pool, display, jobs, model=model, watchers=[collect_problem])
     with database.Store(dsn) as store:
         entries = database.studies.jobs(store, name)

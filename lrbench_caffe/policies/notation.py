@@ -8,6 +8,7 @@ iterations, or of epochs as in ``5 epochs``.
 from __future__ import annotations
 
 import ast
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -137,6 +138,10 @@ def _in_iterations(length: object, epoch: float | None) -> object:
     return length if iterations is None else iterations
 
 
+# In place of the iterations in an epoch: every length in epochs then counts as one iteration.
+ANY_EPOCH = math.inf
+
+
 def has_epochs(text: str) -> bool:
     """Return whether a policy's text has lengths in epochs."""
     return _EPOCHS.search(text) is not None
@@ -147,7 +152,8 @@ def iterations_of_epochs(length: str, epoch: float | None) -> int | None:
 
     Args:
         length: The text, for example "5 epochs".
-        epoch: The number of iterations in an epoch, not necessarily whole; None if it is unknown.
+        epoch: The number of iterations in an epoch, not necessarily whole, or ANY_EPOCH; None if
+            it is unknown.
 
     Raises:
         InputError: The length is in epochs, and epoch is None, or the length rounds to 0 iterations
@@ -166,6 +172,8 @@ def iterations_of_epochs(length: str, epoch: float | None) -> int | None:
             "number of training samples or the batch size is missing): give a number of iterations"
             % length
         )
+    if epoch == ANY_EPOCH:
+        return 1
     number = float(match.group(1)) * epoch
     if number > MAX_ITERATION:
         raise InputError(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Scalar = int | float | np.integer[Any] | np.floating[Any]
     Array = NDArray[Any] | Sequence[float]
 
-_SOME_EPOCH = 1000  # iterations, with which any usual number of epochs is a valid length
 _FORMULAS = dict(FUNCTIONS, SGDR=sgdr)  # WARMUP and PLATEAU have no g(t)
 
 
@@ -323,7 +322,7 @@ def check(text: str) -> None:
     if not notation.has_epochs(text):
         Policy.parse(text)
         return
-    pieces = notation.read(text, _SOME_EPOCH)
+    pieces = notation.read(text, notation.ANY_EPOCH)
     _assembled([_with_shortest_lengths(piece) for piece in pieces])
 
 

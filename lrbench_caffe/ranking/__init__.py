@@ -9,11 +9,14 @@ The ranges of good constant rates are in :mod:`lrbench_caffe.ranking.ranges`.
 
 from lrbench_caffe.ranking.blocks import (
     IGNORED_SETTINGS,
+    INPUT_SETTINGS,
     Block,
     dataset_label,
     differing_settings,
+    file_contents,
     group_by_task,
     group_comparable,
+    has_input_settings,
     names_remarks,
     network_label,
     settings_text,
@@ -34,6 +37,7 @@ from lrbench_caffe.ranking.sets import sets_of, sets_remarks, sets_sentence
 
 __all__ = [
     "IGNORED_SETTINGS",
+    "INPUT_SETTINGS",
     "METRICS",
     "Block",
     "Criterion",
@@ -42,8 +46,10 @@ __all__ = [
     "counted_trials",
     "dataset_label",
     "differing_settings",
+    "file_contents",
     "group_by_task",
     "group_comparable",
+    "has_input_settings",
     "is_tied",
     "names_remarks",
     "network_label",

@@ -27,6 +27,46 @@ IGNORED_SETTINGS = (
     "test_initialization",
     "layer_wise_reduce",
 )
+# Caffe's defaults. A setting that has one counts as none; earlier versions recorded both.
+_DEFAULTS = {
+    "type": "SGD",
+    "iter_size": 1,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "regularization_type": "L2",
+    "clip_gradients": -1.0,
+    "momentum2": 0.999,
+    "rms_decay": 0.99,
+    "delta": 1e-8,
+}
+# What a training begins with, beside its net and the solver's own settings. The names of what the
+# test net does differently begin with test_.
+_SAMPLES = (
+    "scale",
+    "mirror",
+    "crop_size",
+    "mean_file",
+    "mean_value",
+    "force_color",
+    "force_gray",
+    "new_height",
+    "new_width",
+    "is_color",
+    "shuffle",
+    "fg_threshold",
+    "bg_threshold",
+    "fg_fraction",
+    "context_pad",
+    "crop_mode",
+)
+INPUT_SETTINGS = (
+    "weights",
+    "stages",
+    "level",
+    *_SAMPLES,
+    *("test_" + name for name in _SAMPLES),
+)
+_FILES = ("weights", "mean_file", "test_mean_file")  # each a name and a digest
 HASH_DIGITS = 8  # of a network's hash in a title
 
 Settings = Tuple[Tuple[str, object], ...]
@@ -178,10 +218,27 @@ def names_remarks(tasks: Iterable[Task]) -> list[str]:
 def _settings(solver: Mapping[str, object]) -> Settings:
     """The solver settings that may change what a network learns, as a hashable value."""
     return tuple(
-        (name, _hashable(value))
+        (name, _content(value) if name in _FILES else _hashable(value))
         for name, value in sorted(solver.items())
-        if name not in IGNORED_SETTINGS
+        if name not in IGNORED_SETTINGS and (name not in _DEFAULTS or value != _DEFAULTS[name])
     )
+
+
+def has_input_settings(solver: Mapping[str, object]) -> bool:
+    """Return whether settings say what a training begins with; earlier versions did not."""
+    return "scale" in solver
+
+
+def file_contents(solver: Mapping[str, object], name: str) -> object:
+    """Return the contents of files that a setting names, as digests; empty without any."""
+    return _content(solver.get(name) or ())
+
+
+def _content(value: object) -> object:
+    """The digest of a file without its name, which may change; of several files each."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_content, value))
+    return str(value).rpartition("@")[2]
 
 
 def _hashable(value: object) -> object:

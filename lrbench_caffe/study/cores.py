@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import queue
 import re
@@ -100,8 +99,8 @@ def parse_gpus(text: str) -> tuple[int, ...]:
     """Parse the value of ``--gpu``, in the form that Caffe's own command accepts.
 
     Args:
-        text: Device indexes such as "0" or "0,2", or "all": as many GPUs as CUDA_VISIBLE_DEVICES
-            names, or if it is not set, as nvidia-smi lists.
+        text: Device indexes such as "0" or "0,2", or "all": every GPU that nvidia-smi lists, and
+            that CUDA_VISIBLE_DEVICES names if it is set.
 
     Returns:
         The device indexes, without duplicates.
@@ -121,17 +120,20 @@ def parse_gpus(text: str) -> tuple[int, ...]:
 
 
 def _all_gpus() -> tuple[int, ...]:
+    count = _listed_gpus()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        # CUDA numbers the devices that it is to see from 0, and ignores the rest after a wrong one.
-        names = [name.strip() for name in visible.split(",")]
-        named = list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
-        if not named:
+        count = _visible_gpus(visible, count)
+        if not count:
             raise InputError(
-                "--gpu all: CUDA_VISIBLE_DEVICES=%s hides all GPUs: change it, or omit --gpu to "
+                "--gpu all: CUDA_VISIBLE_DEVICES=%s names no GPU: change it, or omit --gpu to "
                 "train on the CPU" % visible
             )
-        return tuple(range(len(named)))
+    return tuple(range(count))
+
+
+def _listed_gpus() -> int:
+    """The number of GPUs that nvidia-smi lists."""
     try:
         nvidia_smi = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
     except OSError as error:
@@ -142,4 +144,15 @@ def _all_gpus() -> tuple[int, ...]:
     gpus = [line for line in nvidia_smi.stdout.splitlines() if line.startswith("GPU ")]
     if not gpus:
         raise InputError("--gpu all: nvidia-smi lists no GPU: omit --gpu to train on the CPU")
-    return tuple(range(len(gpus)))
+    return len(gpus)
+
+
+def _visible_gpus(visible: str, count: int) -> int:
+    """The number of GPUs that CUDA sees. It numbers them from 0, and stops at a wrong name."""
+    seen: set[str] = set()
+    for name in (name.strip() for name in visible.split(",")):
+        is_index = name.isdigit() and int(name) < count
+        if name in seen or not (is_index or name.startswith(("GPU-", "MIG-"))):
+            break
+        seen.add(name)
+    return len(seen)

@@ -114,9 +114,8 @@ def run_study(
             recorded.
     """
     jobs = [checked_job(job) for job in jobs]
-    with database.Store(dsn) as store:
-        versions.check(store, checked_study_name(name))
     with claimed_study(name, display.note, dsn, create=bool(jobs)) as study:
+        study.check_versions(display.note, "give a new study another name")
         study.train(
             pool,
             display,
@@ -187,6 +186,19 @@ class ClaimedStudy:
     def __init__(self, name: str, dsn: str | None, stop: Stop) -> None:
         self._name, self._dsn, self._stop = name, dsn, stop
         self._folder = study_folder(name)
+
+    def check_versions(self, on_note: Callable[[str], None], remedy: str) -> None:
+        """Check that what the study trains is what its trials have trained.
+
+        Args:
+            on_note: Called with each message for the user.
+            remedy: What to do instead, beside undoing the change, for the message.
+
+        Raises:
+            InputError: It is not; see :func:`lrbench_caffe.study.versions.check`.
+            KeyboardInterrupt: After Ctrl-C or a request to stop.
+        """
+        self.in_database(lambda store: versions.check(store, self._name, remedy), on_note)
 
     def train(
         self,

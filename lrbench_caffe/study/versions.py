@@ -10,26 +10,30 @@ from lrbench_caffe import ranking
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import process
+from lrbench_caffe.trial import FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from lrbench_caffe.database import Store
     from lrbench_caffe.trial import Job, Setup, Trial
 
 _MAX_DIFFERENCES = 3  # in a message
-_NEW = "not set before"  # the end of a difference
 
 
-def check(store: Store, name: str, describe: Callable[[Job], Trial] = process.describe) -> None:
+def check(
+    store: Store, name: str, remedy: str, describe: Callable[[Job], Trial] = process.describe
+) -> None:
     """Check that a study's solvers, nets and data are those of its trials.
 
-    A job that cannot be described on this machine, for example because its data is on the workers
-    of a cluster, is not checked.
+    A trial that failed, or has no rows, begins again, and does not count. A job that cannot be
+    described on this machine, for example because its data is on the workers of a cluster, is not
+    checked.
 
     Args:
         store: The database.
         name: The name of the study, which need not exist.
+        remedy: What to do instead, beside undoing the change, for the message.
         describe: Reads a job, as :func:`lrbench_caffe.study.process.describe` does.
 
     Raises:
@@ -38,6 +42,9 @@ def check(store: Store, name: str, describe: Callable[[Job], Trial] = process.de
     if not store.select("SELECT FROM study WHERE name = %s", [name]):
         return
     trials = {trial.id: trial for trial in store.trials(study=name, best_only=True)}
+    trials = {trial.id: trial for trial in trials.values() if is_measured(trial)}
+    if not trials:
+        return
     for job in _one_of_each_solver(store, name, trials):
         stored = trials[str(job.id)]
         try:
@@ -48,23 +55,29 @@ def check(store: Store, name: str, describe: Callable[[Job], Trial] = process.de
         if job.policy is None and now.policy != stored.policy:
             changes.append("its schedule is %s, and was %s" % (now.policy, stored.policy))
         if changes:
-            raise changed(name, job.solver, changes)
+            raise changed(name, job.solver, changes, remedy)
+
+
+def is_measured(trial: Trial) -> bool:
+    """Return whether a trial has results that count: it did not fail, and has rows."""
+    return trial.state != FAILED and bool(trial.rows)
 
 
 def _one_of_each_solver(store: Store, name: str, trials: Collection[str]) -> Iterable[Job]:
-    """The first job with each solver and options, of those whose trials have begun."""
+    """The first job with each solver and options, of those of the trials."""
     jobs: dict[Job, Job] = {}
     for entry in studies.jobs(store, name):
         if entry.job.id in trials:
             policy = None if entry.job.policy is None else ""
-            jobs.setdefault(
-                dataclasses.replace(entry.job, id=None, seed=None, policy=policy), entry.job
-            )
+            key = dataclasses.replace(entry.job, id=None, seed=None, policy=policy)
+            jobs.setdefault(key, entry.job)
     return jobs.values()
 
 
 def differences(before: Setup, now: Setup, ignored: Collection[str] = ()) -> list[str]:
     """Return how two setups differ, as parts of a sentence; empty if results can be compared.
+
+    A trial of an earlier version does not say what it began with, and does not differ in that.
 
     Args:
         before: What was trained before.
@@ -77,10 +90,11 @@ def differences(before: Setup, now: Setup, ignored: Collection[str] = ()) -> lis
     if before.dataset != now.dataset:
         labels = ranking.dataset_label(now.dataset), ranking.dataset_label(before.dataset)
         found.append("its dataset is %s, and was %s" % labels)
-    ours, theirs = (
-        dict(settings) for settings in ranking.differing_settings([now.solver, before.solver])
-    )
-    for setting in sorted({*ours, *theirs} - {*ignored}):
+    ours, theirs = map(dict, ranking.differing_settings([now.solver, before.solver]))
+    names = {*ours, *theirs} - {*ignored}
+    if not ranking.has_input_settings(before.solver):
+        names -= {*ranking.INPUT_SETTINGS}
+    for setting in sorted(names):
         found.append("%s now, and %s before" % (_text(ours, setting), _text(theirs, setting)))
     return found
 
@@ -90,19 +104,18 @@ def _text(settings: Mapping[str, object], name: str) -> str:
     return ranking.settings_text([(name, settings[name])]) if name in settings else "not set"
 
 
-def changed(name: str, solver: str, changes: list[str]) -> InputError:
+def changed(name: str, solver: str, changes: Sequence[str], remedy: str) -> InputError:
     """Return the error about a study whose trials have trained something else.
 
     Args:
         name: The name of the study.
         solver: The path of the solver.
         changes: The differences.
+        remedy: What to do instead, beside undoing the change.
     """
     more = ", ..." if len(changes) > _MAX_DIFFERENCES else ""
-    remedy = "undo the change, or give another name to a new study"
-    if all(change.endswith(_NEW) for change in changes):
-        remedy += "; an earlier version of LRBench did not record such settings"
     return InputError(
-        "the study %s contains trainings of another version of %s or its net (%s%s): %s"
+        "the study %s contains trainings of another version of %s or its net (%s%s): undo the "
+        "change, or %s"
         % (name, os.path.basename(solver), "; ".join(changes[:_MAX_DIFFERENCES]), more, remedy)
     )

@@ -83,6 +83,8 @@ def _reason(store: Store, trial_id: str) -> str:
     damage = models.damage(trial_id)
     if damage:
         return damage
+    if not database.listing.has_begun(store, trial_id):
+        return "it has not begun"
     trial = store.trial(trial_id)
     if trial.origin is not None:
         return "it was imported from %s, and models are not exported" % trial.origin

@@ -80,9 +80,13 @@ def is_set(field: Any, value: Any) -> bool:
 def field_value(field: Any, value: Any) -> object:
     """Return the value of a field for JSON: enums by name, floats as the shortest equal decimal."""
     if not isinstance(value, (bool, int, float, str)):  # all other recorded fields are repeated
-        return list(value)
+        return [_number(number) for number in value]
     if field.enum_type:
         return field.enum_type.values_by_number[value].name
-    if isinstance(value, float):
-        return float32.shortest(value) if np.isfinite(value) else str(value)
-    return encoding.readable(value) if isinstance(value, str) else value
+    return encoding.readable(value) if isinstance(value, str) else _number(value)
+
+
+def _number(value: object) -> object:
+    if not isinstance(value, float):
+        return value
+    return float32.shortest(value) if np.isfinite(value) else str(value)

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe import metrics
-from lrbench_caffe.errors import InputError
 from lrbench_caffe.layers import MetricsLayer
 from lrbench_caffe.trial import HEAD_METRICS, Evaluation
 
@@ -158,9 +157,6 @@ def _run(solver: caffe._caffe.Solver, net: caffe.Net, batches: int, stop: thread
 
 def _forward(net: caffe.Net, last: int) -> float:
     """Run one forward pass up to the last layer; return the sum of losses times loss_weight."""
-    try:
-        # Net.forward() returns blobs; only the method underneath returns the loss.
-        loss: float = net._forward(0, last)
-    except ValueError as error:  # from the metrics layer
-        raise InputError(str(error)) from None
+    # Net.forward() returns blobs; only the method underneath returns the loss.
+    loss: float = net._forward(0, last)
     return loss

@@ -17,21 +17,27 @@ from lrbench_caffe.training.canonical import field_value, is_set
 from lrbench_caffe.training.net import DATA_LAYERS, layers_in_phase
 
 # The messages of data layers, and those of their fields that change the samples, in Caffe's words.
-_MESSAGES = ("transform_param", "data_param", "image_data_param", "hdf5_data_param")
-_FIELDS = (
-    "scale",
-    "mirror",
-    "crop_size",
-    "mean_file",
-    "mean_value",
-    "force_color",
-    "force_gray",
-    "force_encoded_color",
-    "new_height",
-    "new_width",
-    "is_color",
-    "shuffle",
-)
+# Caffe ignores the scale, mirror and so on of the other messages.
+_FIELDS = {
+    "transform_param": (
+        "scale",
+        "mirror",
+        "crop_size",
+        "mean_file",
+        "mean_value",
+        "force_color",
+        "force_gray",
+    ),
+    "image_data_param": ("new_height", "new_width", "is_color", "shuffle"),
+    "hdf5_data_param": ("shuffle",),
+    "window_data_param": (
+        "fg_threshold",
+        "bg_threshold",
+        "fg_fraction",
+        "context_pad",
+        "crop_mode",
+    ),
+}
 _DIGITS = 8  # of the SHA-256 of weights
 _BLOCK_BYTES = 1 << 20  # read at a time
 
@@ -44,18 +50,20 @@ def input_settings(param: caffe_pb2.SolverParameter, test_net: int | None) -> di
         test_net: The index of the test net that is reported, None without one.
 
     Returns:
-        The level and the stages of the train net; the names of the files of weights, each with the
-        first digits of its SHA-256; and what the data layers do with the samples, by the names of
-        Caffe's fields. Where the test net does something else, the names begin with ``test_``.
+        The level and the stages of the train net; the files of weights; and what the data layers do
+        with the samples, by the names of Caffe's fields. Where the test net does something else,
+        the names begin with ``test_``. The scale is there in any case: it tells the trials that
+        have these settings from those of earlier versions. Each file has its name and the first
+        digits of its SHA-256.
     """
-    settings: dict[str, object] = {}
+    settings: dict[str, object] = {"scale": 1.0}
     stages = [encoding.readable(stage) for stage in param.train_state.stage if stage]
     if stages:
         settings["stages"] = stages
     if param.train_state.level:
         settings["level"] = param.train_state.level
     if param.weights:
-        settings["weights"] = [_named_by_content(encoding.to_path(path)) for path in param.weights]
+        settings["weights"] = [_named_by_content(path) for path in param.weights]
     trained = _changes(param.train_net_param, caffe_pb2.TRAIN, param.train_state)
     settings.update(trained)
     if test_net is not None:
@@ -68,13 +76,12 @@ def input_settings(param: caffe_pb2.SolverParameter, test_net: int | None) -> di
 
 
 def _named_by_content(path: str) -> str:
-    """The name of a file with a digest, because snapshots of different trainings share names."""
+    """The name of a file with a digest, because files of different content share names."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(encoding.to_path(path), "rb") as file:
         for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
             digest.update(block)
-    name = encoding.readable(encoding.from_path(os.path.basename(path)))
-    return "%s@%s" % (name, digest.hexdigest()[:_DIGITS])
+    return "%s@%s" % (encoding.readable(os.path.basename(path)), digest.hexdigest()[:_DIGITS])
 
 
 def _changes(
@@ -83,18 +90,14 @@ def _changes(
     """What the first data layer of a net does with the samples, by the names of Caffe's fields."""
     for layer in layers_in_phase(net, phase, state):
         if layer.type in DATA_LAYERS:
-            messages = [getattr(layer, name) for name in _MESSAGES if layer.HasField(name)]
             return {
                 field.name: _value(field, value)
-                for message in messages
-                for field, value in message.ListFields()
-                if field.name in _FIELDS and is_set(field, value)
+                for message, names in _FIELDS.items()
+                for field, value in getattr(layer, message).ListFields()
+                if field.name in names and is_set(field, value)
             }
     return {}
 
 
 def _value(field: Any, value: Any) -> object:
-    """The value of a field, of a file its name."""
-    if field.name == "mean_file":
-        return encoding.readable(os.path.basename(value))
-    return field_value(field, value)
+    return _named_by_content(value) if field.name == "mean_file" else field_value(field, value)

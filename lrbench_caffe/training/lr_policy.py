@@ -11,14 +11,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from lrbench_caffe.errors import InputError, suggestion
 from lrbench_caffe.policies import Policy
 from lrbench_caffe.training import float32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from caffe.proto import caffe_pb2
+    from numpy.typing import NDArray
 
 # Caffe's lr_policy for each function that Caffe also has, and the solver field of each parameter.
 LR_POLICIES = {
@@ -42,7 +45,7 @@ class CaffePolicy(NamedTuple):
     """A schedule that only Caffe can compute.
 
     It is Caffe's sigmoid, or another lr_policy with a parameter that Policy rejects, such as
-    gamma = 1.01. Its rates can only be read from a Caffe solver.
+    gamma = 1.01. But for one kind of multistep, its rates can only be read from a Caffe solver.
 
     Attributes:
         function: Caffe's lr_policy.
@@ -56,6 +59,33 @@ class CaffePolicy(NamedTuple):
     def has_memory(self) -> bool:
         """False: the rate depends on the iteration alone."""
         return False
+
+    @property
+    def counts_calls(self) -> bool:
+        """Whether Caffe's rate depends on how often it is asked for.
+
+        Multistep takes one step whenever it is asked for the rate behind a step value. That makes a
+        difference if the next step value is not larger. The monitor asks more often than
+        `caffe train`, so it computes these rates itself.
+        """
+        return self.function == "multistep" and not _increase(self._stepvalues)
+
+    @property
+    def _stepvalues(self) -> tuple[int, ...]:
+        stepvalues: Any = self.parameters["stepvalue"]
+        return tuple(stepvalues)
+
+    def rates(self, iterations: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the rates of a multistep in `caffe train`, which asks once in an iteration.
+
+        Args:
+            iterations: The iterations.
+        """
+        values: dict[str, Any] = self.parameters
+        base_lr, gamma = float32.rounded(values["base_lr"]), float32.rounded(values["gamma"])
+        steps = np.searchsorted(_steps(self._stepvalues), iterations, side="right")
+        rates: NDArray[np.float64] = base_lr * np.power(gamma, steps.astype(np.float64))
+        return rates
 
     @property
     def n_params(self) -> int:
@@ -94,8 +124,6 @@ def policy_from_solver(
     _check_parameters(solver, fields.values())
     if function is not None:
         try:
-            if name == "multistep":
-                return Policy(function, **dict(values, l=_steps(values["l"])))
             return Policy(function, **values)
         except InputError:
             pass  # Caffe runs it although the paper's function does not allow the parameter
@@ -114,18 +142,24 @@ def _steps(stepvalues: Iterable[int]) -> list[int]:
     return steps
 
 
+def _increase(stepvalues: Sequence[int]) -> bool:
+    return all(value < following for value, following in zip(stepvalues, stepvalues[1:]))
+
+
 def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> bool:
     """Change a solver so that it trains under a policy.
 
     Args:
-        policy: A Policy; or the CaffePolicy of this very solver, which needs no change.
+        policy: A Policy; or the CaffePolicy of this very solver.
         solver: The SolverParameter to change.
 
     Returns:
         Whether Caffe itself computes the rate. If not, the monitor sets base_lr.
     """
     if isinstance(policy, CaffePolicy):
-        return True
+        if policy.counts_calls:
+            solver.lr_policy = "fixed"
+        return not policy.counts_calls
     if _is_schedule_of(solver, policy):
         return True
     if not caffe_computes(policy, solver.max_iter):
@@ -141,10 +175,6 @@ def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> 
 def _is_schedule_of(solver: caffe_pb2.SolverParameter, policy: Policy) -> bool:
     """Whether a policy is one of Caffe's, and the solver has it already."""
     if solver.lr_policy not in _BY_LR_POLICY:
-        return False
-    stepvalues = list(solver.stepvalue)
-    if solver.lr_policy == "multistep" and _steps(stepvalues) != stepvalues:
-        # Caffe takes a step whenever the rate is asked for, and the monitor asks more often.
         return False
     try:
         return policy == policy_from_solver(solver)

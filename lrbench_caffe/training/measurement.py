@@ -319,12 +319,15 @@ def _notes_on_gaps(head: MeasuredHead, has_loss: bool) -> list[str]:
 def _notes_on_losses(tested: Sequence[Any], trained: Sequence[Any]) -> list[str]:
     """Whether the train loss is a sum of more losses than the test loss."""
     ours, theirs = (
-        [encoding.readable(layer.name) for layer in layers if is_loss(layer) and _counts(layer)]
+        [layer for layer in layers if is_loss(layer) and _counts(layer)]
         for layers in (trained, tested)
     )
-    more = [name for name in ours if name not in theirs]
     if not theirs or len(ours) <= len(theirs):
         return []
+    same = [(layer.type, *layer.bottom) for layer in theirs]
+    more = [
+        encoding.readable(layer.name) for layer in ours if (layer.type, *layer.bottom) not in same
+    ]
     return [
         "the train loss also has %s, which the test net does not compute: LD compares this sum "
         "with the test loss" % " and ".join(more)
@@ -332,7 +335,7 @@ def _notes_on_losses(tested: Sequence[Any], trained: Sequence[Any]) -> list[str]
 
 
 def _counts(loss: Any) -> bool:
-    """Whether a loss layer has a loss_weight above 0."""
+    """Whether a loss layer has a loss_weight other than 0."""
     return any(list(loss.loss_weight) or [1.0])
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import caffe
+    from numpy.typing import NDArray
 
     from lrbench_caffe.policies.plateau import Memory
     from lrbench_caffe.trial import Evaluation
@@ -68,8 +69,10 @@ class Monitor:
         self.memory = memory
         self._solver, self._policy = solver, policy
         self._base_lr = solver.param.base_lr
-        self._schedule: Policy | None = None
-        if not native and not isinstance(policy, CaffePolicy):
+        self._schedule: Callable[[NDArray[np.int64]], NDArray[np.float64]] | None = None
+        if isinstance(policy, CaffePolicy):
+            self._schedule = None if native else policy.rates
+        elif not native:
             self._schedule = single_precision(policy.schedule(memory))
         self._after_iteration = self._record_losses(loss_reader(solver.net, gpu), iter_size)
 

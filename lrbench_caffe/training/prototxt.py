@@ -6,6 +6,7 @@ that is known to make Caffe abort is rejected here with an error message.
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import importlib
 import os
@@ -100,12 +101,19 @@ def shadowed_nets(
     for name in dict.fromkeys(encoding.to_path(name) for name in named if name):
         found = [folder for folder in (data, os.path.dirname(path) or ".") if folder is not None]
         used = next((p for p in (os.path.join(f, name) for f in found) if os.path.exists(p)), name)
-        if os.path.isfile(name) and os.path.isfile(used) and not filecmp.cmp(name, used, False):
+        if _have_other_content(name, used):
             sentences.append(
                 "the net is %s; `caffe train` would read another file here, %s"
                 % (shown(os.path.abspath(used)), shown(os.path.abspath(name)))
             )
     return sentences
+
+
+def _have_other_content(first: str, second: str) -> bool:
+    """Whether two files can be read, and differ."""
+    with contextlib.suppress(OSError):
+        return not filecmp.cmp(first, second, shallow=False)
+    return False
 
 
 def write_solver(solver: caffe_pb2.SolverParameter, path: str) -> None:

@@ -16,7 +16,6 @@ import caffe
 import numpy as np
 from caffe.proto import caffe_pb2
 
-from lrbench_caffe.errors import InputError
 from lrbench_caffe.training import prototxt
 from lrbench_caffe.training.evaluation import evaluate
 from lrbench_caffe.trial import DIVERGED, FINISHED, INTERRUPTED, to_dict
@@ -253,7 +252,4 @@ def create_solver(param: caffe_pb2.SolverParameter) -> caffe._caffe.Solver:
     with tempfile.TemporaryDirectory(prefix="lrbench-") as folder:
         path = os.path.join(folder, "solver.prototxt")
         prototxt.write_solver(stepping, path)
-        try:
-            return caffe.get_solver(path)
-        except ValueError as error:  # from the metrics layer
-            raise InputError(str(error)) from None
+        return caffe.get_solver(path)

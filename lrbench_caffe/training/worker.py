@@ -22,7 +22,6 @@ import traceback
 from typing import TYPE_CHECKING
 
 from lrbench_caffe.errors import InputError, UnusableCaffe
-from lrbench_caffe.paths import python_path
 from lrbench_caffe.training.pycaffe import check_pycaffe
 from lrbench_caffe.trial import Job, from_dict
 
@@ -85,13 +84,15 @@ def _description(error: Exception) -> str:
 
 def _place(error: Exception) -> str:
     """Where an error was raised, if that is not in this program: in a Python layer of the user."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or frames[-1].filename.startswith(python_path().split(os.pathsep)[0] + os.sep):
-        return ""
-    return " (%s, line %s; --log FILE keeps the traceback)" % (
-        os.path.basename(frames[-1].filename),
-        frames[-1].lineno,
-    )
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+    installed = ("site-packages", "dist-packages", os.path.dirname(os.__file__) + os.sep, "<")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(own):
+            break
+        if not any(part in frame.filename for part in installed):
+            name = os.path.basename(frame.filename)
+            return " (%s, line %s; --log FILE keeps the traceback)" % (name, frame.lineno)
+    return ""
 
 
 def _exit_without(parent: int) -> None:
