@@ -81,6 +81,29 @@ def test_initial_weights_are_recorded_by_name_and_content(tmp_path, digits, dsn)
 
 
 @needs_caffe
+def test_layers_without_initial_weights_are_noted(tmp_path, digits, dsn):
+    path = nets.write(tmp_path, nets.solver(max_iter=1))
+    train(path, FIX, data=digits, snapshot_prefix=str(tmp_path / "before"))
+
+    def note(**names):
+        text, notes = nets.net(), []
+        for old, new in names.items():
+            text = text.replace('name: "%s"' % old, 'name: "%s"' % new)
+        train(
+            nets.write(tmp_path, nets.solver(max_iter=1), text),
+            FIX,
+            data=digits,
+            weights=str(tmp_path / "before_iter_1.caffemodel"),
+            on_event=lambda kind, content: notes.append(content) if kind == "note" else None,
+        )
+        return " ".join(note for note in notes if "weights" in note)
+
+    assert note() == ""
+    assert note(ip="ip10").endswith("before_iter_1.caffemodel does not have them: ip10")
+    assert "the training begins with random weights" in note(ip="ip10", conv1="conv")
+
+
+@needs_caffe
 def test_stages_and_levels_of_the_train_net_are_recorded(tmp_path, digits):
     path = nets.write(tmp_path)
     job = Job(path, data=digits)
@@ -177,8 +200,8 @@ def test_the_differences_of_two_setups_are_named():
     now = made_up(FIX, solver={"max_iter": 100, "momentum": 0.5, "scale": 0.5}).setup
     before = made_up(FIX, solver={"max_iter": 50, "momentum": 0.9, "scale": 1.0}).setup
     assert versions.differences(before, now, ignored=["max_iter"]) == [
-        "momentum=0.5 now, and momentum=0.9 before",
-        "scale=0.5 now, and scale=1.0 before",
+        "momentum is 0.5, and was 0.9",
+        "scale is 0.5, and was 1.0",
     ]
     early = made_up(FIX, solver={"max_iter": 100, "momentum": 0.5, "type": "SGD"}).setup
     assert versions.differences(early, now) == [], "an earlier version did not record the scale"
@@ -192,10 +215,10 @@ def test_the_differences_of_two_setups_are_named():
     "solver, net, difference",
     [
         ({}, nets.net().replace("num_output: 8", "num_output: 7"), "its net has other layers"),
-        ({}, transformed(""), "scale=1.0 now, and scale=0.00390625 before"),
+        ({}, transformed(""), "scale is 1.0, and was 0.00390625"),
         ({"base_lr": 0.02}, nets.net(), "its schedule is FIX(k0=0.02), and was FIX(k0=0.01)"),
-        ({"more": "momentum: 0.5"}, nets.net(), "momentum=0.5 now, and momentum=0.9 before"),
-        ({"max_iter": 8}, nets.net(), "max_iter=8 now, and max_iter=4 before"),
+        ({"more": "momentum: 0.5"}, nets.net(), "momentum is 0.5, and was 0.9"),
+        ({"max_iter": 8}, nets.net(), "max_iter is 8, and was 4"),
     ],
 )
 def test_a_study_whose_solver_or_net_has_changed_is_refused(
@@ -311,3 +334,14 @@ def test_what_an_import_says_about_weights_and_scale_is_checked():
     for name, value in (("weights", 5), ("weights", [1]), ("weights", [None]), ("scale", "1")):
         with pytest.raises(validation.InvalidLine, match="invalid %s=" % name):
             validation._check_solver({name: value})
+
+
+@needs_caffe
+def test_a_training_that_cannot_resume_is_an_error(tmp_path, digits, name, invoke, database, store):
+    solver = nets.write(tmp_path, nets.solver(max_iter=4, test_interval=4, test_iter=1))
+    arguments = ["--data", digits, "--dsn", database]
+    assert invoke("study", "run", name, solver, *arguments).returncode == 0
+    store.transaction(lambda cursor: cursor.execute("UPDATE trial SET state = 'interrupted'"))
+    os.remove(solver)
+    done = invoke("study", "run", name, "--dsn", database)
+    assert done.returncode == 1 and "1 of 1 trainings could not resume" in done.stderr

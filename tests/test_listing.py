@@ -99,6 +99,16 @@ def test_filters_select_trials(store, some_trials, chosen, expected):
     assert sum(task.trials for task in selected) == len(expected)
 
 
+def test_the_best_of_a_task_is_not_the_top1_on_a_validation_set(store):
+    solver = {"max_iter": 100}
+    record(store, trial(SIN2, solver=dict(solver, select="validation", report="test")))
+    (task,) = listing.tasks(store, Selection({}))
+    assert (task.best, task.top1) == (SIN2, None)
+    record(store, trial("FIX(k0=0.01)", (0.2,), solver=solver))
+    (task,) = listing.tasks(store, Selection({}))
+    assert (task.best, task.top1) == ("FIX(k0=0.01)", 0.2)
+
+
 def test_tasks_have_their_best_policy(store, some_trials):
     last, first = listing.tasks(store, Selection({}))
     assert (last.dataset.name, last.best, last.top1) == ("other", SIN2, 0.95)

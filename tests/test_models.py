@@ -83,8 +83,11 @@ def content(path):
         return file.read()
 
 
-def classified(folder, deploy, path, data):
-    """The share of the digits' test set that a deploy net classifies as it is labelled."""
+def classified(folder, deploy, path, data, output=None):
+    """The share of the digits' test set that a deploy net classifies as it is labelled.
+
+    The net has a single output, or its name is given.
+    """
     import caffe
     import lmdb
     from caffe.proto import caffe_pb2
@@ -99,8 +102,10 @@ def classified(folder, deploy, path, data):
         values = [value for _, value in database.begin().cursor()]
     for datum in map(caffe_pb2.Datum.FromString, values):
         net.blobs["data"].data[...] = caffe.io.datum_to_array(datum) * 0.00390625
-        (probabilities,) = net.forward().values()
-        right.append(probabilities.argmax() == datum.label)
+        outputs = net.forward()
+        scores = outputs[output] if output else next(iter(outputs.values()))
+        assert output or len(outputs) == 1
+        right.append(scores.argmax() == datum.label)
     assert len(right) == 400
     return np.mean(right)
 
@@ -129,6 +134,61 @@ def test_the_deploy_net_classifies_with_the_kept_model_as_the_best_row_says(
         "input: data (1x1x8x8)",
         "preprocessing: multiply by 0.00390625",
     )
+
+
+SLICED = """layer { name: "slice" type: "Slice" bottom: "ip" top: "s0" top: "s1" top: "s2" }
+layer { name: "loss" type: "HingeLoss" bottom: "s1" bottom: "label" top: "loss" }
+"""
+
+
+@needs_caffe
+def test_the_deploy_net_names_the_output_of_the_head(tmp_path, digits, dsn):
+    """It is not the first one of its layer."""
+    trial = lrbench_caffe.train(
+        nets.write(tmp_path, net_text=nets.net(classes=30, head=SLICED)), data=digits
+    )
+    model = lrbench_caffe.weights(trial)
+    assert (
+        "output: s1, the scores of the classes, which are not probabilities" in model.deploy_notes
+    )
+    top1 = classified(tmp_path, model.deploy_net, model.path, digits, "s1")
+    assert top1 == trial.best.top1 > 0.5
+
+
+@needs_caffe
+def test_the_deploy_net_has_a_batch_of_one_where_the_net_names_its_batch(tmp_path, digits, dsn):
+    flat = 'layer { name: "flat" type: "Reshape" bottom: "conv1" top: "flat" '
+    flat += "reshape_param { shape { dim: 50 dim: -1 } } }\n"
+    ip = 'layer {{ name: "ip" type: "InnerProduct" bottom: "conv1"'
+    assert ip in nets.BODY
+    body = nets.BODY.replace(
+        ip, flat.replace("{", "{{").replace("}", "}}") + ip.replace("conv1", "flat")
+    )
+    net = nets.net(test_batch=50, body=body)
+    trial = lrbench_caffe.train(nets.write(tmp_path, nets.solver(test_iter=8), net), data=digits)
+    model = lrbench_caffe.weights(trial)
+    assert classified(tmp_path, model.deploy_net, model.path, digits) == trial.best.top1 > 0.5
+
+
+@needs_caffe
+def test_the_preprocessing_of_an_image_is_complete():
+    from caffe.proto import caffe_pb2
+    from google.protobuf import text_format
+
+    from lrbench_caffe.training.deploy import preprocessing
+
+    layer = caffe_pb2.LayerParameter()
+    text_format.Parse(
+        'type: "ImageData" '
+        "transform_param { scale: 0.01 mirror: true crop_size: 4 mean_value: 0.1 } "
+        "image_data_param { new_height: 20 new_width: 26 is_color: false }",
+        layer,
+    )
+    assert preprocessing(layer) == [
+        "preprocessing: resize to 20x26 (height x width), then convert to gray, then take the "
+        "central 4x4 pixels, then subtract 0.1 from the channels, then multiply by 0.01, then "
+        "leave it as it is, although Caffe mirrors half of the images in its tests"
+    ]
 
 
 @needs_caffe
@@ -551,3 +611,19 @@ def test_a_trial_is_named_by_its_first_digits_in_any_case(tmp_path, monkeypatch)
     assert models.starting_with("4edc24b60") == ["4edc24b6-0000"]
     assert len(models.starting_with("4")) == 2
     assert models.starting_with("") == models.starting_with("-") == []
+
+
+def test_the_weights_are_written_although_there_is_no_deploy_net(tmp_path, monkeypatch, invoke):
+    trial = made_up()
+    monkeypatch.setenv("LRBENCH_HOME", str(tmp_path))
+    folder = models.ModelFolder(models.folder(trial.id))
+    problem = {"prototxt": None, "notes": [], "problem": "it has a reason"}
+    described = description(20, 0.5, trial=trial.id)
+    folder.put(described, lambda file: file.write(b"weights"), problem)
+    out = str(tmp_path / "out.caffemodel")
+    done = invoke("weights", trial.id, "--out", out, "--deploy", str(tmp_path / "d.prototxt"))
+    assert done.returncode == 2 and "it has a reason" in done.stderr
+    assert content(out) == b"weights"
+    done = invoke("weights", trial.id, "--out", out, "--deploy", out)
+    assert done.returncode == 2 and "--out and --deploy both name" in done.stderr
+    assert content(out) == b"weights"

@@ -386,7 +386,8 @@ def test_a_rate_that_failed_does_not_count_as_one_that_the_net_does_not_learn_wi
     assert test.good is None
     first, second, _ = range_test.summary(test)
     assert first.startswith("failed: ") and first.endswith("and 7 others: killed")
-    assert second == "no other rate is better than guessing"
+    assert second.startswith("after 200 iterations, no other rate is better than guessing: ")
+    assert second.endswith("the net may learn with --max-iter 400 or more")
     with pytest.raises(TrialError, match="did not fail .* and 7 others: killed"):
         tuner.tune(made_up.trainer)
 
@@ -421,6 +422,16 @@ def test_a_request_to_stop_between_two_rounds_ends_the_evaluation(database, stor
     assert not asking.is_alive()
     command = "lrbench tune %s --study made-up" % os.path.abspath(__file__)
     assert studies.command(store, "made-up") == command
+
+
+def test_good_rates_beyond_a_bad_one_are_named(database):
+    """A single training under the rate between may have been unlucky."""
+    top1 = {0.01: 0.88, 0.05: 0.3, 0.1: 0.9, 0.2: 0.88}
+    made_up = MadeUp(database, top1=lambda rate: top1.get(rate, 0.2))
+    test = range_test.run(made_up.trainer)
+    assert (test.good.low, test.good.best, test.apart) == (0.1, 0.1, (0.01,))
+    (sentence,) = (line for line in range_test.summary(test) if "would be good, too" in line)
+    assert sentence.startswith("0.01 would be good, too, but a rate between has a low Top-1")
 
 
 @pytest.fixture

@@ -30,11 +30,12 @@ def weights(
     """
     from lrbench_caffe import files, models
     from lrbench_caffe.display import console
-    from lrbench_caffe.errors import megabytes
+    from lrbench_caffe.errors import InputError, megabytes
     from lrbench_caffe.study.weights import weights as find_weights
 
+    if out and deploy and not files.is_standard_output(out) and out == deploy:
+        raise InputError("--out and --deploy both name %s: give each its own file" % out)
     model = find_weights(name, policy, dsn)
-    text = model.deploy_net if deploy else ""
     aside = any(path and files.is_standard_output(path) for path in (out, deploy))
     console.print_line(
         "trial %s, seed %d, under %s" % (model.trial, model.seed, model.policy), aside=aside
@@ -44,7 +45,7 @@ def weights(
         size = models.copy_weights(model, out)
         print_written(out, megabytes(size))
     if deploy:
-        files.write(deploy, text.encode(), "deploy net")
+        files.write(deploy, model.deploy_net.encode(), "deploy net")
         print_written(deploy, "; ".join(model.deploy_notes))
     if not out and not deploy:
         net = "deploy.prototxt" if model.deploy else None

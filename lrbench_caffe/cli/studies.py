@@ -141,6 +141,12 @@ def study_run(
         )
     total, waiting, failed = _print_study(name, dsn, format)
     problems = []
+    interrupted = _interrupted(name, dsn)
+    if interrupted:
+        problems.append(
+            "%d of %d trainings could not resume: `lrbench study run %s` tries again"
+            % (interrupted, total, name)
+        )
     if waiting:
         problems.append(
             "%d of %d trainings could not begin: `lrbench study run %s` tries again"
@@ -154,6 +160,20 @@ def study_run(
     if problems:
         raise TrialError("; ".join(problems))
     hints.show("study run", format, name=name)
+
+
+def _interrupted(name: str, dsn: str | None) -> int:
+    """Count the trials of a study that had begun and have not ended."""
+    from lrbench_caffe import database
+    from lrbench_caffe.study import UNFINISHED
+
+    measured = database.undelivered_trials()
+    with database.Store(dsn) as store:
+        entries = database.studies.jobs(store, name)
+    return sum(
+        entry.state is not None and entry.state in UNFINISHED and entry.job.id not in measured
+        for entry in entries
+    )
 
 
 def _check_without_solver(name: str, options: dict[str, object]) -> None:

@@ -70,9 +70,11 @@ _TASKS = """
           FROM (%s) AS chosen JOIN trial USING (id) GROUP BY network_id, dataset_id) AS counted
     JOIN network ON network.id = network_id JOIN dataset ON dataset.id = dataset_id
     LEFT JOIN LATERAL (
-        SELECT policy.text AS policy, top1 FROM standing JOIN policy ON policy.id = policy_id
+        -- The Top-1 of trainings with a validation set is that on this set, and is not shown.
+        SELECT policy.text AS policy, CASE WHEN settings ? 'select' THEN NULL ELSE top1 END AS top1
+        FROM standing JOIN policy ON policy.id = policy_id
         WHERE standing.dataset_id = counted.dataset_id AND standing.network_id = counted.network_id
-        ORDER BY standing.top1 DESC, iterations LIMIT 1) AS best ON true
+        ORDER BY settings ? 'select', standing.top1 DESC, iterations LIMIT 1) AS best ON true
     ORDER BY started DESC"""
 
 _STUDIES = "SELECT DISTINCT name FROM study JOIN study_trial ON study_id = study.id"

@@ -73,10 +73,6 @@ _BEST_POLICIES = """
             AND (%(measured)s::jsonb IS NULL OR jsonb_strip_nulls(jsonb_build_object(
                  'head', settings->'head', 'test_net', settings->'test_net',
                  'select', settings->'select', 'report', settings->'report')) = %(measured)s::jsonb)
-            AND (%(beginning)s::jsonb IS NULL OR NOT settings ? 'scale'
-                 OR jsonb_strip_nulls(jsonb_build_object(
-                    'weights', settings->'weights', 'scale', settings->'scale'))
-                 = %(beginning)s::jsonb)
         ORDER BY top1 DESC, iterations, policy_id LIMIT %(limit)s) AS best
     JOIN policy ON policy.id = policy_id
     ORDER BY pair.place, top1 DESC, iterations, policy_id"""
@@ -276,7 +272,6 @@ def best_policies(
     min_seeds: int = 1,
     min_iterations: Sequence[int] = (),
     measured: Mapping[str, Any] | None = None,
-    beginning: Mapping[str, Any] | None = None,
 ) -> list[list[Standing]]:
     """Return the best policies of each task.
 
@@ -288,8 +283,6 @@ def best_policies(
         min_iterations: The smallest max_iter of the trainings of each task; none for any length.
         measured: The settings "head", "test_net", "select" and "report" of the trainings, each only
             if it is set; None for any.
-        beginning: The settings "weights" and "scale" of the trainings in the same way. Trainings of
-            earlier versions, which do not have them, fit any.
 
     Returns:
         For each task its standings, the highest mean Top-1 first.
@@ -299,7 +292,6 @@ def best_policies(
         "min_seeds": min_seeds,
         "lengths": list(min_iterations) or [0] * len(tasks),
         "measured": None if measured is None else Json(measured),
-        "beginning": None if beginning is None else Json(beginning),
         "limit": limit,
     }
     for line in _select_for_tasks(store, _BEST_POLICIES, tasks, filters):

@@ -55,6 +55,7 @@ class RangeTest(NamedTuple):
         open_ends: The ends of the good range, "low" and "high", beyond which no rate was measured.
             The range may be wider there. If the best rate is at such an end, a better rate may be
             beyond it.
+        apart: Rates outside the good range that would be good, but for a rate between.
     """
 
     study: str
@@ -66,6 +67,7 @@ class RangeTest(NamedTuple):
     epoch: float | None
     swept: bool = False
     open_ends: tuple[str, ...] = ()
+    apart: tuple[float, ...] = ()
 
 
 def run(
@@ -104,7 +106,7 @@ def run(
     trials = tuple(test.trials[rate] for rate in sorted(test.trials))
     curves = ranges.top1_curves(trials)
     result = _result(trainer, "range test of %s on %s", trials, curves, test.good_range())
-    return result._replace(open_ends=test.open_ends())
+    return result._replace(open_ends=test.open_ends(), apart=test.good_apart())
 
 
 def length_remarks(trainer: Trainer) -> list[str]:
@@ -146,6 +148,13 @@ class _ConstantRates:
     def open_ends(self) -> tuple[str, ...]:
         measured = [rate for rate, trial in self.trials.items() if trial.state != FAILED]
         return _open_ends(self.good_range(), measured)
+
+    def good_apart(self) -> tuple[float, ...]:
+        good, limit = self.good_range(), ranges.top1_limit(self.points, *self._task)
+        if good is None or limit is None:
+            return ()
+        outside = (point for point in self.points if not good.low <= point.k0 <= good.high)
+        return tuple(point.k0 for point in outside if ranges.is_good(point, limit))
 
     def _train(self, rates: Sequence[float]) -> None:
         """Train under as many of the rates as the budget has room for."""
@@ -323,7 +332,13 @@ def _good_rates(test: RangeTest) -> list[str]:
     good = test.good
     if good is None:
         others = " other" if failures.failed_trials(test.trials) else ""
-        return ["no%s rate is better than guessing" % others]
+        length = max((trial.length for trial in test.trials), default=0)
+        if test.swept or not length:
+            return ["no%s rate is better than guessing" % others]
+        return [
+            "after %d iterations, no%s rate is better than guessing: the net may learn with"
+            " --max-iter %d or more" % (length, others, 2 * length)
+        ]
     best = "with Top-1 %.2f %%" % (100 * good.top1)
     if test.swept:
         rates = "the accuracy rises from a rate of %r on and is highest at %r, %s" % (
@@ -340,7 +355,18 @@ def _good_rates(test: RangeTest) -> list[str]:
         rates = "good rates: only %r, %s" % (good.best, best)
     else:
         rates = "good rates: %r to %r, best %r %s" % (good.low, good.high, good.best, best)
-    return [rates, *(_open_end(test, good, end) for end in test.open_ends)]
+    return [rates, *(_open_end(test, good, end) for end in test.open_ends), *_apart(test)]
+
+
+def _apart(test: RangeTest) -> list[str]:
+    """A sentence about good rates outside the good range: a single training can be unlucky."""
+    if not test.apart:
+        return []
+    return [
+        "%s would be good, too, but a rate between has a low Top-1, perhaps by chance: compare"
+        " them with several seeds, `lrbench study run NAME ... --seeds 3`"
+        % " and ".join(map(repr, test.apart))
+    ]
 
 
 def constant_rate(swept: ranges.Range) -> float:

@@ -7,6 +7,7 @@ batch. Each result comes with its evidence: the trainings, iterations and seeds 
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,8 @@ __all__ = [
 ]
 SIMILAR_TASKS = 3  # that are returned if there is little evidence for the task itself, or none
 COMPARED_TASKS = 10  # the most similar ones without their networks, which are then compared
+RATED_POLICIES = 5  # the best ones, whose rates are named
+FETCHED_POLICIES = 500  # of a task, among which are those with the solver's good rates
 MIN_SEEDS = 2  # of a policy with enough evidence; the noise of a single seed is unknown
 MIN_RATES = 3  # constant rates with the same settings that make a good range
 ENOUGH_RATES = 5  # constant rates from which on the length of the trainings decides, not the number
@@ -312,21 +315,34 @@ def _best_policies(
     limit: int,
 ) -> list[list[Standing]]:
     """Find the best policies of each task, those with enough evidence first."""
+    fetched = max(limit, FETCHED_POLICIES)
     enough = standings.best_policies(
         store,
         tasks,
-        limit,
+        fetched,
         min_seeds=MIN_SEEDS,
         min_iterations=lengths,
         measured=_set(query.solver, _MEASURED) if query.solver else None,
-        beginning=_set(query.solver, similarity.BEGINNING) if query.solver else None,
     )
-    best = standings.best_policies(store, tasks, limit)
+    best = standings.best_policies(store, tasks, fetched)
     policies = [
-        (first + [standing for standing in others if standing not in first])[:limit]
-        for first, others in zip(enough, best)
+        _with_rates_of(query, task, first + [entry for entry in others if entry not in first])
+        for task, first, others in zip(tasks, enough, best)
     ]
+    policies = [of_task[:limit] for of_task in policies]
     return standings.with_seeds(store, tasks, policies)
+
+
+def _with_rates_of(query: Query, task: TrainedTask, policies: Sequence[Standing]) -> list[Standing]:
+    """The policies that were trained with the good rates of the task's settings.
+
+    If the query has no solver, the table of the policies shows how each was trained.
+    """
+    if not query.solver:
+        return list(policies)
+    return [
+        entry for entry in policies if similarity.have_same_rates(entry.settings, task.settings)
+    ]
 
 
 def _shortcomings(standing: Standing, query: Query, length: int) -> tuple[str, ...]:
@@ -372,8 +388,9 @@ def deciding_set(standing: Standing) -> str:
 
 
 def _rates(policies: Iterable[Standing]) -> tuple[float, float] | None:
-    """Find the smallest and the largest rate above 0 in the texts of policies."""
-    rates = [float(text) for entry in policies for text in _RATE.findall(entry.policy)]
+    """Find the smallest and the largest rate above 0 in the texts of the first policies."""
+    first = itertools.islice(policies, RATED_POLICIES)
+    rates = [float(text) for entry in first for text in _RATE.findall(entry.policy)]
     positive = [rate for rate in rates if rate > 0]
     return (min(positive), max(positive)) if positive else None
 

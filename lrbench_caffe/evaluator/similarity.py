@@ -32,7 +32,6 @@ WEIGHTS = {
     "batch": 0.05,
     "beginning": 0.25,
 }
-BEGINNING = ("weights", "scale")  # the settings with which good rates differ, beside the optimizer
 _LAYER_TYPE = re.compile(r'^  type: "(\w+)"', re.M)  # fillers' types are indented further
 
 
@@ -157,7 +156,7 @@ def have_same_rates(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool
 def beginning_differences(
     first: Mapping[str, Any], second: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """Return in which of the BEGINNING settings two solvers differ, each as two descriptions.
+    """Return in which of weights and scale two solvers differ, each as two descriptions.
 
     The trials of earlier versions do not have these settings, and differ from none.
 

@@ -260,10 +260,11 @@ def settings_text(settings: Iterable[tuple[str, object]]) -> str:
     >>> settings_text([("type", "SGD"), ("test_iter", (4,)), ("weights", ["a.caffemodel"])])
     'type=SGD test_iter=[4] weights=[a.caffemodel]'
     """
-    return " ".join("%s=%s" % (name, _setting_text(value)) for name, value in settings)
+    return " ".join("%s=%s" % (name, setting_text(value)) for name, value in settings)
 
 
-def _setting_text(value: object) -> str:
+def setting_text(value: object) -> str:
+    """Return the value of a setting as text."""
     if isinstance(value, (list, tuple)):
         return "[%s]" % ", ".join(map(str, value))
     return str(value)

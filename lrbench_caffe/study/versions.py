@@ -13,7 +13,7 @@ from lrbench_caffe.study import process
 from lrbench_caffe.trial import FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from lrbench_caffe.database import Store
     from lrbench_caffe.trial import Job, Setup, Trial
@@ -95,13 +95,13 @@ def differences(before: Setup, now: Setup, ignored: Collection[str] = ()) -> lis
     if not ranking.has_input_settings(before.solver):
         names -= {*ranking.INPUT_SETTINGS}
     for setting in sorted(names):
-        found.append("%s now, and %s before" % (_text(ours, setting), _text(theirs, setting)))
+        values = _value_text(ours.get(setting)), _value_text(theirs.get(setting))
+        found.append("%s is %s, and was %s" % (setting, *values))
     return found
 
 
-def _text(settings: Mapping[str, object], name: str) -> str:
-    """A setting with its name, for a sentence."""
-    return ranking.settings_text([(name, settings[name])]) if name in settings else "not set"
+def _value_text(value: object) -> str:
+    return "not set" if value is None else ranking.setting_text(value)
 
 
 def changed(name: str, solver: str, changes: Sequence[str], remedy: str) -> InputError:

@@ -150,7 +150,8 @@ def _of_study(store: Store, study: str, policy: str | None) -> Model:
             )
         )
     for entry in ranking.rank_block(blocks[0]):
-        kept = [trial for trial in (*entry.trials, *entry.others) if models.find(trial.id)]
+        of_policy_kept = (trial for trial in blocks[0].trials if trial.policy == entry.policy)
+        kept = [trial for trial in of_policy_kept if models.find(trial.id)]
         model = models.find(best_of(kept).id) if kept else None
         if model is not None:
             return model

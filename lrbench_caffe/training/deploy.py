@@ -17,7 +17,7 @@ from caffe.proto import caffe_pb2
 from google.protobuf.message import Message
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.training import encoding
+from lrbench_caffe.training import encoding, float32
 from lrbench_caffe.training.blobs import Blob, Blobs
 from lrbench_caffe.training.head import choose_head, find_heads
 from lrbench_caffe.training.instruments import InstrumentedNet
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # Losses that compute probabilities, which other layers read as their second top.
 _SOFTMAX_LOSSES = ("SoftmaxWithLoss", "InfogainLoss")
+_RECURRENT = ("LSTM", "RNN")
 _WEIGHTS = ("Parameter",)  # types of layers without a bottom that do not bring data
 _TRAINING_FIELDS = ("include", "exclude", "loss_weight", "propagate_down")
 
@@ -130,8 +131,10 @@ def _deploy_net(name: str, layers: list[Any], head: str, shape: Shape) -> Deploy
             notes += [_input_note(net.layer[-1]), *preprocessing(layer)]
         else:
             net.layer.add().CopyFrom(_deployed(layer))
-    _name_output(net, output.name, _settings_of(metrics))
-    notes += _output_notes(net, _settings_of(metrics))
+            if layer.type == "Reshape":
+                _free_batch(net.layer[-1], shape)
+    named = _named_output(net, output.name, _settings_of(metrics))
+    notes += [_output_note(named, _settings_of(metrics)), *_layer_notes(net)]
     comments = "".join("# %s\n" % note for note in notes)
     return DeployNet(comments + encoding.printed(net), tuple(notes))
 
@@ -189,19 +192,32 @@ def preprocessing(layer: Any) -> list[str]:
     for param in params:
         for descriptor, value in param.ListFields():
             settings.setdefault(descriptor.name, value)
-    steps = []
-    if layer.type == "ImageData" and settings.get("new_height") and settings.get("new_width"):
-        steps.append("resize to %dx%d" % (settings["new_height"], settings["new_width"]))
+    steps = _conversions(layer, settings)
     if settings.get("mean_file"):
         steps.append("subtract the mean image %s" % encoding.readable(settings["mean_file"]))
     if settings.get("crop_size"):
         steps.append("take the central %dx%d pixels" % ((settings["crop_size"],) * 2))
     if settings.get("mean_value"):
-        means = ", ".join("%.9g" % value for value in settings["mean_value"])
+        means = ", ".join("%g" % float32.shortest(value) for value in settings["mean_value"])
         steps.append("subtract %s from the channels" % means)
     if settings.get("scale", 1) != 1:
-        steps.append("multiply by %.9g" % settings["scale"])
+        steps.append("multiply by %r" % float32.shortest(settings["scale"]))
+    if settings.get("mirror"):
+        steps.append("leave it as it is, although Caffe mirrors half of the images in its tests")
     return ["preprocessing: %s" % (", then ".join(steps) or "none, the values are used as stored")]
+
+
+def _conversions(layer: Any, settings: dict[str, Any]) -> list[str]:
+    """The steps that change the size of an image, or its channels."""
+    steps = []
+    if layer.type == "ImageData" and settings.get("new_height") and settings.get("new_width"):
+        size = settings["new_height"], settings["new_width"]
+        steps.append("resize to %dx%d (height x width)" % size)
+    if settings.get("force_gray") or not settings.get("is_color", True):
+        steps.append("convert to gray")
+    if settings.get("force_color"):
+        steps.append("convert to color")
+    return steps
 
 
 def _deployed(layer: Any) -> Any:
@@ -241,14 +257,24 @@ def _clear_fillers(message: Any) -> None:
             _clear_fillers(value)
 
 
-def _name_output(net: caffe_pb2.NetParameter, output: str, settings: dict[str, Any]) -> None:
-    """Give the output the name prob if it has probabilities that the training did not name."""
+def _named_output(net: caffe_pb2.NetParameter, output: str, settings: dict[str, Any]) -> str:
+    """The name of the output: prob if it has probabilities that the training did not name."""
     last = net.layer[-1]
     if last.type == "Softmax" and last.name.startswith("lrbench_"):
         last.name = last.top[0] = _unused(net, "prob")
-    elif settings.get("binary") and last.type != "Sigmoid":
+        return str(last.name)
+    if settings.get("binary") and last.type != "Sigmoid":
         name = _unused(net, "prob")
         net.layer.add(name=name, type="Sigmoid", bottom=[output], top=[name])
+        return name
+    return output
+
+
+def _free_batch(reshape: Any, shape: Shape) -> None:
+    """Let a Reshape keep the size of its batch, if it names that of the test net."""
+    param = reshape.reshape_param
+    if param.axis == 0 and param.shape.dim and param.shape.dim[0] == shape(reshape.bottom[0])[0]:
+        param.shape.dim[0] = 0
 
 
 def _unused(net: caffe_pb2.NetParameter, name: str) -> str:
@@ -259,20 +285,30 @@ def _unused(net: caffe_pb2.NetParameter, name: str) -> str:
     return name
 
 
-def _output_notes(net: caffe_pb2.NetParameter, settings: dict[str, Any]) -> list[str]:
-    name = encoding.readable(net.layer[-1].top[0])
+def _output_note(output: str, settings: dict[str, Any]) -> str:
+    name = encoding.readable(output)
     if settings.get("binary"):
-        notes = ["output: %s, the probability of class 1" % name]
-    elif settings.get("probabilities", True):
-        notes = ["output: %s, the probabilities of the classes" % name]
-    else:
-        notes = ["output: %s, the scores of the classes, which are not probabilities" % name]
+        return "output: %s, the probability of class 1" % name
+    if settings.get("probabilities", True):
+        return "output: %s, the probabilities of the classes" % name
+    return "output: %s, the scores of the classes, which are not probabilities" % name
+
+
+def _layer_notes(net: caffe_pb2.NetParameter) -> list[str]:
+    """What to know of layers whose result depends on more than one image."""
+    notes = []
     for layer in net.layer:
         norm = layer.batch_norm_param
         if norm.HasField("use_global_stats") and not norm.use_global_stats:
             notes.append(
                 "the layer %s normalizes with the statistics of its batch (use_global_stats: "
                 "false): classify as many images at a time as in the training"
+                % encoding.readable(layer.name)
+            )
+        if layer.type in _RECURRENT:
+            notes.append(
+                "the layer %s reads one time step in each pass: give the steps of a sequence one "
+                "after the other, the first with the sequence continuation 0 and the others with 1"
                 % encoding.readable(layer.name)
             )
     return notes

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caffe.proto import caffe_pb2
 
 from lrbench_caffe.training import encoding
 from lrbench_caffe.training.canonical import field_value, is_set
 from lrbench_caffe.training.net import DATA_LAYERS, layers_in_phase
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 # The messages of data layers, and those of their fields that change the samples, in Caffe's words.
 # Caffe ignores the scale, mirror and so on of the other messages.
@@ -73,6 +76,42 @@ def input_settings(param: caffe_pb2.SolverParameter, test_net: int | None) -> di
             if trained.get(name) != tested.get(name):
                 settings["test_" + name] = tested.get(name)
     return settings
+
+
+def weights_note(param: caffe_pb2.SolverParameter, layers: Collection[str]) -> str | None:
+    """Return a sentence about the layers that do not get initial weights.
+
+    Args:
+        param: The resolved SolverParameter.
+        layers: The names of the layers that have weights.
+
+    Returns:
+        None if there are no initial weights, or if all layers get some. Files of HDF5 are not read.
+    """
+    paths = [encoding.to_path(path) for path in param.weights]
+    if not paths or any(path.endswith(".h5") for path in paths):
+        return None
+    found = {name for path in paths for name in _layers_with_weights(path)}
+    without = [encoding.readable(name) for name in layers if name not in found]
+    files = " and ".join(encoding.readable(os.path.basename(path)) for path in param.weights)
+    if layers and len(without) == len(layers):
+        return (
+            "no layer of the net has the name of a layer in %s: the training begins with random "
+            "weights" % files
+        )
+    if without:
+        return "layers with random initial weights, because %s does not have them: %s" % (
+            files,
+            ", ".join(without),
+        )
+    return None
+
+
+def _layers_with_weights(path: str) -> list[str]:
+    net = caffe_pb2.NetParameter()
+    with open(path, "rb") as file:
+        net.ParseFromString(file.read())
+    return [layer.name for layer in (*net.layer, *net.layers) if layer.blobs]
 
 
 def _named_by_content(path: str) -> str:

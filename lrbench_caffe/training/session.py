@@ -21,6 +21,7 @@ from lrbench_caffe.training import encoding, leveldb, patience, room, solverstat
 from lrbench_caffe.training.deploy import checked, deploy_net
 from lrbench_caffe.training.device import choose_device
 from lrbench_caffe.training.files import plain_path, shown
+from lrbench_caffe.training.inputs import weights_note
 from lrbench_caffe.training.job import check_measurement, check_snapshot_folder, describe, prepare
 from lrbench_caffe.training.log_lines import LogLines
 from lrbench_caffe.training.lr_policy import install
@@ -96,6 +97,8 @@ def run(
         emit("deploy", checked(deploy_net(param, measurement, solver, job.head)).prototxt)
         return
     _restore(solver, snapshots, latest, job.resume)
+    if not resumed_at:
+        _note_weights(param, solver, emit)
     early_stop = None
     if stopping:
         early_stop, losses = solverstate.resumed_early_stop(stopping, job.resume, emit)
@@ -159,6 +162,17 @@ def _restore(
             solver.restore(plain_path(path))
     elif resume:
         solver.restore(plain_path(resume))
+
+
+def _note_weights(
+    param: caffe_pb2.SolverParameter,
+    solver: caffe._caffe.Solver,
+    emit: Callable[[str, Any], object],
+) -> None:
+    """Emit a note about layers that do not get initial weights."""
+    note = weights_note(param, list(solver.net.params))
+    if note:
+        emit("note", note)
 
 
 def _replace_snapshots(param: caffe_pb2.SolverParameter, prefix: str) -> None:
