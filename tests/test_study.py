@@ -216,20 +216,43 @@ def test_a_training_whose_process_cannot_start_leaves_the_others_running(
 
 @needs_caffe
 def test_trainings_that_cannot_begin_are_reported_once_and_tried_again(
-    name, tmp_path, invoke, digits, trials
+    name, tmp_path, invoke, dsn, trials
 ):
     """They cannot begin here because the data folder does not contain the LMDB of the net."""
-    arguments = ["study", "run", name, DIGITS, "--policy", "FIX(k0=0.01)"]
-    arguments += ["--seeds", "3", "--max-iter", "50", "--data"]
-    done = invoke(*arguments, tmp_path)
+    jobs = [
+        Job(DIGITS, policy="FIX(k0=0.01)", seed=seed, max_iter=50, data=str(tmp_path))
+        for seed in (1, 2, 3)
+    ]
+    with Store(dsn) as store:
+        studies.add(store, name, jobs)
+    done = invoke("study", "run", name)
     assert done.returncode == 1 and done.stderr.count("was not found") == 1
     assert "3 of 3 trainings could not begin" in done.stderr
     assert "3 of 3 trials have not begun" in invoke("study", "show", name).stdout
     assert trials(name) == []
-    refused = invoke(*arguments, digits + "-not-there")
-    assert refused.returncode == 2 and "not found" in refused.stderr
-    shown = invoke("study", "show", name).stdout
-    assert shown.count("trials have not begun") == 1, "the refused jobs are not added"
+
+
+@needs_caffe
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--data", "not-there"], "not found"),
+        (["--data", "."], "was not found"),
+        (["--head", "zz"], "does not have the head 'zz'"),
+        (["--policy", "POLY(k0=0.02, p=1, l=20)"], "has no rate after iteration 20"),
+    ],
+)
+def test_a_training_that_can_never_begin_is_not_recorded(
+    name, tmp_path, digits, invoke, dsn, options, message
+):
+    """It would stay in the study, whose other trainings are fine."""
+    command = ["study", "run", name, DIGITS, "--policy", "FIX(k0=0.01)", "--max-iter", "50"]
+    if "--data" not in options:
+        command += ["--data", digits]
+    done = invoke(*command, *options)
+    assert done.returncode == 2 and message in done.stderr
+    with Store(dsn) as store, pytest.raises(InputError, match="no study"):
+        studies.jobs(store, name)
 
 
 def test_drawing_the_terminal_does_not_block_trainings_that_end(monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -27,7 +27,10 @@ from lrbench_caffe.cli.output import print_remarks, print_tables, resuming_comma
 from lrbench_caffe.errors import InputError, TrialError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lrbench_caffe.display.view import View
+    from lrbench_caffe.trial import Job
 
 
 @group()
@@ -98,6 +101,7 @@ def study_run(
     """
     from lrbench_caffe.display import progress
     from lrbench_caffe.study import run_study
+    from lrbench_caffe.study.cores import Cores
     from lrbench_caffe.trial import Job
 
     if solver:
@@ -128,6 +132,8 @@ def study_run(
         )
         jobs = []
     trainers = pool.create()
+    if jobs and isinstance(trainers, Cores):
+        _check_jobs(jobs)
     with progress.StudyDisplay() as display:
         run_study(
             name,
@@ -160,6 +166,22 @@ def study_run(
     if problems:
         raise TrialError("; ".join(problems))
     hints.show("study run", format, name=name)
+
+
+def _check_jobs(jobs: Sequence[Job]) -> None:
+    """Check jobs on this machine before their study records them, because they stay in it.
+
+    The first one shows whether the options are valid. The others differ in policy and seed.
+    """
+    from lrbench_caffe.policies import parse_or_none
+    from lrbench_caffe.study import checked_job, process
+
+    first, *others = map(checked_job, jobs)
+    max_iter = cast("int", process.describe(first).setup.solver["max_iter"])
+    for job in others:
+        policy = parse_or_none(job.policy or "")  # None with epochs, which depend on the data
+        if policy and policy.end < max_iter:
+            process.describe(job)  # raises an error with the reason
 
 
 def _interrupted(name: str, dsn: str | None) -> int:
