@@ -170,7 +170,13 @@ def _note_weights(
     emit: Callable[[str, Any], object],
 ) -> None:
     """Emit a note about layers that do not get initial weights."""
-    note = weights_note(param, list(solver.net.params))
+    if not param.weights:
+        return
+    try:
+        layers = list(solver.net.params)
+    except UnicodeDecodeError:  # Caffe's Python interface reads names in UTF-8 only
+        return
+    note = weights_note(param, layers)
     if note:
         emit("note", note)
 
