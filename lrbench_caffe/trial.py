@@ -121,6 +121,15 @@ class Setup:
         return None if report is None else str(report)
 
     @property
+    def epoch(self) -> Optional[float]:
+        """The iterations in an epoch, None if the number of training samples is unknown."""
+        samples, batch_size = self.dataset.train_samples, self.solver.get("batch_size")
+        iter_size = self.solver.get("iter_size", 1)
+        if not (samples and isinstance(batch_size, int) and isinstance(iter_size, int)):
+            return None
+        return samples / (batch_size * iter_size)
+
+    @property
     def deciding_samples(self) -> Optional[int]:
         """The number of samples of the set that decides, None if it is unknown."""
         if self.solver.get("select") is None:

@@ -99,7 +99,7 @@ def test_layers_without_initial_weights_are_noted(tmp_path, digits, dsn):
         return " ".join(note for note in notes if "weights" in note)
 
     assert note() == ""
-    assert note(ip="ip10").endswith("before_iter_1.caffemodel does not have them: ip10")
+    assert note(ip="ip10").endswith("some layers, which begin with random ones: ip10")
     assert "the training begins with random weights" in note(ip="ip10", conv1="conv")
 
 
@@ -196,6 +196,33 @@ def test_results_of_both_kinds_of_weights_help_each_kind(store):
         assert found.tasks[0].good.best == best
 
 
+def test_few_policies_are_found_among_many_of_other_weights(store):
+    solver = {"max_iter": 100, "scale": 1.0}
+    tuned = dict(solver, weights=["a.caffemodel@92be1178"])
+    many = [made_up("FIX(k0=%r)" % (n / 1e6), (0.9,), solver=tuned) for n in range(1, 30)]
+    own = [made_up("FIX(k0=%s)" % k0, (0.5,), solver=solver) for k0 in (0.1, 0.2, 0.3)]
+    record(store, *many, *own)
+    query = recommendation.query_from_setup(own[0].setup)
+    found = recommendation.recommend(store, query, limit=5)
+    assert {entry.policy for entry in found.tasks[0].policies} == {trial.policy for trial in own}
+    assert found.tasks[0].good.low == 0.1
+
+
+def test_results_of_earlier_versions_do_not_stand_for_other_weights(store):
+    solver = {"max_iter": 100, "scale": 1.0}
+    tuned = dict(solver, weights=["a.caffemodel@92be1178"])
+    for own, k0, top1 in (({"max_iter": 100}, 0.1, 0.97), (tuned, 0.001, 0.98), (solver, 0.1, 0.8)):
+        for factor in (1, 2, 4):
+            policy = "FIX(k0=%r)" % (k0 * factor)
+            record(store, *(made_up(policy, (top1,), seed=seed, solver=own) for seed in (1, 2)))
+    found = recommendation.recommend(
+        store, recommendation.query_from_setup(made_up(FIX, solver=solver).setup)
+    )
+    policies = [entry.policy for entry in found.tasks[0].policies]
+    assert found.same and policies[0] == "FIX(k0=0.1)" and "FIX(k0=0.001)" not in policies
+    assert found.tasks[0].good.low == 0.1
+
+
 def test_the_differences_of_two_setups_are_named():
     now = made_up(FIX, solver={"max_iter": 100, "momentum": 0.5, "scale": 0.5}).setup
     before = made_up(FIX, solver={"max_iter": 50, "momentum": 0.9, "scale": 1.0}).setup
@@ -203,6 +230,10 @@ def test_the_differences_of_two_setups_are_named():
         "momentum is 0.5, and was 0.9",
         "scale is 0.5, and was 1.0",
     ]
+    files = [
+        made_up(FIX, solver={"scale": 1.0, "mean_file": name}).setup for name in ("a@1", "b@2")
+    ]
+    assert versions.differences(*files) == ["mean_file is b@2, and was a@1"]
     early = made_up(FIX, solver={"max_iter": 100, "momentum": 0.5, "type": "SGD"}).setup
     assert versions.differences(early, now) == [], "an earlier version did not record the scale"
     other = dataclasses.replace(before, dataset=Dataset("other", None, None, None))
@@ -345,3 +376,41 @@ def test_a_training_that_cannot_resume_is_an_error(tmp_path, digits, name, invok
     os.remove(solver)
     done = invoke("study", "run", name, "--dsn", database)
     assert done.returncode == 1 and "1 of 1 trainings could not resume" in done.stderr
+
+
+@needs_caffe
+def test_two_evaluations_of_one_net_may_share_a_study(tmp_path, digits, name, invoke, trials):
+    """The default name of a study names the net and the data, but not the solver."""
+    command = ["--study", name, "--data", digits, "--max-iter", "4"]
+    counts = []
+    for momentum in ("0.9", "0.5"):
+        solver = tmp_path / ("%s.prototxt" % momentum)
+        text = nets.solver(max_iter=8, test_interval=2, test_iter=1)
+        nets.write(tmp_path)
+        solver.write_text(text.replace("momentum: 0.9", "momentum: " + momentum))
+        done = invoke("range", str(solver), *command)
+        assert done.returncode == 0, done.stderr
+        counts.append(len(trials(name)))
+    assert counts[0] < counts[1]
+
+
+@needs_caffe
+def test_layers_that_share_weights_and_hdf5_files_are_not_noted(tmp_path):
+    from caffe.proto import caffe_pb2
+    from google.protobuf import text_format
+
+    from lrbench_caffe.training.inputs import weights_note
+
+    file = tmp_path / "a.caffemodel"
+    before = caffe_pb2.NetParameter()
+    before.layer.add(name="conv1").blobs.add(data=[1.0])
+    file.write_bytes(before.SerializeToString())
+    param = caffe_pb2.SolverParameter(weights=[str(file)])
+    text_format.Parse(
+        'layer { name: "conv1" param { name: "w" } } layer { name: "twin" param { name: "w" } }',
+        param.train_net_param,
+    )
+    assert weights_note(param, ["conv1", "twin"]) is None
+    assert "begin with random ones: other" in weights_note(param, ["conv1", "other"])
+    file.write_bytes(b"\x89HDF\r\n\x1a\n")
+    assert weights_note(param, ["other"]) is None

@@ -240,6 +240,7 @@ def test_trainings_that_cannot_begin_are_reported_once_and_tried_again(
         (["--data", "."], "was not found"),
         (["--head", "zz"], "does not have the head 'zz'"),
         (["--policy", "POLY(k0=0.02, p=1, l=20)"], "has no rate after iteration 20"),
+        (["--policy", "POLY(k0=0.02, p=1, l=1 epoch)"], "has no rate after iteration 22"),
     ],
 )
 def test_a_training_that_can_never_begin_is_not_recorded(
@@ -564,6 +565,10 @@ def test_all_gpus_are_those_that_cuda_sees(monkeypatch, tmp_path):
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert parse_gpus("all") == gpus
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,7")
+    with monkeypatch.context() as without_program:
+        without_program.setenv("PATH", "")
+        assert parse_gpus("all") == (0, 1), "some containers have no nvidia-smi"
     for hidden in ("", "-1", "none"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=%s names no GPU" % hidden):

@@ -177,10 +177,10 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
     from lrbench_caffe.study import checked_job, process
 
     first, *others = map(checked_job, jobs)
-    max_iter = cast("int", process.describe(first).setup.solver["max_iter"])
+    setup = process.describe(first).setup
     for job in others:
-        policy = parse_or_none(job.policy or "")  # None with epochs, which depend on the data
-        if policy and policy.end < max_iter:
+        policy = parse_or_none(job.policy, setup.epoch) if job.policy else None
+        if job.policy and (policy is None or policy.end < cast("int", setup.solver["max_iter"])):
             process.describe(job)  # raises an error with the reason
 
 

@@ -64,12 +64,14 @@ _TASKS = """
 _BEST_POLICIES = """
     SELECT pair.place, policy_id, policy.text, policy.function, settings, seeds, top1, top1_std,
            iterations
-    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[], %(lengths)s::bigint[])
-        WITH ORDINALITY AS pair (dataset_id, network_id, length, place), LATERAL (
+    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[], %(lengths)s::bigint[],
+                %(allowed)s::jsonb[])
+        WITH ORDINALITY AS pair (dataset_id, network_id, length, allowed, place), LATERAL (
         SELECT * FROM standing
         WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id
             AND seeds >= %(min_seeds)s
             AND COALESCE((settings->>'max_iter')::bigint, 0) >= pair.length
+            AND (allowed IS NULL OR settings IN (SELECT jsonb_array_elements(allowed)))
             AND (%(measured)s::jsonb IS NULL OR jsonb_strip_nulls(jsonb_build_object(
                  'head', settings->'head', 'test_net', settings->'test_net',
                  'select', settings->'select', 'report', settings->'report')) = %(measured)s::jsonb)
@@ -99,10 +101,11 @@ _SEEDS = """
 
 _CONSTANT_RATES = """
     SELECT pair.place, k0, settings, top1, seeds
-    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[])
-        WITH ORDINALITY AS pair (dataset_id, network_id, place), LATERAL (
+    FROM unnest(%(datasets)s::integer[], %(networks)s::integer[], %(allowed)s::jsonb[])
+        WITH ORDINALITY AS pair (dataset_id, network_id, allowed, place), LATERAL (
         SELECT * FROM standing
         WHERE dataset_id = pair.dataset_id AND network_id = pair.network_id AND k0 IS NOT NULL
+            AND (allowed IS NULL OR settings IN (SELECT jsonb_array_elements(allowed)))
         ORDER BY k0 LIMIT %(limit)s) AS constant"""
 
 _LONGEST = """
@@ -272,6 +275,7 @@ def best_policies(
     min_seeds: int = 1,
     min_iterations: Sequence[int] = (),
     measured: Mapping[str, Any] | None = None,
+    settings: Sequence[Sequence[Mapping[str, Any]]] | None = None,
 ) -> list[list[Standing]]:
     """Return the best policies of each task.
 
@@ -283,6 +287,7 @@ def best_policies(
         min_iterations: The smallest max_iter of the trainings of each task; none for any length.
         measured: The settings "head", "test_net", "select" and "report" of the trainings, each only
             if it is set; None for any.
+        settings: For each task the settings of the trainings; None for any.
 
     Returns:
         For each task its standings, the highest mean Top-1 first.
@@ -292,6 +297,7 @@ def best_policies(
         "min_seeds": min_seeds,
         "lengths": list(min_iterations) or [0] * len(tasks),
         "measured": None if measured is None else Json(measured),
+        "allowed": _of_each_task(tasks, settings),
         "limit": limit,
     }
     for line in _select_for_tasks(store, _BEST_POLICIES, tasks, filters):
@@ -306,6 +312,13 @@ def best_policies(
             )
         )
     return standings
+
+
+def _of_each_task(
+    tasks: Sequence[TrainedTask], settings: Sequence[Sequence[Mapping[str, Any]]] | None
+) -> list[Any]:
+    """The settings of each task as an array of JSON, or NULL for any."""
+    return [None] * len(tasks) if settings is None else [Json(list(own)) for own in settings]
 
 
 def settings(store: Selectable, tasks: Sequence[TrainedTask]) -> list[list[dict[str, Any]]]:
@@ -339,14 +352,24 @@ def with_seeds(
     ]
 
 
-def constant_rates(store: Selectable, tasks: Sequence[TrainedTask]) -> list[list[ConstantRate]]:
+def constant_rates(
+    store: Selectable,
+    tasks: Sequence[TrainedTask],
+    settings: Sequence[Sequence[Mapping[str, Any]]] | None = None,
+) -> list[list[ConstantRate]]:
     """Return how constant learning rates did on each task.
+
+    Args:
+        store: The database.
+        tasks: The tasks.
+        settings: For each task the settings of the trainings; None for any.
 
     Returns:
         For each task up to CONSTANTS rates in ascending order.
     """
     rates: list[list[ConstantRate]] = [[] for _ in tasks]
-    for line in _select_for_tasks(store, _CONSTANT_RATES, tasks, {"limit": CONSTANTS}):
+    values = {"limit": CONSTANTS, "allowed": _of_each_task(tasks, settings)}
+    for line in _select_for_tasks(store, _CONSTANT_RATES, tasks, values):
         rates[line.place - 1].append(ConstantRate(line.k0, line.settings, line.top1, line.seeds))
     return rates
 

@@ -12,6 +12,8 @@ from lrbench_caffe.ranking import ranges
 from lrbench_caffe.trial import DIVERGED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lrbench_caffe.database import Store
     from lrbench_caffe.database.standings import Standing
     from lrbench_caffe.evaluator.recommendation import TaskResults
@@ -97,7 +99,8 @@ def load(store: Store, setup: Setup, limit: int, origin: str | None = None) -> P
     if best.similarity < MIN_SIMILARITY:
         return nothing
     sentences = explanation.explain(found, found.tasks.index(best))
-    policies = _best_of_each_function(best)[:limit]
+    like = similarity.reference(setup.solver, best.task.settings)
+    policies = _best_of_each_function(best, like)[:limit]
     prior = Prior(
         good=best.good,
         same_task=found.same,
@@ -107,7 +110,7 @@ def load(store: Store, setup: Setup, limit: int, origin: str | None = None) -> P
     )
     if not found.same:
         return prior
-    return prior._replace(diverged_rates=_diverged_rates(store, best, origin))
+    return prior._replace(diverged_rates=_diverged_rates(store, best, like, origin))
 
 
 def _usable(results: TaskResults, setup: Setup) -> TaskResults | None:
@@ -134,13 +137,12 @@ def _usable(results: TaskResults, setup: Setup) -> TaskResults | None:
     )
 
 
-def _best_of_each_function(results: TaskResults) -> list[Standing]:
-    """List the best policy of each function, trained like the best of all."""
+def _best_of_each_function(results: TaskResults, like: Mapping[str, Any]) -> list[Standing]:
+    """List the best policy of each function whose good rates are those of these settings."""
     best: dict[str, Standing] = {}
     for standing in results.policies:
         max_iter = standing.settings.get("max_iter")
-        same_rates = similarity.have_same_rates(standing.settings, results.task.settings)
-        if max_iter is None or not same_rates:
+        if max_iter is None or not similarity.have_same_rates(standing.settings, like):
             continue
         candidate = from_text(standing.policy, max_iter)
         if candidate:
@@ -148,7 +150,9 @@ def _best_of_each_function(results: TaskResults) -> list[Standing]:
     return list(best.values())
 
 
-def _diverged_rates(store: Store, results: TaskResults, origin: str | None) -> tuple[float, ...]:
+def _diverged_rates(
+    store: Store, results: TaskResults, like: Mapping[str, Any], origin: str | None
+) -> tuple[float, ...]:
     """List the constant rates with which a training diverged."""
     trials = store.trials(
         dataset=results.task.dataset.name,
@@ -160,7 +164,6 @@ def _diverged_rates(store: Store, results: TaskResults, origin: str | None) -> t
     diverged = {
         cast("float", trial.parameters["k0"])
         for trial in trials
-        if trial.state == DIVERGED
-        and similarity.have_same_rates(trial.setup.solver, results.task.settings)
+        if trial.state == DIVERGED and similarity.have_same_rates(trial.setup.solver, like)
     }
     return tuple(sorted(diverged))

@@ -55,7 +55,7 @@ class RangeTest(NamedTuple):
         open_ends: The ends of the good range, "low" and "high", beyond which no rate was measured.
             The range may be wider there. If the best rate is at such an end, a better rate may be
             beyond it.
-        apart: Rates outside the good range that would be good, but for a rate between.
+        apart: Good rates that a bad rate separates from the good range.
     """
 
     study: str
@@ -363,8 +363,8 @@ def _apart(test: RangeTest) -> list[str]:
     if not test.apart:
         return []
     return [
-        "%s would be good, too, but a rate between has a low Top-1, perhaps by chance: compare"
-        " them with several seeds, `lrbench study run NAME ... --seeds 3`"
+        "%s also reached a good Top-1, but a rate between did not, perhaps by chance: compare the"
+        " rates with several seeds, `lrbench study run NAME ... --seeds 3`"
         % " and ".join(map(repr, test.apart))
     ]
 

@@ -42,7 +42,6 @@ __all__ = [
 SIMILAR_TASKS = 3  # that are returned if there is little evidence for the task itself, or none
 COMPARED_TASKS = 10  # the most similar ones without their networks, which are then compared
 RATED_POLICIES = 5  # the best ones, whose rates are named
-FETCHED_POLICIES = 500  # of a task, among which are those with the solver's good rates
 MIN_SEEDS = 2  # of a policy with enough evidence; the noise of a single seed is unknown
 MIN_RATES = 3  # constant rates with the same settings that make a good range
 ENOUGH_RATES = 5  # constant rates from which on the length of the trainings decides, not the number
@@ -100,7 +99,7 @@ class TaskResults(NamedTuple):
     @property
     def has_enough_evidence(self) -> bool:
         """Whether the best policy rests on enough trainings."""
-        return not self.shortcomings[0]
+        return bool(self.shortcomings) and not self.shortcomings[0]
 
 
 class Recommendation(NamedTuple):
@@ -199,14 +198,13 @@ def _with_settings_of(
     """
     if not (query.solver and tasks):
         return tasks
+    same = [
+        [own for own in settings if similarity.have_same_rates(own, query.solver)]
+        for settings in standings.settings(store, tasks)
+    ]
     return [
-        task._replace(
-            settings=next(
-                (own for own in settings if similarity.have_same_rates(own, query.solver)),
-                task.settings,
-            )
-        )
-        for task, settings in zip(tasks, standings.settings(store, tasks))
+        task._replace(settings=settings[0]) if settings else task
+        for task, settings in zip(tasks, same)
     ]
 
 
@@ -276,10 +274,11 @@ def _results(
 ) -> tuple[TaskResults, ...]:
     tasks = [task for task, _ in compared]
     lengths = _needed_lengths(store, query, tasks)
-    policies = _best_policies(store, query, tasks, lengths, limit)
-    constants = standings.constant_rates(store, tasks)
+    settings = _settings_with_same_rates(store, query, tasks)
+    policies = _best_policies(store, query, tasks, lengths, settings, limit)
+    constants = standings.constant_rates(store, tasks, settings)
     good_ranges = [
-        _good_range(task, _of_the_same_head(query, task, constants[n]))
+        _good_range(query, task, _of_the_same_head(query, task, constants[n]))
         for n, task in enumerate(tasks)
     ]
     return tuple(
@@ -312,36 +311,44 @@ def _best_policies(
     query: Query,
     tasks: Sequence[TrainedTask],
     lengths: Sequence[int],
+    settings: Sequence[Sequence[Mapping[str, Any]]] | None,
     limit: int,
 ) -> list[list[Standing]]:
     """Find the best policies of each task, those with enough evidence first."""
-    fetched = max(limit, FETCHED_POLICIES)
     enough = standings.best_policies(
         store,
         tasks,
-        fetched,
+        limit,
         min_seeds=MIN_SEEDS,
+        settings=settings,
         min_iterations=lengths,
         measured=_set(query.solver, _MEASURED) if query.solver else None,
     )
-    best = standings.best_policies(store, tasks, fetched)
+    best = standings.best_policies(store, tasks, limit, settings=settings)
     policies = [
-        _with_rates_of(query, task, first + [entry for entry in others if entry not in first])
-        for task, first, others in zip(tasks, enough, best)
+        (first + [entry for entry in others if entry not in first])[:limit]
+        for first, others in zip(enough, best)
     ]
-    policies = [of_task[:limit] for of_task in policies]
     return standings.with_seeds(store, tasks, policies)
 
 
-def _with_rates_of(query: Query, task: TrainedTask, policies: Sequence[Standing]) -> list[Standing]:
-    """The policies that were trained with the good rates of the task's settings.
+def _settings_with_same_rates(
+    store: Selectable, query: Query, tasks: Sequence[TrainedTask]
+) -> list[list[dict[str, Any]]] | None:
+    """The settings of each task whose good rates are those that help.
 
-    If the query has no solver, the table of the policies shows how each was trained.
+    If the query has no solver, it is None for all settings: the table of the policies then shows
+    how each was trained.
     """
     if not query.solver:
-        return list(policies)
+        return None
     return [
-        entry for entry in policies if similarity.have_same_rates(entry.settings, task.settings)
+        [
+            own
+            for own in settings
+            if similarity.have_same_rates(own, similarity.reference(query.solver, task.settings))
+        ]
+        for task, settings in zip(tasks, standings.settings(store, tasks))
     ]
 
 
@@ -404,20 +411,26 @@ def _of_the_same_head(
     return [c for c in constants if _measured(c.settings) == _measured(query.solver)]
 
 
-def _good_range(task: TrainedTask, constants: Iterable[ConstantRate]) -> GoodRange | None:
+def _good_range(
+    query: Query, task: TrainedTask, constants: Iterable[ConstantRate]
+) -> GoodRange | None:
     """Find the good range among constant rates that were trained with the same settings.
 
-    The optimizer, the initial weights and the scale of the input are those of the task's best
-    policy. Of several settings with ENOUGH_RATES rates, those with the longest trainings are used;
+    The optimizer, the initial weights and the scale of the input are the query's, if the task was
+    trained with those, or else those of the task's best policy. Of several settings with
+    ENOUGH_RATES rates, those with the longest trainings are used;
     else those with the most rates.
 
     Args:
+        query: The query.
         task: The task.
         constants: Its constant rates.
     """
     groups: dict[str, list[ConstantRate]] = {}
     for constant in constants:
-        if similarity.have_same_rates(constant.settings, task.settings):
+        if similarity.have_same_rates(
+            constant.settings, similarity.reference(query.solver, task.settings)
+        ):
             key = repr(sorted(constant.settings.items()))
             groups.setdefault(key, []).append(constant)
 

@@ -153,6 +153,19 @@ def have_same_rates(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool
     return optimizer(first) == optimizer(second) and not beginning_differences(first, second)
 
 
+def reference(solver: Mapping[str, Any], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings whose good rates help with a solver, of a task with these settings.
+
+    They are the solver's own if the task has the same good rates. Settings of earlier versions,
+    which do not say what a training begins with, would also stand for others.
+
+    Args:
+        solver: The solver's settings by their names in Caffe; empty if not known.
+        settings: Those of the task.
+    """
+    return solver if solver and have_same_rates(settings, solver) else settings
+
+
 def beginning_differences(
     first: Mapping[str, Any], second: Mapping[str, Any]
 ) -> list[tuple[str, str]]:

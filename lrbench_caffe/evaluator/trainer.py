@@ -155,10 +155,7 @@ class Trainer:
     @property
     def epoch(self) -> float | None:
         """Iterations in an epoch, or None if the number of training samples is not known."""
-        samples = self.setup.dataset.train_samples
-        batch = cast("int | None", self.setup.solver["batch_size"])
-        iter_size = cast("int", self.setup.solver.get("iter_size", 1))
-        return samples / (batch * iter_size) if samples and batch else None
+        return self.setup.epoch
 
     def length(self, share: float) -> int:
         """Compute the length of a short training.
@@ -220,10 +217,20 @@ class Trainer:
         return trials
 
     def _check_versions(self) -> None:
-        """Check, once, that the study's trials have trained what this evaluation trains."""
+        """Check, once, that the trials of this evaluation have trained what it trains now.
+
+        The study may have trials of other evaluations, for example with another solver.
+        """
         if self._is_checked:
             return
-        for trial in self.in_database(lambda store: store.trials(study=self.name, best_only=True)):
+
+        def read(store: database.Store) -> tuple[dict[Job, str], list[Trial]]:
+            trials = store.trials(study=self.name, best_only=True)
+            return (studies.ids(store, self.name), trials) if trials else ({}, [])
+
+        ids, trials = self.in_database(read)
+        own = {trial_id for job, trial_id in ids.items() if _is_of(self._job, job)}
+        for trial in (trial for trial in trials if trial.id in own):
             changes = versions.differences(trial.setup, self.setup, ignored=["max_iter"])
             if changes and versions.is_measured(trial):
                 remedy = "start a new study with --study NAME"
@@ -346,6 +353,14 @@ class Trainer:
         if trial.state == FINISHED:
             return last
         return min(cast("int", trial.setup.solver["max_iter"]), last + self.test_interval)
+
+
+def _is_of(evaluation: Job, job: Job) -> bool:
+    """Whether a job is one of an evaluation, which chooses the policy, the length and the seed."""
+    same_choice = dataclasses.replace(
+        job, id=None, policy=evaluation.policy, max_iter=evaluation.max_iter, seed=evaluation.seed
+    )
+    return same_choice == evaluation
 
 
 def _stopping_options(job: Job) -> dict[str, object]:

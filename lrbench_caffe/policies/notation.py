@@ -172,9 +172,9 @@ def iterations_of_epochs(length: str, epoch: float | None) -> int | None:
             "number of training samples or the batch size is missing): give a number of iterations"
             % length
         )
-    if epoch == ANY_EPOCH:
-        return 1
     number = float(match.group(1)) * epoch
+    if epoch == ANY_EPOCH and number:
+        return 1
     if number > MAX_ITERATION:
         raise InputError(
             "%s is more than %d iterations: give fewer epochs"

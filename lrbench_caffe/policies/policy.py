@@ -347,13 +347,13 @@ def _assembled(pieces: Sequence[notation.Piece]) -> Policy:
     return Composition(*parts)
 
 
-def parse_or_none(text: str) -> Policy | None:
-    """Return the policy of a stored text, None if it is not a policy of this module.
+def parse_or_none(text: str, epoch: float | None = None) -> Policy | None:
+    """Return the policy of a text, None if it is not a policy of this module.
 
     A trial with a schedule that only Caffe has, such as sigmoid, stores a text that is not a
     policy.
     """
     try:
-        return Policy.parse(text)
+        return Policy.parse(text, epoch)
     except InputError:
         return None

@@ -247,11 +247,15 @@ def _hashable(value: object) -> object:
 
 def differing_settings(solvers: Iterable[Mapping[str, object]]) -> list[Settings]:
     """Return for each solver those of its settings that are not the same in all solvers."""
+    solvers = list(solvers)
     all_settings = [_settings(solver) for solver in solvers]
     differing = {
         name for settings in all_settings for name, _ in set(settings) ^ set(all_settings[0])
     }
-    return [tuple(item for item in settings if item[0] in differing) for settings in all_settings]
+    return [
+        tuple((name, _hashable(solver.get(name))) for name, _ in settings if name in differing)
+        for solver, settings in zip(solvers, all_settings)
+    ]
 
 
 def settings_text(settings: Iterable[tuple[str, object]]) -> str:

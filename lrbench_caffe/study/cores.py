@@ -120,15 +120,19 @@ def parse_gpus(text: str) -> tuple[int, ...]:
 
 
 def _all_gpus() -> tuple[int, ...]:
-    count = _listed_gpus()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        count = _visible_gpus(visible, count)
-        if not count:
-            raise InputError(
-                "--gpu all: CUDA_VISIBLE_DEVICES=%s names no GPU: change it, or omit --gpu to "
-                "train on the CPU" % visible
-            )
+    if visible is None:
+        return tuple(range(_listed_gpus()))
+    try:
+        listed = _listed_gpus()
+    except InputError:  # for example a container without nvidia-smi
+        listed = None
+    count = _visible_gpus(visible, listed)
+    if not count:
+        raise InputError(
+            "--gpu all: CUDA_VISIBLE_DEVICES=%s names no GPU: change it, or omit --gpu to train on "
+            "the CPU" % visible
+        )
     return tuple(range(count))
 
 
@@ -147,11 +151,11 @@ def _listed_gpus() -> int:
     return len(gpus)
 
 
-def _visible_gpus(visible: str, count: int) -> int:
+def _visible_gpus(visible: str, listed: int | None) -> int:
     """The number of GPUs that CUDA sees. It numbers them from 0, and stops at a wrong name."""
     seen: set[str] = set()
     for name in (name.strip() for name in visible.split(",")):
-        is_index = name.isdigit() and int(name) < count
+        is_index = name.isdigit() and (listed is None or int(name) < listed)
         if name in seen or not (is_index or name.startswith(("GPU-", "MIG-"))):
             break
         seen.add(name)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 from typing import TYPE_CHECKING
 
 from lrbench_caffe import ranking
 from lrbench_caffe.database import studies
 from lrbench_caffe.errors import InputError, TrialError
+from lrbench_caffe.paths import study_folder
 from lrbench_caffe.study import process
-from lrbench_caffe.trial import FAILED
+from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -26,9 +28,9 @@ def check(
 ) -> None:
     """Check that a study's solvers, nets and data are those of its trials.
 
-    A trial that failed, or has no rows, begins again, and does not count. A job that cannot be
-    described on this machine, for example because its data is on the workers of a cluster, is not
-    checked.
+    A trial that failed, or has neither rows nor a snapshot, begins again, and does not count. A job
+    that cannot be described on this machine, for example because its data is on the workers of a
+    cluster, is not checked.
 
     Args:
         store: The database.
@@ -42,7 +44,11 @@ def check(
     if not store.select("SELECT FROM study WHERE name = %s", [name]):
         return
     trials = {trial.id: trial for trial in store.trials(study=name, best_only=True)}
-    trials = {trial.id: trial for trial in trials.values() if is_measured(trial)}
+    trials = {
+        trial.id: trial
+        for trial in trials.values()
+        if is_measured(trial) or _has_snapshot(name, trial)
+    }
     if not trials:
         return
     for job in _one_of_each_solver(store, name, trials):
@@ -61,6 +67,12 @@ def check(
 def is_measured(trial: Trial) -> bool:
     """Return whether a trial has results that count: it did not fail, and has rows."""
     return trial.state != FAILED and bool(trial.rows)
+
+
+def _has_snapshot(name: str, trial: Trial) -> bool:
+    """Whether a trial that has not ended resumes from a snapshot on this machine."""
+    folder = os.path.join(study_folder(name), trial.id)
+    return trial.state in (RUNNING, INTERRUPTED) and bool(glob.glob(folder + "/snapshot_iter_*"))
 
 
 def _one_of_each_solver(store: Store, name: str, trials: Collection[str]) -> Iterable[Job]:

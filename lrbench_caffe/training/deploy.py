@@ -198,7 +198,7 @@ def preprocessing(layer: Any) -> list[str]:
     if settings.get("crop_size"):
         steps.append("take the central %dx%d pixels" % ((settings["crop_size"],) * 2))
     if settings.get("mean_value"):
-        means = ", ".join("%g" % float32.shortest(value) for value in settings["mean_value"])
+        means = ", ".join("%.9g" % float32.shortest(value) for value in settings["mean_value"])
         steps.append("subtract %s from the channels" % means)
     if settings.get("scale", 1) != 1:
         steps.append("multiply by %r" % float32.shortest(settings["scale"]))

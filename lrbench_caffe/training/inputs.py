@@ -41,6 +41,7 @@ _FIELDS = {
         "crop_mode",
     ),
 }
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # the beginning of a file
 _DIGITS = 8  # of the SHA-256 of weights
 _BLOCK_BYTES = 1 << 20  # read at a time
 
@@ -89,10 +90,13 @@ def weights_note(param: caffe_pb2.SolverParameter, layers: Collection[str]) -> s
         None if there are no initial weights, or if all layers get some. Files of HDF5 are not read.
     """
     paths = [encoding.to_path(path) for path in param.weights]
-    if not paths or any(path.endswith(".h5") for path in paths):
+    if not paths or any(map(_is_hdf5, paths)):
         return None
     found = {name for path in paths for name in _layers_with_weights(path)}
-    without = [encoding.readable(name) for name in layers if name not in found]
+    sharing = _sharing(param)
+    without = [
+        encoding.readable(name) for name in layers if name not in found and name not in sharing
+    ]
     files = " and ".join(encoding.readable(os.path.basename(path)) for path in param.weights)
     if layers and len(without) == len(layers):
         return (
@@ -100,11 +104,28 @@ def weights_note(param: caffe_pb2.SolverParameter, layers: Collection[str]) -> s
             "weights" % files
         )
     if without:
-        return "layers with random initial weights, because %s does not have them: %s" % (
+        return "%s has no weights for some layers, which begin with random ones: %s" % (
             files,
             ", ".join(without),
         )
     return None
+
+
+def _is_hdf5(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
+
+
+def _sharing(param: caffe_pb2.SolverParameter) -> set[str]:
+    """The names of the layers whose weights are all those of earlier layers."""
+    owned: set[str] = set()
+    sharing: set[str] = set()
+    for layer in layers_in_phase(param.train_net_param, caffe_pb2.TRAIN, param.train_state):
+        names = [each.name for each in layer.param]
+        if names and all(name and name in owned for name in names):
+            sharing.add(str(layer.name))
+        owned.update(filter(None, names))
+    return sharing
 
 
 def _layers_with_weights(path: str) -> list[str]:

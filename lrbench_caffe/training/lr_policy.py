@@ -45,7 +45,7 @@ class CaffePolicy(NamedTuple):
     """A schedule that only Caffe can compute.
 
     It is Caffe's sigmoid, or another lr_policy with a parameter that Policy rejects, such as
-    gamma = 1.01. But for one kind of multistep, its rates can only be read from a Caffe solver.
+    gamma = 1.01. Except for one kind of multistep, its rates can only be read from a Caffe solver.
 
     Attributes:
         function: Caffe's lr_policy.

@@ -112,7 +112,8 @@ def shadowed_nets(
 def _have_other_content(first: str, second: str) -> bool:
     """Whether two files can be read, and differ."""
     with contextlib.suppress(OSError):
-        return not filecmp.cmp(first, second, shallow=False)
+        are_files = os.path.isfile(first) and os.path.isfile(second)
+        return are_files and not filecmp.cmp(first, second, shallow=False)
     return False
 
 
