@@ -419,7 +419,7 @@ def test_a_text_can_be_checked_before_the_length_of_an_epoch_is_known(text):
         ("FIX(k0=0.1) for 2 epochs then WARMUP(k0=0.1)", "needs a next piece"),
         ("STEP(k0=0.1, gamma=0.5, l=2 epochs) then FIX(k0=1)", "needs a length"),
         ("NSTEP(k0=0.1, gamma=0.1, l=[500, 100])", "in increasing order"),
-        ("STEP(k0=0.1, gamma=0.5, l=0 epochs)", "less than one iteration"),
+        ("STEP(k0=0.1, gamma=0.5, l=0 epochs)", "0 epochs has no iterations"),
     ],
 )
 def test_what_no_epoch_makes_valid_is_refused_before_its_length_is_known(text, message):

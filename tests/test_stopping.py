@@ -121,7 +121,7 @@ def test_a_length_is_in_evaluations_iterations_or_epochs(length, iterations, wor
         ({"patience": -1}, "invalid patience=-1"),
         ({"patience": "2.5"}, "invalid patience=2.5"),
         ({"patience": "soon"}, "invalid patience=soon"),
-        ({"patience": "0 epochs"}, "less than one iteration"),
+        ({"patience": "0 epochs"}, "0 epochs has no iterations"),
         ({"patience": 3, "patience_metric": "test-loss"}, "did you mean test_loss"),
         ({"patience": 3, "min_delta": -0.1}, "invalid min_delta=-0.1, expected a change"),
         ({"patience": 3, "min_delta": math.nan}, "invalid min_delta=nan"),

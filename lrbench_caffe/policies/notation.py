@@ -172,9 +172,12 @@ def iterations_of_epochs(length: str, epoch: float | None) -> int | None:
             "number of training samples or the batch size is missing): give a number of iterations"
             % length
         )
-    number = float(match.group(1)) * epoch
-    if epoch == ANY_EPOCH and number:
+    epochs = float(match.group(1))
+    if not epochs:
+        raise InputError("%s has no iterations: give more epochs" % length)
+    if epoch == ANY_EPOCH:
         return 1
+    number = epochs * epoch
     if number > MAX_ITERATION:
         raise InputError(
             "%s is more than %d iterations: give fewer epochs"
