@@ -32,6 +32,28 @@ STATES = (RUNNING, FINISHED, DIVERGED, PRUNED, INTERRUPTED, FAILED)
 HEAD_METRICS = ("top1", "top5", "ac", "cd", "cdac")  # the metrics of each head of a net
 SET_METRICS = ("test_loss", *HEAD_METRICS, "ld")  # the metrics on each set of samples
 TEST_SET = "test"  # the name of the set if there is only one
+# The messages of data layers, and those of their fields that change the samples, in Caffe's words.
+# Caffe ignores the scale, mirror and so on of the other messages.
+SAMPLE_FIELDS = {
+    "transform_param": (
+        "scale",
+        "mirror",
+        "crop_size",
+        "mean_file",
+        "mean_value",
+        "force_color",
+        "force_gray",
+    ),
+    "image_data_param": ("new_height", "new_width", "is_color", "shuffle"),
+    "hdf5_data_param": ("shuffle",),
+    "window_data_param": (
+        "fg_threshold",
+        "bg_threshold",
+        "fg_fraction",
+        "context_pad",
+        "crop_mode",
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -145,9 +145,8 @@ def study_run(
             retry_failed=retry_failed,
             model=not no_model,
         )
-    total, waiting, failed = _print_study(name, dsn, format)
+    total, waiting, interrupted, failed = _print_study(name, dsn, format)
     problems = []
-    interrupted = _interrupted(name, dsn)
     if interrupted:
         problems.append(
             "%d of %d trainings could not resume: `lrbench study run %s` tries again"
@@ -182,20 +181,6 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
         policy = parse_or_none(job.policy, setup.epoch) if job.policy else None
         if job.policy and (policy is None or policy.end < cast("int", setup.solver["max_iter"])):
             process.describe(job)  # raises an error with the reason
-
-
-def _interrupted(name: str, dsn: str | None) -> int:
-    """Count the trials of a study that had begun and have not ended."""
-    from lrbench_caffe import database
-    from lrbench_caffe.study import UNFINISHED
-
-    measured = database.undelivered_trials()
-    with database.Store(dsn) as store:
-        entries = database.studies.jobs(store, name)
-    return sum(
-        entry.state is not None and entry.state in UNFINISHED and entry.job.id not in measured
-        for entry in entries
-    )
 
 
 def _check_without_solver(name: str, options: dict[str, object]) -> None:
@@ -244,7 +229,7 @@ def study_show(name: str, view: View, dsn: str | None, format: str) -> None:
 
 def show_study(name: str, view: View, dsn: str | None, format: str) -> None:
     """Print the trials of a study, and what is left to do in it."""
-    total, waiting, failed = _print_study(name, dsn, format, view)
+    total, waiting, _, failed = _print_study(name, dsn, format, view)
     remarks = []
     if waiting:
         remarks.append(
@@ -262,16 +247,17 @@ def show_study(name: str, view: View, dsn: str | None, format: str) -> None:
 
 def _print_study(
     name: str, dsn: str | None, format: str, view: View | None = None
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """Print the trials of a study, and why some of them failed.
 
     Returns:
-        How many trials the study has, how many of them have not begun, and how many failed.
+        How many trials the study has, how many of them have not begun, how many have begun and not
+        ended, and how many failed.
     """
     from lrbench_caffe import database, ranking
     from lrbench_caffe.display import tables
     from lrbench_caffe.display.view import ALL
-    from lrbench_caffe.study import failures
+    from lrbench_caffe.study import UNFINISHED, failures
 
     with database.Store(dsn) as store:
         entries = database.studies.jobs(store, name)
@@ -281,8 +267,13 @@ def _print_study(
     print_remarks(ranking.sets_remarks(trials), format)
     print_remarks(failures.lines(trials), format)
     measured = database.undelivered_trials()
-    n_not_begun = sum(entry.state is None and entry.job.id not in measured for entry in entries)
-    return len(entries), n_not_begun, len(failures.failed_trials(trials))
+    left = [
+        entry.state
+        for entry in entries
+        if entry.state in UNFINISHED and entry.job.id not in measured
+    ]
+    waiting = left.count(None)
+    return len(entries), waiting, len(left) - waiting, len(failures.failed_trials(trials))
 
 
 def _what_starts_them(name: str, dsn: str | None) -> str:

@@ -504,5 +504,5 @@ def _result(
         tuple(curves),
         good,
         sum(trainer.cost(trial) for trial in trials),
-        trainer.epoch,
+        setup.epoch,
     )

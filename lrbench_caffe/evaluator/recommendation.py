@@ -418,8 +418,7 @@ def _good_range(
 
     The optimizer, the initial weights and the scale of the input are the query's, if the task was
     trained with those, or else those of the task's best policy. Of several settings with
-    ENOUGH_RATES rates, those with the longest trainings are used;
-    else those with the most rates.
+    ENOUGH_RATES rates, those with the longest trainings are used; else those with the most rates.
 
     Args:
         query: The query.

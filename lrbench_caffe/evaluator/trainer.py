@@ -152,11 +152,6 @@ class Trainer:
         """Show a message of the study, within the picture of a round if there is one."""
         (self._round_display or self._display()).note(sentence)
 
-    @property
-    def epoch(self) -> float | None:
-        """Iterations in an epoch, or None if the number of training samples is not known."""
-        return self.setup.epoch
-
     def length(self, share: float) -> int:
         """Compute the length of a short training.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, Tuple, cast
 
-from lrbench_caffe.trial import FINISHED, Dataset, Network, Trial
+from lrbench_caffe.trial import FINISHED, SAMPLE_FIELDS, Dataset, Network, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,26 +39,9 @@ _DEFAULTS = {
     "rms_decay": 0.99,
     "delta": 1e-8,
 }
+_SAMPLES = sorted({name for names in SAMPLE_FIELDS.values() for name in names})
 # What a training begins with, beside its net and the solver's own settings. The names of what the
 # test net does differently begin with test_.
-_SAMPLES = (
-    "scale",
-    "mirror",
-    "crop_size",
-    "mean_file",
-    "mean_value",
-    "force_color",
-    "force_gray",
-    "new_height",
-    "new_width",
-    "is_color",
-    "shuffle",
-    "fg_threshold",
-    "bg_threshold",
-    "fg_fraction",
-    "context_pad",
-    "crop_mode",
-)
 INPUT_SETTINGS = (
     "weights",
     "stages",

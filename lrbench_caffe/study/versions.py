@@ -15,7 +15,7 @@ from lrbench_caffe.study import process
 from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from lrbench_caffe.database import Store
     from lrbench_caffe.trial import Job, Setup, Trial
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 _MAX_DIFFERENCES = 3  # in a message
 
 
-def check(
-    store: Store, name: str, remedy: str, describe: Callable[[Job], Trial] = process.describe
-) -> None:
+def check(store: Store, name: str, remedy: str) -> None:
     """Check that a study's solvers, nets and data are those of its trials.
 
     A trial that failed, or has neither rows nor a snapshot, begins again, and does not count. A job
@@ -36,17 +34,15 @@ def check(
         store: The database.
         name: The name of the study, which need not exist.
         remedy: What to do instead, beside undoing the change, for the message.
-        describe: Reads a job, as :func:`lrbench_caffe.study.process.describe` does.
 
     Raises:
         InputError: They differ. The message has the differences.
     """
     if not store.select("SELECT FROM study WHERE name = %s", [name]):
         return
-    trials = {trial.id: trial for trial in store.trials(study=name, best_only=True)}
     trials = {
         trial.id: trial
-        for trial in trials.values()
+        for trial in store.trials(study=name, best_only=True)
         if is_measured(trial) or _has_snapshot(name, trial)
     }
     if not trials:
@@ -54,7 +50,7 @@ def check(
     for job in _one_of_each_solver(store, name, trials):
         stored = trials[str(job.id)]
         try:
-            now = describe(dataclasses.replace(job, id=None))
+            now = process.describe(dataclasses.replace(job, id=None))
         except (InputError, TrialError):
             continue
         changes = differences(stored.setup, now.setup)

@@ -26,8 +26,8 @@ def weights(trial: Trial | str, policy: str | None = None, dsn: str | None = Non
     """Return the model that a trial or a study has kept on this machine.
 
     Args:
-        trial: A Trial; the id of one, or its first digits; or the name of a study. Of a
-            study, it is the model of the best trial of the best policy.
+        trial: A Trial; the id of one, or its first digits; or the name of a study. Of a study, it
+            is the model of the best trial of the best policy.
         policy: The policy of a study whose model is wanted (None: the best one that has a model).
         dsn: The PostgreSQL database (None: the default one).
 

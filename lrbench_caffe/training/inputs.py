@@ -15,32 +15,11 @@ from caffe.proto import caffe_pb2
 from lrbench_caffe.training import encoding
 from lrbench_caffe.training.canonical import field_value, is_set
 from lrbench_caffe.training.net import DATA_LAYERS, layers_in_phase
+from lrbench_caffe.trial import SAMPLE_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# The messages of data layers, and those of their fields that change the samples, in Caffe's words.
-# Caffe ignores the scale, mirror and so on of the other messages.
-_FIELDS = {
-    "transform_param": (
-        "scale",
-        "mirror",
-        "crop_size",
-        "mean_file",
-        "mean_value",
-        "force_color",
-        "force_gray",
-    ),
-    "image_data_param": ("new_height", "new_width", "is_color", "shuffle"),
-    "hdf5_data_param": ("shuffle",),
-    "window_data_param": (
-        "fg_threshold",
-        "bg_threshold",
-        "fg_fraction",
-        "context_pad",
-        "crop_mode",
-    ),
-}
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # the beginning of a file
 _DIGITS = 8  # of the SHA-256 of weights
 _BLOCK_BYTES = 1 << 20  # read at a time
@@ -152,7 +131,7 @@ def _changes(
         if layer.type in DATA_LAYERS:
             return {
                 field.name: _value(field, value)
-                for message, names in _FIELDS.items()
+                for message, names in SAMPLE_FIELDS.items()
                 for field, value in getattr(layer, message).ListFields()
                 if field.name in names and is_set(field, value)
             }

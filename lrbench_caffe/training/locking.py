@@ -28,15 +28,11 @@ def wait_for_lock(
     Returns:
         Whether the lock is taken; False after a stop.
     """
-    if try_lock():
-        return True
-    # The process before this one may be about to end: nobody needs a note about that.
-    if stop.wait(POLL_SECONDS):
-        return False
-    if try_lock():
-        return True
-    emit("note", describe())
+    waits = 0
     while not try_lock():
+        if waits == 1:  # at first, the process before this one may be about to end
+            emit("note", describe())
         if stop.wait(POLL_SECONDS):
             return False
+        waits += 1
     return True

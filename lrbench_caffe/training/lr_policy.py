@@ -18,7 +18,7 @@ from lrbench_caffe.policies import Policy
 from lrbench_caffe.training import float32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from caffe.proto import caffe_pb2
     from numpy.typing import NDArray
@@ -68,12 +68,16 @@ class CaffePolicy(NamedTuple):
         difference if the next step value is not larger. The monitor asks more often than
         `caffe train`, so it computes these rates itself.
         """
-        return self.function == "multistep" and not _increase(self._stepvalues)
+        return self.function == "multistep" and self._steps != self.parameters["stepvalue"]
 
     @property
-    def _stepvalues(self) -> tuple[int, ...]:
+    def _steps(self) -> tuple[int, ...]:
+        """The iterations at which a multistep lowers the rate: one step in an iteration at most."""
         stepvalues: Any = self.parameters["stepvalue"]
-        return tuple(stepvalues)
+        steps: list[int] = []
+        for value in stepvalues:
+            steps.append(max(value, steps[-1] + 1) if steps else value)
+        return tuple(steps)
 
     def rates(self, iterations: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the rates of a multistep in `caffe train`, which asks once in an iteration.
@@ -83,7 +87,7 @@ class CaffePolicy(NamedTuple):
         """
         values: dict[str, Any] = self.parameters
         base_lr, gamma = float32.rounded(values["base_lr"]), float32.rounded(values["gamma"])
-        steps = np.searchsorted(_steps(self._stepvalues), iterations, side="right")
+        steps = np.searchsorted(self._steps, iterations, side="right")
         rates: NDArray[np.float64] = base_lr * np.power(gamma, steps.astype(np.float64))
         return rates
 
@@ -128,22 +132,6 @@ def policy_from_solver(
         except InputError:
             pass  # Caffe runs it although the paper's function does not allow the parameter
     return CaffePolicy(name, {fields[parameter]: value for parameter, value in values.items()})
-
-
-def _steps(stepvalues: Iterable[int]) -> list[int]:
-    """The iterations at which Caffe's multistep lowers the rate: one step in an iteration at most.
-
-    >>> _steps([30, 20, 50, 50])
-    [30, 31, 50, 51]
-    """
-    steps: list[int] = []
-    for value in stepvalues:
-        steps.append(max(value, steps[-1] + 1) if steps else value)
-    return steps
-
-
-def _increase(stepvalues: Sequence[int]) -> bool:
-    return all(value < following for value, following in zip(stepvalues, stepvalues[1:]))
 
 
 def install(policy: Policy | CaffePolicy, solver: caffe_pb2.SolverParameter) -> bool:

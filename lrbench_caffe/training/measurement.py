@@ -318,10 +318,7 @@ def _notes_on_gaps(head: MeasuredHead, has_loss: bool) -> list[str]:
 
 def _notes_on_losses(tested: Sequence[Any], trained: Sequence[Any]) -> list[str]:
     """Whether the train loss is a sum of more losses than the test loss."""
-    ours, theirs = (
-        [layer for layer in layers if is_loss(layer) and _counts(layer)]
-        for layers in (trained, tested)
-    )
+    ours, theirs = (list(filter(is_loss, layers)) for layers in (trained, tested))
     if not theirs or len(ours) <= len(theirs):
         return []
     same = [(layer.type, *layer.bottom) for layer in theirs]
@@ -332,11 +329,6 @@ def _notes_on_losses(tested: Sequence[Any], trained: Sequence[Any]) -> list[str]
         "the train loss also has %s, which the test net does not compute: LD compares this sum "
         "with the test loss" % " and ".join(more)
     ]
-
-
-def _counts(loss: Any) -> bool:
-    """Whether a loss layer has a loss_weight other than 0."""
-    return any(list(loss.loss_weight) or [1.0])
 
 
 def _not_a_classifier(network: str, layers: Sequence[Any], trained: Sequence[Any]) -> str:
