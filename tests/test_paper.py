@@ -345,7 +345,7 @@ def test_a_page_is_written_from_an_export_without_a_database(rows, tmp_path, inv
 
 
 @needs_caffe
-def test_a_page_names_the_test_interval_and_resumed_and_uncounted_trials(dsn, tmp_path):
+def test_a_page_names_the_test_interval_the_devices_and_special_trials(dsn, tmp_path):
     from lrbench_caffe import database
     from lrbench_caffe.database import exchange
     from lrbench_caffe.paper import reproduction
@@ -356,13 +356,14 @@ def test_a_page_names_the_test_interval_and_resumed_and_uncounted_trials(dsn, tm
         trial(
             texts[policy],
             (0.1, 0.99),
-            solver={"max_iter": 500, "test_interval": 100},
+            solver={"max_iter": 500, "test_interval": 100, "solver_mode": mode},
             dataset=host,
             network=LENET,
             **changes,
         )
-        for policy, changes in zip(
+        for policy, mode, changes in zip(
             target.policies,
+            ["CPU", "CPU", "GPU"],
             [{"resumed_at": 100}, {"state": "diverged", "error": "the loss became nan"}, {}],
         )
     ]
@@ -381,7 +382,9 @@ def test_a_page_names_the_test_interval_and_resumed_and_uncounted_trials(dsn, tm
         "Not counted: INV(k0=0.01, gamma=0.002, p=0.75), seed 1, diverged: the loss became nan."
         in text
     )
-    assert "Trainings: 3 with Caffe 1.0.0" in text and "Resumed from a snapshot: 1." in text
+    assert "Trainings: 1 with Caffe 1.0.0, a GPU, on " in text
+    assert "; 2 with Caffe 1.0.0, unknown BLAS, on " in text
+    assert "Resumed from a snapshot: 1." in text
     assert (
         "`lrbench reproduce table-7 --scale 0.05 --test-interval 100 --seeds 1` runs these" in text
     )

@@ -238,9 +238,11 @@ def _origin(trials: Sequence[Trial]) -> str:
 
 
 def _environment(trial: Trial) -> str:
-    framework, blas = trial.setup.framework, trial.blas or "unknown BLAS"
-    text = "%s %s, %s, on %s" % (framework.name, framework.version, blas, trial.host)
-    return printable(text)
+    """The program, what it computed with, and the machine; BLAS matters on the CPU only."""
+    framework = trial.setup.framework
+    on_gpu = trial.setup.solver.get("solver_mode") == "GPU"
+    device = "a GPU" if on_gpu else trial.blas or "unknown BLAS"
+    return printable("%s %s, %s, on %s" % (framework.name, framework.version, device, trial.host))
 
 
 def _listed(values: Sequence[object]) -> str:
