@@ -127,7 +127,7 @@ def main() -> int:
         try:
             passed = checks(data, gpu)
             speed(gpu)
-        except (InputError, TrialError) as error:
+        except (InputError, TrialError, RuntimeError) as error:  # the last: no speed to measure
             print(error, file=sys.stderr)
             return 2
         finally:

@@ -386,7 +386,8 @@ def test_a_page_names_the_test_interval_the_devices_and_special_trials(dsn, tmp_
     assert "; 2 with Caffe 1.0.0, unknown BLAS, on " in text
     assert "Resumed from a snapshot: 1." in text
     assert (
-        "`lrbench reproduce table-7 --scale 0.05 --test-interval 100 --seeds 1` runs these" in text
+        "`lrbench reproduce table-7 --scale 0.05 --test-interval 100 --gpu 0 --seeds 1` runs these"
+        in text
     )
 
 

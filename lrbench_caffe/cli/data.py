@@ -42,13 +42,14 @@ def _add_dataset(name: str, title: str) -> None:
         "source",
         metavar="DIR",
         help="Folder with the dataset's official files [default: download them]",
+        hidden=name == "digits",  # refused there, with the reason
     )
     @click.option(
         "--pad",
         type=WholeNumber(0, 16),
         default=0,
         metavar="N",
-        help="Pad each image of cifar10 with N pixels of zeros on each side (4 for ResNet)",
+        help="Pad each image with N pixels of zeros on each side (4 for ResNet)",
     )
     @click.option(
         "--validation",

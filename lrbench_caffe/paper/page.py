@@ -155,8 +155,12 @@ def _parts(
                 trial.error,
             )
     yield _origin(trials)
-    options = ("" if scale == 1 else " --scale %.10g" % scale) + "".join(
-        " --test-interval %d" % interval for interval in intervals
+    options = "".join(
+        [
+            "" if scale == 1 else " --scale %.10g" % scale,
+            *(" --test-interval %d" % interval for interval in intervals),
+            " --gpu 0" if any(map(_ran_on_gpu, trials)) else "",
+        ]
     )
     yield (
         "`lrbench reproduce %s%s --seeds %d` runs these trainings. "
@@ -240,9 +244,12 @@ def _origin(trials: Sequence[Trial]) -> str:
 def _environment(trial: Trial) -> str:
     """The program, what it computed with, and the machine; BLAS matters on the CPU only."""
     framework = trial.setup.framework
-    on_gpu = trial.setup.solver.get("solver_mode") == "GPU"
-    device = "a GPU" if on_gpu else trial.blas or "unknown BLAS"
+    device = "a GPU" if _ran_on_gpu(trial) else trial.blas or "unknown BLAS"
     return printable("%s %s, %s, on %s" % (framework.name, framework.version, device, trial.host))
+
+
+def _ran_on_gpu(trial: Trial) -> bool:
+    return trial.setup.solver.get("solver_mode") == "GPU"
 
 
 def _listed(values: Sequence[object]) -> str:
