@@ -17,7 +17,7 @@ from trials import NETWORK, record, trial
 from waiting import wait_until
 
 from lrbench_caffe.errors import InputError
-from lrbench_caffe.trial import Job
+from lrbench_caffe.trial import Job, Network
 
 pytest.importorskip(
     "psycopg2", reason="needs psycopg2 and PostgreSQL: run the tests with `make test`"
@@ -167,6 +167,32 @@ def test_a_trial_that_was_still_running_is_brought_up_to_date(databases, tmp_pat
     assert exchange.import_trials(path, target) == (1, 0, 1)
     (updated,) = stored(target)
     assert updated.state == "finished" and [row.iteration for row in updated.rows] == [0, 100, 900]
+
+
+def test_a_failed_trial_that_was_trained_again_is_brought_up_to_date(databases, tmp_path):
+    """Its new attempt may have a corrected net. The file from before then changes nothing."""
+    source, target = databases(), databases()
+    before, after = str(tmp_path / "before.jsonl"), str(tmp_path / "after.jsonl")
+    (failed,) = fill(source, trial(state="failed", error="no memory", top1=(0.1,)))
+    exchange.export_trials(before, source, {})
+    exchange.import_trials(before, target)
+    other = Network("corrected", hashlib.sha256(b"other").hexdigest(), "other")
+    setup = dataclasses.replace(failed.setup, network=other, seed=2)
+    again = dataclasses.replace(failed, setup=setup, attempt=2, rows=trial().rows)
+    with Store(source) as store:
+        store.begin(again)
+        store.add(again.id, *again.rows, attempt=2)
+        store.end(again.id, "finished", 1700000900.0, attempt=2)
+    exchange.export_trials(after, source, {})
+    assert exchange.import_trials(after, target) == (1, 0, 1)
+    for file in (before, after):
+        assert exchange.import_trials(file, target) == (1, 0, 0)
+        (updated,) = stored(target)
+        assert updated.state == "finished" and updated.setup == setup
+        assert [row.top1 for row in updated.rows] == [row.top1 for row in again.rows]
+    assert exchange.import_trials(before, source, restore=True) == (1, 0, 0)
+    (own,) = stored(source)
+    assert own.setup == setup and own.state == "finished"
 
 
 def signed(lines):

@@ -108,8 +108,10 @@ def test_stages_and_levels_of_the_train_net_are_recorded(tmp_path, digits):
     path = nets.write(tmp_path)
     job = Job(path, data=digits)
     plain = process.describe(job).setup.solver
-    other = process.describe(dataclasses.replace(job, stages=("extra",), level=2)).setup.solver
-    assert (other["stages"], other["level"]) == (["extra"], 2)
+    other = process.describe(
+        dataclasses.replace(job, stages=("more", "extra"), level=2)
+    ).setup.solver
+    assert (other["stages"], other["level"]) == (["extra", "more"], 2), "in any order"
     assert "stages" not in plain and "level" not in plain
 
 
@@ -118,6 +120,33 @@ def test_fields_that_caffe_ignores_are_not_recorded(tmp_path, digits):
     net = nets.net().replace("data_param {", "data_param { scale: 0.5 mirror: true ")
     found = settings(tmp_path, net, digits)
     assert found["scale"] == 0.00390625 and "mirror" not in found
+
+
+@needs_caffe
+def test_each_data_layer_counts(tmp_path, digits):
+    """Some nets read images and labels, or two kinds of images, from two LMDBs."""
+    second = """
+        layer { name: "more" type: "Data" top: "more" transform_param { scale: 0.5 }
+            data_param { source: "digits_train_lmdb" batch_size: 8 backend: LMDB } }
+        layer { name: "unused" type: "Silence" bottom: "more" }
+    """
+    first, other = (
+        settings(tmp_path, nets.net() + text, digits)
+        for text in (second, second.replace("0.5", "0.25"))
+    )
+    assert first == dict(other, scale_2=0.5) and other["scale_2"] == 0.25
+    assert other["scale"] == 0.00390625 and ranking.is_input_setting("scale_2")
+
+
+@needs_caffe
+@pytest.mark.parametrize("weights, message", [("", "has an empty name"), ("data", "Is a direct")])
+def test_initial_weights_that_are_no_file_are_an_input_error(
+    tmp_path, digits, monkeypatch, weights, message
+):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        process.describe(Job(nets.write(tmp_path), data=digits, weights=weights))
 
 
 @needs_caffe
@@ -221,6 +250,10 @@ def test_results_of_earlier_versions_do_not_stand_for_other_weights(store):
     policies = [entry.policy for entry in found.tasks[0].policies]
     assert found.same and policies[0] == "FIX(k0=0.1)" and "FIX(k0=0.001)" not in policies
     assert found.tasks[0].good.low == 0.1
+    found = recommendation.recommend(
+        store, recommendation.query_from_setup(made_up(FIX, solver=tuned).setup)
+    )
+    assert found.tasks[0].good.low == 0.001, "they do not help with initial weights either"
 
 
 def test_the_differences_of_two_setups_are_named():
@@ -327,6 +360,28 @@ def test_an_unknown_option_of_train_is_named():
 def test_what_cannot_begin_has_a_message_before_it_begins(tmp_path, digits, option, message):
     with pytest.raises(InputError, match=message):
         process.describe(Job(nets.write(tmp_path), data=digits, **option))
+
+
+@needs_caffe
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--policy", FIX, "--policy", "PLATEAU(k0=0.01, gamma=0.5, l=2)"], "no test net"),
+        (
+            ["--policy", FIX, "--policy", "POLY(k0=0.01, p=1.0, l=2)"],
+            "has no rate after iteration 2",
+        ),
+        (["--policy", FIX, "--gpu", "99"], "GPU 99 cannot be used"),
+    ],
+)
+def test_a_study_does_not_record_what_can_never_begin(
+    tmp_path, digits, name, invoke, trials, options, message
+):
+    text = nets.solver(max_iter=4).replace("test_iter", "#").replace("test_interval", "#")
+    solver = nets.write(tmp_path, text)
+    done = invoke("study", "run", name, solver, "--data", digits, *options)
+    assert done.returncode == 2 and message in done.stderr and "tries again" not in done.stderr
+    assert name not in invoke("study", "list").stdout
 
 
 @needs_caffe

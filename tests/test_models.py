@@ -624,6 +624,7 @@ def test_the_weights_are_written_although_there_is_no_deploy_net(tmp_path, monke
     done = invoke("weights", trial.id, "--out", out, "--deploy", str(tmp_path / "d.prototxt"))
     assert done.returncode == 2 and "it has a reason" in done.stderr
     assert content(out) == b"weights"
-    done = invoke("weights", trial.id, "--out", out, "--deploy", out)
-    assert done.returncode == 2 and "--out and --deploy both name" in done.stderr
-    assert content(out) == b"weights"
+    for same in (out, os.path.join(str(tmp_path), ".", "out.caffemodel")):
+        done = invoke("weights", trial.id, "--out", out, "--deploy", same)
+        assert done.returncode == 2 and "--out and --deploy both name" in done.stderr
+        assert content(out) == b"weights"

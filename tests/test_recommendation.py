@@ -13,6 +13,7 @@ from trials import NETWORK, record, trial
 
 from lrbench_caffe import ranking
 from lrbench_caffe.errors import InputError
+from lrbench_caffe.ranking import blocks
 from lrbench_caffe.trial import Dataset, Network
 
 pytest.importorskip(
@@ -104,7 +105,7 @@ def test_the_best_policies_of_a_task_by_the_mean_of_their_seeds(store):
     best = results.policies[0]
     assert best.top1 == (pytest.approx(0.97), pytest.approx(0.01414, abs=1e-4), 2)
     assert best.iterations == 100 and best.seeds == (1, 2)
-    assert best.settings == {"max_iter": 100, "type": "SGD"}
+    assert best.settings == {"max_iter": 100}, "without what has the default of Caffe"
     assert results.shortcomings == ((), ("it has one seed",))
     assert not recommendation.similar, "the evidence for the best policy is enough"
 
@@ -380,7 +381,7 @@ def test_a_migrated_database_has_the_standings_of_its_trials(store):
 
 
 def test_standings_ignore_the_same_settings_as_the_ranking(store):
-    ignored = dict.fromkeys(ranking.IGNORED_SETTINGS, 1)
+    ignored = {**dict.fromkeys(ranking.IGNORED_SETTINGS, 1), **blocks.DEFAULT_SETTINGS}
     record(
         store,
         trial(GOOD, solver=dict(ignored, max_iter=100)),

@@ -179,3 +179,35 @@ def test_a_study_whose_newest_snapshot_is_damaged_resumes_from_the_one_before(mo
     assert trial.state == "finished" and trial.resumed_at == older
     assert [row.iteration for row in trial.rows] == [0, 10, 20, 30, 40]
     assert "the training resumes from iteration %d" % older in " ".join(output.split())
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("command", ["study", "range"])
+def test_a_failed_training_resumes_unless_its_solver_has_changed(
+    tmp_path, digits, dsn, name, invoke, trials, command, changed
+):
+    """A snapshot of the former solver would mix the two."""
+    (tmp_path / "gate").mkdir()
+    gate = Gate(tmp_path / "gate", HELD_AT, snapshot=True)
+    net = nets.net(head=nets.ACCURACY + nets.LOSS + gate.layer)
+    text = nets.solver(max_iter=40, test_interval=10)
+    arguments = {
+        "study": ["study", "run", name, nets.write(tmp_path, text, net), "--retry-failed"],
+        "range": ["range", nets.write(tmp_path, text, net), "--study", name, "--max-iter", "40"],
+    }[command]
+    arguments += ["--data", digits, "--jobs", "1"]
+    process = start(*arguments, "--dsn", dsn)
+    (training,) = gate.wait()
+    os.kill(training, signal.SIGKILL)
+    gate.open()
+    process.communicate(timeout=LIMIT)
+    (failed,) = (trial for trial in trials(name) if trial.state == "failed")
+    if changed:
+        nets.write(tmp_path, text.replace("momentum: 0.9", "momentum: 0.5"), net)
+        if command == "range":  # its other rates are measured: only failed ones begin anew
+            invoke("db", "delete", "--study", name, "--state", "finished", "--yes")
+    assert invoke(*arguments).returncode == 0
+    (retried,) = (trial for trial in trials(name) if trial.id == failed.id)
+    assert retried.state == "finished" and retried.attempt == 2
+    assert (retried.resumed_at is None) == changed
+    assert retried.setup.solver["momentum"] == (0.5 if changed else 0.9)

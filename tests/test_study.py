@@ -562,6 +562,7 @@ def test_all_gpus_are_those_that_cuda_sees(monkeypatch, tmp_path):
         ("0,7,1", (0,)),  # and stops at a wrong one
         ("0,0", (0,)),
         ("1,-1,2", (0,)),
+        ("1,²", (0,)),
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert parse_gpus("all") == gpus
@@ -573,6 +574,10 @@ def test_all_gpus_are_those_that_cuda_sees(monkeypatch, tmp_path):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=%s names no GPU" % hidden):
             parse_gpus("all")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    program.write_text("#!/bin/sh\necho No devices were found\n")
+    with pytest.raises(InputError, match="nvidia-smi lists no GPU"):
+        parse_gpus("all")
 
 
 def test_a_study_that_is_being_deleted_is_created_again(store, database, name):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from lrbench_caffe.cli import hints
@@ -33,7 +35,8 @@ def weights(
     from lrbench_caffe.errors import InputError, megabytes
     from lrbench_caffe.study.weights import weights as find_weights
 
-    if out and deploy and not files.is_standard_output(out) and out == deploy:
+    same = out and deploy and os.path.realpath(out) == os.path.realpath(deploy)
+    if out and same and not files.is_standard_output(out):
         raise InputError("--out and --deploy both name %s: give each its own file" % out)
     model = find_weights(name, policy, dsn)
     aside = any(path and files.is_standard_output(path) for path in (out, deploy))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,10 +27,7 @@ from lrbench_caffe.cli.output import print_remarks, print_tables, resuming_comma
 from lrbench_caffe.errors import InputError, TrialError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lrbench_caffe.display.view import View
-    from lrbench_caffe.trial import Job
 
 
 @group()
@@ -100,7 +97,7 @@ def study_run(
     resumes as it is. The best model of each policy is kept: `lrbench weights NAME` hands it out.
     """
     from lrbench_caffe.display import progress
-    from lrbench_caffe.study import run_study
+    from lrbench_caffe.study import checked_job, run_study
     from lrbench_caffe.study.cores import Cores
     from lrbench_caffe.trial import Job
 
@@ -133,7 +130,7 @@ def study_run(
         jobs = []
     trainers = pool.create()
     if jobs and isinstance(trainers, Cores):
-        _check_jobs(jobs)
+        trainers.check([checked_job(job) for job in jobs])
     with progress.StudyDisplay() as display:
         run_study(
             name,
@@ -165,22 +162,6 @@ def study_run(
     if problems:
         raise TrialError("; ".join(problems))
     hints.show("study run", format, name=name)
-
-
-def _check_jobs(jobs: Sequence[Job]) -> None:
-    """Check jobs on this machine before their study records them, because they stay in it.
-
-    The first one shows whether the options are valid. The others differ in policy and seed.
-    """
-    from lrbench_caffe.policies import parse_or_none
-    from lrbench_caffe.study import checked_job, process
-
-    first, *others = map(checked_job, jobs)
-    setup = process.describe(first).setup
-    for job in others:
-        policy = parse_or_none(job.policy, setup.epoch) if job.policy else None
-        if job.policy and (policy is None or policy.end < cast("int", setup.solver["max_iter"])):
-            process.describe(job)  # raises an error with the reason
 
 
 def _check_without_solver(name: str, options: dict[str, object]) -> None:

@@ -18,7 +18,7 @@ from lrbench_caffe.database.columns import (
 )
 from lrbench_caffe.database.export_format import SHARED_KINDS, TRIAL_FIELDS
 from lrbench_caffe.database.incoming import line_error
-from lrbench_caffe.trial import RUNNING
+from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
 
 COPY_BATCH_CHARACTERS = 8 << 20  # of COPY data that wait in memory
 
@@ -101,11 +101,21 @@ _CLAIMED_TRIAL = """
 _DUPLICATE_TRIAL = """
     SELECT max(line), id::text FROM new_trial GROUP BY id HAVING count(*) > 1 ORDER BY 1 LIMIT 1"""
 
-_CONFLICTING_TRIAL = """
-    SELECT line, id::text FROM merged JOIN trial USING (id)
-    WHERE trial.policy_id <> merged.policy_id OR trial.network_id <> merged.network_id
-       OR trial.dataset_id <> merged.dataset_id OR trial.seed <> merged.seed
-    ORDER BY line LIMIT 1"""
+_OF_ANOTHER_SETUP = """
+    (trial.policy_id <> merged.policy_id OR trial.network_id <> merged.network_id
+     OR trial.dataset_id <> merged.dataset_id OR trial.seed <> merged.seed)"""
+
+# Only a new attempt of a trial that did not finish may have another net or seed.
+_CONFLICTING_TRIAL = (
+    """
+    SELECT line, merged.id::text FROM merged JOIN trial USING (id)
+    WHERE (trial.attempt = merged.attempt OR merged.origin_id IS DISTINCT FROM trial.origin_id
+           OR (merged.attempt > trial.attempt AND trial.state <> ALL (ARRAY[%s])))
+      AND """
+    % ", ".join("'%s'" % state for state in (RUNNING, INTERRUPTED, FAILED))
+    + _OF_ANOTHER_SETUP
+    + " ORDER BY line LIMIT 1"
+)
 
 # Whether a row of a trial that is here is missing in the file, or has other values there. Rows
 # after the snapshot from which a later attempt resumed are void.
@@ -118,13 +128,15 @@ _CONTRADICTED_ROW = """
     ", ".join("e." + column for column in EVALUATION_COLUMNS),
 )
 
-# An imported trial that was still running at its import is replaced if a file of the same origin
-# has more of it, and has what is here unchanged.
+# An imported trial that had not finished at its import is replaced if a file of the same origin
+# has more of it, and has what is here unchanged. One that had failed needs a new attempt.
 _DELETE_OUTDATED_TRIALS = (
     """
     DELETE FROM trial USING merged
-    WHERE trial.id = merged.id AND trial.origin_id = merged.origin_id AND trial.state = 'running'
-        AND merged.attempt >= trial.attempt AND to_timestamp(merged.started) = trial.started_at
+    WHERE trial.id = merged.id AND trial.origin_id = merged.origin_id
+        AND (trial.state = 'running' AND merged.attempt >= trial.attempt
+             OR trial.state IN ('failed', 'interrupted') AND merged.attempt > trial.attempt)
+        AND to_timestamp(merged.started) = trial.started_at
         AND (merged.state <> 'running' OR merged.attempt > trial.attempt
              OR (SELECT max(iteration) FROM new_row WHERE trial_id = trial.id) > COALESCE(
                  (SELECT max(iteration) FROM evaluation WHERE trial_id = trial.id), -1))
@@ -136,12 +148,13 @@ _DELETE_OUTDATED_TRIALS = (
 # Trials that are here and differ in the file, which changes nothing.
 _DIFFERENT_TRIALS = """
     SELECT count(*) FROM (
-        SELECT id FROM merged JOIN trial USING (id)
-        WHERE merged.origin_id IS DISTINCT FROM trial.origin_id
+        SELECT merged.id FROM merged JOIN trial USING (id)
+        WHERE merged.origin_id IS DISTINCT FROM trial.origin_id OR %s
         UNION
         SELECT trial.id FROM merged JOIN trial USING (id) JOIN new_row n ON n.trial_id = trial.id
         JOIN evaluation e ON e.trial_id = n.trial_id AND e.iteration = n.iteration
         WHERE merged.attempt = trial.attempt AND (%s) IS DISTINCT FROM (%s)) AS different""" % (
+    _OF_ANOTHER_SETUP,
     ", ".join("n." + column for column in EVALUATION_COLUMNS),
     ", ".join("e." + column for column in EVALUATION_COLUMNS),
 )
@@ -239,7 +252,7 @@ class Staging:
 def merge(cursor: Any, path: str, restore: bool = False) -> tuple[int, int, int]:
     """Merge the staged trials into the database.
 
-    Nothing that is here is changed, except trials that were running when they were imported.
+    Nothing that is here is changed, except trials that had not finished when they were imported.
 
     Args:
         cursor: The cursor of the :class:`Staging`.

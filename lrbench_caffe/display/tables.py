@@ -384,7 +384,7 @@ def tuned(result: Tuned, by: Collection[str] = ("top1",)) -> Table:
         by: The metrics of its goal.
     """
     trials = [trial for entry in result.ranked for trial in entry.trials + entry.others]
-    block = ranking.group_comparable(trials)[0]  # all have the same solver and length
+    block = ranking.group_comparable(trials)[0]
     return ranked(block, sorted(result.ranked, key=lambda entry: entry.rank or math.inf), by)
 
 

@@ -74,6 +74,8 @@ def _similarity_explanation(results: TaskResults, title: str, query: Query) -> s
 
 def _evidence_explanation(results: TaskResults) -> list[str]:
     """What the best policy rests on, and whether that is little."""
+    if not results.policies:  # they were deleted meanwhile
+        return []
     sentences = ["its best policy is from %s" % evidence(results.policies[0])]
     if not results.has_enough_evidence:
         sentences.append("this is little evidence: %s" % ", and ".join(results.shortcomings[0]))

@@ -322,7 +322,7 @@ def _best_policies(
         min_seeds=MIN_SEEDS,
         settings=settings,
         min_iterations=lengths,
-        measured=_set(query.solver, _MEASURED) if query.solver else None,
+        measured=_measured(query.solver) if query.solver else None,
     )
     best = standings.best_policies(store, tasks, limit, settings=settings)
     policies = [
@@ -381,12 +381,7 @@ def _shortcomings(standing: Standing, query: Query, length: int) -> tuple[str, .
 
 def _measured(solver: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a solver that determine what is measured, and by which set is chosen."""
-    return _set(solver, _MEASURED)
-
-
-def _set(solver: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Those of the settings with these names that a solver has."""
-    return {name: solver[name] for name in names if solver.get(name) is not None}
+    return {name: solver[name] for name in _MEASURED if solver.get(name) is not None}
 
 
 def deciding_set(standing: Standing) -> str:

@@ -171,22 +171,24 @@ def beginning_differences(
 ) -> list[tuple[str, str]]:
     """Return in which of weights and scale two solvers differ, each as two descriptions.
 
-    The trials of earlier versions do not have these settings, and differ from none.
+    The trials of earlier versions do not have these settings. They differ from a solver with
+    initial weights only.
 
     >>> beginning_differences({"scale": 0.5}, {"scale": 1.0})
     [('the input times 0.5', 'the input as it is')]
     """
-    if not (ranking.has_input_settings(first) and ranking.has_input_settings(second)):
-        return []
     pairs = []
     if ranking.file_contents(first, "weights") != ranking.file_contents(second, "weights"):
         pairs.append((_weights_text(first), _weights_text(second)))
-    if first["scale"] != second["scale"]:
+    both = ranking.has_input_settings(first) and ranking.has_input_settings(second)
+    if both and first["scale"] != second["scale"]:
         pairs.append((_scale_text(first), _scale_text(second)))
     return pairs
 
 
 def _weights_text(settings: Mapping[str, Any]) -> str:
+    if not ranking.has_input_settings(settings):
+        return "weights that were not recorded"
     weights = ", ".join(settings.get("weights") or ())
     return "initial weights " + weights if weights else "random initial weights"
 

@@ -218,6 +218,7 @@ class Trainer:
         """
         if self._is_checked:
             return
+        assert self._study is not None, "the claim sets it"
 
         def read(store: database.Store) -> tuple[dict[Job, str], list[Trial]]:
             trials = store.trials(study=self.name, best_only=True)
@@ -227,9 +228,9 @@ class Trainer:
         own = {trial_id for job, trial_id in ids.items() if _is_of(self._job, job)}
         for trial in (trial for trial in trials if trial.id in own):
             changes = versions.differences(trial.setup, self.setup, ignored=["max_iter"])
-            if changes and versions.is_measured(trial):
-                remedy = "start a new study with --study NAME"
-                raise versions.changed(self.name, self._job.solver, changes, remedy)
+            remedy = "start a new study with --study NAME"
+            if versions.is_outdated(self.name, trial, self._job.solver, changes, remedy):
+                self._study.begin_anew(trial.id)
         self._is_checked = True
 
     def _train_round(

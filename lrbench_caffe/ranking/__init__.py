@@ -9,7 +9,6 @@ The ranges of good constant rates are in :mod:`lrbench_caffe.ranking.ranges`.
 
 from lrbench_caffe.ranking.blocks import (
     IGNORED_SETTINGS,
-    INPUT_SETTINGS,
     Block,
     dataset_label,
     differing_settings,
@@ -17,6 +16,7 @@ from lrbench_caffe.ranking.blocks import (
     group_by_task,
     group_comparable,
     has_input_settings,
+    is_input_setting,
     names_remarks,
     network_label,
     setting_text,
@@ -38,7 +38,6 @@ from lrbench_caffe.ranking.sets import sets_of, sets_remarks, sets_sentence
 
 __all__ = [
     "IGNORED_SETTINGS",
-    "INPUT_SETTINGS",
     "METRICS",
     "Block",
     "Criterion",
@@ -51,6 +50,7 @@ __all__ = [
     "group_by_task",
     "group_comparable",
     "has_input_settings",
+    "is_input_setting",
     "is_tied",
     "names_remarks",
     "network_label",

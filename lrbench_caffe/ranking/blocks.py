@@ -6,6 +6,7 @@ settings. The settings include max_iter: a short training is not compared with a
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, Tuple, cast
 
@@ -25,10 +26,12 @@ IGNORED_SETTINGS = (
     "device_id",
     "average_loss",
     "test_initialization",
+    "test_compute_loss",
+    "snapshot_diff",
     "layer_wise_reduce",
 )
 # Caffe's defaults. A setting that has one counts as none; earlier versions recorded both.
-_DEFAULTS = {
+DEFAULT_SETTINGS = {
     "type": "SGD",
     "iter_size": 1,
     "momentum": 0.0,
@@ -39,17 +42,8 @@ _DEFAULTS = {
     "rms_decay": 0.99,
     "delta": 1e-8,
 }
-_SAMPLES = sorted({name for names in SAMPLE_FIELDS.values() for name in names})
-# What a training begins with, beside its net and the solver's own settings. The names of what the
-# test net does differently begin with test_.
-INPUT_SETTINGS = (
-    "weights",
-    "stages",
-    "level",
-    *_SAMPLES,
-    *("test_" + name for name in _SAMPLES),
-)
-_FILES = ("weights", "mean_file", "test_mean_file")  # each a name and a digest
+_INPUT_SETTINGS = {"weights", "stages", "level"}.union(*SAMPLE_FIELDS.values())
+_FILES = ("weights", "mean_file")  # each a name and a digest
 HASH_DIGITS = 8  # of a network's hash in a title
 
 Settings = Tuple[Tuple[str, object], ...]
@@ -201,10 +195,25 @@ def names_remarks(tasks: Iterable[Task]) -> list[str]:
 def _settings(solver: Mapping[str, object]) -> Settings:
     """The solver settings that may change what a network learns, as a hashable value."""
     return tuple(
-        (name, _content(value) if name in _FILES else _hashable(value))
+        (name, _content(value) if _plain_name(name) in _FILES else _hashable(value))
         for name, value in sorted(solver.items())
-        if name not in IGNORED_SETTINGS and (name not in _DEFAULTS or value != _DEFAULTS[name])
+        if name not in IGNORED_SETTINGS
+        and (name not in DEFAULT_SETTINGS or value != DEFAULT_SETTINGS[name])
     )
+
+
+def is_input_setting(name: str) -> bool:
+    """Return whether a setting belongs to what a training begins with, beside its net and solver.
+
+    >>> is_input_setting("test_mean_file_2")
+    True
+    """
+    return _plain_name(name) in _INPUT_SETTINGS
+
+
+def _plain_name(name: str) -> str:
+    """The name of a field without "test_" for the test net, and the number of a data layer."""
+    return re.sub(r"^test_|_[0-9]+$", "", name)
 
 
 def has_input_settings(solver: Mapping[str, object]) -> bool:

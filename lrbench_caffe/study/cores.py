@@ -6,10 +6,12 @@ import dataclasses
 import os
 import queue
 import re
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from lrbench_caffe import policies
 from lrbench_caffe.errors import InputError, TrialError
 from lrbench_caffe.study import pooled, process
 from lrbench_caffe.study.interfaces import Pool
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from lrbench_caffe.study.events import OnJobEvent
     from lrbench_caffe.study.stop import Stop
-    from lrbench_caffe.trial import Job
+    from lrbench_caffe.trial import Job, Setup
 
 
 class Cores(Pool):
@@ -43,10 +45,33 @@ class Cores(Pool):
                 :func:`lrbench_caffe.study.process.run`.
         """
         self._slots = jobs or len(gpus) or usable_cores()
-        self._train, self._patience = train, pooled.Patience()
+        self._gpus, self._train, self._patience = gpus, train, pooled.Patience()
         self._devices: queue.Queue[int | None] = queue.Queue()
         for slot in range(self._slots):
             self._devices.put(gpus[slot % len(gpus)] if gpus else None)
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Check jobs of one solver before a study records them, because they stay in it.
+
+        The first one shows whether the solver, its data and the GPU can be used. The others differ
+        in policy and seed.
+
+        Args:
+            jobs: The jobs, each as :func:`lrbench_caffe.study.checked_job` returns it.
+
+        Raises:
+            InputError: A job can never be trained.
+            TrialError: The process that describes a job could not be started.
+        """
+        first, *others = [
+            dataclasses.replace(job, gpu=self._gpus[0]) if self._gpus else job for job in jobs
+        ]
+        setup = process.describe(first).setup
+        known = {first.policy}
+        for job in others:
+            if job.policy not in known and _may_not_fit(job.policy, setup):
+                process.describe(job)  # raises an error with the reason
+            known.add(job.policy)
 
     def run(self, jobs: Sequence[Job], stop: Stop, on_event: OnJobEvent) -> None:
         """Train every job, see :meth:`lrbench_caffe.study.interfaces.Pool.run`.
@@ -87,6 +112,14 @@ class Cores(Pool):
             self._devices.put(device)
 
 
+def _may_not_fit(text: str | None, setup: Setup) -> bool:
+    """Whether a training can refuse a policy that can be read: one that ends early or observes."""
+    policy = policies.parse_or_none(text, setup.epoch) if text else None
+    if policy is None:
+        return text is not None
+    return policy.has_memory or policy.end < cast("int", setup.solver["max_iter"])
+
+
 def usable_cores() -> int:
     """Return the number of cores that CPU affinity and cgroups leave to this process."""
     from dask.system import cpu_count  # slow to import
@@ -114,7 +147,7 @@ def parse_gpus(text: str) -> tuple[int, ...]:
     """
     if text == "all":
         return _all_gpus()
-    if not re.fullmatch(r"\d{1,4}(,\d{1,4})*", text):
+    if not re.fullmatch("[0-9]{1,4}(,[0-9]{1,4})*", text):
         raise InputError("invalid --gpu %s: expected indexes such as 0 or 0,1, or all" % text)
     return tuple(dict.fromkeys(int(index) for index in text.split(",")))
 
@@ -123,11 +156,8 @@ def _all_gpus() -> tuple[int, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return tuple(range(_listed_gpus()))
-    try:
-        listed = _listed_gpus()
-    except InputError:  # for example a container without nvidia-smi
-        listed = None
-    count = _visible_gpus(visible, listed)
+    # A container may lack nvidia-smi.
+    count = _visible_gpus(visible, _listed_gpus() if shutil.which("nvidia-smi") else None)
     if not count:
         raise InputError(
             "--gpu all: CUDA_VISIBLE_DEVICES=%s names no GPU: change it, or omit --gpu to train on "
@@ -155,7 +185,7 @@ def _visible_gpus(visible: str, listed: int | None) -> int:
     """The number of GPUs that CUDA sees. It numbers them from 0, and stops at a wrong name."""
     seen: set[str] = set()
     for name in (name.strip() for name in visible.split(",")):
-        is_index = name.isdigit() and (listed is None or int(name) < listed)
+        is_index = name.isascii() and name.isdigit() and (listed is None or int(name) < listed)
         if name in seen or not (is_index or name.startswith(("GPU-", "MIG-"))):
             break
         seen.add(name)

@@ -186,6 +186,7 @@ class ClaimedStudy:
     def __init__(self, name: str, dsn: str | None, stop: Stop) -> None:
         self._name, self._dsn, self._stop = name, dsn, stop
         self._folder = study_folder(name)
+        self._outdated: set[str] = set()  # trials whose snapshots belong to a former version
 
     def check_versions(self, on_note: Callable[[str], None], remedy: str) -> None:
         """Check that what the study trains is what its trials have trained.
@@ -198,7 +199,13 @@ class ClaimedStudy:
             InputError: It is not; see :func:`lrbench_caffe.study.versions.check`.
             KeyboardInterrupt: After Ctrl-C or a request to stop.
         """
-        self.in_database(lambda store: versions.check(store, self._name, remedy), on_note)
+        self._outdated |= self.in_database(
+            lambda store: versions.check(store, self._name, remedy), on_note
+        )
+
+    def begin_anew(self, trial: str) -> None:
+        """Let a failed trial begin from the start, without its snapshots, if it is retried."""
+        self._outdated.add(trial)
 
     def train(
         self,
@@ -251,6 +258,10 @@ class ClaimedStudy:
                 if entry.state in trainable
                 and (others or dataclasses.replace(entry.job, id=None) in jobs)
             ]
+            for job in pending:
+                if job.id in self._outdated and job.folder:
+                    shutil.rmtree(job.folder, ignore_errors=True)
+                    self._outdated.remove(job.id)
             attempts = {entry.job.id: entry.attempts for entry in entries}
             _train(pending, attempts, pool, self._stop, recorder, receivers, display)
         self._check_stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import os
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from lrbench_caffe import ranking
@@ -23,63 +24,86 @@ if TYPE_CHECKING:
 _MAX_DIFFERENCES = 3  # in a message
 
 
-def check(store: Store, name: str, remedy: str) -> None:
+def check(store: Store, name: str, remedy: str) -> set[str]:
     """Check that a study's solvers, nets and data are those of its trials.
 
-    A trial that failed, or has neither rows nor a snapshot, begins again, and does not count. A job
-    that cannot be described on this machine, for example because its data is on the workers of a
-    cluster, is not checked.
+    A job that cannot be described on this machine, for example because its data is on the workers
+    of a cluster, is not checked.
 
     Args:
         store: The database.
         name: The name of the study, which need not exist.
         remedy: What to do instead, beside undoing the change, for the message.
 
+    Returns:
+        The failed trials that differ; see :func:`is_outdated`.
+
     Raises:
         InputError: They differ. The message has the differences.
     """
+    outdated: set[str] = set()
     if not store.select("SELECT FROM study WHERE name = %s", [name]):
-        return
+        return outdated
     trials = {
         trial.id: trial
         for trial in store.trials(study=name, best_only=True)
-        if is_measured(trial) or _has_snapshot(name, trial)
+        if trial.rows or _has_snapshot(name, trial)
     }
     if not trials:
-        return
-    for job in _one_of_each_solver(store, name, trials):
-        stored = trials[str(job.id)]
+        return outdated
+    for jobs in _by_solver(store, name, trials):
         try:
-            now = process.describe(dataclasses.replace(job, id=None))
+            now = process.describe(dataclasses.replace(jobs[0], id=None))
         except (InputError, TrialError):
             continue
-        changes = differences(stored.setup, now.setup)
-        if job.policy is None and now.policy != stored.policy:
-            changes.append("its schedule is %s, and was %s" % (now.policy, stored.policy))
-        if changes:
-            raise changed(name, job.solver, changes, remedy)
+        for job in jobs:
+            stored = trials[str(job.id)]
+            changes = differences(stored.setup, now.setup)
+            if job.policy is None and now.policy != stored.policy:
+                changes.append("its schedule is %s, and was %s" % (now.policy, stored.policy))
+            if is_outdated(name, stored, job.solver, changes, remedy):
+                outdated.add(stored.id)
+    return outdated
 
 
-def is_measured(trial: Trial) -> bool:
-    """Return whether a trial has results that count: it did not fail, and has rows."""
-    return trial.state != FAILED and bool(trial.rows)
+def is_outdated(name: str, trial: Trial, solver: str, changes: Sequence[str], remedy: str) -> bool:
+    """Return whether a failed trial differs from what its study would train now.
+
+    Its snapshots then belong to the former version, and it begins again without them. A trial that
+    did not fail must not differ, unless it has neither rows nor a snapshot.
+
+    Args:
+        name: The name of the study.
+        trial: The trial, with its best row at least.
+        solver: The path of the solver.
+        changes: How the trial differs from what would be trained now.
+        remedy: What to do instead, beside undoing the change, for the message.
+
+    Raises:
+        InputError: It differs, and did not fail.
+    """
+    if trial.state == FAILED or not changes:
+        return bool(changes)
+    if trial.rows or (trial.state in (RUNNING, INTERRUPTED) and _has_snapshot(name, trial)):
+        raise _changed(name, solver, changes, remedy)
+    return False
 
 
 def _has_snapshot(name: str, trial: Trial) -> bool:
-    """Whether a trial that has not ended resumes from a snapshot on this machine."""
-    folder = os.path.join(study_folder(name), trial.id)
-    return trial.state in (RUNNING, INTERRUPTED) and bool(glob.glob(folder + "/snapshot_iter_*"))
+    """Whether a trial has a snapshot on this machine."""
+    folder = glob.escape(os.path.join(study_folder(name), trial.id))
+    return bool(glob.glob(os.path.join(folder, "snapshot_iter_*")))
 
 
-def _one_of_each_solver(store: Store, name: str, trials: Collection[str]) -> Iterable[Job]:
-    """The first job with each solver and options, of those of the trials."""
-    jobs: dict[Job, Job] = {}
+def _by_solver(store: Store, name: str, trials: Collection[str]) -> Iterable[list[Job]]:
+    """The jobs of trials, in groups of the same solver and options."""
+    groups: dict[Job, list[Job]] = defaultdict(list)
     for entry in studies.jobs(store, name):
         if entry.job.id in trials:
             policy = None if entry.job.policy is None else ""
             key = dataclasses.replace(entry.job, id=None, seed=None, policy=policy)
-            jobs.setdefault(key, entry.job)
-    return jobs.values()
+            groups[key].append(entry.job)
+    return groups.values()
 
 
 def differences(before: Setup, now: Setup, ignored: Collection[str] = ()) -> list[str]:
@@ -101,7 +125,7 @@ def differences(before: Setup, now: Setup, ignored: Collection[str] = ()) -> lis
     ours, theirs = map(dict, ranking.differing_settings([now.solver, before.solver]))
     names = {*ours, *theirs} - {*ignored}
     if not ranking.has_input_settings(before.solver):
-        names -= {*ranking.INPUT_SETTINGS}
+        names -= {*filter(ranking.is_input_setting, names)}
     for setting in sorted(names):
         values = _value_text(ours.get(setting)), _value_text(theirs.get(setting))
         found.append("%s is %s, and was %s" % (setting, *values))
@@ -112,15 +136,8 @@ def _value_text(value: object) -> str:
     return "not set" if value is None else ranking.setting_text(value)
 
 
-def changed(name: str, solver: str, changes: Sequence[str], remedy: str) -> InputError:
-    """Return the error about a study whose trials have trained something else.
-
-    Args:
-        name: The name of the study.
-        solver: The path of the solver.
-        changes: The differences.
-        remedy: What to do instead, beside undoing the change.
-    """
+def _changed(name: str, solver: str, changes: Sequence[str], remedy: str) -> InputError:
+    """The error about a study whose trials have trained something else."""
     more = ", ..." if len(changes) > _MAX_DIFFERENCES else ""
     return InputError(
         "the study %s contains trainings of another version of %s or its net (%s%s): undo the "

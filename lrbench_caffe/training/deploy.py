@@ -23,6 +23,7 @@ from lrbench_caffe.training.head import choose_head, find_heads
 from lrbench_caffe.training.instruments import InstrumentedNet
 from lrbench_caffe.training.metrics_layer import is_metrics_layer
 from lrbench_caffe.training.net import layers_in_phase
+from lrbench_caffe.trial import SAMPLE_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -186,12 +187,12 @@ def _shape_text(shape: Sequence[int]) -> str:
 
 def preprocessing(layer: Any) -> list[str]:
     """Return what a data layer does with an image, as sentences for the user."""
-    # Before 2014 these settings were fields of the parameters of each type of data layer.
-    params = [layer.transform_param, layer.data_param, layer.image_data_param]
-    settings: dict[str, Any] = {}
-    for param in params:
-        for descriptor, value in param.ListFields():
-            settings.setdefault(descriptor.name, value)
+    settings = {
+        field.name: value
+        for message, names in SAMPLE_FIELDS.items()
+        for field, value in getattr(layer, message).ListFields()
+        if field.name in names
+    }
     steps = _conversions(layer, settings)
     if settings.get("mean_file"):
         steps.append("subtract the mean image %s" % encoding.readable(settings["mean_file"]))

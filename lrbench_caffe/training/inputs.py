@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from caffe.proto import caffe_pb2
 
+from lrbench_caffe.errors import InputError
 from lrbench_caffe.training import encoding
 from lrbench_caffe.training.canonical import field_value, is_set
 from lrbench_caffe.training.net import DATA_LAYERS, layers_in_phase
@@ -34,19 +35,21 @@ def input_settings(param: caffe_pb2.SolverParameter, test_net: int | None) -> di
 
     Returns:
         The level and the stages of the train net; the files of weights; and what the data layers do
-        with the samples, by the names of Caffe's fields. Where the test net does something else,
-        the names begin with ``test_``. The scale is there in any case: it tells the trials that
-        have these settings from those of earlier versions. Each file has its name and the first
-        digits of its SHA-256.
+        with the samples, by the names of Caffe's fields. Names of a second data layer end with
+        ``_2``, and so on. Where the test net does something else, the names begin with ``test_``.
+        The scale is there in any case: it tells the trials that have these settings from those of
+        earlier versions. Each file has its name and the first digits of its SHA-256.
     """
     settings: dict[str, object] = {"scale": 1.0}
-    stages = [encoding.readable(stage) for stage in param.train_state.stage if stage]
+    stages = {encoding.readable(stage) for stage in param.train_state.stage if stage}
     if stages:
-        settings["stages"] = stages
+        settings["stages"] = sorted(stages)
     if param.train_state.level:
         settings["level"] = param.train_state.level
     if param.weights:
-        settings["weights"] = [_named_by_content(path) for path in param.weights]
+        settings["weights"] = [
+            _named_by_content(path, "the initial weights") for path in param.weights
+        ]
     trained = _changes(param.train_net_param, caffe_pb2.TRAIN, param.train_state)
     settings.update(trained)
     if test_net is not None:
@@ -114,29 +117,36 @@ def _layers_with_weights(path: str) -> list[str]:
     return [layer.name for layer in (*net.layer, *net.layers) if layer.blobs]
 
 
-def _named_by_content(path: str) -> str:
+def _named_by_content(path: str, use: str) -> str:
     """The name of a file with a digest, because files of different content share names."""
     digest = hashlib.sha256()
-    with open(encoding.to_path(path), "rb") as file:
-        for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
-            digest.update(block)
+    try:
+        with open(encoding.to_path(path), "rb") as file:
+            for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(
+            "cannot read %s %s (%s): give the path of a file that you may read"
+            % (use, encoding.readable(path), error.strerror)
+        ) from None
     return "%s@%s" % (encoding.readable(os.path.basename(path)), digest.hexdigest()[:_DIGITS])
 
 
 def _changes(
     net: caffe_pb2.NetParameter, phase: int, state: caffe_pb2.NetState | None
 ) -> dict[str, object]:
-    """What the first data layer of a net does with the samples, by the names of Caffe's fields."""
-    for layer in layers_in_phase(net, phase, state):
-        if layer.type in DATA_LAYERS:
-            return {
-                field.name: _value(field, value)
-                for message, names in SAMPLE_FIELDS.items()
-                for field, value in getattr(layer, message).ListFields()
-                if field.name in names and is_set(field, value)
-            }
-    return {}
+    """What the data layers of a net do with the samples, by the names of Caffe's fields."""
+    layers = [layer for layer in layers_in_phase(net, phase, state) if layer.type in DATA_LAYERS]
+    return {
+        field.name + ("_%d" % number if number > 1 else ""): _value(field, value)
+        for number, layer in enumerate(layers, 1)
+        for message, names in SAMPLE_FIELDS.items()
+        for field, value in getattr(layer, message).ListFields()
+        if field.name in names and is_set(field, value)
+    }
 
 
 def _value(field: Any, value: Any) -> object:
-    return _named_by_content(value) if field.name == "mean_file" else field_value(field, value)
+    if field.name == "mean_file":
+        return _named_by_content(value, "the mean_file")
+    return field_value(field, value)

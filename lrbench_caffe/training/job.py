@@ -117,6 +117,8 @@ def apply(job: Job, solver: caffe_pb2.SolverParameter) -> None:
 
 def _weights(name: str) -> str:
     hint = "give the path of a .caffemodel"
+    if not name.strip():
+        raise InputError("--weights has an empty name: %s" % hint)
     ending = os.path.splitext(name.strip())[1]
     if ending in (".solverstate", ".prototxt", ".json"):
         resume = ", or continue from a snapshot with --resume" if ending == ".solverstate" else ""
