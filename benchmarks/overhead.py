@@ -34,6 +34,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
 
 PAIRS = 7
+POLICY = "SIN2(k0=0.0001, k1=0.006, l=2000)"  # larger rates diverge on random data
 
 
 def report(
@@ -162,8 +163,7 @@ def logged_time(log: str, iteration: int) -> float:
 
 def speed_of_lrbench(path: str, first: int, *options: str) -> float:
     """Return the iterations a second of `lrbench train` from an iteration on."""
-    policy = "SIN2(k0=0.0001, k1=0.006, l=2000)"  # larger rates diverge on random data
-    command = [sys.executable, "-m", "lrbench_caffe", "train", path, "--policy", policy, "--json"]
+    command = [sys.executable, "-m", "lrbench_caffe", "train", path, "--policy", POLICY, "--json"]
     command += options
     points = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as process:
@@ -213,8 +213,7 @@ def speed_of_jobs(path: str, count: int) -> float:
         if kind == "progress" and content["iteration"] >= 20:
             points[job.seed].append((time.monotonic(), content["iteration"]))
 
-    policy = "SIN2(k0=0.0001, k1=0.006, l=2000)"  # larger rates diverge on random data
-    jobs = [Job(path, policy=policy, seed=seed) for seed in range(count)]
+    jobs = [Job(path, policy=POLICY, seed=seed) for seed in range(count)]
     display = SimpleNamespace(begin=lambda jobs: None, note=print, on_event=on_event)
     study.run_jobs(jobs, Cores(count), display)
     return sum(speed(points_of_job) for points_of_job in points.values())

@@ -35,8 +35,8 @@ def weights(
     from lrbench_caffe.errors import InputError, megabytes
     from lrbench_caffe.study.weights import weights as find_weights
 
-    same = out and deploy and os.path.realpath(out) == os.path.realpath(deploy)
-    if out and same and not files.is_standard_output(out):
+    both_are_files = out and deploy and not files.is_standard_output(out)
+    if both_are_files and os.path.realpath(str(out)) == os.path.realpath(str(deploy)):
         raise InputError("--out and --deploy both name %s: give each its own file" % out)
     model = find_weights(name, policy, dsn)
     aside = any(path and files.is_standard_output(path) for path in (out, deploy))

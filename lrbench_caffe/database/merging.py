@@ -18,7 +18,7 @@ from lrbench_caffe.database.columns import (
 )
 from lrbench_caffe.database.export_format import SHARED_KINDS, TRIAL_FIELDS
 from lrbench_caffe.database.incoming import line_error
-from lrbench_caffe.trial import FAILED, INTERRUPTED, RUNNING
+from lrbench_caffe.trial import RUNNING
 
 COPY_BATCH_CHARACTERS = 8 << 20  # of COPY data that wait in memory
 
@@ -110,9 +110,9 @@ _CONFLICTING_TRIAL = (
     """
     SELECT line, merged.id::text FROM merged JOIN trial USING (id)
     WHERE (trial.attempt = merged.attempt OR merged.origin_id IS DISTINCT FROM trial.origin_id
-           OR (merged.attempt > trial.attempt AND trial.state <> ALL (ARRAY[%s])))
-      AND """
-    % ", ".join("'%s'" % state for state in (RUNNING, INTERRUPTED, FAILED))
+           OR (merged.attempt > trial.attempt
+               AND trial.state NOT IN ('running', 'interrupted', 'failed')))
+        AND """
     + _OF_ANOTHER_SETUP
     + " ORDER BY line LIMIT 1"
 )

@@ -342,13 +342,10 @@ def _settings_with_same_rates(
     """
     if not query.solver:
         return None
+    wanted = [similarity.reference(query.solver, task.settings) for task in tasks]
     return [
-        [
-            own
-            for own in settings
-            if similarity.have_same_rates(own, similarity.reference(query.solver, task.settings))
-        ]
-        for task, settings in zip(tasks, standings.settings(store, tasks))
+        [own for own in settings if similarity.have_same_rates(own, like)]
+        for like, settings in zip(wanted, standings.settings(store, tasks))
     ]
 
 
@@ -421,10 +418,9 @@ def _good_range(
         constants: Its constant rates.
     """
     groups: dict[str, list[ConstantRate]] = {}
+    like = similarity.reference(query.solver, task.settings)
     for constant in constants:
-        if similarity.have_same_rates(
-            constant.settings, similarity.reference(query.solver, task.settings)
-        ):
+        if similarity.have_same_rates(constant.settings, like):
             key = repr(sorted(constant.settings.items()))
             groups.setdefault(key, []).append(constant)
 

@@ -226,9 +226,9 @@ class Trainer:
 
         ids, trials = self.in_database(read)
         own = {trial_id for job, trial_id in ids.items() if _is_of(self._job, job)}
+        remedy = "start a new study with --study NAME"
         for trial in (trial for trial in trials if trial.id in own):
             changes = versions.differences(trial.setup, self.setup, ignored=["max_iter"])
-            remedy = "start a new study with --study NAME"
             if versions.is_outdated(self.name, trial, self._job.solver, changes, remedy):
                 self._study.begin_anew(trial.id)
         self._is_checked = True

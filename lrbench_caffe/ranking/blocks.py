@@ -6,6 +6,7 @@ settings. The settings include max_iter: a short training is not compared with a
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, Tuple, cast
@@ -211,6 +212,7 @@ def is_input_setting(name: str) -> bool:
     return _plain_name(name) in _INPUT_SETTINGS
 
 
+@functools.lru_cache(maxsize=None)  # a ranking asks for each setting of each trial
 def _plain_name(name: str) -> str:
     """The name of a field without "test_" for the test net, and the number of a data layer."""
     return re.sub(r"^test_|_[0-9]+$", "", name)

@@ -163,9 +163,9 @@ def _reason_of_study(trials: Sequence[Trial]) -> str:
         return "none of its trials has begun"
     if all(trial.origin for trial in trials):
         return "its trials were imported, and models are not exported"
-    damages = [damage for damage in (models.damage(trial.id) for trial in trials) if damage]
-    if damages:
-        return "%s; training the study again under another name keeps new ones" % damages[0]
+    damage = next(filter(None, (models.damage(trial.id) for trial in trials)), None)
+    if damage:
+        return "%s; training the study again under another name keeps new ones" % damage
     return (
         "its %s %s trained with --no-model, by `lrbench range`, by an earlier version, or with "
         "another LRBENCH_HOME"
