@@ -10,6 +10,8 @@ from trials import trial as made_up
 from lrbench_caffe import ranking
 from lrbench_caffe.display import console, tables
 from lrbench_caffe.display.formats import render
+from lrbench_caffe.display.layout import fitted
+from lrbench_caffe.display.view import View, view
 from lrbench_caffe.trial import SET_METRICS, Job
 
 pytest.importorskip(
@@ -121,6 +123,17 @@ def test_tables_have_both_accuracies_and_name_the_sets(two_policies):
         *("test", "test"),
         0.9,
     )
+
+
+def test_the_accuracy_that_decides_is_a_column_that_is_never_left_out(two_policies):
+    (block,) = ranking.group_comparable(two_policies)
+    ranked = tables.ranked(block, ranking.rank(block.trials))
+    for table in (ranked, tables.results(two_policies)):
+        shown = fitted(table, 40)
+        assert "validation Top-1 %" in [column.title for column in shown.columns]
+    chosen = View(("policy", "selected_top1"))
+    (table,) = view([ranked], chosen, "table")
+    assert [column.title for column in table.columns] == ["policy", "validation Top-1 %"]
 
 
 def test_a_set_with_a_strange_name_is_shown_as_visible_text(two_policies, store, capsys):

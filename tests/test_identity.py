@@ -354,7 +354,7 @@ def test_an_unknown_option_of_train_is_named():
     [
         ({"weights": "a.solverstate"}, "a.solverstate is not a file of weights: .* --resume"),
         ({"weights": "net.prototxt"}, "net.prototxt is not a file of weights: give the path of"),
-        ({"max_iter": 0}, "has no max_iter: give it one, or use --max-iter"),
+        ({"max_iter": 0}, "has no max_iter: give it one, the number of iterations"),
     ],
 )
 def test_what_cannot_begin_has_a_message_before_it_begins(tmp_path, digits, option, message):

@@ -365,6 +365,7 @@ def test_a_search_shows_its_stage_its_incumbent_and_its_budget(terminal):
             train(display, job, iteration=600)
             assert "  600/9,000" in shown(screen) and "1 running of 1 trainings" in screen.text
             display.on_event(job, "end", begun()[0].ended_as("finished", 1e9))
+        assert "  600/9,000" in shown(screen), "what a round has spent stays until the next one"
         top1 = Spread(0.98667, 0.00289, 3)
         search.show(SearchStatus("full", "2 seeds", "its lead is noise", POLICY, top1, 600, 9000))
         assert "best of the search: Top-1 98.67 ± 0.29 %%, %s" % POLICY in shown(screen)

@@ -287,6 +287,19 @@ def resolve(folder, solver_text, net_text=None, data=None):
     return prototxt.resolve(prototxt.read_solver(path), path, data)
 
 
+def test_a_bottom_without_a_layer_in_its_phase_has_a_message(tmp_path, digits):
+    test_data = nets.DATA.format(name="test", phase="TEST", source="digits_test_lmdb", batch=100)
+    no_test_data = nets.net().replace(test_data, "")
+    assert no_test_data != nets.net()
+    with pytest.raises(InputError, match="'small' has no layer before it with this top in the phase"
+                       r" TEST: add one with include \{ phase: TEST \}"):  # fmt: skip
+        resolve(tmp_path, None, no_test_data, digits)
+    typo = nets.net().replace('bottom: "data"', 'bottom: "dat"', 1)
+    with pytest.raises(InputError, match="has the bottom 'dat', .* TRAIN: add one, or correct the"
+                       " name: did you mean data"):  # fmt: skip
+        resolve(tmp_path, None, typo, digits)
+
+
 def test_the_network_keeps_its_text_with_the_layers_of_other_states(tmp_path, digits):
     unused = UNUSED.format(rule=RULES[0])
     resolved = resolve(tmp_path, None, nets.net() + unused, digits)

@@ -111,6 +111,29 @@ def test_stopping_a_server_that_was_just_killed_is_not_an_error(used_home):
         connection.close()
 
 
+def _start_again_and_again(done):
+    while not done.is_set():
+        with contextlib.suppress(InputError):  # it was stopped while it started
+            server.start()
+
+
+def test_a_stop_does_not_wait_for_a_server_that_another_process_started_again(used_home):
+    context = multiprocessing.get_context("spawn")
+    done = context.Event()
+    starter = context.Process(target=_start_again_and_again, args=(done,))
+    starter.start()
+    try:
+        wait_until(lambda: server.status().running)
+        for _ in range(5):
+            try:
+                server.stop()
+            except InputError as error:
+                assert "a training or study that runs has started it again" in str(error)
+    finally:
+        done.set()
+        starter.join()
+
+
 def test_process_ids_from_before_a_reboot_are_ignored(used_home):
     """After a reboot, the id in an old postmaster.pid may belong to any running process."""
     server.start()

@@ -153,7 +153,7 @@ def stop() -> bool:
         Whether it was running.
 
     Raises:
-        InputError: The server does not stop.
+        InputError: The server does not stop, or another process has started it again.
     """
     path = _folder_path()
     if not os.path.isdir(path):
@@ -161,7 +161,7 @@ def stop() -> bool:
     with _open_folder(path) as folder:
         if folder.lock():
             return False
-        problem = None
+        problem, process = None, _server_process(path)
         try:
             pg_ctl = find_program("pg_ctl", path, _data_version(path))
             # Without pg_ctl's own waiting (-W): a killed server may stay in the process table.
@@ -170,14 +170,19 @@ def stop() -> bool:
             # This is not yet an error: if the server was killed, its last processes are leaving.
             problem = error
         with waits.waiting("stopping PostgreSQL"):
-            _wait_for_end(folder, problem)
+            _wait_for_end(folder, process, problem)
     return True
 
 
-def _wait_for_end(folder: _Folder, problem: InputError | None) -> None:
+def _wait_for_end(folder: _Folder, process: str | None, problem: InputError | None) -> None:
     """Wait until the server has released its folder, which this process then locks."""
     deadline = time.monotonic() + (5 if problem else _TIMEOUT)
     while not folder.lock():
+        if _server_process(folder.path) not in (None, process):
+            raise InputError(
+                "the private server was stopped, but a training or study that runs has started it "
+                "again: end that first, with Ctrl-C or with `lrbench study stop NAME`"
+            )
         if time.monotonic() > deadline:
             raise problem or InputError(
                 "the PostgreSQL server in %s does not stop: read %s/log"
@@ -221,11 +226,21 @@ def _is_ready(path: str) -> bool:
 
 def _is_marked_ready(path: str) -> bool:
     """Whether postmaster.pid ends with "ready" rather than "starting" or "stopping"."""
+    return _pid_file(path)[-1:] == ["ready"]
+
+
+def _server_process(path: str) -> str | None:
+    """The process id of the server, None without one."""
+    return next(iter(_pid_file(path)), None)
+
+
+def _pid_file(path: str) -> list[str]:
+    """The words of postmaster.pid, none if there is no such file."""
     try:
         with open(os.path.join(path, "data", "postmaster.pid")) as pid_file:
-            return pid_file.read().split()[-1:] == ["ready"]
+            return pid_file.read().split()
     except OSError:
-        return False
+        return []
 
 
 def _data_version(path: str) -> str | None:

@@ -67,10 +67,11 @@ class SearchDisplay(Drawing):
         self._round: _Round | None = None
         self._started = time.monotonic()
         self._iterations = 0  # of the rounds that have ended
+        self._counted = 0  # of these, those that the status counts as spent
 
     def show(self, status: SearchStatus) -> None:
         """Show another status. What it has spent must not include the round that runs."""
-        self._status = status
+        self._status, self._counted = status, self._iterations
         SCREEN.draw()
 
     def round(self) -> StudyDisplay:
@@ -102,10 +103,10 @@ class SearchDisplay(Drawing):
         return [*meter_lines(meters, width), *lines][:height]
 
     def _budget_meter(self, status: SearchStatus, current: _Round | None) -> Meter:
-        new = current.iterations if current else 0
-        spent = min(status.spent + new, status.budget)
+        trained = self._iterations + (current.iterations if current else 0)
+        spent = min(status.spent + trained - self._counted, status.budget)
         total = None if status.budget == float("inf") else status.budget
-        speed = (self._iterations + new) / max(time.monotonic() - self._started, 1e-9)
+        speed = trained / max(time.monotonic() - self._started, 1e-9)
         left = (total - spent) / speed if speed and total is not None else None
         return Meter(
             "budget",

@@ -75,6 +75,7 @@ class Column(NamedTuple):
             out first, and of equal ones the last. Columns of the importance KEY always stay.
         policy: Whether the column has policies, which are wrapped between their parameters.
         needed: Whether a terminal shows the column even if it has no values.
+        choice: The name by which a user chooses the column, if it is not the name or the title.
     """
 
     title: str | None
@@ -84,11 +85,12 @@ class Column(NamedTuple):
     importance: int = 50
     policy: bool = False
     needed: bool = False
+    choice: str | None = None
 
     @property
     def key(self) -> str:
         """The name by which a user chooses the column; "" if it cannot be chosen."""
-        return self.name or re.sub(r"[^a-z]+", "", (self.title or "").lower())
+        return self.choice or self.name or re.sub(r"[^a-z]+", "", (self.title or "").lower())
 
 
 class Table(NamedTuple):

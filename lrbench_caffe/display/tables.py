@@ -130,7 +130,8 @@ def _selected_top1(trials: Iterable[Trial]) -> Column:
     pairs = {pair for pair in map(ranking.sets_of, trials) if pair and pair[0] != pair[1]}
     names = {select for select, _ in pairs}
     name = names.pop() if len(names) == 1 else "deciding"
-    return Column("%s Top-1 %%" % name if pairs else None, None, percent, True)
+    title = "%s Top-1 %%" % name if pairs else None
+    return Column(title, None, percent, True, KEY, choice="selected_top1")
 
 
 def _results_row(trial: Trial, settings: str, reason: tuple[str, ...]) -> tuple[object, ...]:

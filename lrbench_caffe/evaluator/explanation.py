@@ -64,6 +64,8 @@ def _similarity_explanation(results: TaskResults, title: str, query: Query) -> s
     if not query.dataset.shape:
         reasons.append("the input shape of %s is not known" % query.dataset.name)
     own_name = "%s on %s" % (query.network.name, query.dataset.name)
+    if own_name == title and query.network.hash:
+        own_name = "%s on %s" % (ranking.network_label(query.network), query.dataset.name)
     return "%s is %.0f %% similar to %s: %s" % (
         title,
         100 * results.similarity,

@@ -138,8 +138,7 @@ def _check_length(job: Job, param: caffe_pb2.SolverParameter, policy: Policy | C
     """Raise InputError if no iteration is left to train, or the policy ends before max_iter."""
     if not param.max_iter:
         raise InputError(
-            "%s has no max_iter: give it one, or use --max-iter, with the iterations to train"
-            % job.solver
+            "%s has no max_iter: give it one, the number of iterations to train" % job.solver
         )
     start = snapshot_iteration(job.resume) if job.resume else 0
     if param.max_iter <= start:

@@ -26,7 +26,7 @@ from lrbench_caffe.training.reader import read_net, read_solver, upgraded
 from lrbench_caffe.training.settings import check_settings, check_tests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 __all__ = ["read_solver", "resolve", "shadowed_nets", "write_solver"]
 
@@ -182,6 +182,7 @@ def _located(
     located = caffe_pb2.NetParameter()
     located.CopyFrom(net.param)
     state = state_in_phase(located, phase, solver_state)
+    tops = set(located.input)
     for layer in located.layer:
         if layer.include and layer.exclude:
             raise InputError(
@@ -191,6 +192,8 @@ def _located(
         included = is_included(layer, state)
         if included:
             _check_type(layer, located.name)
+            _check_bottoms(layer, tops, located, phase)
+            tops.update(layer.top)
         _resolve_paths(layer, net.folders, layer.name, included)
         if included:
             locate_listed_files(layer, net.folders)
@@ -252,6 +255,24 @@ def _check_type(layer: Any, net: str) -> None:
         )
     if layer.type == "Python":
         _check_python_layer(layer)
+
+
+def _check_bottoms(
+    layer: Any, tops: Collection[str], net: caffe_pb2.NetParameter, phase: int
+) -> None:
+    """Raise InputError if a layer has a bottom that is not among the tops before it."""
+    in_phase = caffe_pb2.Phase.Name(phase)
+    for bottom in layer.bottom:
+        if bottom in tops:
+            continue
+        remedy = "add one, or correct the name" + suggestion(bottom, tops)
+        if any(bottom in other.top for other in net.layer):
+            remedy = "add one with include { phase: %s }" % in_phase
+        names = tuple(map(encoding.readable, (layer.name, bottom, net.name)))
+        raise InputError(
+            "layer %r has the bottom %r, but the net %r has no layer before it with this top in the"
+            " phase %s: %s" % (*names, in_phase, remedy)
+        )
 
 
 def _check_python_layer(layer: Any) -> None:
