@@ -135,6 +135,18 @@ def test_the_good_range_is_from_longer_trainings_if_these_tried_enough_rates(sto
     assert recommended(store, "data", "net")[0].good.best == 0.004
 
 
+def test_trainings_far_shorter_than_the_solvers_have_no_good_range(store):
+    tops = {0.0001: 0.4, 0.001: 0.9, 0.01: 0.92, 0.1: 0.5}
+    record(store, *(trial("FIX(k0=%g)" % k0, [0.1, top1]) for k0, top1 in tops.items()))
+    names = query_by_names(store, "data", "net")
+
+    def good(max_iter):
+        return recommend(store, names._replace(solver={"max_iter": max_iter})).tasks[0].good
+
+    assert good(1000).best == 0.01
+    assert good(1001) is None, "a tenth of its trainings is longer"
+
+
 def test_similar_tasks_are_sorted_and_explained(store):
     photos = trial(GOOD, dataset="photos", network=CNN)
     images = trial(FAIR, dataset="digits", network=MLP)

@@ -110,7 +110,19 @@ def load(store: Store, setup: Setup, limit: int, origin: str | None = None) -> P
     )
     if not found.same:
         return prior
-    return prior._replace(diverged_rates=_diverged_rates(store, best, like, origin))
+    prior = prior._replace(diverged_rates=_diverged_rates(store, best, like, origin))
+    return prior if _are_good_rates_safe(prior) else _without_good_rates(prior)
+
+
+def _are_good_rates_safe(prior: Prior) -> bool:
+    """Whether no training diverged with a good rate up to the best one."""
+    good = prior.good
+    return not (good and any(good.low <= rate <= good.best for rate in prior.diverged_rates))
+
+
+def _without_good_rates(prior: Prior) -> Prior:
+    sentence = "%s; another training with one of these rates diverged, so they are tested again"
+    return prior._replace(good=None, sentence=sentence % prior.sentence)
 
 
 def _usable(results: TaskResults, setup: Setup) -> TaskResults | None:

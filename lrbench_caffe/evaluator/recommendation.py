@@ -44,6 +44,7 @@ COMPARED_TASKS = 10  # the most similar ones without their networks, which are t
 RATED_POLICIES = 5  # the best ones, whose rates are named
 MIN_SEEDS = 2  # of a policy with enough evidence; the noise of a single seed is unknown
 MIN_RATES = 3  # constant rates with the same settings that make a good range
+MIN_LENGTH = 0.1  # of the needed length: shorter trainings say nothing about a task's good rates
 ENOUGH_RATES = 5  # constant rates from which on the length of the trainings decides, not the number
 _MEASURED = ("head", "test_net", "select", "report")
 _RATE = re.compile(r"\bk[01]=([^,)]+)")  # in a policy's text
@@ -278,8 +279,14 @@ def _results(
     policies = _best_policies(store, query, tasks, lengths, settings, limit)
     constants = standings.constant_rates(store, tasks, settings)
     good_ranges = [
-        _good_range(query, task, _of_the_same_head(query, task, constants[n]))
-        for n, task in enumerate(tasks)
+        _good_range(
+            query,
+            task,
+            _of_the_same_head(query, task, constants[n]),
+            # Other tasks may be much shorter. Their rates only begin a range test.
+            min_length=0 if comparisons else MIN_LENGTH * lengths[n],
+        )
+        for n, (task, comparisons) in enumerate(compared)
     ]
     return tuple(
         TaskResults(
@@ -404,7 +411,7 @@ def _of_the_same_head(
 
 
 def _good_range(
-    query: Query, task: TrainedTask, constants: Iterable[ConstantRate]
+    query: Query, task: TrainedTask, constants: Iterable[ConstantRate], min_length: float
 ) -> GoodRange | None:
     """Find the good range among constant rates that were trained with the same settings.
 
@@ -416,11 +423,13 @@ def _good_range(
         query: The query.
         task: The task.
         constants: Its constant rates.
+        min_length: The least number of iterations of a training that counts.
     """
     groups: dict[str, list[ConstantRate]] = {}
     like = similarity.reference(query.solver, task.settings)
     for constant in constants:
-        if similarity.have_same_rates(constant.settings, like):
+        is_long = constant.settings.get("max_iter", min_length) >= min_length
+        if is_long and similarity.have_same_rates(constant.settings, like):
             key = repr(sorted(constant.settings.items()))
             groups.setdefault(key, []).append(constant)
 
