@@ -287,17 +287,34 @@ def resolve(folder, solver_text, net_text=None, data=None):
     return prototxt.resolve(prototxt.read_solver(path), path, data)
 
 
-def test_a_bottom_without_a_layer_in_its_phase_has_a_message(tmp_path, digits):
+def test_a_bottom_without_a_layer_before_it_has_a_message(tmp_path, digits):
+    def message(net):
+        with pytest.raises(InputError) as error:
+            resolve(tmp_path, None, net, digits)
+        return str(error.value)
+
     test_data = nets.DATA.format(name="test", phase="TEST", source="digits_test_lmdb", batch=100)
-    no_test_data = nets.net().replace(test_data, "")
-    assert no_test_data != nets.net()
-    with pytest.raises(InputError, match="'small' has no layer before it with this top in the phase"
-                       r" TEST: add one with include \{ phase: TEST \}"):  # fmt: skip
-        resolve(tmp_path, None, no_test_data, digits)
-    typo = nets.net().replace('bottom: "data"', 'bottom: "dat"', 1)
-    with pytest.raises(InputError, match="has the bottom 'dat', .* TRAIN: add one, or correct the"
-                       " name: did you mean data"):  # fmt: skip
-        resolve(tmp_path, None, typo, digits)
+    assert message(nets.net().replace(test_data, "")) == (
+        "layer 'conv1' has the bottom 'data', but the net 'small' has no layer before it with this"
+        " top in the phase TEST: the rules of layer 'train' leave it out: add another layer with"
+        " include { phase: TEST }"
+    )
+    in_place = nets.net().replace('bottom: "conv1" top: "conv1"', 'bottom: "conv" top: "conv"')
+    assert message(in_place).endswith(
+        "layer before it with this top in the phase TRAIN: correct the name, or add a layer with"
+        " this top: did you mean conv1?"
+    )
+    head = nets.ACCURACY + nets.LOSS
+    order = nets.net(body="", head=head + nets.BODY.format(classes=10))
+    assert message(order).endswith(" in the phase TRAIN: move layer 'ip' before it")
+    staged = nets.net().replace("include { phase: TRAIN }", 'include { stage: "none" }')
+    assert "the rules of layer 'train' leave it out" in message(staged)
+
+
+def test_a_net_with_inputs_of_its_own_may_use_them(tmp_path, digits):
+    text = 'input: "extra" input_shape { dim: 1 dim: 10 }\n' + nets.net()
+    text += 'layer { name: "silence" type: "Silence" bottom: "extra" }\n'
+    assert resolve(tmp_path, None, text, digits).train_net_param
 
 
 def test_the_network_keeps_its_text_with_the_layers_of_other_states(tmp_path, digits):

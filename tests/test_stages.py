@@ -33,10 +33,22 @@ def training(candidate, top1=0.9, loss=0.3, seed=1, state="finished", length=FUL
     return Tried(stage, "a reason", made_up, candidate, length, seed, length)
 
 
+def ending_at(candidate, highest, *last, classes=10):
+    """A training that reaches a Top-1 and then has others, as a net that collapses does."""
+    trained = training(candidate, highest)
+    setup = dataclasses.replace(trained.trial.setup, classes=classes)
+    first, row = trained.trial.rows
+    first = dataclasses.replace(first, top1=1 / (classes or 10))
+    made_up = dataclasses.replace(trained.trial, setup=setup, rows=(first, row))
+    for n, top1 in enumerate(last, 1):
+        made_up = made_up.with_row(dataclasses.replace(row, iteration=FULL + n, top1=top1))
+    return trained._replace(trial=made_up)
+
+
 class MadeUp:
     """Rounds whose trainings end as `result(candidate, length, seed)` returns.
 
-    A result is (Top-1, test loss), or the state of a training that does not finish.
+    A result is (Top-1, test loss), the state of a training that does not finish, or "collapsed".
     """
 
     def __init__(self, result, budget):
@@ -52,15 +64,18 @@ class MadeUp:
         done = {(t.candidate, t.seed) for t in log.tried if t.length == length}
         new = [item for item in wanted if (item.candidate, item.seed) not in done]
         for item in new[: self.room(length) if count is None else min(count, self.room(length))]:
-            result = self._result(item.candidate, length, item.seed)
-            ending = {"state": result} if isinstance(result, str) else {}
-            top1, loss = (0.1, 2.3) if ending else result
-            tried = training(
-                item.candidate, top1, loss, item.seed, length=length, stage=stage, **ending
-            )
-            log = log.with_tried([tried._replace(why=item.why)])
+            tried = self._ended(item, length)._replace(stage=stage, why=item.why)
+            log = log.with_tried([tried])
             self.left -= length
         return log
+
+    def _ended(self, item, length):
+        result = self._result(item.candidate, length, item.seed)
+        if result == "collapsed":
+            return ending_at(item.candidate, 0.9, 0.1, 0.1)._replace(seed=item.seed)
+        ending = {"state": result} if isinstance(result, str) else {}
+        top1, loss = (0.1, 2.3) if ending else result
+        return training(item.candidate, top1, loss, item.seed, length=length, **ending)
 
 
 def best_at(peak):
@@ -141,6 +156,28 @@ def seeds_of(text, *results):
     return [training(text, *result, seed=seed) for seed, result in enumerate(results, 1)]
 
 
+def test_the_more_seeds_a_candidate_has_the_more_its_top1_counts():
+    """A loss that grows with the rate may be that of an accurate net."""
+    one = a_log(
+        tried=(
+            training("FIX(k0=0.2)", 0.93, 0.32),
+            training("FIX(k0=0.1)", 0.92, 0.31),
+            training("FIX(k0=0.05)", 0.91, 0.30),
+            training("FIX(k0=0.02)", 0.90, 0.40),
+        )
+    )
+    rates = [outcome.candidate.highest_rate() for outcome in one.ordered(FULL)]
+    assert rates == [0.2, 0.1, 0.05, 0.02], "all but the last one are 2 places behind in total"
+    lower_loss = (*one.tried, *seeds_of("FIX(k0=0.01)", (0.925, 0.29)))
+    assert a_log(tried=lower_loss).leader(FULL).candidate.text == "FIX(k0=0.01)"
+    seeds = [
+        training(text, top1, loss, seed)
+        for text, top1, loss in (("FIX(k0=0.2)", 0.93, 0.32), ("FIX(k0=0.01)", 0.925, 0.29))
+        for seed in (2, 3, 4)
+    ]
+    assert a_log(tried=(*lower_loss, *seeds)).leader(FULL).candidate.text == "FIX(k0=0.2)"
+
+
 def test_of_level_candidates_the_smaller_largest_rate_leads():
     large = seeds_of("FIX(k0=0.2)", (0.95, 0.10), (0.93, 0.12))
     level = seeds_of("FIX(k0=0.1)", (0.93, 0.12), (0.94, 0.11))
@@ -153,6 +190,22 @@ def test_of_level_candidates_the_smaller_largest_rate_leads():
     assert a_log(tried=(*large, *higher_loss)).leader(FULL).candidate.text == "FIX(k0=0.2)"
     always_behind = seeds_of("FIX(k0=0.1)", (0.94, 0.12), (0.92, 0.14))
     assert a_log(tried=(*large, *always_behind)).leader(FULL).candidate.text == "FIX(k0=0.2)"
+
+
+def test_of_level_candidates_the_first_leads_if_a_larger_rate_shows_a_margin():
+    level = (
+        *seeds_of("FIX(k0=0.2)", (0.95, 0.10), (0.93, 0.12)),
+        *seeds_of("FIX(k0=0.1)", (0.93, 0.12), (0.94, 0.11)),
+    )
+    larger = training("FIX(k0=0.4)", 0.80, 0.9)
+    assert a_log(tried=(*level, larger)).leader(FULL).candidate.text == "FIX(k0=0.2)"
+    diverged = training("COS(k0=0.4, k1=0.0, l=1000)", state="diverged")
+    log = a_log(tried=(*level, larger, diverged))
+    assert log.leader(FULL).candidate.text == "FIX(k0=0.1)", "this rate diverges as well"
+    untrained = training("FIX(k0=0.4)", 0.10, 2.3)
+    assert a_log(tried=(*level, untrained)).leader(FULL).candidate.text == "FIX(k0=0.1)"
+    hardly_larger = training("FIX(k0=0.25)", 0.80, 0.9)
+    assert a_log(tried=(*level, hardly_larger)).leader(FULL).candidate.text == "FIX(k0=0.1)"
 
 
 @pytest.mark.parametrize("peak", [0.1, 0.2, 0.0463])
@@ -175,6 +228,45 @@ def test_a_candidate_that_diverged_once_or_is_near_one_does_not_lead():
     for diverged, rate in ((own, 0.05), (near, 0.05), (far, 0.2), (short, 0.2)):
         log = a_log(tried=(*good, lower, diverged))
         assert log.leader(FULL).candidate.highest_rate() == rate
+
+
+LARGE, SMALL = "COS(k0=0.2, k1=0.0, l=1000)", "COS(k0=0.05, k1=0.0, l=1000)"
+
+
+@pytest.mark.parametrize(
+    "top1s, classes, is_safe",
+    [
+        ((0.9, 0.1, 0.1), 10, False),
+        ((0.9, 0.49, 0.49), 10, False),
+        ((0.9, 0.51, 0.1), 10, True),  # a single evaluation may be unlucky
+        ((0.9, 0.1, 0.51), 10, True),
+        ((0.12, 0.1, 0.1), 10, True),  # it had not learnt: its Top-1 is noise
+        ((0.0125, 0.01, 0.01), 100, True),
+        ((0.9, 0.4, 0.4), None, False),
+    ],
+)
+def test_a_candidate_that_collapsed_counts_as_one_that_diverged(top1s, classes, is_safe):
+    """A net may end at the accuracy of guessing with a finite loss."""
+    log = a_log(tried=(ending_at(LARGE, *top1s, classes=classes), training(SMALL, 0.0)))
+    large, small = log.outcomes(FULL)
+    assert log.is_safe(large, FULL) == is_safe
+    assert log.is_safe(small, FULL), "it is far below"
+
+
+def test_a_constant_rate_that_collapsed_is_not_the_best_one():
+    log = a_log(
+        tried=(
+            training("FIX(k0=0.05)", 0.94, length=200),
+            ending_at("FIX(k0=0.1)", 0.95, 0.1, 0.1),
+        )
+    )
+    assert (log.best_constant, log.lowest_diverged_constant) == (0.05, 0.1)
+
+
+def test_if_all_candidates_collapsed_the_least_risky_one_is_the_result():
+    log = a_log(tried=(ending_at(LARGE, 0.9, 0.1, 0.1), ending_at(SMALL, 0.9, 0.1, 0.1)))
+    assert log.leader(FULL) is None
+    assert log.least_risky(FULL).candidate.text == SMALL
 
 
 def test_what_diverged_at_a_shorter_length_is_not_safe_there():
@@ -285,6 +377,16 @@ def test_the_recipe_gets_lower_until_a_training_finishes():
     assert len(nothing.tried) == 9 and nothing.incumbent is None
 
 
+def test_the_recipe_gets_lower_until_a_training_does_not_collapse():
+    def result(candidate, length, seed):
+        is_safe = candidate.highest_rate() <= 0.05
+        return best_at(0.05)(candidate, length, seed) if is_safe else "collapsed"
+
+    log = stages.train_recipe(a_log(), MadeUp(result, 20 * FULL), RATE)
+    assert peaks(log, "recipe")[3:] == [0.05, 0.025]
+    assert log.incumbent.highest_rate() == 0.05
+
+
 def test_the_recipe_does_not_get_lower_because_trainings_failed():
     log = stages.train_recipe(a_log(), MadeUp(lambda *_: "failed", 20 * FULL), RATE)
     assert len(log.tried) == 3
@@ -385,6 +487,18 @@ def test_the_best_two_get_seeds_before_variants_of_the_best_one_are_tried():
     assert added[first_variant + 1].why == "the best policy with its largest rate divided by 1.4"
     assert rounds.room(FULL) == 0
     assert log.incumbent.highest_rate() == 0.2
+
+
+def test_the_first_by_top1_gets_seeds_although_its_loss_is_high():
+    """0.4 has the highest Top-1 and the highest loss, so two others are before it."""
+    results = {0.1: (0.91, 0.2), 0.2: (0.92, 0.3), 0.4: (0.93, 0.9), 0.8: (0.80, 0.8)}
+    log, rounds = with_recipe(lambda candidate, *_: results[candidate.highest_rate()], room=10)
+    assert [o.candidate.highest_rate() for o in log.ordered(FULL)][:2] == [0.2, 0.1]
+    before = len(log.tried)
+    log = stages.train_seeds(log, rounds)
+    seeds = [(t.candidate.highest_rate(), t.seed) for t in log.tried[before:]]
+    assert seeds[:3] == [(0.2, 2), (0.1, 2), (0.4, 2)]
+    assert log.incumbent.highest_rate() == 0.4
 
 
 def test_a_better_variant_becomes_the_incumbent():

@@ -490,6 +490,35 @@ def test_known_policies_that_are_worse_than_the_recipe_are_not_trained_again(dat
     assert policies(net.tune(database, budget=5 * FULL), "known") == []
 
 
+def test_very_short_trainings_do_not_replace_the_range_test(database):
+    """After a few iterations the best rate is one that diverges later."""
+    net = Simulated()
+    with_constant_rates(net, database, max_iter=FULL // 10 - 1)
+    assert stages(net.tune(database, budget=6 * FULL))[0] == "range"
+
+
+def test_good_rates_that_diverged_in_another_training_are_tested_again(database):
+    net = Simulated()
+    with_constant_rates(net, database)
+    diverging(lambda *_: True).record(database, "FIX(k0=0.01)", seeds=(2,))
+    tuned = net.tune(database, budget=6 * FULL)
+    assert tuned.notes[0].endswith(
+        "; another training with one of the good constant rates diverged: they are tested again"
+    )
+    assert stages(tuned)[0] == "range"
+
+
+@pytest.mark.parametrize("rate, max_iter", [(0.01, FULL // 10 - 1), (0.05, FULL)])
+def test_a_short_training_or_one_above_the_best_rate_does_not_question_good_rates(
+    database, rate, max_iter
+):
+    net = Simulated()
+    with_constant_rates(net, database)
+    policy = "FIX(k0=%g)" % rate
+    diverging(lambda *_: True).record(database, policy, max_iter=max_iter, seeds=(2,))
+    assert stages(net.tune(database, budget=6 * FULL))[0] == "recipe"
+
+
 def test_policies_of_a_similar_task_are_moved_to_the_good_range(database):
     with_constant_rates(KnownAreBest(), database, *KNOWN)
     tuned = KnownAreBest(best=0.0002, dataset="other").tune(database, budget=12 * FULL)
@@ -619,6 +648,22 @@ def test_a_tied_policy_with_a_higher_top1_is_mentioned():
     tuned = an_answer(ranked[::-1])
     remark = "with a higher Top-1, by a lead within the noise of the seeds: FIX(k0=0.02)"
     assert remark in tuner.summary(tuned)
+
+
+def test_a_policy_that_is_not_safe_is_mentioned_if_its_top1_is_higher():
+    texts = {"FIX(k0=0.01)": 0.8, "FIX(k0=0.2)": 0.9, "FIX(k0=0.3)": 0.7}
+    answer, *unsafe = (
+        entry
+        for text, share in texts.items()
+        for entry in tuner.ranking.rank([trial(text, [0.1, share])])
+    )
+    unsafe = [dataclasses.replace(entry, rank=None) for entry in unsafe]
+    remark = "with a higher Top-1, but a net diverged or collapsed at such a largest rate: %s"
+    assert remark % "FIX(k0=0.2)" in tuner.summary(an_answer([answer, *unsafe]))
+    (failed,) = tuner.ranking.rank([trial("FIX(k0=0.2)", [0.1, 0.9], state="failed", error="x")])
+    assert failed.rank is None
+    lines = tuner.summary(an_answer([answer, failed]))
+    assert not any(line.startswith("with a higher Top-1") for line in lines)
 
 
 def test_a_policy_that_had_easier_seeds_is_mentioned_with_this_reason():

@@ -178,7 +178,7 @@ def _wait_for_end(folder: _Folder, process: str | None, problem: InputError | No
     """Wait until the server has released its folder, which this process then locks."""
     deadline = time.monotonic() + (5 if problem else _TIMEOUT)
     while not folder.lock():
-        if _server_process(folder.path) not in (None, process):
+        if problem is None and _server_process(folder.path) not in (None, process):
             raise InputError(
                 "the private server was stopped, but a training or study that runs has started it "
                 "again: end that first, with Ctrl-C or with `lrbench study stop NAME`"

@@ -12,12 +12,12 @@ from lrbench_caffe.ranking import ranges
 from lrbench_caffe.trial import DIVERGED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from lrbench_caffe.database import Store
     from lrbench_caffe.database.standings import Standing
     from lrbench_caffe.evaluator.recommendation import TaskResults
-    from lrbench_caffe.trial import Setup
+    from lrbench_caffe.trial import Setup, Trial
 
 MIN_SIMILARITY = 0.5  # of a task whose results are used
 NO_RESULTS = "the database has no results for this task or a similar one"
@@ -110,18 +110,22 @@ def load(store: Store, setup: Setup, limit: int, origin: str | None = None) -> P
     )
     if not found.same:
         return prior
-    prior = prior._replace(diverged_rates=_diverged_rates(store, best, like, origin))
-    return prior if _are_good_rates_safe(prior) else _without_good_rates(prior)
+    diverged = _diverged_constants(store, best, like, origin)
+    prior = prior._replace(diverged_rates=_rates(diverged))
+    shortest = recommendation.MIN_LENGTH * cast("int", setup.solver["max_iter"])
+    long = _rates(trial for trial in diverged if trial.length >= shortest)
+    return prior if _are_safe(prior.good, long) else _without_good_rates(prior)
 
 
-def _are_good_rates_safe(prior: Prior) -> bool:
+def _are_safe(good: ranges.Range | None, diverged_rates: Iterable[float]) -> bool:
     """Whether no training diverged with a good rate up to the best one."""
-    good = prior.good
-    return not (good and any(good.low <= rate <= good.best for rate in prior.diverged_rates))
+    return not (good and any(good.low <= rate <= good.best for rate in diverged_rates))
 
 
 def _without_good_rates(prior: Prior) -> Prior:
-    sentence = "%s; another training with one of these rates diverged, so they are tested again"
+    sentence = (
+        "%s; another training with one of the good constant rates diverged: they are tested again"
+    )
     return prior._replace(good=None, sentence=sentence % prior.sentence)
 
 
@@ -162,10 +166,10 @@ def _best_of_each_function(results: TaskResults, like: Mapping[str, Any]) -> lis
     return list(best.values())
 
 
-def _diverged_rates(
+def _diverged_constants(
     store: Store, results: TaskResults, like: Mapping[str, Any], origin: str | None
-) -> tuple[float, ...]:
-    """List the constant rates with which a training diverged."""
+) -> list[Trial]:
+    """List the trainings under a constant rate that diverged."""
     trials = store.trials(
         dataset=results.task.dataset.name,
         network=results.task.network.hash,
@@ -173,9 +177,13 @@ def _diverged_rates(
         best_only=True,
         origin=origin,
     )
-    diverged = {
-        cast("float", trial.parameters["k0"])
+    return [
+        trial
         for trial in trials
         if trial.state == DIVERGED and similarity.have_same_rates(trial.setup.solver, like)
-    }
-    return tuple(sorted(diverged))
+    ]
+
+
+def _rates(constants: Iterable[Trial]) -> tuple[float, ...]:
+    """The constant rates of trainings, in ascending order."""
+    return tuple(sorted({cast("float", trial.parameters["k0"]) for trial in constants}))

@@ -34,7 +34,6 @@ SWEEP_POWERS = -5, 2  # of 10: where the rate of a sweep begins, and where it en
 DECADES_OF_MAX_ITER = 5  # of a sweep within max_iter: up to a rate of 1
 MIN_SWEEP_EVALUATIONS = 10  # within max_iter: two in each decade
 RISE_SHARE = 0.1  # of the way from the first to the highest Top-1: the accuracy begins to rise
-COLLAPSE_EVALUATIONS = 2  # in a row with a low accuracy, which end a sweep
 LEARNT_RATIO = 1.5  # of the Top-1 of guessing: a net above it has learnt
 COLLAPSE_LOSS_RATIO = 2  # of the untrained net's loss: it ends the sweep of a net that never learnt
 
@@ -284,20 +283,20 @@ def has_collapsed(rows: Sequence[Evaluation], chance: float) -> bool:
     """Return whether the accuracy of a training with a growing rate has collapsed.
 
     Top-1 is then below half way from guessing to the best one in each of the last
-    COLLAPSE_EVALUATIONS evaluations. If the net never learnt, the loss is far above that of the
-    untrained net.
+    ranges.COLLAPSE_EVALUATIONS evaluations. If the net never learnt, the loss is far above that of
+    the untrained net.
 
     Args:
         rows: The evaluations so far, each with a Top-1.
         chance: The Top-1 of guessing; 0 if it is unknown, for the Top-1 of the first evaluation.
     """
-    if len(rows) <= COLLAPSE_EVALUATIONS:
+    if len(rows) <= ranges.COLLAPSE_EVALUATIONS:
         return False
     chance = chance or _top1(rows[0])
-    last = rows[-COLLAPSE_EVALUATIONS:]
+    last = rows[-ranges.COLLAPSE_EVALUATIONS :]
     best = max(_top1(row) for row in rows)
     if best > LEARNT_RATIO * chance:
-        return all(_top1(row) < (chance + best) / 2 for row in last)
+        return all(_top1(row) < ranges.half_way(chance, best) for row in last)
     untrained, *losses = [
         math.nan if row.test_loss is None else row.test_loss for row in (rows[0], *last)
     ]

@@ -80,7 +80,8 @@ class TaskResults(NamedTuple):
         rates: The smallest and the largest rate of the best policies, or None if their text does
             not give rates.
         good_range: The good range of its constant rates with its evidence, or None if it has fewer
-            than three of them or none is better than guessing.
+            than three of them or none is better than guessing. Rates of the queried task count only
+            if their trainings have MIN_LENGTH of the needed length, or an unknown length.
         shortcomings: For each of the policies, what its evidence lacks; empty if it is enough.
     """
 

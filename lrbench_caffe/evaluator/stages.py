@@ -6,8 +6,8 @@ The paper's section V-B and what is known of warm-ups decide what is tried:
 - known: the best policies of the database.
 - shapes: at the best of these largest rates, and at twice that rate, what else is known to work: a
   long warm-up, one decaying cycle, a decay that stays high, then the other functions.
-- seeds: more seeds for the best two; then other rates and variants of the best one, as long as the
-  budget lasts.
+- seeds: more seeds for the contenders; then other rates and variants of the best candidate, as long
+  as the budget lasts.
 - shorter: for the goal "cost" only, instead of seeds (:mod:`lrbench_caffe.evaluator.shorter`).
 """
 
@@ -17,8 +17,14 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe.evaluator.candidates import first, neighbours, with_peak, with_warmup
-from lrbench_caffe.evaluator.tuning_log import KNOWN, MORE_SEEDS, RECIPE, SHAPES, Wanted
-from lrbench_caffe.trial import DIVERGED
+from lrbench_caffe.evaluator.tuning_log import (
+    KNOWN,
+    MORE_SEEDS,
+    RECIPE,
+    SHAPES,
+    Wanted,
+    failed_to_converge,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +41,7 @@ MAX_HALVINGS = 6  # of its smallest one if all its trainings diverge
 PROMISING = ("COS", "SINEXP", "POLY")  # shapes that are tried before the others
 LONG_WARMUP = 0.3  # of the training
 SHAPES_SHARE = 0.45  # of the rest of the budget for the stage shapes
-SEEDS = 4  # for the best two candidates, before variants of the best one are tried
+SEEDS = 4  # for the contenders, before variants of the best candidate are tried
 RATE_STEP = 2**0.5  # between the largest rates of the best candidate and of its variants
 ANOTHER_SEED = "another seed"
 
@@ -108,7 +114,7 @@ def _beyond_the_edge(log: TuningLog, rate: float) -> tuple[float, ...]:
     leader = log.leader(log.task.max_iter)
     if leader and leader.candidate == highest.candidate:
         return (2 * _factor(highest, rate),)
-    is_lowest = leader.candidate == lowest.candidate if leader else lowest.trial.state == DIVERGED
+    is_lowest = leader.candidate == lowest.candidate if leader else failed_to_converge(lowest.trial)
     return (_factor(lowest, rate) / 2,) if is_lowest else ()
 
 
@@ -168,7 +174,7 @@ def _shape(log: TuningLog, function: str, rate: float, words: str) -> Wanted:
 
 
 def train_seeds(log: TuningLog, rounds: Rounds) -> TuningLog:
-    """Train the best two candidates with more seeds, then variants of the best one, in turn."""
+    """Train the contenders with more seeds, then variants of the best candidate, in turn."""
     full = log.task.max_iter
     while rounds.room(full):
         count = len(log.tried)
@@ -179,14 +185,18 @@ def train_seeds(log: TuningLog, rounds: Rounds) -> TuningLog:
 
 
 def _next_wanted(log: TuningLog) -> list[Wanted]:
-    """What to train next at full length: another seed of the best two, or else variants."""
+    """What to train next at full length: another seed of the contenders, or else variants."""
     full = log.task.max_iter
-    best = log.ordered(full)[:2]
+    best = log.contenders(full)
     if not best:
         return _lowered(log)
-    unsure = [outcome.candidate for outcome in best if len(outcome.trials) < SEEDS]
+    unsure = sorted(
+        (outcome for outcome in best if len(outcome.trials) < SEEDS),
+        key=lambda outcome: len(outcome.trials),
+    )
     if unsure:
-        return [Wanted(c, ANOTHER_SEED, log.next_seed(c, full)) for c in unsure]
+        candidates = [outcome.candidate for outcome in unsure]
+        return [Wanted(c, ANOTHER_SEED, log.next_seed(c, full)) for c in candidates]
     return [
         Wanted(candidate, why, log.task.seed)
         for candidate, why in _variants(best[0])

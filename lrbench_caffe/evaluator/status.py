@@ -26,7 +26,7 @@ REASONS = {
     RECIPE: "a warm-up and half a cosine, from multiples of the best constant rate",
     KNOWN: "the best policies of the database",
     SHAPES: "other curves at the best rate, and at twice that rate",
-    MORE_SEEDS: "more seeds for the best two, then variants of the best one",
+    MORE_SEEDS: "more seeds for the best policies, then variants of the best one",
     SHORTER: "the same accuracy in fewer iterations",
 }
 

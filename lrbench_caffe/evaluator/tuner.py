@@ -44,7 +44,7 @@ RANGE_SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the full length: of a range test, unt
 KNOWN = 3  # policies of the database that are tried
 # Ranges that differ by less are the same: the rates of a range test differ by up to 2.5.
 RATE_RESOLUTION = 2.6
-METHOD = 4  # of the search: the studies of others cannot be continued
+METHOD = 5  # of the search: the studies of others cannot be continued
 _PRIOR_RESULTS = "prior results"  # an argument of the search; early studies do not have it
 
 
@@ -394,14 +394,24 @@ def _higher_ranked(tuned: Tuned) -> list[str]:
         return []
     reasons: dict[str, list[str]] = {}
     for entry in tuned.ranked[1:]:
-        if entry.rank and entry.rank < best.rank:
-            why = "ranked higher" + _why_not(entry, best, tuned.goal)
-        elif (entry.rank, tuned.goal) == (best.rank, "accuracy") and _top1(entry) > _top1(best):
-            why = "with a higher Top-1, by a lead within the noise of the seeds"
-        else:
-            continue
-        reasons.setdefault(why, []).append(entry.policy)
+        why = _why_not_first(entry, best, tuned.goal)
+        if why:
+            reasons.setdefault(why, []).append(entry.policy)
     return ["%s: %s" % (why, "; ".join(found)) for why, found in reasons.items()]
+
+
+def _why_not_first(entry: ranking.Ranked, best: ranking.Ranked, goal: str) -> str | None:
+    """Why a policy is not the result, None if neither its rank nor its Top-1 is higher."""
+    has_higher_top1 = _top1(entry) > _top1(best)
+    if not entry.rank:
+        is_unsafe = has_higher_top1 and bool(entry.trials)
+        why = "with a higher Top-1, but a net diverged or collapsed at such a largest rate"
+        return why if is_unsafe else None
+    if best.rank and entry.rank < best.rank:
+        return "ranked higher" + _why_not(entry, best, goal)
+    if (entry.rank, goal) == (best.rank, "accuracy") and has_higher_top1:
+        return "with a higher Top-1, by a lead within the noise of the seeds"
+    return None
 
 
 def _top1(entry: ranking.Ranked) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lrbench_caffe import ranking
 from lrbench_caffe.evaluator.paired import compare
+from lrbench_caffe.ranking import ranges
 from lrbench_caffe.trial import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
@@ -102,9 +103,9 @@ class Outcome(NamedTuple):
         return tuple(trial for trial in self.trials if trial.state == FINISHED and trial.best)
 
     @property
-    def diverged(self) -> bool:
-        """Whether one of the trainings diverged."""
-        return any(trial.state == DIVERGED for trial in self.trials)
+    def failed_to_converge(self) -> bool:
+        """Whether one of the trainings diverged or collapsed."""
+        return any(failed_to_converge(trial) for trial in self.trials)
 
     @property
     def top1s(self) -> list[float]:
@@ -209,13 +210,15 @@ class TuningLog:
         for tried in self.tried:
             row = tried.trial.best
             is_constant = tried.trial.function == "FIX" and tried.trial.state == FINISHED
-            if is_constant and row and row.top1 is not None and row.top1 > top1:
+            if not is_constant or failed_to_converge(tried.trial):
+                continue
+            if row and row.top1 is not None and row.top1 > top1:
                 best, top1 = tried.candidate.highest_rate(), row.top1
         return best
 
     @property
     def lowest_diverged_constant(self) -> float:
-        """The smallest constant rate above the best one with which a training diverged.
+        """The smallest constant rate above the best one with which a training failed to converge.
 
         A rate far below the best one may be stopped, too: its loss hardly changes.
         """
@@ -225,7 +228,7 @@ class TuningLog:
 
     @property
     def lowest_diverged_peak(self) -> float:
-        """The smallest largest rate of a training of full length that diverged, or infinity.
+        """The smallest largest rate of a full training that failed to converge, or infinity.
 
         Constant rates below the best one do not count; their loss hardly changes.
         """
@@ -241,11 +244,11 @@ class TuningLog:
         )
 
     def _diverged(self, function: str | None = None) -> list[Tried]:
-        """The trainings that diverged, of all functions or of one."""
+        """The trainings that diverged or collapsed, of all functions or of one."""
         return [
             tried
             for tried in self.tried
-            if tried.trial.state == DIVERGED and function in (None, tried.trial.function)
+            if failed_to_converge(tried.trial) and function in (None, tried.trial.function)
         ]
 
     def may_begin(self, candidate: Candidate, length: int) -> bool:
@@ -263,45 +266,69 @@ class TuningLog:
 
     def is_safe(self, outcome: Outcome, length: int) -> bool:
         """Whether a candidate may be trained and did not diverge."""
-        return not outcome.diverged and self.may_train(outcome.candidate, length)
+        return not outcome.failed_to_converge and self.may_train(outcome.candidate, length)
 
     def ordered(self, length: int) -> list[Outcome]:
         """List the safe candidates with finished trainings of a length, the best first.
 
         For the goal "robustness", they are in the order of the ranking. Else a candidate's place is
-        the sum of its places by Top-1 and by the last test loss, because the loss of a training
-        says more about further seeds than its Top-1 does. Both are compared on the same seeds
-        (:mod:`~lrbench_caffe.evaluator.paired`). The median of all candidates counts as PRIOR_SEEDS
-        of a seed, so a single lucky training does not lead.
+        the mean of its places by Top-1, once for each of its seeds, and by the last test loss,
+        once. Top-1 and the loss are compared on the same seeds
+        (:mod:`~lrbench_caffe.evaluator.paired`). The loss of a single training says more about
+        further seeds than its Top-1 does. But the loss may grow with the rates while Top-1
+        improves, and more seeds do not change that. The median of all candidates counts as
+        PRIOR_SEEDS of a seed, so a single lucky training does not lead.
         """
-        outcomes = [
+        outcomes = self._finished_and_safe(length)
+        if self.task.goal == "robustness":
+            return _by_criterion(outcomes, GOALS[self.task.goal])
+        places = zip(*(comparison.places(PRIOR_SEEDS) for comparison in _compare(outcomes)))
+        keys = [
+            (_mean_place(len(outcome.finished), *place), *place)
+            for outcome, place in zip(outcomes, places)
+        ]
+        return [outcomes[n] for n in sorted(range(len(outcomes)), key=lambda n: (keys[n], n))]
+
+    def contenders(self, length: int) -> list[Outcome]:
+        """List the candidates that may be the result: the first two, and the first by Top-1.
+
+        For the goal "robustness", they are the first two.
+        """
+        ordered = self.ordered(length)
+        best = ordered[:2]
+        if self.task.goal != "robustness" and ordered:
+            places = _compare(ordered)[0].places(PRIOR_SEEDS)
+            first_by_top1 = ordered[places.index(0)]
+            if first_by_top1 not in best:
+                best.append(first_by_top1)
+        return best
+
+    def _finished_and_safe(self, length: int) -> list[Outcome]:
+        return [
             outcome
             for outcome in self.outcomes(length)
             if outcome.finished and self.is_safe(outcome, length)
         ]
-        if self.task.goal == "robustness":
-            return _by_criterion(outcomes, GOALS[self.task.goal])
-        places = [comparison.places(PRIOR_SEEDS) for comparison in _compare(outcomes)]
-        keys = [(sum(place), *place) for place in zip(*places)]
-        return [outcomes[n] for n in sorted(range(len(outcomes)), key=lambda n: (keys[n], n))]
 
     def leader(self, length: int) -> Outcome | None:
         """Find the candidate that would be the result if the search ended now.
 
-        It is the first in the order of those that have at least half as many seeds as any other. A
-        candidate with a smaller largest rate goes before it if both have several seeds and are
-        level: neither their Top-1 nor their test losses differ by more than the standard error. If
-        a rate is nearly too large, a net fails with some seeds in a hundred, and a few seeds do not
-        show that.
+        It is the first in the order of those that have at least half as many seeds as any other. If
+        no training shows that there is a margin above its largest rate, a candidate with a smaller
+        one goes before it if both have several seeds and are level: neither their Top-1 nor their
+        test losses differ by more than the standard error. With a rate that is nearly too large, a
+        net fails with some seeds in a hundred, and a few seeds do not show that.
         """
         ordered = self.ordered(length)
         most = max((len(outcome.finished) for outcome in ordered), default=0)
         counted = [n for n, outcome in enumerate(ordered) if 2 * len(outcome.finished) >= most]
         if not counted:
             return None
-        comparisons = _compare(ordered)
         first, *others = counted
         leader = ordered[first]
+        if self._has_margin(leader, length):
+            return leader
+        comparisons = _compare(ordered)
         for n in others:
             other = ordered[n]
             is_smaller = other.candidate.highest_rate() * SMALLER < leader.candidate.highest_rate()
@@ -310,13 +337,39 @@ class TuningLog:
                 return other
         return leader
 
+    def _has_margin(self, leader: Outcome, length: int) -> bool:
+        """Whether a net learnt with a clearly larger rate, and none failed to converge up to it."""
+        larger, limit = leader.candidate.highest_rate() * SMALLER, self.lowest_diverged_peak
+        chance = ranges.guessing(leader.trials[0].setup.classes)
+        learnt = ranges.half_way(chance, max(leader.top1s))
+        return any(
+            larger <= outcome.candidate.highest_rate() < limit
+            and max(outcome.top1s, default=0.0) > learnt
+            for outcome in self.outcomes(length)
+        )
+
     def least_risky(self, length: int) -> Outcome | None:
         """Find the candidate with the smallest largest rate of those that never diverged.
 
-        It is the result if no candidate is safe.
+        It is the result if no candidate is safe. It may have collapsed.
         """
-        finished = (o for o in self.outcomes(length) if o.finished and not o.diverged)
+        finished = (
+            outcome
+            for outcome in self.outcomes(length)
+            if outcome.finished and all(trial.state != DIVERGED for trial in outcome.trials)
+        )
         return min(finished, key=lambda outcome: outcome.candidate.highest_rate(), default=None)
+
+
+def failed_to_converge(trial: Trial) -> bool:
+    """Whether a training diverged or collapsed.
+
+    The loss of a net that has collapsed is finite, because Caffe's softmax bounds it.
+    """
+    if trial.state != FINISHED:
+        return trial.state == DIVERGED
+    top1s = [top1 for _, top1 in trial.top1_curve]
+    return ranges.has_collapsed(top1s, trial.setup.deciding_samples, trial.setup.classes)
 
 
 def _highest_rate(tried: Tried) -> float:
@@ -337,6 +390,11 @@ def _compare(outcomes: Sequence[Outcome]) -> list[Comparison]:
         negative = [{s: -min(loss, highest) for s, loss in own.items()} for own in losses]
         comparisons.append(compare(negative))
     return comparisons
+
+
+def _mean_place(seeds: int, by_top1: int, *by_loss: int) -> float:
+    """The mean place of a candidate: its place by Top-1 counts once for each seed."""
+    return (seeds * by_top1 + sum(by_loss)) / (seeds + len(by_loss))
 
 
 def _by_criterion(outcomes: Sequence[Outcome], criterion: str) -> list[Outcome]:

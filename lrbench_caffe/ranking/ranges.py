@@ -26,6 +26,7 @@ CURVES = 5  # as in Figure 3
 MAX_ERROR_RATIO = 1.5
 # The Top-1 of a good rate: at least this share of the way from guessing to the best rate's.
 MIN_LEARNT_SHARE = 0.5
+COLLAPSE_EVALUATIONS = 2  # in a row with a low Top-1, with which a net has collapsed
 # A rate is better than guessing if its Top-1 is higher by more than this number of deviations.
 GUESSING_DEVIATIONS = 3
 DEFAULT_SAMPLES = 1000  # of a test set of unknown size
@@ -204,12 +205,12 @@ def top1_limit(
         A share of 1, or None if no rate is better than guessing.
     """
     best, chance = _best(points), guessing(classes)
-    learnt = chance + GUESSING_DEVIATIONS * binomial_deviation(chance, samples)
+    learnt = _learnt(samples, classes)
     if best is None or best.top1 <= learnt:
         return None
     limit = max(
         1.0 - MAX_ERROR_RATIO * (1.0 - best.top1),
-        chance + MIN_LEARNT_SHARE * (best.top1 - chance),
+        half_way(chance, best.top1),
     )
     return max(learnt, limit - binomial_deviation(best.top1, samples))
 
@@ -217,6 +218,30 @@ def top1_limit(
 def guessing(classes: int | None) -> float:
     """Return the Top-1 of guessing among a number of classes; 0 if the number is unknown."""
     return 1.0 / classes if classes else 0.0
+
+
+def half_way(chance: float, top1: float) -> float:
+    """Return the Top-1 at MIN_LEARNT_SHARE of the way from guessing to a Top-1."""
+    return chance + MIN_LEARNT_SHARE * (top1 - chance)
+
+
+def has_collapsed(top1s: Sequence[float], samples: int | None, classes: int | None) -> bool:
+    """Return whether a net that had learnt ended nearer to guessing than to its highest Top-1.
+
+    Args:
+        top1s: The Top-1 of each evaluation of a training; the last COLLAPSE_EVALUATIONS count.
+        samples: The size of the test set, as for :func:`good_range`.
+        classes: The number of classes, as for :func:`good_range`.
+    """
+    chance, highest = guessing(classes), max(top1s, default=0.0)
+    last = top1s[-COLLAPSE_EVALUATIONS:]
+    return highest > _learnt(samples, classes) and max(last) < half_way(chance, highest)
+
+
+def _learnt(samples: int | None, classes: int | None) -> float:
+    """The Top-1 above which a net is better than guessing."""
+    chance = guessing(classes)
+    return chance + GUESSING_DEVIATIONS * binomial_deviation(chance, samples)
 
 
 def _best(points: Iterable[Point]) -> Point | None:

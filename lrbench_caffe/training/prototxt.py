@@ -192,7 +192,7 @@ def _located(
         included = is_included(layer, state)
         if included:
             _check_type(layer, located.name)
-            _check_bottoms(layer, tops, located, phase)
+            _check_bottoms(layer, tops, located, state)
             tops.update(layer.top)
         _resolve_paths(layer, net.folders, layer.name, included)
         if included:
@@ -258,21 +258,38 @@ def _check_type(layer: Any, net: str) -> None:
 
 
 def _check_bottoms(
-    layer: Any, tops: Collection[str], net: caffe_pb2.NetParameter, phase: int
+    layer: Any, tops: Collection[str], net: caffe_pb2.NetParameter, state: caffe_pb2.NetState
 ) -> None:
     """Raise InputError if a layer has a bottom that is not among the tops before it."""
-    in_phase = caffe_pb2.Phase.Name(phase)
     for bottom in layer.bottom:
         if bottom in tops:
             continue
-        remedy = "add one, or correct the name" + suggestion(bottom, tops)
-        if any(bottom in other.top for other in net.layer):
-            remedy = "add one with include { phase: %s }" % in_phase
         names = tuple(map(encoding.readable, (layer.name, bottom, net.name)))
         raise InputError(
             "layer %r has the bottom %r, but the net %r has no layer before it with this top in the"
-            " phase %s: %s" % (*names, in_phase, remedy)
+            " phase %s: %s"
+            % (
+                *names,
+                caffe_pb2.Phase.Name(state.phase),
+                _remedy_for_bottom(bottom, tops, net, state),
+            )
         )
+
+
+def _remedy_for_bottom(
+    bottom: str, tops: Collection[str], net: caffe_pb2.NetParameter, state: caffe_pb2.NetState
+) -> str:
+    """What to do about a bottom that is not among the tops before its layer."""
+    makers = [layer for layer in net.layer if bottom in layer.top and bottom not in layer.bottom]
+    if not makers:
+        return "correct the name, or add a layer with this top" + suggestion(bottom, tops)
+    later = [layer for layer in makers if is_included(layer, state)]
+    if later:
+        return "move layer %r before it" % encoding.readable(later[0].name)
+    return "the rules of layer %r leave it out: add another layer with include { phase: %s }" % (
+        encoding.readable(makers[0].name),
+        caffe_pb2.Phase.Name(state.phase),
+    )
 
 
 def _check_python_layer(layer: Any) -> None:
