@@ -161,34 +161,42 @@ def stop() -> bool:
     with _open_folder(path) as folder:
         if folder.lock():
             return False
-        problem, process = None, _server_process(path)
-        try:
-            pg_ctl = find_program("pg_ctl", path, _data_version(path))
-            # Without pg_ctl's own waiting (-W): a killed server may stay in the process table.
-            folder.run([pg_ctl, "stop", "-W", "-m", "fast", "-D", folder.inside("data")])
-        except InputError as error:
-            # This is not yet an error: if the server was killed, its last processes are leaving.
-            problem = error
         with waits.waiting("stopping PostgreSQL"):
-            _wait_for_end(folder, process, problem)
+            _stop_and_wait(folder)
     return True
 
 
-def _wait_for_end(folder: _Folder, process: str | None, problem: InputError | None) -> None:
-    """Wait until the server has released its folder, which this process then locks."""
-    deadline = time.monotonic() + (5 if problem else _TIMEOUT)
+def _stop_and_wait(folder: _Folder) -> None:
+    """Stop the server; wait until it has released its folder, which this process then locks."""
+    began = time.monotonic()
+    stopped = None  # the process id of the server that was told to stop
+    problem = None
     while not folder.lock():
-        if problem is None and _server_process(folder.path) not in (None, process):
+        found = _server_process(folder.path)
+        if stopped is None and found is not None:
+            try:
+                _tell_to_stop(folder)
+                stopped, problem = found, None
+            except InputError as error:
+                # This is not yet an error: a killed server may be leaving, or a new one starting.
+                problem = error
+        elif found not in (None, stopped):
             raise InputError(
                 "the private server was stopped, but a training or study that runs has started it "
                 "again: end that first, with Ctrl-C or with `lrbench study stop NAME`"
             )
-        if time.monotonic() > deadline:
+        if time.monotonic() - began > (5 if problem else _TIMEOUT):
             raise problem or InputError(
                 "the PostgreSQL server in %s does not stop: read %s/log"
                 % (folder.path, folder.path)
             )
-        time.sleep(0.01)
+        time.sleep(0.1 if problem else 0.01)
+
+
+def _tell_to_stop(folder: _Folder) -> None:
+    pg_ctl = find_program("pg_ctl", folder.path, _data_version(folder.path))
+    # Without pg_ctl's own waiting (-W): a killed server may stay in the process table.
+    folder.run([pg_ctl, "stop", "-W", "-m", "fast", "-D", folder.inside("data")])
 
 
 def psql() -> str:
