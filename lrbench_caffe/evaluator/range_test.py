@@ -293,10 +293,10 @@ def has_collapsed(rows: Sequence[Evaluation], chance: float) -> bool:
     if len(rows) <= ranges.COLLAPSE_EVALUATIONS:
         return False
     chance = chance or _top1(rows[0])
+    top1s = [_top1(row) for row in rows]
+    if max(top1s) > LEARNT_RATIO * chance:
+        return ranges.ends_low(top1s, chance)
     last = rows[-ranges.COLLAPSE_EVALUATIONS :]
-    best = max(_top1(row) for row in rows)
-    if best > LEARNT_RATIO * chance:
-        return all(_top1(row) < ranges.half_way(chance, best) for row in last)
     untrained, *losses = [
         math.nan if row.test_loss is None else row.test_loss for row in (rows[0], *last)
     ]

@@ -279,7 +279,11 @@ class TuningLog:
         improves, and more seeds do not change that. The median of all candidates counts as
         PRIOR_SEEDS of a seed, so a single lucky training does not lead.
         """
-        outcomes = self._finished_and_safe(length)
+        outcomes = [
+            outcome
+            for outcome in self.outcomes(length)
+            if outcome.finished and self.is_safe(outcome, length)
+        ]
         if self.task.goal == "robustness":
             return _by_criterion(outcomes, GOALS[self.task.goal])
         places = zip(*(comparison.places(PRIOR_SEEDS) for comparison in _compare(outcomes)))
@@ -302,13 +306,6 @@ class TuningLog:
             if first_by_top1 not in best:
                 best.append(first_by_top1)
         return best
-
-    def _finished_and_safe(self, length: int) -> list[Outcome]:
-        return [
-            outcome
-            for outcome in self.outcomes(length)
-            if outcome.finished and self.is_safe(outcome, length)
-        ]
 
     def leader(self, length: int) -> Outcome | None:
         """Find the candidate that would be the result if the search ended now.

@@ -233,9 +233,18 @@ def has_collapsed(top1s: Sequence[float], samples: int | None, classes: int | No
         samples: The size of the test set, as for :func:`good_range`.
         classes: The number of classes, as for :func:`good_range`.
     """
-    chance, highest = guessing(classes), max(top1s, default=0.0)
-    last = top1s[-COLLAPSE_EVALUATIONS:]
-    return highest > _learnt(samples, classes) and max(last) < half_way(chance, highest)
+    has_learnt = max(top1s, default=0.0) > _learnt(samples, classes)
+    return has_learnt and ends_low(top1s, guessing(classes))
+
+
+def ends_low(top1s: Sequence[float], chance: float) -> bool:
+    """Return whether the last Top-1 are all below half way from guessing to the highest one.
+
+    Args:
+        top1s: The Top-1 of each evaluation, at least one; the last COLLAPSE_EVALUATIONS count.
+        chance: The Top-1 of guessing.
+    """
+    return max(top1s[-COLLAPSE_EVALUATIONS:]) < half_way(chance, max(top1s))
 
 
 def _learnt(samples: int | None, classes: int | None) -> float:
