@@ -71,7 +71,8 @@ if TYPE_CHECKING:
     Incumbents = list["Incumbent"]
     Search = Callable[[str, argparse.Namespace, int], Incumbents]
 
-FIRST_FRESH_SEED = 1001
+FIRST_FRESH_SEED, MOST_FRESH_SEEDS = 1001, 1000
+SEEDS_OF_A_REPEAT = 100
 RECIPE_FACTORS = (1, 2, 4)
 AT_RECIPE = "tune at recipe's cost"
 METRICS = ("ld", "ac", "cd", "cdac")  # of the best evaluation, beside its Top-1
@@ -159,8 +160,8 @@ def parse_arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.search:
         options.search = list(SEARCHES)
-    if options.fresh < 2:
-        parser.error("--fresh: expected at least 2 seeds, because one seed has no deviation")
+    if not 2 <= options.fresh <= MOST_FRESH_SEEDS:
+        parser.error("--fresh: expected 2 to %d seeds" % MOST_FRESH_SEEDS)
     return options
 
 
@@ -208,8 +209,9 @@ def create_database(options: argparse.Namespace, name: str) -> str:
 
 
 def first_seed(repeat: int) -> int:
-    """Return the first seed of a repeat; the seeds of two repeats differ."""
-    return 100 * repeat + 1
+    """Return the first seed of a repeat; repeats and fresh trainings all have other seeds."""
+    seed = SEEDS_OF_A_REPEAT * repeat + 1
+    return seed if seed < FIRST_FRESH_SEED else seed + MOST_FRESH_SEEDS
 
 
 # The searches

@@ -6,7 +6,8 @@ The file has the lines that benchmarks/against_others.py writes to answers.jsonl
 that of the mean Top-1, in points. Its interval is a bootstrap over repeats and over fresh seeds.
 Repeats that end with the same policy share its fresh trainings, so resampling the repeats alone
 would leave out their noise. `tune` and the recipe begin with the same range test: their repeats are
-resampled together, and `better, same, worse` counts those. The fresh seeds are the same for all.
+resampled together, and `better, same, worse` counts those. The fresh seeds are the same for all. If
+a search was judged with fewer than the other one, the further ones do not count.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NETS = {
     "cifar": "small CIFAR-10",
     "lenet": "LeNet",
 }
-PAIRED, OTHERS = "recipe", ("tpe", "random")
+PAIRED, AT_ITS_COST, OTHERS = "recipe", "tune at recipe's cost", ("tpe", "random")
 SAMPLES = 10000
 SEED = 1
 
@@ -40,8 +41,9 @@ def main() -> None:
     parser.add_argument("file", help="answers of the searches, one in each line")
     with open(parser.parse_args().file) as file:
         lines = [json.loads(line) for line in file]
-    print("| net | to the recipe | better, same, worse | to TPE | to random search |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    columns = ["net", "to the recipe", "better, same, worse", "at the recipe's cost"]
+    print("| %s |" % " | ".join([*columns, "to TPE", "to random search"]))
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for task in dict.fromkeys(line["task"] for line in lines):
         chosen = [line for line in lines if (line["task"], line["goal"]) == (task, "accuracy")]
         print("| %s |" % " | ".join([NETS[task], *cells(chosen)]))
@@ -49,13 +51,16 @@ def main() -> None:
 
 def cells(lines: list[dict]) -> list[str]:
     """The cells of a task's row."""
-    ours, recipe = answers(lines, "tune"), answers(lines, PAIRED)
+    ours, recipe, early = (answers(lines, name) for name in ("tune", PAIRED, AT_ITS_COST))
     common = sorted(set(ours) & set(recipe))
     leads = [float(np.mean(ours[n] - recipe[n])) for n in common]
     signs = [np.sign(round(lead, 9)) for lead in leads]
     counts = "%d, %d, %d" % tuple(signs.count(sign) for sign in (1, 0, -1))
-    paired = interval_text(stacked(ours, common), stacked(recipe, common), is_paired=True)
-    return [paired, counts] + [
+    paired = [
+        interval_text(stacked(found, common), stacked(recipe, common), is_paired=True)
+        for found in (ours, early)
+    ]
+    return [paired[0], counts, paired[1]] + [
         interval_text(stacked(ours), stacked(answers(lines, name)), is_paired=False)
         for name in OTHERS
     ]
@@ -75,12 +80,14 @@ def stacked(found: Answers, repeats: list[int] | None = None) -> np.ndarray:
 
 def interval_text(ours: np.ndarray, theirs: np.ndarray, is_paired: bool) -> str:
     """The difference of two searches and its 95 % interval."""
+    seeds = min(ours.shape[1], theirs.shape[1])
+    ours, theirs = ours[:, :seeds], theirs[:, :seeds]
     generator = np.random.RandomState(SEED)
     means = np.empty(SAMPLES)
     for n in range(SAMPLES):
         rows = generator.randint(len(ours), size=len(ours))
         other = rows if is_paired else generator.randint(len(theirs), size=len(theirs))
-        columns = generator.randint(ours.shape[1], size=ours.shape[1])
+        columns = generator.randint(seeds, size=seeds)
         means[n] = ours[np.ix_(rows, columns)].mean() - theirs[np.ix_(other, columns)].mean()
     low, high = np.percentile(means, [2.5, 97.5])
     # Adding 0 turns -0.0 into 0.0.

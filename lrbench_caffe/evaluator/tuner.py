@@ -44,7 +44,7 @@ RANGE_SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the full length: of a range test, unt
 KNOWN = 3  # policies of the database that are tried
 # Ranges that differ by less are the same: the rates of a range test differ by up to 2.5.
 RATE_RESOLUTION = 2.6
-METHOD = 5  # of the search: the studies of others cannot be continued
+METHOD = 6  # of the search: the studies of others cannot be continued
 _PRIOR_RESULTS = "prior results"  # an argument of the search; early studies do not have it
 
 
@@ -421,20 +421,16 @@ def _top1(entry: ranking.Ranked) -> float:
 def _why_not(entry: ranking.Ranked, best: ranking.Ranked, goal: str) -> str:
     if 2 * len(entry.trials) < len(best.trials):
         return " with too few seeds to count"
-    if goal != "robustness":
-        if _lead(entry, best, lambda trial: trial.best.top1 if trial.best else None) <= 0:
-            return ", but not on the seeds that both have"
-        if _lead(entry, best, lambda trial: trial.rows[-1].test_loss) > 0:
-            return ", but with a higher test loss"
+    if goal != "robustness" and _top1_lead(entry, best) <= 0:
+        return ", but not on the seeds that both have"
     return ", by a lead that may be noise"
 
 
-def _lead(
-    entry: ranking.Ranked, best: ranking.Ranked, value: Callable[[Trial], float | None]
-) -> float:
-    """The mean difference of two policies on the seeds that both have; NaN without any."""
+def _top1_lead(entry: ranking.Ranked, best: ranking.Ranked) -> float:
+    """The mean difference of the Top-1 of two policies on the seeds that both have, or NaN."""
     ours, theirs = (
-        {trial.setup.seed: value(trial) for trial in policy.trials} for policy in (entry, best)
+        {trial.setup.seed: trial.best.top1 for trial in policy.trials if trial.best}
+        for policy in (entry, best)
     )
     pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
     leads = [a - b for a, b in pairs if a is not None and b is not None]

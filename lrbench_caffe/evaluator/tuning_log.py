@@ -271,13 +271,10 @@ class TuningLog:
     def ordered(self, length: int) -> list[Outcome]:
         """List the safe candidates with finished trainings of a length, the best first.
 
-        For the goal "robustness", they are in the order of the ranking. Else a candidate's place is
-        the mean of its places by Top-1, once for each of its seeds, and by the last test loss,
-        once. Top-1 and the loss are compared on the same seeds
-        (:mod:`~lrbench_caffe.evaluator.paired`). The loss of a single training says more about
-        further seeds than its Top-1 does. But the loss may grow with the rates while Top-1
-        improves, and more seeds do not change that. The median of all candidates counts as
-        PRIOR_SEEDS of a seed, so a single lucky training does not lead.
+        For the goal "robustness", they are in the order of the ranking. Else the order is that of
+        Top-1, and on a tie that of the last test loss. Both are compared on the same seeds
+        (:mod:`~lrbench_caffe.evaluator.paired`). The median of all candidates counts as PRIOR_SEEDS
+        of a seed, so a single lucky training does not lead.
         """
         outcomes = [
             outcome
@@ -287,34 +284,30 @@ class TuningLog:
         if self.task.goal == "robustness":
             return _by_criterion(outcomes, GOALS[self.task.goal])
         places = zip(*(comparison.places(PRIOR_SEEDS) for comparison in _compare(outcomes)))
-        keys = [
-            (_mean_place(len(outcome.finished), *place), *place)
-            for outcome, place in zip(outcomes, places)
-        ]
-        return [outcomes[n] for n in sorted(range(len(outcomes)), key=lambda n: (keys[n], n))]
+        return [outcome for _, outcome in sorted(zip(places, outcomes), key=lambda pair: pair[0])]
 
     def contenders(self, length: int) -> list[Outcome]:
-        """List the candidates that may be the result: the first two, and the first by Top-1.
+        """List the candidates that may be the result: the first two, and one that may be safer.
 
-        For the goal "robustness", they are the first two.
+        The latter is the best candidate with a smaller largest rate than the first one. It may go
+        before it (:meth:`leader`) if no training shows that there is a margin above the rate of the
+        first one.
         """
         ordered = self.ordered(length)
         best = ordered[:2]
-        if self.task.goal != "robustness" and ordered:
-            places = _compare(ordered)[0].places(PRIOR_SEEDS)
-            first_by_top1 = ordered[places.index(0)]
-            if first_by_top1 not in best:
-                best.append(first_by_top1)
-        return best
+        if not best or self.task.goal == "robustness" or self._has_margin(best[0], length):
+            return best
+        safer = [outcome for outcome in ordered if _has_smaller_rate(outcome, best[0])][:1]
+        return [best[0], *safer, *(outcome for outcome in best[1:] if outcome not in safer)]
 
     def leader(self, length: int) -> Outcome | None:
         """Find the candidate that would be the result if the search ended now.
 
         It is the first in the order of those that have at least half as many seeds as any other. If
         no training shows that there is a margin above its largest rate, a candidate with a smaller
-        one goes before it if both have several seeds and are level: neither their Top-1 nor their
-        test losses differ by more than the standard error. With a rate that is nearly too large, a
-        net fails with some seeds in a hundred, and a few seeds do not show that.
+        one goes before it if both have several seeds and are level: their Top-1 does not differ by
+        more than the standard error. With a rate that is nearly too large, a net fails with some
+        seeds in a hundred, and a few seeds do not show that.
         """
         ordered = self.ordered(length)
         most = max((len(outcome.finished) for outcome in ordered), default=0)
@@ -325,12 +318,11 @@ class TuningLog:
         leader = ordered[first]
         if self._has_margin(leader, length):
             return leader
-        comparisons = _compare(ordered)
+        top1 = _compare(ordered)[0]
         for n in others:
             other = ordered[n]
-            is_smaller = other.candidate.highest_rate() * SMALLER < leader.candidate.highest_rate()
             has_seeds = len(other.finished) >= min(2, len(leader.finished))
-            if is_smaller and has_seeds and all(c.are_level(first, n) for c in comparisons):
+            if _has_smaller_rate(other, leader) and has_seeds and top1.are_level(first, n):
                 return other
         return leader
 
@@ -389,9 +381,9 @@ def _compare(outcomes: Sequence[Outcome]) -> list[Comparison]:
     return comparisons
 
 
-def _mean_place(seeds: int, by_top1: int, *by_loss: int) -> float:
-    """The mean place of a candidate: its place by Top-1 counts once for each seed."""
-    return (seeds * by_top1 + sum(by_loss)) / (seeds + len(by_loss))
+def _has_smaller_rate(outcome: Outcome, other: Outcome) -> bool:
+    """Whether the largest rate of a candidate is clearly smaller than that of another one."""
+    return outcome.candidate.highest_rate() * SMALLER < other.candidate.highest_rate()
 
 
 def _by_criterion(outcomes: Sequence[Outcome], criterion: str) -> list[Outcome]:
