@@ -39,16 +39,17 @@ class Comparison:
     counts: tuple[int, ...]
     covariance: NDArray[np.float64]
 
-    def are_level(self, better: int, worse: int) -> bool:
-        """Return whether a candidate leads another one by at most the standard error of the lead.
+    def are_level(self, better: int, worse: int, errors: float = 1.0) -> bool:
+        """Return whether a candidate leads another one by no more than the noise.
 
         Args:
             better: The index of the candidate that leads. If it does not lead, they are level.
             worse: The index of the other candidate.
+            errors: How many times the standard error of the lead counts as noise.
         """
         pair = np.array([better, worse])
         (a, b), (_, d) = self.covariance[np.ix_(pair, pair)]
-        error = math.sqrt(max(0.0, a + d - 2 * b))
+        error = errors * math.sqrt(max(0.0, a + d - 2 * b))
         return self.means[better] - self.means[worse] <= round(error, DIGITS)
 
     def places(self, prior_seeds: float) -> list[int]:

@@ -24,6 +24,7 @@ RANGE, RECIPE, KNOWN, SHAPES = "range", "recipe", "known", "shapes"
 MORE_SEEDS, SHORTER = "seeds", "shorter"
 # What policies are ranked by, for each goal.
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
+NOISE = 1.0, 2.0  # standard errors: within these, the Top-1 and the test losses of two are level
 PRIOR_SEEDS = 0.5  # seeds for which the median of all candidates counts in a candidate's mean
 # A candidate stays below the largest rates that diverged by this factor. Those next to them diverge
 # with a few seeds in a hundred, which three or four seeds do not show. It is a little more than the
@@ -305,9 +306,10 @@ class TuningLog:
 
         It is the first in the order of those that have at least half as many seeds as any other. If
         no training shows that there is a margin above its largest rate, a candidate with a smaller
-        one goes before it if both have several seeds and are level: their Top-1 does not differ by
-        more than the standard error. With a rate that is nearly too large, a net fails with some
-        seeds in a hundred, and a few seeds do not show that.
+        one goes before it if both have several seeds and are level: Top-1 does not differ by more
+        than the standard error, nor the test loss by more than twice that. With a rate that is
+        nearly too large, a net fails with some seeds in a hundred, and a few seeds do not show
+        that.
         """
         ordered = self.ordered(length)
         most = max((len(outcome.finished) for outcome in ordered), default=0)
@@ -318,11 +320,12 @@ class TuningLog:
         leader = ordered[first]
         if self._has_margin(leader, length):
             return leader
-        top1 = _compare(ordered)[0]
+        comparisons = _compare(ordered)
         for n in others:
             other = ordered[n]
             has_seeds = len(other.finished) >= min(2, len(leader.finished))
-            if _has_smaller_rate(other, leader) and has_seeds and top1.are_level(first, n):
+            are_level = all(c.are_level(first, n, errors) for c, errors in zip(comparisons, NOISE))
+            if _has_smaller_rate(other, leader) and has_seeds and are_level:
                 return other
         return leader
 
