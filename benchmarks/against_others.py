@@ -209,7 +209,10 @@ def create_database(options: argparse.Namespace, name: str) -> str:
 
 
 def first_seed(repeat: int) -> int:
-    """Return the first seed of a repeat; repeats and fresh trainings all have other seeds."""
+    """Return the first seed of a repeat.
+
+    Repeats have no seed in common, neither with each other nor with the fresh trainings.
+    """
     seed = SEEDS_OF_A_REPEAT * repeat + 1
     return seed if seed < FIRST_FRESH_SEED else seed + MOST_FRESH_SEEDS
 
@@ -465,7 +468,9 @@ def train_fresh_seeds(
         study.run_study("judge", Cores(), display, jobs, dsn)
     fresh: dict[Answer, list[Fresh]] = {}
     with Store(dsn) as store:
-        for trial in store.trials(study="judge", best_only=True):
+        trials = store.trials(study="judge", best_only=True)
+        # They come in the order of their starts. Answers are compared seed by seed.
+        for trial in sorted(trials, key=lambda trial: trial.setup.seed):
             length = None if trial.length == options.max_iter else trial.length
             answer = Answer(trial.policy, length)
             if answer in answers and trial.setup.seed in seeds:

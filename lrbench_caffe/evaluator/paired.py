@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # The variance of the noise, divided by that of what the seeds contribute. In the fresh trainings of
-# results/searches.jsonl it is 0.9 (digits), 1.1 (batchnorm), 2.3 (lenet), 3.1 (cifar) and
-# 12 (adam); on sigmoid, the seeds contribute nothing.
+# results/searches.jsonl it is about 1 (digits, batchnorm) to 12 (adam); on sigmoid, the seeds
+# contribute nothing.
 NOISE_RATIO = 3.0
 DIGITS = 9  # of the results: equal candidates stay equal whatever the rounding errors of the fit
 

@@ -24,7 +24,7 @@ RANGE, RECIPE, KNOWN, SHAPES = "range", "recipe", "known", "shapes"
 MORE_SEEDS, SHORTER = "seeds", "shorter"
 # What policies are ranked by, for each goal.
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
-NOISE = 1.0, 2.0  # standard errors: within these, the Top-1 and the test losses of two are level
+NOISE = 1.0, 2.0  # standard errors of the lead in Top-1 and in the test loss: within, it is level
 PRIOR_SEEDS = 0.5  # seeds for which the median of all candidates counts in a candidate's mean
 # A candidate stays below the largest rates that diverged by this factor. Those next to them diverge
 # with a few seeds in a hundred, which three or four seeds do not show. It is a little more than the
@@ -288,11 +288,11 @@ class TuningLog:
         return [outcome for _, outcome in sorted(zip(places, outcomes), key=lambda pair: pair[0])]
 
     def contenders(self, length: int) -> list[Outcome]:
-        """List the candidates that may be the result: the first two, and one that may be safer.
+        """List the candidates that may be the result, in the order in which they get seeds.
 
-        The latter is the best candidate with a smaller largest rate than the first one. It may go
-        before it (:meth:`leader`) if no training shows that there is a margin above the rate of the
-        first one.
+        They are the first two. Between them comes the best candidate with a clearly smaller largest
+        rate, if no training shows that there is a margin above the rate of the first one: only with
+        seeds can it be the result (:meth:`leader`). It is not listed for the goal "robustness".
         """
         ordered = self.ordered(length)
         best = ordered[:2]
@@ -306,10 +306,9 @@ class TuningLog:
 
         It is the first in the order of those that have at least half as many seeds as any other. If
         no training shows that there is a margin above its largest rate, a candidate with a smaller
-        one goes before it if both have several seeds and are level: Top-1 does not differ by more
-        than the standard error, nor the test loss by more than twice that. With a rate that is
-        nearly too large, a net fails with some seeds in a hundred, and a few seeds do not show
-        that.
+        one goes before it if both have several seeds and are level: its Top-1 is lower, and its
+        test loss higher, by no more than the NOISE of the difference. With a rate that is nearly
+        too large, a net fails with some seeds in a hundred, and a few seeds do not show that.
         """
         ordered = self.ordered(length)
         most = max((len(outcome.finished) for outcome in ordered), default=0)
