@@ -195,8 +195,10 @@ def _next_wanted(log: TuningLog) -> list[Wanted]:
         key=lambda outcome: len(outcome.trials),
     )
     if unsure:
-        candidates = [outcome.candidate for outcome in unsure]
-        return [Wanted(c, ANOTHER_SEED, log.next_seed(c, full)) for c in candidates]
+        return [
+            Wanted(outcome.candidate, ANOTHER_SEED, log.next_seed(outcome.candidate, full))
+            for outcome in unsure
+        ]
     return [
         Wanted(candidate, why, log.task.seed)
         for candidate, why in _variants(best[0])

@@ -24,15 +24,17 @@ RANGE, RECIPE, KNOWN, SHAPES = "range", "recipe", "known", "shapes"
 MORE_SEEDS, SHORTER = "seeds", "shorter"
 # What policies are ranked by, for each goal.
 GOALS = {"accuracy": "top1", "cost": "top1", "robustness": "top1=4,ld=1,ac=1,cd=1,cdac=1"}
-NOISE = 1.0, 2.0  # standard errors of the lead in Top-1 and in the test loss: within, it is level
+# Two candidates are level if one leads by at most these numbers of standard errors. The first is
+# for Top-1, the second for the test loss.
+NOISE = 1.0, 2.0
 PRIOR_SEEDS = 0.5  # seeds for which the median of all candidates counts in a candidate's mean
 # A candidate stays below the largest rates that diverged by this factor. Those next to them diverge
 # with a few seeds in a hundred, which three or four seeds do not show. It is a little more than the
 # sqrt 2 between a candidate and its variants, so that the rounding of rates has no influence.
 MARGIN = 1.45
-SMALLER = (
-    1.4  # a largest rate is smaller than another one by at least this factor, for the same reason
-)
+# A largest rate is clearly smaller than another one by more than this factor. It is a little less
+# than sqrt 2, for the same reason.
+SMALLER = 1.4
 
 
 class Task(NamedTuple):
@@ -328,15 +330,15 @@ class TuningLog:
                 return other
         return leader
 
-    def _has_margin(self, leader: Outcome, length: int) -> bool:
+    def _has_margin(self, outcome: Outcome, length: int) -> bool:
         """Whether a net learnt with a clearly larger rate, and none failed to converge up to it."""
-        larger, limit = leader.candidate.highest_rate() * SMALLER, self.lowest_diverged_peak
-        chance = ranges.guessing(leader.trials[0].setup.classes)
-        learnt = ranges.half_way(chance, max(leader.top1s))
+        larger, limit = outcome.candidate.highest_rate() * SMALLER, self.lowest_diverged_peak
+        chance = ranges.guessing(outcome.trials[0].setup.classes)
+        learnt = ranges.half_way(chance, max(outcome.top1s))
         return any(
-            larger <= outcome.candidate.highest_rate() < limit
-            and max(outcome.top1s, default=0.0) > learnt
-            for outcome in self.outcomes(length)
+            larger <= other.candidate.highest_rate() < limit
+            and max(other.top1s, default=0.0) > learnt
+            for other in self.outcomes(length)
         )
 
     def least_risky(self, length: int) -> Outcome | None:
